@@ -1,0 +1,215 @@
+// What a run is made of. A key is spelled once, in fields(): reading JSON, flags, --help, the resolved config and the
+// checks are visitors of it. Names are PEFT's for the adapter and Hugging Face's elsewhere; the aliases are those of
+// other trainers.
+//
+// A visitor is called as v(key, member, help, check, expected, aliases): `check(member)` says whether the value is
+// allowed, `expected` is the text of the error otherwise.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <initializer_list>
+#include <map>
+#include <optional>
+#include <string>
+#include <variant>
+#include <vector>
+
+namespace rankfold {
+
+using StringList = std::vector<std::string>;
+using Aliases = std::initializer_list<const char*>;
+
+// Modules by name. A list matches a module whose name equals an entry or ends in "." + entry; a string is a regular
+// expression that must match the whole name, or "all-linear" (every linear but the output head). Empty list: nothing said.
+using ModuleNames = std::variant<StringList, std::string>;
+
+namespace allow {
+inline constexpr auto any = [](const auto&) { return true; };
+inline constexpr auto text = [](const std::string& x) { return !x.empty(); };
+inline constexpr auto positive = [](auto x) { return x > 0; };
+inline constexpr auto not_negative = [](auto x) { return x >= 0 && std::isfinite(static_cast<double>(x)); };
+inline constexpr auto fraction = [](double x) { return x >= 0 && x < 1; };
+inline auto one_of(std::initializer_list<const char*> names) {
+  return [names = StringList(names.begin(), names.end())](const std::string& x) {
+    for (const auto& name : names)
+      if (x == name) return true;
+    return false;
+  };
+}
+}  // namespace allow
+
+// How a folder is opened.
+struct LoadConfig {
+  std::string device = "auto";  // auto | cpu | cuda[:n]
+  std::string dtype = "auto";   // auto | float32 | bfloat16 | float16
+
+  template <class V>
+  void fields(V&& v) {
+    v("device", device, "auto, cpu, cuda or cuda:N", allow::text, "auto, cpu, cuda or cuda:N", {});
+    v("dtype", dtype, "what the model computes in; auto: as stored (float16 becomes bfloat16 or float32 on a CPU)",
+      allow::one_of({"auto", "float32", "bfloat16", "float16", "fp32", "bf16", "fp16"}),
+      "auto, float32, bfloat16 or float16", {"torch_dtype"});
+  }
+};
+
+// PEFT's LoraConfig; the same struct reads adapter_config.json.
+struct LoraConfig {
+  int64_t r = 8;
+  double lora_alpha = 8;
+  double lora_dropout = 0;
+  ModuleNames target_modules = StringList{};
+  ModuleNames exclude_modules = StringList{};
+  std::string bias = "none";
+  bool use_rslora = false;
+  std::map<std::string, int64_t> rank_pattern;
+  std::map<std::string, double> alpha_pattern;
+  std::vector<int64_t> layers_to_transform;
+
+  template <class V>
+  void fields(V&& v) {
+    const auto rank = [](int64_t x) { return x >= 1 && x <= 4096; };
+    v("r", r, "rank of the update", rank, "an integer in [1, 4096]", {"lora_rank", "lora_r", "rank"});
+    v("lora_alpha", lora_alpha, "the update is scaled by lora_alpha / r",
+      [](double x) { return x > 0 && std::isfinite(x); }, "a number above 0", {});
+    v("lora_dropout", lora_dropout, "chance to drop an input of the update", allow::fraction, "a number in [0, 1)", {});
+    v("target_modules", target_modules, "list of module names, a regular expression, or all-linear", allow::any,
+      "a list of names or a string", {"lora_target", "lora_target_modules"});
+    v("exclude_modules", exclude_modules, "modules left out, same rules", allow::any, "a list of names or a string", {});
+    v("bias", bias, "which biases train", allow::one_of({"none"}), "\"none\" (no other is supported)", {});
+    v("use_rslora", use_rslora, "scale by lora_alpha / sqrt(r) instead", allow::any, "true or false", {});
+    v("rank_pattern", rank_pattern, "another r for modules that match a name or regular expression",
+      [rank](const std::map<std::string, int64_t>& m) {
+        for (const auto& [name, x] : m)
+          if (!rank(x)) return false;
+        return true;
+      },
+      "an object of integers in [1, 4096]", {});
+    v("alpha_pattern", alpha_pattern, "another lora_alpha for modules that match",
+      [](const std::map<std::string, double>& m) {
+        for (const auto& [name, x] : m)
+          if (!(x > 0 && std::isfinite(x))) return false;
+        return true;
+      },
+      "an object of numbers above 0", {});
+    v("layers_to_transform", layers_to_transform, "only these layers (indices)",
+      [](const std::vector<int64_t>& layers) {
+        for (int64_t x : layers)
+          if (x < 0) return false;
+        return true;
+      },
+      "a list of layer indices", {});
+  }
+};
+
+// How rows become token ids and labels.
+struct DataConfig {
+  int64_t max_length = 1024;
+  std::string truncation_strategy = "truncate";
+  std::string prompt_template = "{question}\n";
+  bool train_on_prompt = false;
+  std::map<std::string, std::string> columns;  // {"question": "query"}: the file's name for one of ours
+
+  template <class V>
+  void fields(V&& v) {
+    v("max_length", max_length, "longest row in tokens", allow::positive, "an integer above 0",
+      {"cutoff_len", "max_seq_length", "model_max_length", "sequence_len", "max_len"});
+    v("truncation_strategy", truncation_strategy, "what happens to a longer row: truncate, drop or error",
+      allow::one_of({"truncate", "drop", "error"}), "truncate, drop or error", {"overlong"});
+    v("prompt_template", prompt_template, "text before the answer; {question} is replaced",
+      [](const std::string& x) { return x.find("{question}") != std::string::npos; }, "a text that holds {question}",
+      {"template"});
+    v("train_on_prompt", train_on_prompt, "learn the prompt too", allow::any, "true or false", {"train_on_inputs"});
+    v("columns", columns, "object: our name of a column -> the file's name", allow::any, "an object of texts", {});
+  }
+};
+
+// How the parameters move. Hugging Face's TrainingArguments, its defaults.
+struct TrainConfig {
+  std::string output_dir;
+  int64_t per_device_train_batch_size = 8;
+  int64_t gradient_accumulation_steps = 1;
+  double num_train_epochs = 3;
+  int64_t max_steps = -1;  // above 0: instead of num_train_epochs
+  double learning_rate = 5e-5;
+  std::string lr_scheduler_type = "linear";
+  double warmup_steps = 0;  // below 1: a ratio, as in transformers 5
+  double warmup_ratio = 0;
+  double weight_decay = 0;
+  double max_grad_norm = 1;  // 0: no clipping
+  double adam_beta1 = 0.9;
+  double adam_beta2 = 0.999;
+  double adam_epsilon = 1e-8;
+  int64_t seed = 42;
+  bool shuffle = true;
+  int64_t logging_steps = 10;
+  int64_t save_steps = 500;       // 0: only at the end
+  int64_t save_total_limit = 0;   // 0: keep all
+  std::string resume_from_checkpoint;
+
+  template <class V>
+  void fields(V&& v) {
+    v("output_dir", output_dir, "folder for the result and the checkpoints", allow::text, "a path", {"output"});
+    v("per_device_train_batch_size", per_device_train_batch_size, "rows in a micro-batch", allow::positive,
+      "an integer above 0", {"batch_size", "micro_batch_size"});
+    v("gradient_accumulation_steps", gradient_accumulation_steps, "micro-batches in an optimizer step", allow::positive,
+      "an integer above 0", {"accumulation", "accumulation_steps", "grad_accumulation"});
+    v("num_train_epochs", num_train_epochs, "passes over the data", [](double x) { return x > 0 && std::isfinite(x); },
+      "a number above 0", {"epochs", "num_epochs"});
+    v("max_steps", max_steps, "optimizer steps; above 0 it replaces num_train_epochs",
+      [](int64_t x) { return x == -1 || x > 0; }, "an integer above 0, or -1", {});
+    v("learning_rate", learning_rate, "peak learning rate", allow::not_negative, "a number of 0 or more", {"lr"});
+    v("lr_scheduler_type", lr_scheduler_type, "linear, cosine, constant or constant_with_warmup",
+      allow::one_of({"linear", "cosine", "constant", "constant_with_warmup"}),
+      "linear, cosine, constant or constant_with_warmup", {"lr_scheduler"});
+    v("warmup_steps", warmup_steps, "steps of warm-up; below 1 a ratio of all steps",
+      [](double x) { return x >= 0 && (x < 1 || x == std::floor(x)) && std::isfinite(x); },
+      "an integer, or a ratio in [0, 1)", {});
+    v("warmup_ratio", warmup_ratio, "share of all steps that warms up", allow::fraction, "a number in [0, 1)", {});
+    v("weight_decay", weight_decay, "AdamW's decay (norms excepted)", allow::not_negative, "a number of 0 or more", {});
+    v("max_grad_norm", max_grad_norm, "the gradient is scaled down to this norm; 0: never", allow::not_negative,
+      "a number of 0 or more", {});
+    v("adam_beta1", adam_beta1, "AdamW's beta1", allow::fraction, "a number in [0, 1)", {});
+    v("adam_beta2", adam_beta2, "AdamW's beta2", allow::fraction, "a number in [0, 1)", {});
+    v("adam_epsilon", adam_epsilon, "AdamW's epsilon", [](double x) { return x > 0 && std::isfinite(x); },
+      "a number above 0", {});
+    v("seed", seed, "of order, initial values and dropout", allow::not_negative, "an integer of 0 or more", {});
+    v("shuffle", shuffle, "a new order each epoch; false keeps the file's", allow::any, "true or false", {});
+    v("logging_steps", logging_steps, "steps between log lines", allow::positive, "an integer above 0", {});
+    v("save_steps", save_steps, "steps between checkpoints; 0: only at the end", allow::not_negative,
+      "an integer of 0 or more", {});
+    v("save_total_limit", save_total_limit, "newest checkpoints kept; 0: all", allow::not_negative,
+      "an integer of 0 or more", {});
+    v("resume_from_checkpoint", resume_from_checkpoint, "a checkpoint folder, or auto: the newest whole one",
+      allow::any, "a path or auto", {"resume"});
+  }
+};
+
+// One lora-train run, flat as its JSON file.
+struct RunConfig {
+  std::string model_name_or_path;
+  std::string dataset;
+  std::string finetuning_type = "lora";
+  std::string adapter_name_or_path;
+  LoadConfig load;
+  LoraConfig lora;
+  DataConfig data;
+  TrainConfig train;
+
+  template <class V>
+  void fields(V&& v) {
+    v("model_name_or_path", model_name_or_path, "model folder (Hugging Face layout, safetensors)", allow::text, "a path",
+      {"model", "base_model", "model_path"});
+    v("dataset", dataset, "JSON array or JSON Lines", allow::text, "a path", {"data_path", "train_file", "data"});
+    v("finetuning_type", finetuning_type, "lora, or full: every parameter", allow::one_of({"lora", "full"}),
+      "lora or full", {});
+    v("adapter_name_or_path", adapter_name_or_path, "start from this adapter; its config decides r, alpha, targets",
+      allow::any, "a path", {"adapter_path", "adapter"});
+    load.fields(v);
+    lora.fields(v);
+    data.fields(v);
+    train.fields(v);
+  }
+};
+
+}  // namespace rankfold

@@ -1,0 +1,37 @@
+// Errors that reach a person. Each carries one line that names file, key or tensor, what was expected and what was
+// found, and the exit code with which a program ends (docs/design.md, "Exit codes"). The library throws and never
+// prints or exits. API misuse by a programmer throws std::invalid_argument instead.
+#pragma once
+
+#include <stdexcept>
+#include <string>
+
+namespace rankfold {
+
+enum class ExitCode : int {
+  kDone = 0,
+  kDefect = 1,         // a defect of ours
+  kBadInput = 2,       // bad file, key, flag or shape of data
+  kNoDevice = 3,       // the device asked for is not there
+  kOutOfMemory = 4,
+  kStorage = 5,        // reading or writing failed (full disk, I/O error)
+  kDiverged = 6,       // the loss or the gradient is no longer finite
+  kResumeRefused = 7,  // the checkpoint does not belong to this run
+};
+
+class Error : public std::runtime_error {
+ public:
+  Error(ExitCode code, const std::string& line) : std::runtime_error(line), code_(code) {}
+  ExitCode code() const { return code_; }
+
+ private:
+  ExitCode code_;
+};
+
+// Bad input: exit code 2.
+class UserError : public Error {
+ public:
+  explicit UserError(const std::string& line) : Error(ExitCode::kBadInput, line) {}
+};
+
+}  // namespace rankfold

@@ -1,0 +1,22 @@
+// How well a model does on a data set.
+#pragma once
+
+#include "rankfold/causal_lm.h"
+#include "rankfold/dataset.h"
+
+#include <cstdint>
+
+namespace rankfold {
+
+struct EvalResult {
+  double loss = 0;                // mean over the labels that count
+  double perplexity = 0;          // exp(loss)
+  int64_t tokens = 0;             // labels that count
+  double tokens_per_second = 0;   // all tokens
+  int64_t peak_memory_bytes = 0;  // of the process so far
+};
+EvalResult evaluate(const CausalLM& model, const Dataset& dataset, int64_t rows_per_batch = 8);
+
+int64_t peak_memory_bytes();  // of this process so far
+
+}  // namespace rankfold
