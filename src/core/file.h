@@ -1,0 +1,76 @@
+// The only file of the product that opens files for writing. What is written appears whole or not at all.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+
+namespace rankfold {
+
+// A regular file (or a symbolic link to one) mapped read-only. Throws UserError that names what stands there instead
+// (nothing, folder, device, FIFO, empty file); never blocks. Falls back to reading where mapping is not possible.
+class Mapping {
+ public:
+  static std::shared_ptr<const Mapping> open(const std::filesystem::path& path);
+  const std::byte* data() const { return data_; }
+  uint64_t size() const { return size_; }
+  std::span<const std::byte> bytes() const { return {data_, size_}; }
+  ~Mapping();
+  Mapping(const Mapping&) = delete;
+  Mapping& operator=(const Mapping&) = delete;
+
+ private:
+  Mapping() = default;
+  const std::byte* data_ = nullptr;
+  uint64_t size_ = 0;
+  bool mapped_ = false;
+};
+
+std::string read_text(const std::filesystem::path& path, uint64_t largest_bytes = 256u << 20);
+
+// Writes to `target`.tmp in the same folder; commit() fsyncs, renames and fsyncs the folder. Not committed: no trace.
+// Failures throw Error(kStorage) with path and errno's text.
+class AtomicFile {
+ public:
+  explicit AtomicFile(std::filesystem::path target);
+  ~AtomicFile();
+  AtomicFile(const AtomicFile&) = delete;
+  AtomicFile& operator=(const AtomicFile&) = delete;
+  void write(std::span<const std::byte> bytes);
+  void write(std::string_view text);
+  void commit();
+
+ private:
+  std::filesystem::path target_, temporary_;
+  int fd_ = -1;
+};
+void write_text(const std::filesystem::path& path, std::string_view text);  // AtomicFile in one call
+
+// A folder that appears whole: fill `path()` (target.tmp, emptied first if a crash left one), then commit() fsyncs
+// every file in it and the folders, renames it to target and fsyncs the parent. Not committed: removed.
+class AtomicFolder {
+ public:
+  explicit AtomicFolder(std::filesystem::path target);
+  ~AtomicFolder();
+  AtomicFolder(const AtomicFolder&) = delete;
+  AtomicFolder& operator=(const AtomicFolder&) = delete;
+  const std::filesystem::path& path() const { return temporary_; }
+  void commit();  // the target must not exist
+
+ private:
+  std::filesystem::path target_, temporary_;
+  bool committed_ = false;
+};
+
+// Adds one line to a log, opened and closed at each call so that a reader sees whole lines.
+void append_line(const std::filesystem::path& path, std::string_view line);
+void copy_file(const std::filesystem::path& from, const std::filesystem::path& to);  // through AtomicFile
+// Creates the folder (and parents) and proves that it can be written to; Error(kStorage) otherwise.
+void prepare_folder(const std::filesystem::path& path);
+
+}  // namespace rankfold

@@ -1,0 +1,34 @@
+// JSON text in, JSON value out, with errors that name the place.
+#pragma once
+
+#include <nlohmann/json_fwd.hpp>
+
+#include <filesystem>
+#include <string>
+#include <string_view>
+
+namespace rankfold {
+
+// Throws UserError "source:line:column: what" for broken JSON, for nesting deeper than 128 and for a key given twice in
+// one object. `first_line` is the number of the text's first line within its source.
+nlohmann::json parse_json(std::string_view text, const std::string& source, size_t first_line = 1);
+
+// The same for a whole file; says what stands there instead when it is a folder, device, git-lfs pointer or too large.
+nlohmann::json read_json(const std::filesystem::path& path, uint64_t largest_bytes = 256u << 20);
+
+// The candidate that differs least from `name` (edit distance), empty when none is near.
+template <class Names>
+std::string nearest(const std::string& name, const Names& candidates);
+size_t edit_distance(std::string_view a, std::string_view b);
+std::string did_you_mean(const std::string& nearest_name);  // " (did you mean 'x'?)" or ""
+
+template <class Names>
+std::string nearest(const std::string& name, const Names& candidates) {
+  std::string best;
+  size_t distance = std::max<size_t>(2, name.size() / 3) + 1;
+  for (const std::string& candidate : candidates)
+    if (const size_t d = edit_distance(name, candidate); d < distance) distance = d, best = candidate;
+  return best;
+}
+
+}  // namespace rankfold
