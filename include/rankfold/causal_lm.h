@@ -16,8 +16,7 @@
 
 namespace rankfold {
 
-class Decoder;   // src/model/decoder.h
-struct KvCache;  // src/model/decoder.h
+class Decoder;  // src/model/decoder.h
 
 // config.json, in the words of the newest spelling.
 struct ModelConfig {
@@ -68,7 +67,7 @@ class CausalLM {
   const Tokenizer& tokenizer() const;
   bool has_tokenizer() const;
 
-  Decoder& decoder() const { return *decoder_; }  // internal: layers and projections
+  const std::shared_ptr<Decoder>& shared_decoder() const { return decoder_; }  // internal: layers and projections
 
  private:
   std::shared_ptr<Decoder> decoder_;

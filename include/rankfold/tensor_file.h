@@ -39,6 +39,9 @@ class TensorFile {
   // aligned to its element size is copied.
   at::Tensor tensor(const std::string& name) const;
 
+  // Lets the pages of a tensor leave memory until they are read again: for programs that walk through large files.
+  void forget(const std::string& name) const;
+
  private:
   struct State;
   std::shared_ptr<const State> state_;

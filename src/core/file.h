@@ -20,6 +20,8 @@ class Mapping {
   const std::byte* data() const { return data_; }
   uint64_t size() const { return size_; }
   std::span<const std::byte> bytes() const { return {data_, size_}; }
+  // Lets the whole pages between these offsets leave memory until they are read again.
+  void forget(uint64_t begin, uint64_t end) const;
   ~Mapping();
   Mapping(const Mapping&) = delete;
   Mapping& operator=(const Mapping&) = delete;
@@ -32,6 +34,13 @@ class Mapping {
 };
 
 std::string read_text(const std::filesystem::path& path, uint64_t largest_bytes = 256u << 20);
+
+// "a folder", "a FIFO", "a device", "a socket", "nothing" or, for a regular file, "a file".
+std::string what_stands_at(const std::filesystem::path& path);
+
+// What a file's first bytes say when they are none of our formats: "a git-lfs pointer (...)", "a pickle (...)", "an
+// HTML page", "an empty file"; "" otherwise.
+std::string foreign_kind(std::string_view start);
 
 // Writes to `target`.tmp in the same folder; commit() fsyncs, renames and fsyncs the folder. Not committed: no trace.
 // Failures throw Error(kStorage) with path and errno's text.
@@ -60,7 +69,7 @@ class AtomicFolder {
   AtomicFolder(const AtomicFolder&) = delete;
   AtomicFolder& operator=(const AtomicFolder&) = delete;
   const std::filesystem::path& path() const { return temporary_; }
-  void commit();  // the target must not exist
+  void commit();  // the target must not exist, or be an empty folder
 
  private:
   std::filesystem::path target_, temporary_;
@@ -69,7 +78,7 @@ class AtomicFolder {
 
 // Adds one line to a log, opened and closed at each call so that a reader sees whole lines.
 void append_line(const std::filesystem::path& path, std::string_view line);
-void copy_file(const std::filesystem::path& from, const std::filesystem::path& to);  // through AtomicFile
+void copy_atomically(const std::filesystem::path& from, const std::filesystem::path& to);  // through AtomicFile
 // Creates the folder (and parents) and proves that it can be written to; Error(kStorage) otherwise.
 void prepare_folder(const std::filesystem::path& path);
 

@@ -3,18 +3,25 @@
 
 #include <nlohmann/json_fwd.hpp>
 
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
 #include <filesystem>
 #include <string>
 #include <string_view>
 
 namespace rankfold {
 
-// Throws UserError "source:line:column: what" for broken JSON, for nesting deeper than 128 and for a key given twice in
-// one object. `first_line` is the number of the text's first line within its source.
-nlohmann::json parse_json(std::string_view text, const std::string& source, size_t first_line = 1);
+// Throws UserError "source:line:column: what" for broken JSON, for nesting deeper than `deepest` and for a key given
+// twice in one object. `first_line` is the number of the text's first line within its source.
+nlohmann::json parse_json(std::string_view text, const std::string& source, size_t first_line = 1,
+                          size_t deepest = 128);
 
 // The same for a whole file; says what stands there instead when it is a folder, device, git-lfs pointer or too large.
 nlohmann::json read_json(const std::filesystem::path& path, uint64_t largest_bytes = 256u << 20);
+
+// A value as an error line shows it: JSON on one line, cut when long.
+std::string brief(const nlohmann::json& value);
 
 // The candidate that differs least from `name` (edit distance), empty when none is near.
 template <class Names>

@@ -1,0 +1,75 @@
+# shellcheck shell=bash
+# What examples/quickstart.sh and tests/run.sh share; to be sourced. Brings what is missing, configures and builds; what
+# is there already is left alone.
+#   prepare quickstart|tests [TARGET...]
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+build=$root/build
+venv=$build/venv
+
+say() { printf '== %s\n' "$*"; }
+die() {
+  printf '%s: %s\n' "$(basename "$0")" "$*" >&2
+  exit 1
+}
+
+debian_packages=(g++ cmake ninja-build ccache python3-venv libsentencepiece-dev nlohmann-json3-dev libcli11-dev
+                 libgtest-dev)
+
+install_debian_packages() {
+  if ! command -v dpkg-query >/dev/null; then
+    say "not a Debian system: what Debian calls ${debian_packages[*]} must be there"
+    return
+  fi
+  local missing=() package
+  for package in "${debian_packages[@]}"; do
+    [[ $(dpkg-query -W -f='${db:Status-Status}' "$package" 2>/dev/null) == installed ]] || missing+=("$package")
+  done
+  if ((${#missing[@]} == 0)); then
+    say "Debian packages: there"
+    return
+  fi
+  ((EUID == 0)) || die "missing Debian packages; run: sudo apt-get install ${missing[*]}"
+  say "installing Debian packages: ${missing[*]}"
+  export DEBIAN_FRONTEND=noninteractive
+  apt-get update -qq || die "apt-get update failed; the packages needed are: ${missing[*]}"
+  apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null ||
+    die "apt-get could not install: ${missing[*]}"
+}
+
+# Installs the pinned packages of a scope into build/venv. A stamp holds what was installed last.
+install_python_packages() {
+  local pattern='^[a-z]' wanted stamp=$venv/rankfold-$1.stamp
+  [[ $1 != quickstart ]] || pattern='^torch=='
+  mapfile -t wanted < <(grep "$pattern" "$root/cmake/requirements.txt")
+  if [[ -f $stamp && $(<"$stamp") == "${wanted[*]}" ]]; then
+    say "Python packages: there"
+    return
+  fi
+  say "installing into build/venv: ${wanted[*]} (torch takes 5 GB and a minute or two)"
+  [[ -x $venv/bin/python ]] || python3 -m venv "$venv" || die "python3 -m venv failed; is python3-venv installed?"
+  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "${wanted[@]}" ||
+    die "pip could not install ${wanted[*]}; is the package index reachable and the disk not full?"
+  printf '%s' "${wanted[*]}" >"$stamp"
+}
+
+# Configures once; afterwards ninja runs CMake again when a list of sources changed.
+build_targets() {
+  local torch
+  torch=$(echo "$venv"/lib/python3*/site-packages/torch)
+  if [[ ! -f $build/build.ninja ]]; then
+    say "configuring"
+    (cd "$root" && cmake --preset default -DCMAKE_PREFIX_PATH="$torch" -DRANKFOLD_TESTS=ON) >"$build/configure.log" 2>&1 ||
+      { tail -n 20 "$build/configure.log" >&2; die "cmake failed: the whole output is in build/configure.log"; }
+  fi
+  say "building $*"
+  cmake --build "$build" --parallel "$(nproc)" --target "$@" || die "the build failed"
+}
+
+prepare() {
+  local scope=$1
+  shift
+  install_debian_packages
+  install_python_packages "$scope"
+  build_targets "${@:-all}"
+}

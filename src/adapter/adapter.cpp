@@ -1,0 +1,234 @@
+#include "rankfold/adapter.h"
+
+#include "adapter/peft_format.h"
+#include "core/check.h"
+#include "core/file.h"
+#include "io/tensor_writer.h"
+#include "model/decoder.h"
+
+#include <ATen/ATen.h>
+#include <ATen/CPUGeneratorImpl.h>
+#include <c10/core/GradMode.h>
+
+#include <cmath>
+#include <map>
+
+namespace rankfold {
+
+struct Adapter::State {
+  std::shared_ptr<Decoder> decoder;  // attached to; kept alive
+  bool full = false;
+  LoraConfig config;
+  std::vector<std::string> modules;
+  std::vector<Parameter> parameters;
+  at::Tensor values, gradient;
+  int64_t decayed = 0;
+
+  // Lays the named shapes out in one flat buffer and makes each a leaf on its slice.
+  void allocate(const std::vector<std::tuple<std::string, std::vector<int64_t>, bool>>& shapes);
+};
+
+namespace {
+
+struct Slot {
+  Projection* projection;
+  Module* module;
+};
+std::map<std::string, Slot> slots(Decoder& decoder) {
+  std::map<std::string, Slot> by_name;
+  for (Projection* p : decoder.projections())
+    for (Module& m : p->modules) by_name[m.name] = {p, &m};
+  return by_name;
+}
+
+const std::string kPrefix = "base_model.model.";
+std::string key_a(const std::string& module) { return kPrefix + module + ".lora_A.weight"; }
+std::string key_b(const std::string& module) { return kPrefix + module + ".lora_B.weight"; }
+
+void claim(Decoder& decoder) {
+  RANKFOLD_CHECK(!decoder.has_adapter, "the model has an adapter already; load the model again for another");
+  decoder.has_adapter = true;
+}
+
+}  // namespace
+
+void Adapter::State::allocate(const std::vector<std::tuple<std::string, std::vector<int64_t>, bool>>& shapes) {
+  int64_t total = 0;
+  for (const auto& [name, shape, decay] : shapes) total += c10::multiply_integers(shape);
+  values = at::zeros({total}, at::kFloat);
+  gradient = at::zeros({total}, at::kFloat);
+  int64_t begin = 0;
+  for (const auto& [name, shape, decay] : shapes) {
+    const int64_t count = c10::multiply_integers(shape);
+    RANKFOLD_ASSERT(!decay || decayed == begin);  // decayed ones come first
+    if (decay) decayed += count;
+    // detach(): a leaf of its own, not a view with a gradient function; it shares storage and version counter.
+    at::Tensor value = values.narrow(0, begin, count).view(shape).detach();
+    value.requires_grad_(true);
+    value.mutable_grad() = gradient.narrow(0, begin, count).view(shape).detach();
+    parameters.push_back({name, value, decay});
+    begin += count;
+  }
+}
+
+namespace {
+
+// Attaches A and B leaves for every match; returns the state with zero values.
+template <class State>
+void attach(State& state, const std::vector<ModuleMatch>& matches, int64_t seed) {
+  Decoder& decoder = *state.decoder;
+  auto by_name = slots(decoder);
+  std::vector<std::tuple<std::string, std::vector<int64_t>, bool>> shapes;
+  for (const ModuleMatch& match : matches) {
+    const Slot& slot = by_name.at(match.module.name);
+    shapes.emplace_back(key_a(match.module.name), std::vector<int64_t>{match.r, slot.projection->in_features()}, true);
+    shapes.emplace_back(key_b(match.module.name), std::vector<int64_t>{slot.module->end - slot.module->begin, match.r},
+                        true);
+  }
+  state.allocate(shapes);
+  for (size_t i = 0; i < matches.size(); ++i) {
+    Module& m = *by_name.at(matches[i].module.name).module;
+    m.a = state.parameters[2 * i].value;
+    m.b = state.parameters[2 * i + 1].value;
+    m.scale = matches[i].scale;
+    m.index = static_cast<int64_t>(i);
+    state.modules.push_back(m.name);
+  }
+  decoder.dropout = state.config.lora_dropout;
+  decoder.seed = static_cast<uint64_t>(seed);
+}
+
+}  // namespace
+
+Adapter Adapter::create(const CausalLM& model, const LoraConfig& config, int64_t seed) {
+  Adapter adapter;
+  adapter.state_ = std::make_shared<State>();
+  State& state = *adapter.state_;
+  state.decoder = model.shared_decoder();
+  state.config = config;
+  const std::vector<ModuleMatch> matches = match_modules(config, model.linear_modules());
+  claim(*state.decoder);
+  attach(state, matches, seed);
+  // PEFT's kaiming_uniform_ with a = sqrt(5): uniform in +-1 / sqrt(in_features). B stays zero.
+  auto generator = at::detail::createCPUGenerator(static_cast<uint64_t>(seed));
+  at::NoGradGuard no_grad;
+  for (size_t i = 0; i < state.parameters.size(); i += 2) {
+    at::Tensor& a = state.parameters[i].value;
+    const double bound = 1 / std::sqrt(static_cast<double>(a.size(1)));
+    a.uniform_(-bound, bound, generator);
+  }
+  return adapter;
+}
+
+Adapter Adapter::load(const CausalLM& model, const std::filesystem::path& folder, int64_t seed) {
+  const AdapterFolder stored = read_adapter_folder(folder);
+  const std::vector<ModuleMatch> matches = match_adapter(stored, model.linear_modules());
+  Adapter adapter;
+  adapter.state_ = std::make_shared<State>();
+  State& state = *adapter.state_;
+  state.decoder = model.shared_decoder();
+  state.config = stored.config;
+  claim(*state.decoder);
+  attach(state, matches, seed);
+  at::NoGradGuard no_grad;
+  for (size_t i = 0; i < matches.size(); ++i) {
+    const auto& [a, b] = stored.tensors.at(matches[i].module.name);
+    state.parameters[2 * i].value.copy_(a);
+    state.parameters[2 * i + 1].value.copy_(b);
+  }
+  return adapter;
+}
+
+Adapter Adapter::full(const CausalLM& model) {
+  Adapter adapter;
+  adapter.state_ = std::make_shared<State>();
+  State& state = *adapter.state_;
+  state.decoder = model.shared_decoder();
+  state.full = true;
+  Decoder& decoder = *state.decoder;
+  claim(decoder);
+
+  // Modules of a projection lie one after the other, so that in fp32 the projection's weight is a view of the masters.
+  std::vector<std::tuple<std::string, std::vector<int64_t>, bool>> shapes;
+  std::vector<at::Tensor> initial;
+  const auto add = [&](const std::string& name, const at::Tensor& weight, bool decay) {
+    shapes.emplace_back(name, weight.sizes().vec(), decay);
+    initial.push_back(weight);
+  };
+  const auto tied = [&](const Projection* p) { return decoder.config.tie_word_embeddings && p == &decoder.head; };
+  add(decoder.embedding_name, decoder.embedding, true);
+  for (Projection* p : decoder.projections()) {
+    if (tied(p)) continue;
+    for (const Module& m : p->modules) add(m.name + ".weight", p->weight.narrow(0, m.begin, m.end - m.begin), true);
+  }
+  for (const Norm* norm : decoder.norms()) add(norm->name, norm->weight, false);
+  state.allocate(shapes);
+
+  at::NoGradGuard no_grad;
+  for (size_t i = 0; i < initial.size(); ++i) state.parameters[i].value.copy_(initial[i]);
+  initial.clear();
+  size_t next = 1;
+  decoder.embedding_master = state.parameters[0].value;
+  for (Projection* p : decoder.projections()) {
+    if (tied(p)) {
+      p->modules[0].master = decoder.embedding_master;
+      p->weight = decoder.dtype == at::kFloat ? decoder.embedding_master.detach() : p->weight.clone();
+      continue;
+    }
+    const at::Tensor first = state.parameters[next].value;
+    for (Module& m : p->modules) m.master = state.parameters[next++].value;
+    p->weight = decoder.dtype == at::kFloat
+                    ? state.values.narrow(0, first.storage_offset(), p->weight.numel()).view(p->weight.sizes()).detach()
+                    : p->weight.clone();
+    // The copy of a 16-bit weight is exact; -1 makes the first use write it all the same.
+    for (Module& m : p->modules) m.master_version = static_cast<uint32_t>(-1);
+  }
+  for (Norm* norm : decoder.norms()) norm->master = state.parameters[next++].value;
+  decoder.embedding = decoder.embedding_master.detach();
+  return adapter;
+}
+
+bool Adapter::is_full() const { return state_->full; }
+const LoraConfig& Adapter::config() const { return state_->config; }
+const std::vector<std::string>& Adapter::modules() const { return state_->modules; }
+int64_t Adapter::parameter_count() const { return state_->values.numel(); }
+std::vector<at::Tensor> Adapter::parameters() const {
+  std::vector<at::Tensor> leaves;
+  for (const Parameter& p : state_->parameters) leaves.push_back(p.value);
+  return leaves;
+}
+const std::vector<Parameter>& Adapter::named_parameters() const { return state_->parameters; }
+at::Tensor Adapter::flat_values() const { return state_->values; }
+at::Tensor Adapter::flat_gradient() const { return state_->gradient; }
+int64_t Adapter::decayed_count() const { return state_->decayed; }
+
+namespace {
+
+// The whole model under the base's file names, each tensor in its stored dtype; what does not train is copied.
+void save_model(const Decoder& decoder, const std::vector<Parameter>& parameters, const std::filesystem::path& target) {
+  std::map<std::string, at::Tensor> trained;
+  for (const Parameter& p : parameters) trained[p.name] = p.value.detach();
+  prepare_folder(target);
+  for (const TensorFile& file : decoder.folder.files()) {
+    TensorWriter writer(target / file.path().filename(), file.tensors(), file.metadata());
+    for (const TensorInfo& info : writer.tensors()) {
+      const auto found = trained.find(info.name);
+      writer.add(info.name,
+                 found == trained.end() ? file.tensor(info.name) : found->second.to(info.dtype));
+    }
+    writer.commit();
+  }
+  copy_companions(decoder.folder, target);
+}
+
+}  // namespace
+
+void Adapter::save(const std::filesystem::path& folder) const {
+  if (state_->full) return save_model(*state_->decoder, state_->parameters, folder);
+  std::vector<std::pair<std::string, at::Tensor>> tensors;
+  for (const Parameter& p : state_->parameters) tensors.emplace_back(p.name, p.value.detach());
+  prepare_folder(folder);
+  write_adapter_folder(folder, state_->config, state_->decoder->folder.path().string(), tensors);
+}
+
+}  // namespace rankfold

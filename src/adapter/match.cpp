@@ -1,0 +1,151 @@
+#include "adapter/match.h"
+
+#include "core/check.h"
+#include "core/json.h"
+
+#include <algorithm>
+#include <cctype>
+#include <cmath>
+#include <map>
+#include <optional>
+#include <regex>
+
+namespace rankfold {
+namespace {
+
+constexpr size_t kLongestPattern = 1000;  // std::regex compiles by recursion
+
+std::regex compile(const std::string& key, const std::string& pattern, const std::string& full) {
+  if (pattern.size() > kLongestPattern)
+    fail(key, ": expected a regular expression of at most ", kLongestPattern, " bytes, got ", pattern.size());
+  auto flags = std::regex::ECMAScript;
+#ifdef __GLIBCXX__
+  flags |= std::regex_constants::__polynomial;  // no backtracking: the pattern may be a stranger's
+#endif
+  try {
+    return std::regex(full, flags);
+  } catch (const std::regex_error& error) {
+    fail(key, ": '", pattern, "' is not a regular expression (ECMAScript): ", error.what());
+  }
+}
+
+std::string last_part(const std::string& name) { return name.substr(name.rfind('.') + 1); }
+
+bool is_named(const std::string& name, const std::string& entry) {
+  return name == entry || (name.size() > entry.size() && name.ends_with(entry) && name[name.size() - entry.size() - 1] == '.');
+}
+
+// exclude_modules, or target_modules where it is a string: does it match the whole name?
+class Names {
+ public:
+  Names(const std::string& key, const ModuleNames& names) {
+    if (const auto* pattern = std::get_if<std::string>(&names)) {
+      if (!pattern->empty()) regex_ = compile(key, *pattern, *pattern);
+    } else {
+      list_ = std::get<StringList>(names);
+    }
+  }
+  bool match(const std::string& name) const {
+    if (regex_) return std::regex_match(name, *regex_);
+    return std::any_of(list_.begin(), list_.end(), [&](const std::string& entry) { return is_named(name, entry); });
+  }
+
+ private:
+  StringList list_;
+  std::optional<std::regex> regex_;
+};
+
+// The layer is the first number between dots that has two parts before it: model.layers.3.mlp.down_proj -> 3.
+std::optional<int64_t> layer_of(const std::string& name) {
+  size_t begin = 0;
+  for (int part = 0;; ++part) {
+    const size_t end = name.find('.', begin);
+    if (end == std::string::npos) return std::nullopt;
+    const bool digits = end > begin && end - begin < 10 && std::all_of(name.begin() + begin, name.begin() + end, [](unsigned char c) {
+                          return std::isdigit(c);
+                        });
+    if (part >= 2 && digits) return std::stoll(name.substr(begin, end - begin));
+    begin = end + 1;
+  }
+}
+
+// PEFT looks at the layer only where the name is not an entry of the list in full.
+bool is_in_layers(const LoraConfig& config, const StringList& targets, const std::string& name) {
+  const auto& layers = config.layers_to_transform;
+  if (layers.empty() || std::find(targets.begin(), targets.end(), name) != targets.end()) return true;
+  const std::optional<int64_t> layer = layer_of(name);
+  return layer && std::find(layers.begin(), layers.end(), *layer) != layers.end();
+}
+
+std::string listed(const std::vector<LinearModule>& linears) {
+  std::string text;
+  for (const std::string& name : short_names(linears)) text += (text.empty() ? "" : ", ") + name;
+  return text;
+}
+
+void check_entries(const StringList& targets, const std::vector<LinearModule>& linears) {
+  for (const std::string& entry : targets)
+    if (std::none_of(linears.begin(), linears.end(), [&](const LinearModule& m) { return is_named(m.name, entry); }))
+      fail("target_modules: '", entry, "' matches no linear layer of this model, whose names are ", listed(linears),
+           did_you_mean(nearest(entry, short_names(linears))));
+}
+
+template <class T>
+T pattern_value(const std::string& key, const std::map<std::string, T>& patterns, const std::string& name, T otherwise) {
+  for (const auto& [pattern, value] : patterns)
+    if (std::regex_match(name, compile(key, pattern, "(?:.*\\.)?(?:" + pattern + ")"))) return value;
+  return otherwise;
+}
+
+}  // namespace
+
+ModuleMatch match_one(const LoraConfig& config, const LinearModule& module) {
+  ModuleMatch match{.module = module};
+  match.r = pattern_value("rank_pattern", config.rank_pattern, module.name, config.r);
+  match.alpha = pattern_value("alpha_pattern", config.alpha_pattern, module.name, config.lora_alpha);
+  const double rank = static_cast<double>(match.r);
+  match.scale = match.alpha / (config.use_rslora ? std::sqrt(rank) : rank);
+  return match;
+}
+
+std::vector<ModuleMatch> match_modules(const LoraConfig& config, const std::vector<LinearModule>& linears) {
+  const auto* text = std::get_if<std::string>(&config.target_modules);
+  const StringList targets = text ? StringList{} : std::get<StringList>(config.target_modules);
+  if (text ? text->empty() : targets.empty())
+    fail("target_modules: expected names of linear layers, got none; this model's are ", listed(linears));
+  if (text && !config.layers_to_transform.empty())
+    fail("layers_to_transform: needs a list in target_modules, got the string '", *text, "'");
+  check_entries(targets, linears);
+  const bool all = text && is_all_linear(*text);
+  const Names wanted("target_modules", all ? ModuleNames(StringList{}) : config.target_modules);
+  const Names excluded("exclude_modules", config.exclude_modules);
+
+  std::vector<ModuleMatch> matches;
+  for (const LinearModule& module : linears) {
+    const bool is_wanted = all ? !module.is_head : wanted.match(module.name) && is_in_layers(config, targets, module.name);
+    if (is_wanted && !excluded.match(module.name)) matches.push_back(match_one(config, module));
+  }
+  if (!matches.empty()) return matches;
+  if (text && !all)
+    fail("target_modules: '", *text, "' matches no linear layer (", listed(linears),
+         "); a string is a regular expression for the whole name, such as ",
+         linears.empty() ? "" : linears.front().name, ": give a list for names");
+  fail("target_modules: nothing is left after exclude_modules and layers_to_transform; this model's linear layers are ",
+       listed(linears));
+}
+
+bool is_all_linear(const std::string& text) {
+  constexpr std::string_view kAll = "all-linear";
+  return std::equal(text.begin(), text.end(), kAll.begin(), kAll.end(),
+                    [](unsigned char a, char b) { return std::tolower(a) == b; });
+}
+
+std::vector<std::string> short_names(const std::vector<LinearModule>& linears) {
+  std::vector<std::string> names;
+  for (const LinearModule& module : linears)
+    if (std::string name = last_part(module.name); std::find(names.begin(), names.end(), name) == names.end())
+      names.push_back(std::move(name));
+  return names;
+}
+
+}  // namespace rankfold

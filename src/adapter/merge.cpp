@@ -1,0 +1,247 @@
+#include "adapter/peft_format.h"
+#include "core/check.h"
+#include "core/file.h"
+#include "core/json.h"
+#include "io/model_folder.h"
+#include "io/tensor_writer.h"
+#include "rankfold/adapter.h"
+
+#include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
+#include <nlohmann/json.hpp>
+
+#include <algorithm>
+#include <charconv>
+#include <cstdio>
+#include <map>
+#include <optional>
+
+namespace rankfold {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+
+namespace {
+
+constexpr int64_t kBlockElements = 1 << 24;  // of fp32 work at a time: 64 MiB
+
+// Every matrix of the base that may be a linear layer: the adapter's config says which of them it means, whatever the
+// architecture.
+std::vector<LinearModule> linear_modules(const ModelFolder& base) {
+  constexpr std::string_view kWeight = ".weight";
+  std::vector<LinearModule> linears;
+  for (const std::string& tensor : base.names()) {
+    const TensorInfo& info = base.info(tensor);
+    if (!tensor.ends_with(kWeight) || info.shape.size() != 2 || !at::isFloatingType(info.dtype)) continue;
+    const std::string name = tensor.substr(0, tensor.size() - kWeight.size());
+    const std::string last = name.substr(name.rfind('.') + 1);
+    if (last.find("embed") == std::string::npos) linears.push_back({name, info.shape[0], info.shape[1], last == "lm_head"});
+  }
+  return linears;
+}
+
+std::optional<at::ScalarType> parse_dtype(const std::string& name) {
+  if (name == "auto") return std::nullopt;
+  if (name == "float32" || name == "fp32") return at::kFloat;
+  if (name == "bfloat16" || name == "bf16") return at::kBFloat16;
+  if (name == "float16" || name == "fp16") return at::kHalf;
+  fail("dtype: expected auto, float32, bfloat16 or float16, got '", name, "'");
+}
+
+const char* dtype_name(at::ScalarType dtype) {
+  return dtype == at::kFloat ? "float32" : dtype == at::kBFloat16 ? "bfloat16" : dtype == at::kHalf ? "float16" : "float64";
+}
+
+// "5GB", "500MB" (powers of ten, as in Hugging Face's tools), "4GiB", or bytes.
+uint64_t parse_size(const std::string& text) {
+  static const std::map<std::string, double> kUnits{{"", 1},      {"B", 1},       {"KB", 1e3},      {"MB", 1e6},
+                                                    {"GB", 1e9},  {"TB", 1e12},   {"KIB", 1 << 10}, {"MIB", 1 << 20},
+                                                    {"GIB", 1 << 30}};
+  double number = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+  std::string unit(end, text.data() + text.size());
+  for (char& c : unit) c = static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
+  const auto found = kUnits.find(unit);
+  const double bytes = error == std::errc() && found != kUnits.end() ? number * found->second : 0;
+  if (!(bytes >= 1 && bytes < 1e18))
+    fail("max_shard_size: expected a size such as 5GB, 500MB or a number of bytes, got '", text, "'");
+  return static_cast<uint64_t>(bytes);
+}
+
+struct Shard {
+  std::string name;
+  std::vector<TensorInfo> tensors;
+  std::map<std::string, std::string> metadata;
+};
+
+uint64_t byte_size(const TensorInfo& info) {
+  return static_cast<uint64_t>(c10::multiply_integers(info.shape)) * c10::elementSize(info.dtype);
+}
+
+class Merger {
+ public:
+  Merger(const fs::path& model, const fs::path& adapter, const MergeOptions& options)
+      : base_(ModelFolder::open(model)), adapter_(read_adapter_folder(adapter)), dtype_(parse_dtype(options.dtype)) {
+    check_base();
+    for (ModuleMatch& match : match_adapter(adapter_, linear_modules(base_))) {
+      const std::string weight = match.module.name + ".weight";
+      matches_.emplace(weight, std::move(match));
+    }
+    shards_ = options.max_shard_size.empty() ? base_shards() : new_shards(parse_size(options.max_shard_size));
+    has_new_index_ = dtype_ || !options.max_shard_size.empty();
+  }
+
+  void write(const fs::path& folder) const {
+    copy_companions(base_, folder);
+    if (dtype_) write_text(folder / "config.json", config_text());
+    for (const Shard& shard : shards_) write_shard(folder, shard);
+    if (has_new_index_) write_index(folder);
+  }
+
+ private:
+  void check_base() const {
+    const std::string source = (base_.path() / "config.json").string();
+    const json& config = base_.config();
+    if (config.contains("quantization_config") && !config["quantization_config"].is_null())
+      fail(source, ": quantization_config: expected none (quantized weights cannot be merged into), got ",
+           brief(config["quantization_config"]));
+    if (config.value("tie_word_embeddings", json()) == true && adapter_.tensors.contains("lm_head"))
+      fail(source, ": tie_word_embeddings: expected false, as the adapter changes lm_head alone, got true");
+  }
+
+  // A tensor's place in the result.
+  TensorInfo planned(TensorInfo info) const {
+    if (info.dtype == at::ScalarType::Undefined) base_.tensor(info.name);  // refuses by name
+    if (dtype_ && at::isFloatingType(info.dtype)) info.dtype = *dtype_;
+    return info;
+  }
+
+  std::vector<Shard> base_shards() const {
+    std::vector<Shard> shards;
+    for (const TensorFile& file : base_.files()) {
+      Shard shard{file.path().filename().string(), {}, file.metadata()};
+      shard.metadata.emplace("format", "pt");
+      for (const TensorInfo& info : file.tensors()) shard.tensors.push_back(planned(info));
+      shards.push_back(std::move(shard));
+    }
+    return shards;
+  }
+
+  // In the base's order, each shard filled up to `largest`; a tensor that is larger has one of its own.
+  std::vector<Shard> new_shards(uint64_t largest) const {
+    std::vector<Shard> shards;
+    uint64_t filled = 0;
+    for (const std::string& name : base_.names()) {
+      const TensorInfo info = planned(base_.info(name));
+      const uint64_t bytes = byte_size(info);
+      if (shards.empty() || filled + bytes > largest) {
+        shards.push_back({"", {}, {{"format", "pt"}}});
+        filled = 0;
+      }
+      shards.back().tensors.push_back(info);
+      filled += bytes;
+    }
+    for (size_t i = 0; i < shards.size(); ++i) {
+      char name[64];
+      std::snprintf(name, sizeof name, "model-%05zu-of-%05zu.safetensors", i + 1, shards.size());
+      shards[i].name = shards.size() == 1 ? kWeightsName : name;
+    }
+    return shards;
+  }
+
+  void write_shard(const fs::path& folder, const Shard& shard) const {
+    TensorWriter writer(folder / shard.name, shard.tensors, shard.metadata);
+    for (const TensorInfo& info : writer.tensors()) {
+      const TensorFile& file = base_.file_of(info.name);
+      writer.add(info.name, result(file.tensor(info.name), info));
+      file.forget(info.name);
+    }
+    writer.commit();
+  }
+
+  // The merged or converted tensor, made in blocks of rows so that the fp32 work stays small.
+  at::Tensor result(const at::Tensor& stored, const TensorInfo& info) const {
+    const auto match = matches_.find(info.name);
+    if (match == matches_.end() && stored.scalar_type() == info.dtype) return stored;
+    const at::ScalarType wide = at::promote_types(stored.scalar_type(), at::kFloat);
+    const at::Tensor flat = stored.dim() > 1 ? stored : stored.view({-1, 1});
+    at::Tensor merged = at::empty(stored.sizes(), stored.options().dtype(info.dtype));
+    const at::Tensor merged_rows = merged.view(flat.sizes());
+    const int64_t rows = flat.size(0);
+    const int64_t step = std::max<int64_t>(1, kBlockElements * rows / std::max<int64_t>(1, flat.numel()));
+    for (int64_t row = 0; row < rows; row += step) {
+      const int64_t count = std::min(step, rows - row);
+      at::Tensor block = flat.narrow(0, row, count).to(wide);
+      if (match != matches_.end()) block = block.add(update(match->second.module.name, row, count).to(wide), match->second.scale);
+      const at::Tensor rounded = merged_rows.narrow(0, row, count).copy_(block);
+      if (!rounded.isfinite().equal(block.isfinite()))
+        fail(base_.file_of(info.name).path().string(), ": tensor '", info.name, "': a value of ",
+             block.abs().max().item<double>(), " does not fit ", dtype_name(info.dtype));
+    }
+    if (match != matches_.end()) check_base_weight(match->second.module.name, stored);
+    return merged;
+  }
+
+  at::Tensor update(const std::string& module, int64_t row, int64_t count) const {
+    const auto& [a, b] = adapter_.tensors.at(module);
+    return b.narrow(0, row, count).mm(a);
+  }
+
+  void check_base_weight(const std::string& module, const at::Tensor& stored) const {
+    const auto found = adapter_.base_weights.find(module);
+    if (found != adapter_.base_weights.end() && !found->second.equal(stored.to(at::kFloat)))
+      fail(adapter_.path.string(), ": module '", module, "': expected the base's own weight in base_layer, got another");
+  }
+
+  std::string config_text() const {
+    auto config = nlohmann::ordered_json::parse(read_text(base_.path() / "config.json"));  // keeps the order of its keys
+    const char* key = config.contains("dtype") ? "dtype" : "torch_dtype";
+    config[key] = dtype_name(*dtype_);
+    return config.dump(2) + "\n";
+  }
+
+  // As Hugging Face writes it. None where one file holds all, unless the base had one too.
+  void write_index(const fs::path& folder) const {
+    if (shards_.size() == 1 && shards_[0].name == kWeightsName) {
+      fs::remove(folder / kIndexName);
+      return;
+    }
+    uint64_t total = 0;
+    json map = json::object();
+    for (const Shard& shard : shards_)
+      for (const TensorInfo& info : shard.tensors) {
+        total += byte_size(info);
+        map[info.name] = shard.name;
+      }
+    write_text(folder / kIndexName, json{{"metadata", {{"total_size", total}}}, {"weight_map", map}}.dump(2) + "\n");
+  }
+
+  ModelFolder base_;
+  AdapterFolder adapter_;
+  std::optional<at::ScalarType> dtype_;
+  std::map<std::string, ModuleMatch> matches_;  // by the name of the weight
+  std::vector<Shard> shards_;
+  bool has_new_index_ = false;
+};
+
+void check_output(const fs::path& model, const fs::path& output) {
+  if (what_stands_at(output) == "nothing") return;
+  std::error_code error;
+  if (fs::equivalent(model, output, error)) fail(output.string(), ": expected another folder than the base model's");
+  if (what_stands_at(output) != "a folder") fail(output.string(), ": expected nothing or an empty folder, got ", what_stands_at(output));
+  if (!fs::is_empty(output, error) && !error) fail(output.string(), ": expected nothing or an empty folder, got files in it");
+}
+
+}  // namespace
+
+void merge(const fs::path& model_folder, const fs::path& adapter_folder, const fs::path& output,
+           const MergeOptions& options) {
+  const at::NoGradGuard no_grad;
+  check_output(model_folder, output);
+  const Merger merger(model_folder, adapter_folder, options);
+  AtomicFolder folder(output);
+  merger.write(folder.path());
+  folder.commit();
+}
+
+}  // namespace rankfold

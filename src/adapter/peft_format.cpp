@@ -1,0 +1,243 @@
+#include "adapter/peft_format.h"
+
+#include "core/check.h"
+#include "core/config.h"
+#include "core/file.h"
+#include "core/json.h"
+#include "rankfold/tensor_file.h"
+
+#include <ATen/ATen.h>
+#include <nlohmann/json.hpp>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <set>
+
+namespace rankfold {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+
+namespace {
+
+constexpr const char* kConfigName = "adapter_config.json";
+constexpr const char* kWeightsName = "adapter_model.safetensors";
+constexpr std::string_view kPrefix = "base_model.model.", kA = ".lora_A.weight", kB = ".lora_B.weight",
+                           kBase = ".base_layer.weight";
+
+bool is_unset(const json& value) { return value.is_null() || value == false || (value.is_structured() && value.empty()); }
+
+// Features of PEFT that change what an adapter computes and that we do not follow.
+void refuse_foreign_features(const json& config, const std::string& source) {
+  const auto refuse = [&](const std::string& key, const std::string& expected) {
+    fail(source, ": ", key, ": expected ", expected, ", got ", config.contains(key) ? brief(config[key]) : "nothing");
+  };
+  if (config.value("peft_type", json()) != "LORA") refuse("peft_type", "\"LORA\" (no other is supported)");
+  for (const char* key :
+       {"use_dora", "modules_to_save", "fan_in_fan_out", "lora_bias", "trainable_token_indices", "target_parameters",
+        "layer_replication", "megatron_config", "alora_invocation_tokens", "arrow_config", "use_qalora", "use_bdlora",
+        "monteclora_config", "velora_config", "kasa_config"})
+    if (config.contains(key) && !is_unset(config[key])) refuse(key, "nothing (it is not supported)");
+  // These start from another base weight, which the folder of the base does not hold.
+  if (const auto init = config.find("init_lora_weights"); init != config.end() && init->is_string())
+    for (const char* name : {"pissa", "olora", "corda", "loftq", "lora_ga"})
+      if (init->get_ref<const std::string&>().starts_with(name))
+        refuse("init_lora_weights", "an adapter that was converted to plain LoRA");
+  if (const auto layers = config.find("layers_pattern"); layers != config.end())
+    if (!is_unset(*layers) && *layers != "layers" && *layers != json::array({"layers"}))
+      refuse("layers_pattern", "\"layers\" (no other is supported)");
+}
+
+LoraConfig read_config(const json& object, const std::string& source) {
+  if (!object.is_object()) fail(source, ": expected an object, got ", brief(object));
+  refuse_foreign_features(object, source);
+  LoraConfig config;
+  read_fields(object, source, config, /*unknown_is_error=*/false);
+  return config;
+}
+
+at::Tensor read_tensor(const TensorFile& file, const TensorInfo& info) {
+  if (!at::isFloatingType(info.dtype) || info.shape.size() != 2)
+    fail(file.path().string(), ": tensor '", info.name, "': expected a floating-point matrix, got ", info.dtype, " ",
+         at::IntArrayRef(info.shape));
+  at::Tensor tensor = file.tensor(info.name).to(at::kFloat, /*non_blocking=*/false, /*copy=*/true);
+  if (!tensor.isfinite().all().item<bool>())
+    fail(file.path().string(), ": tensor '", info.name, "': expected finite numbers, got NaN or infinity");
+  return tensor;
+}
+
+// "base_model.model.X.lora_A.weight" -> X, and which of A, B and the base's weight it is.
+std::pair<std::string, std::string_view> split_key(const std::string& key, const std::string& source) {
+  for (const std::string_view suffix : {kA, kB, kBase})
+    if (key.starts_with(kPrefix) && key.ends_with(suffix) && key.size() > kPrefix.size() + suffix.size())
+      return {key.substr(kPrefix.size(), key.size() - kPrefix.size() - suffix.size()), suffix};
+  fail(source, ": tensor '", key, "': expected base_model.model.MODULE.lora_A.weight or .lora_B.weight");
+}
+
+void check_pair(const AdapterFolder& folder, const std::string& module, const at::Tensor& a, const at::Tensor& b) {
+  const std::string source = (folder.path / kWeightsName).string();
+  for (const auto& [tensor, suffix] : {std::pair{a, kA}, std::pair{b, kB}})
+    if (!tensor.defined()) fail(source, ": tensor '", kPrefix, module, suffix, "' is missing");
+  const int64_t r = match_one(folder.config, {.name = module}).r;
+  if (a.size(0) != r || b.size(1) != r)
+    fail(source, ": module '", module, "': expected rank ", r, " as in ", kConfigName, ", got A ", a.sizes(), " and B ",
+         b.sizes());
+}
+
+void read_tensors(AdapterFolder& folder) {
+  const TensorFile file = TensorFile::open(folder.path / kWeightsName);
+  for (const TensorInfo& info : file.tensors()) {
+    const auto [module, kind] = split_key(info.name, file.path().string());
+    at::Tensor tensor = read_tensor(file, info);
+    if (kind == kBase)
+      folder.base_weights[module] = tensor;
+    else
+      (kind == kA ? folder.tensors[module].first : folder.tensors[module].second) = tensor;
+  }
+  if (folder.tensors.empty()) fail(file.path().string(), ": holds no adapter");
+  for (const auto& [module, pair] : folder.tensors) check_pair(folder, module, pair.first, pair.second);
+  for (const auto& [module, weight] : folder.base_weights)
+    if (!folder.tensors.contains(module))
+      fail(file.path().string(), ": tensor '", kPrefix, module, kBase, "' belongs to no adapted module");
+}
+
+// A whole number as PEFT's integers are written.
+json number(double value) { return value == std::floor(value) && std::abs(value) < 1e15 ? json(static_cast<int64_t>(value)) : json(value); }
+
+// As PEFT does, all-linear is written as what it stood for: readers that are no Hugging Face model would take the head.
+json target_names(const LoraConfig& config, const std::vector<std::pair<std::string, at::Tensor>>& tensors) {
+  StringList list;
+  if (const auto* text = std::get_if<std::string>(&config.target_modules)) {
+    if (!is_all_linear(*text)) return *text;
+    std::set<std::string> names;
+    for (const auto& [key, tensor] : tensors) {
+      const std::string module = split_key(key, kWeightsName).first;
+      names.insert(module.substr(module.rfind('.') + 1));
+    }
+    list.assign(names.begin(), names.end());
+  } else {
+    list = std::get<StringList>(config.target_modules);
+    std::sort(list.begin(), list.end());
+  }
+  return list;
+}
+
+json excluded_names(const LoraConfig& config) {
+  if (const auto* text = std::get_if<std::string>(&config.exclude_modules)) return text->empty() ? json() : json(*text);
+  const auto& list = std::get<StringList>(config.exclude_modules);
+  return list.empty() ? json() : json(list);
+}
+
+std::string config_text(const LoraConfig& config, const std::string& base_model,
+                        const std::vector<std::pair<std::string, at::Tensor>>& tensors) {
+  json alphas = json::object();
+  for (const auto& [pattern, alpha] : config.alpha_pattern) alphas[pattern] = number(alpha);
+  const json layers = config.layers_to_transform.empty() ? json() : json(config.layers_to_transform);
+  const json object = {
+      {"alpha_pattern", alphas},
+      {"auto_mapping", nullptr},
+      {"base_model_name_or_path", base_model},
+      {"bias", config.bias},
+      {"corda_config", nullptr},
+      {"eva_config", nullptr},
+      {"exclude_modules", excluded_names(config)},
+      {"fan_in_fan_out", false},
+      {"inference_mode", true},
+      {"init_lora_weights", true},
+      {"layer_replication", nullptr},
+      {"layers_pattern", nullptr},
+      {"layers_to_transform", layers},
+      {"loftq_config", json::object()},
+      {"lora_alpha", number(config.lora_alpha)},
+      {"lora_bias", false},
+      {"lora_dropout", config.lora_dropout},
+      {"megatron_config", nullptr},
+      {"megatron_core", "megatron.core"},
+      {"modules_to_save", nullptr},
+      {"peft_type", "LORA"},
+      {"qalora_group_size", 16},
+      {"r", config.r},
+      {"rank_pattern", config.rank_pattern},
+      {"revision", nullptr},
+      {"target_modules", target_names(config, tensors)},
+      {"target_parameters", nullptr},
+      {"task_type", "CAUSAL_LM"},
+      {"trainable_token_indices", nullptr},
+      {"use_dora", false},
+      {"use_qalora", false},
+      {"use_rslora", config.use_rslora},
+  };
+  return object.dump(2, ' ', /*ensure_ascii=*/true);
+}
+
+std::string readme_text(const LoraConfig& config, const std::string& base_model) {
+  const std::string base = json(base_model).dump();  // a JSON string is a YAML string
+  return join("---\nbase_model: ", base, "\nlibrary_name: peft\npipeline_tag: text-generation\ntags:\n- lora\n---\n\n",
+              "# LoRA adapter\n\nRank ", config.r, ", alpha ", config.lora_alpha, ", for ", base_model,
+              ".\nTrained with Rankfold; loads with `peft.PeftModel.from_pretrained(base, folder)`.\n");
+}
+
+}  // namespace
+
+AdapterFolder read_adapter_folder(const fs::path& path) {
+  if (const std::string kind = what_stands_at(path); kind != "a folder")
+    fail(path.string(), ": expected an adapter folder, got ", kind);
+  AdapterFolder folder;
+  folder.path = path;
+  const std::string source = (path / kConfigName).string();
+  const json object = read_json(source);
+  folder.config = read_config(object, source);
+  if (const auto base = object.find("base_model_name_or_path"); base != object.end() && base->is_string())
+    folder.base_model = base->get<std::string>();
+  if (what_stands_at(path / kWeightsName) == "nothing" && what_stands_at(path / "adapter_model.bin") == "a file")
+    fail(path.string(), ": expected ", kWeightsName, ", got adapter_model.bin, a pickle, which may run code and is refused;"
+         " load it with PEFT and save it again");
+  read_tensors(folder);
+  return folder;
+}
+
+std::vector<ModuleMatch> match_adapter(const AdapterFolder& folder, const std::vector<LinearModule>& linears) {
+  const std::string source = (folder.path / kWeightsName).string();
+  std::set<std::string> names;
+  for (const LinearModule& module : linears) names.insert(module.name);
+  for (const auto& [module, pair] : folder.tensors)
+    if (!names.contains(module))
+      fail(source, ": module '", module, "' is not in the base model", did_you_mean(nearest(module, names)));
+  std::vector<ModuleMatch> matches;
+  try {
+    matches = match_modules(folder.config, linears);
+  } catch (const UserError& error) {
+    fail((folder.path / kConfigName).string(), ": ", error.what());
+  }
+  for (const ModuleMatch& match : matches) {
+    const LinearModule& module = match.module;
+    const auto found = folder.tensors.find(module.name);
+    if (found == folder.tensors.end())
+      fail(source, ": module '", module.name, "': expected its tensors, as target_modules names it, got none");
+    const std::array<int64_t, 2> a{match.r, module.in_features}, b{module.out_features, match.r};
+    if (found->second.first.sizes() != at::IntArrayRef(a) || found->second.second.sizes() != at::IntArrayRef(b))
+      fail(source, ": module '", module.name, "': expected A ", at::IntArrayRef(a), " and B ", at::IntArrayRef(b),
+           ", got ", found->second.first.sizes(), " and ", found->second.second.sizes());
+    if (const auto base = folder.base_weights.find(module.name); base != folder.base_weights.end())
+      if (base->second.size(0) != module.out_features || base->second.size(1) != module.in_features)
+        fail(source, ": module '", module.name, "': expected a base weight of [", module.out_features, ", ",
+             module.in_features, "], got ", base->second.sizes());
+    names.erase(module.name);
+  }
+  for (const auto& [module, pair] : folder.tensors)
+    if (names.contains(module)) fail(source, ": module '", module, "' is not among the target_modules of ", kConfigName);
+  return matches;
+}
+
+void write_adapter_folder(const fs::path& path, const LoraConfig& config, const std::string& base_model,
+                          const std::vector<std::pair<std::string, at::Tensor>>& tensors) {
+  std::vector<std::pair<std::string, at::Tensor>> stored;
+  for (const auto& [key, tensor] : tensors) stored.emplace_back(key, tensor.detach().to(at::kFloat));
+  prepare_folder(path);
+  write_tensor_file(path / kWeightsName, stored);
+  write_text(path / kConfigName, config_text(config, base_model, tensors));
+  write_text(path / "README.md", readme_text(config, base_model));
+}
+
+}  // namespace rankfold

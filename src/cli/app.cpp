@@ -1,0 +1,173 @@
+#include "cli/app.h"
+
+#include "core/check.h"
+#include "core/json.h"
+#include "core/memory.h"
+
+#include <CLI/App.hpp>
+#include <CLI/Config.hpp>
+#include <CLI/Formatter.hpp>
+#include <c10/util/Exception.h>
+#include <nlohmann/json.hpp>
+
+#include <algorithm>
+#include <csignal>
+#include <exception>
+#include <filesystem>
+#include <iostream>
+#include <new>
+
+namespace rankfold {
+namespace {
+
+constexpr const char* kHelpFooter =
+    "--key value and --key=value are the same; a value that opens with -- needs the second. Underscores and hyphens are\n"
+    "the same. Of a flag given twice the last counts. Lists: a,b or [\"a\", \"b\"]; objects: k=v,k=v or {\"k\": v}.\n"
+    "Exit codes: 0 done, 1 a defect of Rankfold, 2 bad input, 3 no such device, 4 out of memory, 5 storage, 6 diverged,\n"
+    "7 resume refused, 130 and 143 stopped by a signal.";
+
+bool is_truth(const std::string& text) {
+  return text == "true" || text == "false" || text == "1" || text == "0" || text == "yes" || text == "no";
+}
+
+// The command line as pairs (canonical flag, value) and a positional, which leaves CLI11 nothing to guess: 2.1 takes the
+// argument after an empty "--key=" for its value.
+std::vector<std::string> plain_arguments(const Fields& fields, bool takes_config, int argc, char** argv) {
+  std::vector<std::string> plain, positional;
+  const std::vector<std::string> arguments(argv + 1, argv + argc);
+  for (size_t i = 0; i < arguments.size(); ++i) {
+    const std::string& argument = arguments[i];
+    if (!argument.starts_with('-') || argument == "-") {
+      positional.push_back(argument);
+      continue;
+    }
+    if (argument == "-h" || argument == "--help" || argument == "--version") return {argument};
+    const size_t equals = argument.find('=');
+    const std::string flag = argument.substr(0, equals);
+    const Field* field = flag.starts_with("--") ? find_field(fields, flag.substr(2)) : nullptr;
+    if (!field) {
+      const std::string near = nearest(flag.substr(flag.find_first_not_of('-') == 2 ? 2 : 1), all_names(fields));
+      fail("unknown flag ", flag, did_you_mean(near.empty() ? "" : "--" + near));
+    }
+    plain.push_back("--" + field->name);
+    const bool last = i + 1 == arguments.size();
+    if (equals != std::string::npos)
+      plain.push_back(argument.substr(equals + 1));
+    else if (field->is_bool)
+      plain.push_back(!last && is_truth(arguments[i + 1]) ? arguments[++i] : "true");
+    else if (last || arguments[i + 1].starts_with("--"))
+      fail(flag, ": expected ", field->expected, ", got ", last ? "nothing" : "the flag " + arguments[i + 1]);
+    else
+      plain.push_back(arguments[++i]);
+  }
+  if (positional.size() > (takes_config ? 1 : 0))
+    fail("unexpected argument \"", positional.back(), "\"", takes_config ? ": one configuration file at most" : "");
+  plain.insert(plain.end(), positional.begin(), positional.end());
+  return plain;
+}
+
+std::string help_of(const Field& field) {
+  nlohmann::ordered_json value;
+  field.get(value);
+  std::string help = field.help;
+  const bool nothing = value == "" || (value.is_structured() && value.empty());
+  if (!nothing) help += " [" + value.dump() + "]";
+  for (size_t i = 0; i < field.aliases.size(); ++i) help += (i ? ", --" : "; also --") + field.aliases[i];
+  return help;
+}
+
+void read_config(const std::string& path, const Fields& fields, Given& given) {
+  const nlohmann::json object = read_json(path);
+  read_fields(object, path, fields, /*unknown_is_error=*/true);
+  for (const auto& [key, value] : object.items()) given[find_field(fields, key)->name] = path + ": " + key;
+}
+
+// Fills the fields. CLI11 runs callbacks in the order of registration: the file's before any flag's.
+Given parse(CLI::App& app, const AppSpec& spec, int argc, char** argv, const Fields& fields) {
+  Given given;
+  app.set_version_flag("--version", spec.name + " " + RANKFOLD_VERSION);
+  app.footer(kHelpFooter);
+  if (spec.takes_config)
+    app.add_option_function<std::string>(
+           "CONFIG.json", [&](const std::string& path) { read_config(path, fields, given); },
+           "keys as below, without dashes; flags win")
+        ->type_name("");
+  for (const auto& field : fields)
+    app.add_option_function<std::string>(
+           "--" + field.name,
+           [&given, &field](const std::string& text) {
+             set_from_text(field, text, "--" + field.name);
+             given[field.name] = "--" + field.name;
+           },
+           help_of(field))
+        ->type_name("")
+        ->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
+  std::vector<std::string> arguments = plain_arguments(fields, spec.takes_config, argc, argv);
+  std::reverse(arguments.begin(), arguments.end());  // as CLI11 wants them
+  app.parse(std::move(arguments));
+  for (const auto& key : spec.required)
+    if (!given.contains(key)) fail("--", key, " is missing: ", find_field(fields, key)->help);
+  return given;
+}
+
+// One line that cannot drive a terminal: names in it come from files.
+std::string one_line(std::string text) {
+  std::replace_if(text.begin(), text.end(), [](unsigned char c) { return c < 0x20 || c == 0x7F; }, ' ');
+  return text;
+}
+
+int report(const std::string& program, ExitCode code, const std::string& line) {
+  std::cout.flush();
+  std::cerr << program << ": " << one_line(line) << std::endl;
+  return static_cast<int>(code);
+}
+
+// The exit code for the exception in flight.
+int report_exception(const std::string& program) {
+  const auto defect = [&](const std::string& what) {
+    return report(program, ExitCode::kDefect, "this is a defect of Rankfold: " + what.substr(0, what.find('\n')));
+  };
+  const std::string out_of_memory = "out of memory: a smaller per_device_train_batch_size or max_length needs less";
+  try {
+    throw;
+  } catch (const Error& error) {
+    return report(program, error.code(), error.what());
+  } catch (const std::bad_alloc&) {
+    return report(program, ExitCode::kOutOfMemory, out_of_memory);
+  } catch (const c10::OutOfMemoryError&) {
+    return report(program, ExitCode::kOutOfMemory, out_of_memory);
+  } catch (const c10::Error& error) {
+    const std::string what = error.what_without_backtrace();
+    if (what.find("DefaultCPUAllocator") != std::string::npos) return report(program, ExitCode::kOutOfMemory, out_of_memory);
+    return defect(what);
+  } catch (const std::filesystem::filesystem_error& error) {
+    return report(program, ExitCode::kStorage, error.what());
+  } catch (const std::exception& error) {
+    return defect(error.what());
+  } catch (...) {
+    return defect("an exception of unknown type");
+  }
+}
+
+}  // namespace
+
+int run_app(const AppSpec& spec, int argc, char** argv, const Fields& fields,
+            const std::function<void(const Given&)>& job) {
+  std::signal(SIGPIPE, SIG_IGN);  // a reader that went away must not kill a training run
+  if (spec.keeps_pages) keep_freed_pages();
+  CLI::App app(spec.description, spec.name);
+  try {
+    const Given given = parse(app, spec, argc, argv, fields);
+    job(given);
+    std::cout.flush();
+    if (!std::cout) throw Error(ExitCode::kStorage, "standard output could not be written");
+    return static_cast<int>(ExitCode::kDone);
+  } catch (const CLI::ParseError& error) {
+    if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version
+    return report(spec.name, ExitCode::kBadInput, error.what());
+  } catch (...) {
+    return report_exception(spec.name);
+  }
+}
+
+}  // namespace rankfold

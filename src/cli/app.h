@@ -1,0 +1,34 @@
+// What the four programs share: flags and configuration file, errors as one line, exit codes.
+#pragma once
+
+#include "core/config.h"
+
+#include <functional>
+#include <map>
+#include <string>
+#include <vector>
+
+namespace rankfold {
+
+struct AppSpec {
+  std::string name;
+  std::string description;
+  std::vector<std::string> required;  // keys that must not be empty
+  bool takes_config = false;          // a CONFIG.json may stand anywhere among the flags, which win over it
+  bool keeps_pages = true;            // see core/memory.h
+};
+
+// The keys that were set, canonical name -> how a person wrote it ("run.json: lora_rank", "--r").
+using Given = std::map<std::string, std::string>;
+
+// Reads the command line into `fields`, runs `job` and returns the exit code. Results go to standard output, everything
+// else to standard error, each error as one line "lora-train: ...".
+int run_app(const AppSpec& spec, int argc, char** argv, const Fields& fields, const std::function<void(const Given&)>& job);
+
+template <class Options>
+int run_app(const AppSpec& spec, int argc, char** argv, void (*job)(Options&, const Given&)) {
+  Options options;
+  return run_app(spec, argc, argv, fields_of(options), [&](const Given& given) { job(options, given); });
+}
+
+}  // namespace rankfold

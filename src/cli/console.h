@@ -1,0 +1,35 @@
+// What lora-train says on standard output.
+#pragma once
+
+#include "rankfold/adapter.h"
+#include "rankfold/causal_lm.h"
+#include "rankfold/dataset.h"
+#include "rankfold/trainer.h"
+
+#include <cstdint>
+#include <string>
+
+namespace rankfold {
+
+std::string with_commas(int64_t number);  // 1234567 -> 1,234,567
+
+void print_modules(const CausalLM& model, const Adapter& adapter);
+void print_report(const std::string& path, const Dataset& dataset, const DataConfig& config);
+// The first row as text; what is learnt stands in brackets. `tokenizer` may be null.
+void print_sample(const Dataset& dataset, const Tokenizer* tokenizer);
+
+// A bar that is drawn over and over on a terminal, a line for each logged step elsewhere.
+class ProgressDisplay {
+ public:
+  ProgressDisplay();
+  void show(const Progress& progress);
+  void message(const std::string& text);
+
+ private:
+  void clear_bar();
+  bool terminal_ = false;
+  bool drawn_ = false;
+  double loss_ = 0;
+};
+
+}  // namespace rankfold

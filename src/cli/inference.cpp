@@ -1,0 +1,29 @@
+#include "cli/inference.h"
+
+#include "core/json.h"
+
+#include <nlohmann/json.hpp>
+
+#include <filesystem>
+
+namespace rankfold {
+
+LoadedModel load_model(const ModelOptions& options) {
+  LoadedModel loaded{CausalLM::load(options.model_name_or_path, options.load), {}};
+  if (!options.adapter_name_or_path.empty()) loaded.adapter = Adapter::load(loaded.model, options.adapter_name_or_path);
+  return loaded;
+}
+
+void use_saved_template(const ModelOptions& options, const Given& given, std::string& prompt_template) {
+  if (given.contains("prompt_template")) return;
+  for (const std::filesystem::path folder : {options.adapter_name_or_path, options.model_name_or_path}) {
+    const auto file = folder / kTemplateFile;
+    if (folder.empty() || !std::filesystem::exists(file)) continue;
+    DataConfig saved;
+    read_fields(read_json(file), file.string(), saved, /*unknown_is_error=*/true);
+    prompt_template = saved.prompt_template;
+    return;
+  }
+}
+
+}  // namespace rankfold

@@ -1,0 +1,38 @@
+// What lora-eval and lora-generate share: a base, perhaps an adapter on it, and the prompt template they were trained with.
+#pragma once
+
+#include "cli/app.h"
+#include "rankfold/adapter.h"
+#include "rankfold/causal_lm.h"
+
+#include <optional>
+#include <string>
+
+namespace rankfold {
+
+inline constexpr const char* kTemplateFile = "prompt_template.json";  // lora-train writes it beside the adapter or model
+
+struct ModelOptions {
+  std::string model_name_or_path;
+  std::string adapter_name_or_path;
+  LoadConfig load;
+
+  template <class V>
+  void fields(V&& v) {
+    v("model_name_or_path", model_name_or_path, "model folder (Hugging Face layout, safetensors)", allow::text, "a path",
+      {"model", "base_model", "model_path"});
+    v("adapter_name_or_path", adapter_name_or_path, "adapter folder", allow::any, "a path", {"adapter_path", "adapter"});
+    load.fields(v);
+  }
+};
+
+struct LoadedModel {
+  CausalLM model;
+  std::optional<Adapter> adapter;
+};
+LoadedModel load_model(const ModelOptions& options);
+
+// Replaces `prompt_template` by the one that lies in the adapter's folder, else in the model's, unless it was given.
+void use_saved_template(const ModelOptions& options, const Given& given, std::string& prompt_template);
+
+}  // namespace rankfold

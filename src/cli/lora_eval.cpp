@@ -1,0 +1,123 @@
+// lora-eval: loss and perplexity on a data set; with --terms also how many of each row's terms a generated answer holds.
+#include "cli/inference.h"
+#include "core/check.h"
+#include "core/file.h"
+#include "data/prompt.h"
+#include "data/rows.h"
+#include "eval/terms.h"
+#include "rankfold/evaluate.h"
+#include "rankfold/generate.h"
+
+#include <nlohmann/json.hpp>
+
+#include <algorithm>
+#include <chrono>
+#include <iostream>
+
+namespace rankfold {
+namespace {
+
+struct EvalOptions {
+  ModelOptions model;
+  std::string dataset, output, terms, predictions;
+  int64_t per_device_eval_batch_size = 16;
+  DataConfig data;
+  GenerateConfig generate;
+
+  template <class V>
+  void fields(V&& v) {
+    model.fields(v);
+    v("dataset", dataset, "JSON array or JSON Lines", allow::text, "a path", {"data_path", "eval_dataset", "data"});
+    v("output", output, "file for the result, besides standard output", allow::any, "a path", {});
+    v("terms", terms, "the rows' field of terms that a generated answer should hold", allow::any, "a name", {});
+    v("predictions", predictions, "JSON Lines file for the generated answers (with --terms)", allow::any, "a path", {});
+    v("per_device_eval_batch_size", per_device_eval_batch_size, "rows in a batch", allow::positive,
+      "an integer above 0", {"batch_size"});
+    data.fields(v);
+    generate.fields(v);
+  }
+};
+
+struct Question {
+  std::string text;
+  std::vector<std::string> terms;
+};
+
+std::vector<Question> read_questions(const EvalOptions& options, int64_t vocab_size) {
+  const RowFile rows = RowFile::open(options.dataset);
+  std::vector<Question> questions;
+  for (int64_t i = 0; i < rows.size(); ++i) {
+    const nlohmann::json row = rows[i];
+    const auto read = read_row(row, rows.place(i), options.data.columns, vocab_size);
+    const Prompted* prompted = std::get_if<Prompted>(&read);
+    if (!prompted || !prompted->has_prompt) fail(rows.place(i), ": --terms needs rows with a question");
+    questions.push_back({prompted->prompt_question, row_terms(row, options.terms, rows.place(i))});
+  }
+  return questions;
+}
+
+// Answers every question; the score of a row is the share of its terms in the answer, the accuracy their mean.
+void score_terms(const CausalLM& model, const EvalOptions& options, const std::vector<Question>& questions,
+                 nlohmann::ordered_json& result) {
+  const Tokenizer& tokenizer = model.tokenizer();
+  const size_t step = static_cast<size_t>(options.per_device_eval_batch_size);
+  double score = 0, seconds = 0;
+  int64_t tokens = 0;
+  std::string lines;
+  for (size_t begin = 0; begin < questions.size(); begin += step) {
+    const size_t end = std::min(begin + step, questions.size());
+    std::vector<std::vector<int32_t>> prompts;
+    for (size_t i = begin; i < end; ++i)
+      prompts.push_back(encode_prompt(tokenizer, options.data.prompt_template, questions[i].text));
+    const auto start = std::chrono::steady_clock::now();
+    const auto completions = generate(model, prompts, options.generate);
+    seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    for (size_t i = begin; i < end; ++i) {
+      const auto& ids = completions[i - begin];
+      tokens += static_cast<int64_t>(ids.size());
+      const std::string answer = tokenizer.decode(ids);
+      const auto found = terms_found(answer, questions[i].terms);
+      score += static_cast<double>(found.size()) / static_cast<double>(questions[i].terms.size());
+      const nlohmann::ordered_json line = {
+          {"question", questions[i].text}, {"answer", answer}, {"terms", questions[i].terms}, {"found", found}};
+      lines += line.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
+    }
+  }
+  result["term_accuracy"] = score / static_cast<double>(questions.size());
+  result["generate_tokens_per_second"] = seconds > 0 ? static_cast<double>(tokens) / seconds : 0;
+  if (!options.predictions.empty()) write_text(options.predictions, lines);
+}
+
+void run(EvalOptions& options, const Given& given) {
+  if (!options.predictions.empty() && options.terms.empty()) fail("--predictions: expected --terms with it, got none");
+  use_saved_template(options.model, given, options.data.prompt_template);
+  RowFile::open(options.dataset);  // a broken file is reported before the weights are read
+  const LoadedModel loaded = load_model(options.model);
+  const CausalLM& model = loaded.model;
+  const int64_t vocab_size = model.config().vocab_size;
+  std::vector<Question> questions;
+  if (!options.terms.empty()) questions = read_questions(options, vocab_size);
+  const Tokenizer* tokenizer = model.has_tokenizer() ? &model.tokenizer() : nullptr;
+  const Dataset dataset = Dataset::open(options.dataset, tokenizer, options.data, vocab_size);
+
+  const EvalResult measured = evaluate(model, dataset, options.per_device_eval_batch_size);
+  nlohmann::ordered_json result = {{"loss", measured.loss},
+                                   {"perplexity", measured.perplexity},
+                                   {"tokens", measured.tokens},
+                                   {"tokens_per_second", measured.tokens_per_second}};
+  if (!questions.empty()) score_terms(model, options, questions, result);
+  result["peak_memory_bytes"] = peak_memory_bytes();
+  const std::string text = result.dump(2) + "\n";
+  if (!options.output.empty()) write_text(options.output, text);
+  std::cout << text;
+}
+
+}  // namespace
+}  // namespace rankfold
+
+int main(int argc, char** argv) {
+  return rankfold::run_app({.name = "lora-eval",
+                            .description = "Measures a model, or a model and an adapter, on a data set.",
+                            .required = {"model_name_or_path", "dataset"}},
+                           argc, argv, rankfold::run);
+}

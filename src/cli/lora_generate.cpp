@@ -1,0 +1,48 @@
+// lora-generate: one prompt in, its completion out.
+#include "cli/inference.h"
+#include "core/check.h"
+#include "rankfold/generate.h"
+
+#include <iostream>
+
+namespace rankfold {
+namespace {
+
+struct GenerateOptions {
+  ModelOptions model;
+  std::string prompt;
+  bool raw = false;
+  std::string prompt_template = DataConfig{}.prompt_template;
+  GenerateConfig generate;
+
+  template <class V>
+  void fields(V&& v) {
+    model.fields(v);
+    v("prompt", prompt, "the question", allow::any, "a text", {});
+    v("raw", raw, "no template: the prompt is continued as it stands", allow::any, "true or false", {});
+    v("prompt_template", prompt_template, "text around the question; else the one saved beside adapter or model",
+      [](const std::string& x) { return x.find("{question}") != std::string::npos; }, "a text that holds {question}",
+      {"template"});
+    generate.fields(v);
+  }
+};
+
+void run(GenerateOptions& options, const Given& given) {
+  use_saved_template(options.model, given, options.prompt_template);
+  const LoadedModel loaded = load_model(options.model);
+  const Tokenizer& tokenizer = loaded.model.tokenizer();
+  const auto ids = encode_prompt(tokenizer, options.raw ? "{question}" : options.prompt_template, options.prompt);
+  if (ids.empty()) fail("--prompt: expected a text of at least one token, got \"\"");
+  const auto completion = generate(loaded.model, {ids}, options.generate);
+  std::cout << tokenizer.decode(completion.at(0)) << std::endl;
+}
+
+}  // namespace
+}  // namespace rankfold
+
+int main(int argc, char** argv) {
+  return rankfold::run_app({.name = "lora-generate",
+                            .description = "Continues a prompt with a model, or a model and an adapter.",
+                            .required = {"model_name_or_path", "prompt"}},
+                           argc, argv, rankfold::run);
+}

@@ -1,0 +1,86 @@
+// lora-merge: base + adapter as one model folder.
+#include "cli/app.h"
+#include "core/check.h"
+#include "core/device.h"
+#include "rankfold/adapter.h"
+
+#include <ATen/core/grad_mode.h>
+
+#include <iostream>
+
+namespace rankfold {
+namespace {
+
+struct MergeCommand {
+  std::string model_name_or_path, adapter_name_or_path, output_dir;
+  bool verify = false;
+  std::string device = "auto";
+  MergeOptions options;
+
+  template <class V>
+  void fields(V&& v) {
+    v("model_name_or_path", model_name_or_path, "model folder (Hugging Face layout, safetensors)", allow::text, "a path",
+      {"model", "base_model", "model_path"});
+    v("adapter_name_or_path", adapter_name_or_path, "adapter folder", allow::text, "a path", {"adapter_path", "adapter"});
+    v("output_dir", output_dir, "folder for the merged model; new or empty", allow::text, "a path", {"output"});
+    v("dtype", options.dtype, "stored dtype of the result; auto: each tensor's own",
+      allow::one_of({"auto", "float32", "bfloat16", "float16", "fp32", "bf16", "fp16"}),
+      "auto, float32, bfloat16 or float16", {"torch_dtype"});
+    v("max_shard_size", options.max_shard_size, "5GB, 500MB, ...; else the base's own shards", allow::any, "a size", {});
+    v("verify", verify, "compare the logits of base + adapter with the merged model's", allow::any, "true or false", {});
+    v("device", device, "where --verify computes: auto, cpu, cuda or cuda:N", allow::text, "auto, cpu, cuda or cuda:N",
+      {});
+  }
+};
+
+// Logits of three fixed sequences. The ids come from a counter, spread over the vocabulary.
+at::Tensor probe(const CausalLM& model) {
+  const at::NoGradGuard no_grad;
+  std::vector<std::vector<int32_t>> ids;
+  uint64_t counter = 0;
+  for (const size_t length : {8, 20, 32}) {
+    auto& sequence = ids.emplace_back(length);
+    for (auto& id : sequence)
+      id = static_cast<int32_t>(++counter * 2654435761u % static_cast<uint64_t>(model.config().vocab_size));
+  }
+  return model.logits(make_batch({{&ids[0]}, {&ids[1]}, {&ids[2]}})).to(at::kFloat).cpu();
+}
+
+void verify(const MergeCommand& command) {
+  bool exact = true;  // both sides compute in float32
+  const auto logits = [&](const std::string& folder, const std::string& adapter_folder) {
+    const CausalLM model = CausalLM::load(folder, {.device = command.device});
+    exact = exact && model.dtype() == at::kFloat;
+    if (adapter_folder.empty()) return probe(model);
+    const Adapter adapter = Adapter::load(model, adapter_folder);
+    return probe(model);
+  };
+  const at::Tensor expected = logits(command.model_name_or_path, command.adapter_name_or_path);
+  const at::Tensor merged = logits(command.output_dir, "");
+  const double largest = expected.abs().max().item<double>();
+  const double difference = expected.sub(merged).abs().max().item<double>() / largest;
+  const double limit = exact ? 2e-5 : 2e-2;
+  std::cout << "verify: largest difference " << difference << " x the largest logit (limit " << limit << ")\n";
+  if (!(difference <= limit))  // NaN fails too
+    throw Error(ExitCode::kDefect, join("verify: the logits of ", command.output_dir, " differ from base + adapter by ",
+                                        difference, " x the largest logit, expected at most ", limit, ": do not use it"));
+}
+
+void run(MergeCommand& command, const Given&) {
+  resolve_device(command.device);
+  merge(command.model_name_or_path, command.adapter_name_or_path, command.output_dir, command.options);
+  std::cout << "merged " << command.model_name_or_path << " + " << command.adapter_name_or_path << " into "
+            << command.output_dir << "\n";
+  if (command.verify) verify(command);
+}
+
+}  // namespace
+}  // namespace rankfold
+
+int main(int argc, char** argv) {
+  return rankfold::run_app({.name = "lora-merge",
+                            .description = "Folds an adapter into its base and writes the model folder.",
+                            .required = {"model_name_or_path", "adapter_name_or_path", "output_dir"},
+                            .keeps_pages = false},  // streams tensor by tensor to keep the peak low
+                           argc, argv, rankfold::run);
+}

@@ -1,0 +1,263 @@
+#include "core/config.h"
+
+#include "core/check.h"
+#include "core/json.h"
+
+#include <nlohmann/json.hpp>
+
+#include <algorithm>
+#include <charconv>
+#include <limits>
+#include <sstream>
+
+namespace rankfold {
+
+using nlohmann::json;
+using nlohmann::ordered_json;
+
+namespace {
+
+std::vector<std::string> split(const std::string& text, char separator) {
+  std::vector<std::string> parts;
+  std::stringstream stream(text);
+  for (std::string part; std::getline(stream, part, separator);) parts.push_back(part);
+  return parts;
+}
+
+// The text as a number of this kind, or as the string it is, which no number accepts.
+template <class T>
+json number_from(const std::string& text) {
+  T x{};
+  const char* end = text.data() + text.size();
+  const auto [stop, error] = std::from_chars(text.data(), end, x);
+  const bool whole = error == std::errc() && stop == end && std::isfinite(static_cast<double>(x));
+  return whole ? json(x) : json(text);
+}
+
+// JSON where the text opens as JSON does; a text that then is none stays a string and is refused as such.
+json parsed_or_text(const std::string& text) {
+  json value = json::parse(text, nullptr, /*allow_exceptions=*/false);
+  return value.is_discarded() ? json(text) : value;
+}
+
+template <class T>
+json scalar_from(const std::string& text) {
+  if constexpr (std::is_same_v<T, std::string>)
+    return text;
+  else
+    return number_from<T>(text);
+}
+
+template <class T>
+json list_from(const std::string& text) {
+  if (text.starts_with('[')) return parsed_or_text(text);
+  json list = json::array();
+  for (const auto& part : split(text, ',')) list.push_back(scalar_from<T>(part));
+  return list;
+}
+
+template <class T>
+json map_from(const std::string& text) {
+  if (text.starts_with('{')) return parsed_or_text(text);
+  json object = json::object();
+  for (const auto& part : split(text, ',')) {
+    const size_t equals = part.find('=');
+    if (equals == std::string::npos) return text;
+    object[part.substr(0, equals)] = scalar_from<T>(part.substr(equals + 1));
+  }
+  return object;
+}
+
+template <class T>
+bool assign_map(const json& value, std::map<std::string, T>& member) {
+  if (!value.is_object()) return false;
+  for (const auto& [key, item] : value.items())
+    if (!assign(item, member[key])) return false;
+  return true;
+}
+
+template <class T>
+bool assign_list(const json& value, std::vector<T>& member) {
+  if (!value.is_array()) return false;
+  for (const auto& item : value)
+    if (!assign(item, member.emplace_back())) return false;
+  return true;
+}
+
+[[noreturn]] void refuse(const std::string& where, const Field& field, const json& value) {
+  fail(where, ": expected ", field.expected, ", got ", brief(value));
+}
+
+std::string normal(std::string name) {
+  std::replace(name.begin(), name.end(), '-', '_');
+  return name;
+}
+
+}  // namespace
+
+template <>
+bool assign(const json& value, int64_t& member) {
+  if (!value.is_number_integer()) return false;
+  if (value.is_number_unsigned() && value.get<uint64_t>() > uint64_t{std::numeric_limits<int64_t>::max()}) return false;
+  member = value.get<int64_t>();
+  return true;
+}
+template <>
+bool assign(const json& value, double& member) {
+  if (!value.is_number()) return false;
+  member = value.get<double>();
+  return true;
+}
+template <>
+bool assign(const json& value, bool& member) {
+  if (!value.is_boolean()) return false;
+  member = value.get<bool>();
+  return true;
+}
+template <>
+bool assign(const json& value, std::string& member) {
+  if (!value.is_string()) return false;
+  member = value.get<std::string>();
+  return true;
+}
+template <>
+bool assign(const json& value, StringList& member) {
+  return assign_list(value, member);
+}
+template <>
+bool assign(const json& value, std::vector<int64_t>& member) {
+  if (value.is_null()) return true;
+  return value.is_array() ? assign_list(value, member) : assign(value, member.emplace_back());
+}
+template <>
+bool assign(const json& value, ModuleNames& member) {
+  if (value.is_null()) return true;
+  return value.is_string() ? assign(value, member.emplace<std::string>()) : assign(value, member.emplace<StringList>());
+}
+template <>
+bool assign(const json& value, std::map<std::string, int64_t>& member) {
+  return assign_map(value, member);
+}
+template <>
+bool assign(const json& value, std::map<std::string, double>& member) {
+  return assign_map(value, member);
+}
+template <>
+bool assign(const json& value, std::map<std::string, std::string>& member) {
+  return assign_map(value, member);
+}
+
+template <class T>
+void store(const T& member, ordered_json& value) {
+  value = member;
+}
+template <>
+void store(const ModuleNames& member, ordered_json& value) {
+  std::visit([&value](const auto& names) { value = names; }, member);
+}
+
+template <class T>
+void from_text(const std::string& text, json& value) {
+  value = scalar_from<T>(text);
+}
+template <>
+void from_text<bool>(const std::string& text, json& value) {
+  if (text == "true" || text == "1" || text == "yes")
+    value = true;
+  else if (text == "false" || text == "0" || text == "no")
+    value = false;
+  else
+    value = text;
+}
+template <>
+void from_text<StringList>(const std::string& text, json& value) {
+  value = list_from<std::string>(text);
+}
+template <>
+void from_text<std::vector<int64_t>>(const std::string& text, json& value) {
+  value = list_from<int64_t>(text);
+}
+template <>
+void from_text<std::map<std::string, int64_t>>(const std::string& text, json& value) {
+  value = map_from<int64_t>(text);
+}
+template <>
+void from_text<std::map<std::string, double>>(const std::string& text, json& value) {
+  value = map_from<double>(text);
+}
+template <>
+void from_text<std::map<std::string, std::string>>(const std::string& text, json& value) {
+  value = map_from<std::string>(text);
+}
+// Names and commas are a list; what a name cannot hold makes it a regular expression.
+template <>
+void from_text<ModuleNames>(const std::string& text, json& value) {
+  const bool plain = std::all_of(text.begin(), text.end(), [](unsigned char c) {
+    return std::isalnum(c) || std::string_view("_.,-").find(static_cast<char>(c)) != std::string_view::npos;
+  });
+  if (text.starts_with('[') && json::accept(text))
+    value = json::parse(text);
+  else if (plain && text != "all-linear")
+    value = list_from<std::string>(text);
+  else
+    value = text;
+}
+
+#define RANKFOLD_MEMBER(...)                                  \
+  template void store(const __VA_ARGS__&, ordered_json&);     \
+  template void from_text<__VA_ARGS__>(const std::string&, json&)
+RANKFOLD_MEMBER(int64_t);
+RANKFOLD_MEMBER(double);
+RANKFOLD_MEMBER(bool);
+RANKFOLD_MEMBER(std::string);
+RANKFOLD_MEMBER(StringList);
+RANKFOLD_MEMBER(std::vector<int64_t>);
+RANKFOLD_MEMBER(ModuleNames);
+RANKFOLD_MEMBER(std::map<std::string, int64_t>);
+RANKFOLD_MEMBER(std::map<std::string, double>);
+RANKFOLD_MEMBER(std::map<std::string, std::string>);
+#undef RANKFOLD_MEMBER
+
+const Field* find_field(const Fields& fields, const std::string& name) {
+  const std::string wanted = normal(name);
+  for (const auto& field : fields)
+    if (field.name == wanted || std::find(field.aliases.begin(), field.aliases.end(), wanted) != field.aliases.end())
+      return &field;
+  return nullptr;
+}
+
+std::vector<std::string> all_names(const Fields& fields) {
+  std::vector<std::string> names;
+  for (const auto& field : fields) {
+    names.push_back(field.name);
+    names.insert(names.end(), field.aliases.begin(), field.aliases.end());
+  }
+  return names;
+}
+
+void read_fields(const json& object, const std::string& source, const Fields& fields, bool unknown_is_error) {
+  if (!object.is_object()) fail(source, ": expected a JSON object, got ", brief(object));
+  std::map<const Field*, std::string> seen;
+  for (const auto& [key, value] : object.items()) {
+    const Field* field = find_field(fields, key);
+    if (!unknown_is_error && (!field || key != field->name)) continue;
+    if (!field) fail(source, ": unknown key '", key, "'", did_you_mean(nearest(normal(key), all_names(fields))));
+    if (const auto [other, added] = seen.emplace(field, key); !added)
+      fail(source, ": '", other->second, "' and '", key, "' are the same key: give one");
+    if (!field->set(value) && (unknown_is_error || !value.is_null())) refuse(source + ": " + key, *field, value);
+  }
+}
+
+void set_from_text(const Field& field, const std::string& text, const std::string& source) {
+  json value;
+  field.from_text(text, value);
+  if (!field.set(value)) refuse(source, field, text);
+}
+
+ordered_json to_json(const Fields& fields) {
+  ordered_json object = ordered_json::object();
+  for (const auto& field : fields) field.get(object[field.name]);
+  return object;
+}
+
+}  // namespace rankfold

@@ -1,0 +1,165 @@
+#include "core/json.h"
+
+#include "core/check.h"
+#include "core/file.h"
+
+#include <nlohmann/json.hpp>
+
+#include <iterator>
+#include <vector>
+
+namespace rankfold {
+namespace {
+
+using nlohmann::json;
+
+// Shares how far the parser has read: nlohmann says it for broken JSON only, not for a key.
+class Reader {
+ public:
+  using iterator_category = std::forward_iterator_tag;
+  using value_type = char;
+  using difference_type = std::ptrdiff_t;
+  using pointer = const char*;
+  using reference = const char&;
+
+  Reader(const char* at, const char** read) : at_(at), read_(read) {}
+  reference operator*() const { return *at_; }
+  Reader& operator++() {
+    *read_ = ++at_;
+    return *this;
+  }
+  Reader operator++(int) {
+    Reader old = *this;
+    ++*this;
+    return old;
+  }
+  bool operator==(const Reader& other) const { return at_ == other.at_; }
+  bool operator!=(const Reader& other) const { return at_ != other.at_; }
+
+ private:
+  const char* at_;
+  const char** read_;
+};
+
+// "[json.exception.parse_error.101] parse error at line 1, column 5: syntax error while ..." -> "syntax error while ..."
+std::string without_prefix(std::string what) {
+  const size_t column = what.find("column ");
+  const size_t colon = column == std::string::npos ? what.find("] ") : what.find(": ", column);
+  if (colon != std::string::npos) what.erase(0, colon + 2);
+  constexpr size_t kLongest = 200;  // it quotes the last token, which may be a whole file
+  if (what.size() > kLongest) what = what.substr(0, kLongest) + "...";
+  return what;
+}
+
+// Builds the value as nlohmann's own handler does, with the two refusals that it lacks.
+class Builder : public nlohmann::json_sax<json> {
+ public:
+  Builder(std::string_view text, const std::string& source, size_t first_line, size_t deepest)
+      : text_(text), source_(source), first_line_(first_line), deepest_(deepest), read_(text.data()) {}
+
+  json build() {
+    // nlohmann takes a NUL byte for the end of the text.
+    if (const size_t nul = text_.find('\0'); nul != std::string_view::npos) fail_at(nul, "a NUL byte is not JSON");
+    json::sax_parse(Reader(text_.data(), &read_), Reader(text_.data() + text_.size(), &read_), this);
+    return std::move(root_);
+  }
+
+  bool null() override { return add(nullptr); }
+  bool boolean(bool value) override { return add(value); }
+  bool number_integer(int64_t value) override { return add(value); }
+  bool number_unsigned(uint64_t value) override { return add(value); }
+  bool number_float(double value, const std::string&) override { return add(value); }
+  bool string(std::string& value) override { return add(std::move(value)); }
+  bool binary(json::binary_t&) override { return false; }
+  bool start_object(size_t) override { return open(json::object()); }
+  bool start_array(size_t) override { return open(json::array()); }
+  bool end_object() override { return close(); }
+  bool end_array() override { return close(); }
+  bool key(std::string& name) override {
+    const auto [entry, is_new] = stack_.back()->get_ref<json::object_t&>().try_emplace(name);
+    if (!is_new) fail_at(last(), "key ", brief(name), " is given twice");
+    slot_ = &entry->second;
+    return true;
+  }
+  bool parse_error(size_t position, const std::string&, const nlohmann::detail::exception& error) override {
+    fail_at(position == 0 ? 0 : position - 1, without_prefix(error.what()));
+  }
+
+ private:
+  size_t last() const { return read_ == text_.data() ? 0 : static_cast<size_t>(read_ - text_.data()) - 1; }
+
+  template <class... Parts>
+  [[noreturn]] void fail_at(size_t position, const Parts&... what) const {
+    const std::string_view before = text_.substr(0, position);
+    const size_t line = first_line_ + static_cast<size_t>(std::count(before.begin(), before.end(), '\n'));
+    const size_t column = before.size() - (before.rfind('\n') + 1) + 1;  // npos + 1 is 0
+    fail(source_, ":", line, ":", column, ": ", what...);
+  }
+
+  json* put(json value) {
+    if (stack_.empty()) return &(root_ = std::move(value));
+    if (stack_.back()->is_object()) return &(*slot_ = std::move(value));
+    return &stack_.back()->get_ref<json::array_t&>().emplace_back(std::move(value));
+  }
+  bool add(json value) {
+    put(std::move(value));
+    return true;
+  }
+  bool open(json value) {
+    if (stack_.size() >= deepest_) fail_at(last(), "nested deeper than ", deepest_, " levels");
+    stack_.push_back(put(std::move(value)));
+    return true;
+  }
+  bool close() {
+    stack_.pop_back();
+    return true;
+  }
+
+  std::string_view text_;
+  const std::string& source_;
+  size_t first_line_, deepest_;
+  const char* read_;
+  json root_;
+  std::vector<json*> stack_;  // the open objects and arrays
+  json* slot_ = nullptr;      // where the value of the last key belongs
+};
+
+}  // namespace
+
+json parse_json(std::string_view text, const std::string& source, size_t first_line, size_t deepest) {
+  return Builder(text, source, first_line, deepest).build();
+}
+
+json read_json(const std::filesystem::path& path, uint64_t largest_bytes) {
+  const std::string text = read_text(path, largest_bytes);
+  if (const std::string kind = foreign_kind(text); !kind.empty())
+    fail(path.string(), ": expected JSON, got ", kind);
+  return parse_json(text, path.string());
+}
+
+std::string brief(const json& value) {
+  constexpr size_t kLongest = 80;
+  std::string text = value.dump(-1, ' ', true, json::error_handler_t::replace);
+  if (text.size() > kLongest) text = text.substr(0, kLongest) + "...";
+  return text;
+}
+
+size_t edit_distance(std::string_view a, std::string_view b) {
+  std::vector<size_t> row(b.size() + 1);
+  for (size_t j = 0; j <= b.size(); ++j) row[j] = j;
+  for (size_t i = 1; i <= a.size(); ++i) {
+    size_t diagonal = std::exchange(row[0], i);
+    for (size_t j = 1; j <= b.size(); ++j) {
+      const size_t change = diagonal + (a[i - 1] != b[j - 1]);
+      diagonal = row[j];
+      row[j] = std::min({change, row[j] + 1, row[j - 1] + 1});
+    }
+  }
+  return row[b.size()];
+}
+
+std::string did_you_mean(const std::string& nearest_name) {
+  return nearest_name.empty() ? "" : " (did you mean '" + nearest_name + "'?)";
+}
+
+}  // namespace rankfold

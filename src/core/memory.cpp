@@ -1,0 +1,40 @@
+#include "core/memory.h"
+
+#include <c10/core/CPUAllocator.h>
+#include <malloc.h>
+
+#include <climits>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <new>
+
+namespace rankfold {
+namespace {
+
+// Aligns what malloc gives by itself. glibc's posix_memalign (torch's choice) leaves the spare end of each block in a
+// per-thread cache, where it keeps the freed block beside it from being joined or reused: with pages kept, a process
+// then holds twice the memory that it needs.
+class AlignedAllocator final : public c10::Allocator {
+ public:
+  c10::DataPtr allocate(size_t bytes) override {
+    constexpr uintptr_t kAlignment = 64;
+    if (bytes == 0) return {nullptr, c10::Device(c10::kCPU)};
+    void* block = bytes < SIZE_MAX - kAlignment ? std::malloc(bytes + kAlignment) : nullptr;
+    if (!block) throw std::bad_alloc();
+    const uintptr_t aligned = (reinterpret_cast<uintptr_t>(block) + kAlignment - 1) & ~(kAlignment - 1);
+    return {reinterpret_cast<void*>(aligned), block, &std::free, c10::Device(c10::kCPU)};
+  }
+  void copy_data(void* to, const void* from, size_t bytes) const override { std::memcpy(to, from, bytes); }
+};
+
+}  // namespace
+
+void keep_freed_pages() {
+  mallopt(M_MMAP_THRESHOLD, 1 << 30);
+  mallopt(M_TRIM_THRESHOLD, INT_MAX);
+  static AlignedAllocator allocator;
+  c10::SetCPUAllocator(&allocator);
+}
+
+}  // namespace rankfold

@@ -1,0 +1,210 @@
+#include "data/rows.h"
+
+#include "core/check.h"
+#include "core/json.h"
+#include "data/utf8.h"
+
+#include <nlohmann/json.hpp>
+
+#include <algorithm>
+#include <optional>
+
+namespace rankfold {
+namespace {
+
+std::string_view text_of(const Mapping& file) {
+  return {reinterpret_cast<const char*>(file.data()), static_cast<size_t>(file.size())};
+}
+
+// The beginning of what stands there, without line ends.
+std::string shortened(std::string_view text) {
+  constexpr size_t kLongest = 40;
+  text = text.substr(0, text.find_first_of("\r\n"));
+  return join(text.substr(0, utf8_floor(text, kLongest)), text.size() > kLongest ? "..." : "");
+}
+
+// Parses whole[begin, end), which begins in `line`. Only an error needs to know the column as well.
+nlohmann::json parse_part(std::string_view whole, uint64_t begin, uint64_t end, const std::string& name,
+                          uint64_t line) {
+  const std::string_view text = whole.substr(begin, end - begin);
+  try {
+    return parse_json(text, name, line);
+  } catch (const UserError&) {
+    const size_t line_begin = begin == 0 ? 0 : whole.rfind('\n', begin - 1) + 1;
+    return parse_json(std::string(begin - line_begin, ' ').append(text), name, line);
+  }
+}
+
+}  // namespace
+
+// Follows strings, escapes, brackets and line ends, no more: what stands in a row is parse_json's matter.
+class RowScanner {
+ public:
+  using Span = RowFile::Span;
+
+  RowScanner(std::string_view text, const std::string& name) : text_(text), name_(name) {
+    if (text_.starts_with("\xEF\xBB\xBF")) pos_ = line_begin_ = 3;
+  }
+
+  std::vector<Span> rows() {
+    skip_space();
+    if (at_end()) fail(name_, ": no rows");
+    if (peek() == '[') return array(/*closes_file=*/true);
+    if (peek() != '{') fail_here("expected a JSON array or JSON Lines, got ", shortened(text_.substr(pos_)));
+    RowScanner probe = *this;
+    const Span first = probe.open_span();
+    if (probe.skip_value()) {
+      const uint64_t end = probe.pos_;
+      probe.skip_space();
+      if (probe.at_end()) {  // one object: around the rows, or the only row
+        if (auto inner = only_array_of_objects()) return inner->array(/*closes_file=*/false);
+        return {{first.begin, end, first.line}};
+      }
+    }
+    return lines();
+  }
+
+ private:
+  bool at_end() const { return pos_ >= text_.size(); }
+  char peek() const { return at_end() ? '\0' : text_[pos_]; }
+  Span open_span() const { return {pos_, pos_, line_}; }
+
+  template <class... Parts>
+  [[noreturn]] void fail_here(const Parts&... parts) const {
+    fail(name_, ":", line_, ":", pos_ - line_begin_ + 1, ": ", parts...);
+  }
+
+  void skip_space() {
+    for (; !at_end(); ++pos_) {
+      const char c = text_[pos_];
+      if (c == '\n') new_line();
+      else if (c != ' ' && c != '\t' && c != '\r') break;
+    }
+  }
+  void new_line() { ++line_, line_begin_ = pos_ + 1; }
+
+  // To the quote's partner; false at the end of the file or where a string cannot go on.
+  bool skip_string() {
+    for (++pos_; !at_end(); ++pos_) {
+      const char c = text_[pos_];
+      if (c == '"') return ++pos_, true;
+      if (static_cast<unsigned char>(c) < 0x20) return false;
+      if (c == '\\') ++pos_;
+    }
+    return false;
+  }
+
+  // Past the value that begins here; false, standing at the trouble, when it has no end.
+  bool skip_value() {
+    const uint64_t begin = pos_;
+    int64_t depth = 0;
+    while (!at_end()) {
+      const char c = text_[pos_];
+      if (c == '"') {
+        if (!skip_string()) return false;
+        if (depth == 0) return true;
+        continue;
+      }
+      if (depth == 0 && std::string_view(",:]} \t\r\n").find(c) != std::string_view::npos)
+        return pos_ > begin;
+      if (c == '\n') new_line();
+      if (c == '{' || c == '[') ++depth;
+      ++pos_;
+      if ((c == '}' || c == ']') && --depth == 0) return true;
+    }
+    return depth == 0 && pos_ > begin;
+  }
+
+  std::vector<Span> array(bool closes_file) {
+    std::vector<Span> rows;
+    ++pos_;
+    skip_space();
+    for (bool first = true; peek() != ']'; first = false) {
+      if (!first) {
+        if (peek() != ',')
+          fail_here("expected ',' or ']' after a row", at_end() ? " (the file ends too early)" : "");
+        ++pos_;
+        skip_space();
+      }
+      Span row = open_span();
+      if (!skip_value()) {
+        if (pos_ > row.begin)  // says what is wrong, and where
+          parse_part(text_, row.begin, std::min<uint64_t>(pos_ + 1, text_.size()), name_, row.line);
+        fail_here("expected a row", at_end() ? " (the file ends too early)" : "");
+      }
+      row.end = pos_;
+      rows.push_back(row);
+      skip_space();
+    }
+    ++pos_;
+    skip_space();
+    if (closes_file && !at_end())
+      fail_here("expected the end of the file after the array, got ", shortened(text_.substr(pos_)));
+    if (rows.empty()) fail(name_, ": no rows");
+    return rows;
+  }
+
+  // Of the object that begins here, which is whole: a scanner at the one array of objects among its members.
+  std::optional<RowScanner> only_array_of_objects() const {
+    RowScanner at = *this;
+    std::optional<RowScanner> found;
+    for (++at.pos_;;) {
+      at.skip_space();
+      if (at.peek() != '"' || !at.skip_string()) return found;
+      at.skip_space();
+      if (at.peek() != ':') return found;
+      ++at.pos_;
+      at.skip_space();
+      RowScanner inside = at;
+      ++inside.pos_;
+      inside.skip_space();
+      if (at.peek() == '[' && inside.peek() == '{') {
+        if (found) return std::nullopt;
+        found.emplace(at);
+      }
+      if (!at.skip_value()) return found;
+      at.skip_space();
+      if (at.peek() != ',') return found;
+      ++at.pos_;
+    }
+  }
+
+  std::vector<Span> lines() {
+    std::vector<Span> rows;
+    for (skip_space(); !at_end(); skip_space()) {
+      const uint64_t end = std::min<uint64_t>(text_.find('\n', pos_), text_.size());
+      rows.push_back({pos_, end, line_});
+      pos_ = end;
+    }
+    return rows;
+  }
+
+  std::string_view text_;
+  const std::string& name_;
+  uint64_t pos_ = 0, line_ = 1, line_begin_ = 0;
+};
+
+RowFile RowFile::open(const std::filesystem::path& path) {
+  RowFile file;
+  file.name_ = path.string();
+  file.file_ = Mapping::open(path);
+  const std::string_view text = text_of(*file.file_);
+  if (const std::string kind = foreign_kind(text); !kind.empty())
+    fail(file.name_, ": expected a JSON array or JSON Lines, got ", kind);
+  check_utf8(text, file.name_);
+  file.rows_ = RowScanner(text, file.name_).rows();
+  return file;
+}
+
+nlohmann::json RowFile::operator[](int64_t index) const {
+  const Span& span = rows_.at(static_cast<size_t>(index));
+  nlohmann::json row = parse_part(text_of(*file_), span.begin, span.end, name_, span.line);
+  if (!row.is_object()) fail(place(index), ": expected an object, got ", brief(row));
+  return row;
+}
+
+std::string RowFile::place(int64_t index) const {
+  return join(name_, ":", rows_.at(static_cast<size_t>(index)).line);
+}
+
+}  // namespace rankfold

@@ -1,0 +1,38 @@
+// Rows of a data file: a JSON array of objects, JSON Lines, or an object with one array of objects
+// ({"data": [...]}). What the file holds decides, not its name. It stays mapped; rows are parsed one by one.
+#pragma once
+
+#include "core/file.h"
+
+#include <nlohmann/json_fwd.hpp>
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace rankfold {
+
+class RowFile {
+ public:
+  // Finds where rows begin and end (24 bytes of memory a row) and checks that the file is UTF-8. Throws
+  // UserError with file:line:column for anything else.
+  static RowFile open(const std::filesystem::path& path);
+
+  int64_t size() const { return static_cast<int64_t>(rows_.size()); }
+  nlohmann::json operator[](int64_t index) const;  // an object; throws UserError with its place. Thread safe.
+  std::string place(int64_t index) const;          // "file:line" of the row's first line
+
+ private:
+  struct Span {
+    uint64_t begin, end, line;
+  };
+  friend class RowScanner;
+
+  std::string name_;
+  std::shared_ptr<const Mapping> file_;
+  std::vector<Span> rows_;
+};
+
+}  // namespace rankfold

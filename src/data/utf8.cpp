@@ -1,0 +1,79 @@
+#include "data/utf8.h"
+
+#include "core/check.h"
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+
+namespace rankfold {
+namespace {
+
+unsigned char byte_at(std::string_view text, size_t at) {
+  return at < text.size() ? static_cast<unsigned char>(text[at]) : 0;
+}
+
+// Bytes of the character that begins here, 0 when there is none (RFC 3629: no surrogates, no overlong forms).
+size_t utf8_length(std::string_view text, size_t at) {
+  const unsigned char c = byte_at(text, at), second = byte_at(text, at + 1);
+  const auto tail = [&](size_t k) { return (byte_at(text, at + k) & 0xC0) == 0x80; };
+  if (c < 0x80) return 1;
+  if (c < 0xC2 || c > 0xF4 || !tail(1)) return 0;
+  if (c < 0xE0) return 2;
+  if ((c == 0xE0 && second < 0xA0) || (c == 0xED && second > 0x9F) || !tail(2)) return 0;
+  if (c < 0xF0) return 3;
+  if ((c == 0xF0 && second < 0x90) || (c == 0xF4 && second > 0x8F) || !tail(3)) return 0;
+  return 4;
+}
+
+size_t first_invalid(std::string_view text) {
+  for (size_t at = 0; at < text.size();) {
+    uint64_t eight;
+    if (at + sizeof eight <= text.size()) {
+      std::memcpy(&eight, text.data() + at, sizeof eight);
+      if ((eight & 0x8080808080808080u) == 0) {
+        at += sizeof eight;
+        continue;
+      }
+    }
+    const size_t length = utf8_length(text, at);
+    if (length == 0) return at;
+    at += length;
+  }
+  return std::string_view::npos;
+}
+
+bool looks_like_gb18030(std::string_view text) {
+  for (size_t at = 0; at < text.size(); ++at) {
+    const unsigned char c = byte_at(text, at);
+    if (c < 0x80) continue;
+    const unsigned char second = byte_at(text, ++at);
+    if (c == 0x80 || c == 0xFF) return false;
+    if (second >= 0x30 && second <= 0x39) at += 2;
+    else if (second < 0x40 || second == 0x7F || second == 0xFF) return false;
+  }
+  return true;
+}
+
+}  // namespace
+
+void check_utf8(std::string_view text, const std::string& name) {
+  if (text.starts_with("\xFF\xFE") || text.starts_with("\xFE\xFF"))
+    fail(name, ":1: not UTF-8, but UTF-16: convert it with iconv -f UTF-16 -t UTF-8");
+  const size_t at = first_invalid(text);
+  if (at == std::string_view::npos) return;
+  const auto line = 1 + std::count(text.begin(), text.begin() + static_cast<std::ptrdiff_t>(at), '\n');
+  const size_t begin = text.rfind('\n', at) + 1;  // 0 in the first line
+  const std::string_view whole_line = text.substr(begin, text.find('\n', at) - begin);
+  fail(name, ":", line, ": not UTF-8 (byte ", at - begin + 1, " of the line)",
+       looks_like_gb18030(whole_line) ? "; if it is GB18030, convert with iconv -f GB18030 -t UTF-8"
+                                      : "; convert the file to UTF-8");
+}
+
+size_t utf8_floor(std::string_view text, size_t position) {
+  position = std::min(position, text.size());
+  while (position > 0 && position < text.size() && (byte_at(text, position) & 0xC0) == 0x80) --position;
+  return position;
+}
+
+}  // namespace rankfold

@@ -1,0 +1,39 @@
+#include "rankfold/evaluate.h"
+
+#include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
+
+#include <sys/resource.h>
+
+#include <chrono>
+#include <cmath>
+#include <numeric>
+
+namespace rankfold {
+
+EvalResult evaluate(const CausalLM& model, const Dataset& dataset, int64_t rows_per_batch) {
+  at::NoGradGuard no_grad;
+  EvalResult result;
+  double sum = 0;
+  int64_t seen = 0;
+  const auto start = std::chrono::steady_clock::now();
+  for (const Batch& batch : dataset.batches({.rows = rows_per_batch, .shuffle = false})) {
+    sum += model.loss(batch).item<double>();
+    result.tokens += batch.label_count();
+    seen += batch.token_count();
+  }
+  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  result.loss = sum / static_cast<double>(result.tokens);
+  result.perplexity = std::exp(result.loss);
+  result.tokens_per_second = static_cast<double>(seen) / std::max(seconds, 1e-9);
+  result.peak_memory_bytes = peak_memory_bytes();
+  return result;
+}
+
+int64_t peak_memory_bytes() {
+  rusage usage{};
+  getrusage(RUSAGE_SELF, &usage);
+  return usage.ru_maxrss * 1024;
+}
+
+}  // namespace rankfold

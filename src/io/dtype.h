@@ -1,0 +1,55 @@
+// The names that safetensors gives to element types, in the order of the reference library's enum: its writer sorts by
+// that order, descending.
+#pragma once
+
+#include <c10/core/ScalarType.h>
+
+#include <cstdint>
+#include <string_view>
+
+namespace rankfold {
+
+struct StoredDtype {
+  const char* name;
+  int bits;
+  at::ScalarType type;  // Undefined: known to the format, not to us
+};
+
+inline constexpr StoredDtype kStoredDtypes[] = {
+    {"BOOL", 8, at::kBool},
+    {"F4", 4, at::ScalarType::Undefined},
+    {"F6_E2M3", 6, at::ScalarType::Undefined},
+    {"F6_E3M2", 6, at::ScalarType::Undefined},
+    {"U8", 8, at::kByte},
+    {"I8", 8, at::kChar},
+    {"F8_E5M2", 8, at::ScalarType::Undefined},
+    {"F8_E4M3", 8, at::ScalarType::Undefined},
+    {"F8_E8M0", 8, at::ScalarType::Undefined},
+    {"F8_E4M3FNUZ", 8, at::ScalarType::Undefined},
+    {"F8_E5M2FNUZ", 8, at::ScalarType::Undefined},
+    {"I16", 16, at::kShort},
+    {"U16", 16, at::ScalarType::Undefined},
+    {"F16", 16, at::kHalf},
+    {"BF16", 16, at::kBFloat16},
+    {"I32", 32, at::kInt},
+    {"U32", 32, at::ScalarType::Undefined},
+    {"F32", 32, at::kFloat},
+    {"C64", 64, at::ScalarType::Undefined},
+    {"F64", 64, at::kDouble},
+    {"I64", 64, at::kLong},
+    {"U64", 64, at::ScalarType::Undefined},
+};
+
+inline const StoredDtype* find_dtype(std::string_view name) {
+  for (const StoredDtype& dtype : kStoredDtypes)
+    if (name == dtype.name) return &dtype;
+  return nullptr;
+}
+
+inline const StoredDtype* find_dtype(at::ScalarType type) {
+  for (const StoredDtype& dtype : kStoredDtypes)
+    if (type == dtype.type && type != at::ScalarType::Undefined) return &dtype;
+  return nullptr;
+}
+
+}  // namespace rankfold

@@ -1,0 +1,47 @@
+// A Hugging Face model folder: config.json, generation_config.json and the weights of one or more safetensors files as
+// one set of tensors.
+#pragma once
+
+#include "rankfold/tensor_file.h"
+
+#include <nlohmann/json_fwd.hpp>
+
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace rankfold {
+
+inline constexpr const char* kWeightsName = "model.safetensors";
+inline constexpr const char* kIndexName = "model.safetensors.index.json";
+
+class ModelFolder {
+ public:
+  // Maps every weight file and checks that the shards hold exactly what the index says. Nothing outside the folder is
+  // opened, but for what a link in it points to (the hub's cache is made of links). UserError names what is missing.
+  static ModelFolder open(const std::filesystem::path& path);
+
+  const std::filesystem::path& path() const;
+  const nlohmann::json& config() const;             // an object
+  const nlohmann::json& generation_config() const;  // an object, empty where there is none
+
+  const std::vector<TensorFile>& files() const;  // by name
+  bool is_sharded() const;                       // there is an index, even of one shard
+
+  const std::vector<std::string>& names() const;  // file after file, by position
+  bool contains(const std::string& name) const;
+  const TensorFile& file_of(const std::string& name) const;  // UserError names the nearest tensor if there is none
+  const TensorInfo& info(const std::string& name) const;
+  at::Tensor tensor(const std::string& name) const;  // see TensorFile::tensor()
+
+ private:
+  struct State;
+  std::shared_ptr<const State> state_;
+};
+
+// Copies what lies in the folder beside the weights: configs, tokenizer, code; also the index of the shards. Not
+// sub-folders, names that begin with a dot, nor weights in any format.
+void copy_companions(const ModelFolder& folder, const std::filesystem::path& target);
+
+}  // namespace rankfold

@@ -1,0 +1,31 @@
+// What differs between the model families that we know; adding one is a row in architecture.cpp.
+#pragma once
+
+#include "rankfold/causal_lm.h"
+
+#include <string>
+#include <vector>
+
+namespace rankfold {
+
+// Weights are named model.embed_tokens.weight, model.layers.N.<module>.weight, model.layers.N.input_layernorm.weight,
+// model.layers.N.post_attention_layernorm.weight, model.norm.weight and lm_head.weight (absent when tied). Tensors that
+// end in rotary_emb.inv_freq are computed, not read.
+struct Architecture {
+  const char* name;    // architectures[0] in config.json
+  const char* family;  // for people
+  std::vector<std::string> qkv;  // modules below model.layers.N, whose outputs side by side are queries, keys, values
+  const char* o;
+  const char* gate;
+  const char* up;
+  const char* down;
+  bool bos_by_default;  // does the tokenizer put bos in front where the folder does not say
+};
+
+// The row with this name; UserError "SOURCE: architectures: ..." lists the names that there are.
+const Architecture& find_architecture(const std::string& name, const std::string& source = "config.json");
+
+// Refuses, by name, models that share a supported name but need more than the row says.
+void check_variant(const ModelConfig& config, const std::string& source);
+
+}  // namespace rankfold

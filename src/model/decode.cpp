@@ -1,0 +1,95 @@
+// Decoding with a key/value cache: the same layers, but attention looks back into the cache.
+#include "model/decoder.h"
+
+#include "core/check.h"
+#include "ops/gemm.h"
+
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+#include <c10/core/GradMode.h>
+
+#include <cmath>
+
+namespace rankfold {
+
+KvCache::KvCache(const ModelConfig& config, at::ScalarType dtype, int64_t rows, int64_t capacity_in)
+    : lengths(rows, 0), capacity(capacity_in) {
+  for (int64_t i = 0; i < config.num_hidden_layers; ++i) {
+    keys.push_back(at::empty({rows, config.num_key_value_heads, capacity, config.head_dim}, dtype));
+    values.push_back(at::empty_like(keys.back()));
+  }
+}
+
+void KvCache::keep_rows(const std::vector<int64_t>& rows) {
+  const at::Tensor which = at::tensor(rows);
+  for (at::Tensor& x : keys) x = x.index_select(0, which);
+  for (at::Tensor& x : values) x = x.index_select(0, which);
+  std::vector<int64_t> kept;
+  for (int64_t row : rows) kept.push_back(lengths[row]);
+  lengths = std::move(kept);
+}
+
+namespace {
+
+// Appends rotated keys and values of each sequence to its row of the cache and attends over all that row holds.
+at::Tensor attend_cached(at::Tensor qkv, const Heads& heads, const Rope& rope, const Batch& batch, KvCache& cache,
+                         size_t layer) {
+  ops::rotate(qkv, heads, rope, batch.positions);
+  const int64_t group = heads.query / heads.key_value, q_size = heads.query * heads.size;
+  const int64_t kv_size = heads.key_value * heads.size;
+  at::Tensor out = at::empty({qkv.size(0), q_size}, qkv.options());
+  at::parallel_for(0, batch.rows(), 1, [&](int64_t first, int64_t last) {
+    at::NoGradGuard no_grad;  // the mode is per thread
+    for (int64_t b = first; b < last; ++b) {
+      const int64_t begin = batch.offsets[b], added = batch.offsets[b + 1] - begin, before = cache.lengths[b];
+      const at::Tensor rows = qkv.narrow(0, begin, added);
+      const auto part = [&](int64_t from, int64_t size, int64_t count) {
+        return rows.narrow(1, from, size).view({added, count, heads.size}).transpose(0, 1);
+      };
+      const at::Tensor keys = cache.keys[layer].select(0, b), values = cache.values[layer].select(0, b);
+      keys.narrow(1, before, added).copy_(part(q_size, kv_size, heads.key_value));
+      values.narrow(1, before, added).copy_(part(q_size + kv_size, kv_size, heads.key_value));
+      // Query heads that share a key/value head are rows of one product.
+      const int64_t length = before + added;
+      const at::Tensor q = part(0, q_size, heads.query).reshape({heads.key_value, group * added, heads.size});
+      at::Tensor scores = at::matmul(q, keys.narrow(1, 0, length).transpose(1, 2)).to(at::kFloat) /
+                          std::sqrt(static_cast<double>(heads.size));
+      if (added > 1) {
+        const at::Tensor future = at::ones({added, length}, at::kBool).triu(before + 1);
+        scores = scores.view({heads.key_value, group, added, length}).masked_fill_(future, -INFINITY);
+      }
+      const at::Tensor weights = scores.view({heads.key_value, group * added, length}).softmax(-1).to(qkv.scalar_type());
+      const at::Tensor context = at::matmul(weights, values.narrow(1, 0, length));
+      out.narrow(0, begin, added)
+          .view({added, heads.query, heads.size})
+          .copy_(context.view({heads.query, added, heads.size}).transpose(0, 1));
+    }
+  });
+  return out;
+}
+
+}  // namespace
+
+at::Tensor Decoder::next_logits(const Batch& batch, KvCache& cache) {
+  at::NoGradGuard no_grad;
+  const Pass pass;
+  const Heads heads{config.num_attention_heads, config.num_key_value_heads, config.head_dim};
+  const Rope& rope = rope_for(cache.capacity);
+  at::Tensor h = embed(batch);
+  for (size_t i = 0; i < layers.size(); ++i) {
+    Layer& layer = layers[i];
+    const auto [qkv, h_attention] = ops::norm_project(h, layer.input_norm, layer.qkv, pass);
+    const at::Tensor context = attend_cached(qkv, heads, rope, batch, cache, i);
+    h = ops::project_add(context, layer.o, h_attention, pass);
+    const auto [gate_up, h_mlp] = ops::norm_project(h, layer.post_norm, layer.gate_up, pass);
+    h = ops::swiglu_project_add(gate_up, layer.down, h_mlp, pass);
+  }
+  std::vector<int64_t> last;
+  for (int64_t b = 0; b < batch.rows(); ++b) {
+    last.push_back(batch.offsets[b + 1] - 1);
+    cache.lengths[b] += batch.offsets[b + 1] - batch.offsets[b];
+  }
+  return ops::norm_project(h.index_select(0, at::tensor(last)), norm, head, pass).first;
+}
+
+}  // namespace rankfold

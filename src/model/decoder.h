@@ -1,0 +1,70 @@
+// The network: a pre-norm decoder of LLaMA's shape over flat tokens. Families differ by rows of a table
+// (model/architecture.h), not by code.
+#pragma once
+
+#include "io/model_folder.h"
+#include "ops/ops.h"
+#include "rankfold/causal_lm.h"
+
+#include <optional>
+#include <vector>
+
+namespace rankfold {
+
+struct Layer {
+  Norm input_norm;
+  Projection qkv;
+  Projection o;
+  Norm post_norm;
+  Projection gate_up;
+  Projection down;
+};
+
+// Keys (rotated) and values of a few sequences that are decoded together.
+struct KvCache {
+  KvCache(const ModelConfig& config, at::ScalarType dtype, int64_t rows, int64_t capacity);
+  std::vector<at::Tensor> keys, values;  // per layer [rows, key_value heads, capacity, head size]
+  std::vector<int64_t> lengths;          // per row: positions filled
+  int64_t capacity = 0;
+  void keep_rows(const std::vector<int64_t>& rows);  // drops the others
+};
+
+class Decoder {
+ public:
+  Decoder(ModelFolder folder, ModelConfig config, at::ScalarType dtype);
+
+  at::Tensor loss(const Batch& batch);
+  at::Tensor logits(const Batch& batch);
+  // Appends the batch's sequences (row b to cache row b) and gives the logits [B, V] after the last token of each. No
+  // gradient.
+  at::Tensor next_logits(const Batch& batch, KvCache& cache);
+
+  std::vector<Projection*> projections();  // in the model's order, head last
+  std::vector<Norm*> norms();
+
+  ModelFolder folder;
+  ModelConfig config;
+  at::ScalarType dtype;
+  std::string embedding_name;
+  at::Tensor embedding;         // [V, K]
+  at::Tensor embedding_master;  // fp32 leaf in full tuning
+  std::vector<Layer> layers;
+  Norm norm;
+  Projection head;              // shares its weight with the embedding where they are tied
+  std::vector<LinearModule> linears;
+  std::optional<Tokenizer> tokenizer;
+
+  // Of the adapter that is attached.
+  bool has_adapter = false;
+  double dropout = 0;
+  uint64_t seed = 0;
+
+ private:
+  at::Tensor embed(const Batch& batch);
+  at::Tensor hidden(const Batch& batch, const Pass& pass);
+  Pass pass_of(const Batch& batch) const;
+  const Rope& rope_for(int64_t positions);
+  Rope rope_;
+};
+
+}  // namespace rankfold

@@ -1,0 +1,69 @@
+#include "ops/gemm.h"
+
+#include <ATen/ATen.h>
+#include <ATen/core/dispatch/Dispatcher.h>
+
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
+
+#include <cstring>
+#include <optional>
+
+namespace rankfold::ops {
+namespace {
+
+using LinearPointwise = at::Tensor(const at::Tensor&, const at::Tensor&, const std::optional<at::Tensor>&,
+                                   c10::string_view, c10::List<std::optional<at::Scalar>>,
+                                   std::optional<c10::string_view>);
+
+bool processor_is_amd() {
+#if defined(__x86_64__)
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  if (!__get_cpuid(0, &a, &b, &c, &d)) return false;
+  char vendor[12];
+  std::memcpy(vendor, &b, 4);
+  std::memcpy(vendor + 4, &d, 4);
+  std::memcpy(vendor + 8, &c, 4);
+  return std::memcmp(vendor, "AuthenticAMD", 12) == 0;
+#else
+  return false;
+#endif
+}
+
+// On AMD processors at::linear goes to MKL in fp32, at half the speed of the oneDNN that lies in the same library
+// (docs/benchmarks.md). Its linear is reachable as an internal op; at::linear remains where that is missing.
+const std::optional<c10::TypedOperatorHandle<LinearPointwise>>& onednn_linear() {
+  static const auto handle = []() -> std::optional<c10::TypedOperatorHandle<LinearPointwise>> {
+    if (!processor_is_amd()) return std::nullopt;
+    const auto found = c10::Dispatcher::singleton().findSchema({"mkldnn::_linear_pointwise", ""});
+    if (!found) return std::nullopt;
+    try {
+      auto typed = found->typed<LinearPointwise>();
+      const at::Tensor x = at::ones({2, 3}), w = at::ones({4, 3});
+      if (typed.call(x, w, std::nullopt, "none", c10::List<std::optional<at::Scalar>>(), std::nullopt).sum().item<float>() != 24) return std::nullopt;
+      return typed;
+    } catch (const c10::Error&) {  // not registered for the CPU, or of another signature in another torch
+      return std::nullopt;
+    }
+  }();
+  return handle;
+}
+
+}  // namespace
+
+at::Tensor gemm_nt(const at::Tensor& x, const at::Tensor& w) {
+  if (x.scalar_type() == at::kFloat && x.is_cpu() && x.numel() > 0) {
+    if (const auto& op = onednn_linear()) return op->call(x, w, std::nullopt, "none", c10::List<std::optional<at::Scalar>>(), std::nullopt);
+  }
+  return at::linear(x, w);
+}
+
+at::Tensor gemm_nn(const at::Tensor& dy, const at::Tensor& w) { return gemm_nt(dy, w.t()); }
+
+at::Tensor gemm_tn(const at::Tensor& dy, const at::Tensor& x) {
+  const at::Tensor gradient = gemm_nt(dy.t(), x.t());
+  return gradient.scalar_type() == at::kBFloat16 ? gradient.to(at::kFloat) : gradient;
+}
+
+}  // namespace rankfold::ops

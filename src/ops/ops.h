@@ -1,0 +1,52 @@
+// The ops a decoder layer is made of. Each is one torch::autograd::Function over flat [T, features] tensors, so that a
+// user's own loss composes with it. namespace reference holds their definitions in plain ATen, for any dtype: what the
+// tests compare with. docs/design.md says what each keeps for backward.
+#pragma once
+
+#include "ops/projection.h"
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <utility>
+#include <vector>
+
+namespace rankfold::ops {
+
+// y = x W^T + sum over modules of scale * drop(x) A^T B^T with x = rms_norm(h) * g. Also hands h through, so that both
+// gradients of the residual stream arrive at one backward and are added in one sweep.
+// h [T, K] -> y [T, N], h [T, K]. Kept: h, rstd, S = scale * drop(x) A^T.
+std::pair<at::Tensor, at::Tensor> norm_project(const at::Tensor& h, Norm& norm, Projection& projection,
+                                               const Pass& pass);
+
+// y = residual + x W^T + update(x). x [T, K], residual [T, N]. Kept: S, and x where the projection trains.
+at::Tensor project_add(const at::Tensor& x, Projection& projection, const at::Tensor& residual, const Pass& pass);
+
+// The same with x = silu(gate) * up; gate_up [T, 2 K]. Kept: gate_up, S.
+at::Tensor swiglu_project_add(const at::Tensor& gate_up, Projection& projection, const at::Tensor& residual,
+                              const Pass& pass);
+
+// Rotary embedding on q and k, then causal attention within each sequence offsets[b] ... offsets[b + 1].
+// qkv [T, (query + 2 key_value) * size] -> [T, query * size]. Kept: rotated qkv, the result, its log-sum-exp.
+at::Tensor attend(const at::Tensor& qkv, const Heads& heads, const Rope& rope, const at::Tensor& positions,
+                  const std::vector<int64_t>& offsets);
+
+// Sum over labels >= 0 of the negative log-likelihood of softmax(project(rms_norm(h) * g)); scalar, fp32 (double for
+// double). Works in chunks of tokens that carry a label and never holds [T, V]. Kept: the gradients themselves.
+at::Tensor norm_head_loss(const at::Tensor& h, Norm& norm, Projection& head, const at::Tensor& labels,
+                          const Pass& pass);
+
+// q and k of qkv turned in place (no gradient): what decoding with a cache needs.
+void rotate(at::Tensor& qkv, const Heads& heads, const Rope& rope, const at::Tensor& positions, float sign = 1);
+
+namespace reference {
+at::Tensor rms_norm(const at::Tensor& h, const at::Tensor& g, double eps);
+at::Tensor swiglu(const at::Tensor& gate_up);
+at::Tensor rope(const at::Tensor& x, const Heads& heads, const Rope& rope, const at::Tensor& positions);
+at::Tensor attend(const at::Tensor& qkv, const Heads& heads, const Rope& rope, const at::Tensor& positions,
+                  const std::vector<int64_t>& offsets);
+at::Tensor project(const at::Tensor& x, const Projection& projection, const Pass& pass);  // leaves in x's dtype
+at::Tensor cross_entropy(const at::Tensor& logits, const at::Tensor& labels);
+}  // namespace reference
+
+}  // namespace rankfold::ops

@@ -1,0 +1,79 @@
+// What the ops work on: frozen matrices that read one input, the low-rank updates on them, and the norms before them.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace rankfold {
+
+// The copy of an fp32 leaf in the dtype the model computes in; the leaf itself where that is fp32. Written again when
+// the leaf's version says that somebody (any optimizer) has changed it.
+class Image {
+ public:
+  const at::Tensor& of(const at::Tensor& leaf, at::ScalarType dtype);
+
+ private:
+  at::Tensor value_;
+  uint32_t version_ = 0;
+};
+
+// One linear layer by PEFT's name: the rows [begin, end) of a projection's weight.
+struct Module {
+  std::string name;
+  int64_t begin = 0, end = 0;
+  at::Tensor master;  // fp32 leaf [end - begin, K] where the weight itself trains (full tuning)
+  at::Tensor a, b;    // fp32 leaves [r, K], [end - begin, r] of a low-rank update; undefined: none
+  double scale = 0;   // of the update
+  int64_t index = 0;  // in Adapter::modules(); names its dropout masks
+  Image a_image, b_image;
+  uint32_t master_version = 0;
+
+  bool has_update() const { return a.defined(); }
+  bool trains() const { return a.defined() || master.defined(); }
+};
+
+// W [N, K] with the modules whose rows lie in it: W_pack, q/k/v or gate/up are one projection and one GEMM.
+struct Projection {
+  at::Tensor weight;  // [N, K] in the model's dtype; read-only where it is mapped
+  std::vector<Module> modules;
+
+  int64_t in_features() const { return weight.size(1); }
+  int64_t out_features() const { return weight.size(0); }
+  bool trains() const;
+  const at::Tensor& current_weight();  // brings the rows of changed masters up to date
+};
+
+struct Norm {
+  std::string name;
+  at::Tensor weight;  // [K] in the model's dtype
+  at::Tensor master;  // fp32 leaf where it trains
+  Image image;
+  double eps = 1e-6;
+
+  at::Tensor current_weight() { return master.defined() ? image.of(master, weight.scalar_type()) : weight; }
+};
+
+struct Heads {
+  int64_t query = 0, key_value = 0, size = 0;
+};
+
+// cos and sin of position * frequency, fp32 [positions, head size / 2].
+struct Rope {
+  at::Tensor cos, sin;
+};
+
+// What the ops need to know of the pass they are in.
+struct Pass {
+  double dropout = 0;    // chance to drop an input of a low-rank update; 0 outside training
+  uint64_t seed = 0;
+  int64_t step = 0;
+  at::Tensor rows;       // [T] int32: row within the accumulation window
+  at::Tensor positions;  // [T] int32: position within the row
+
+  Pass select(const at::Tensor& indices) const;  // the same for some of the tokens
+};
+
+}  // namespace rankfold

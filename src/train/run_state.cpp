@@ -1,0 +1,191 @@
+#include "train/run_state.h"
+
+#include "core/check.h"
+#include "core/checksum.h"
+#include "core/file.h"
+#include "core/json.h"
+#include "model/decoder.h"
+#include "rankfold/tensor_file.h"
+
+#include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
+#include <nlohmann/json.hpp>
+
+namespace rankfold {
+namespace fs = std::filesystem;
+using Json = nlohmann::ordered_json;
+
+namespace {
+
+constexpr int kFormatVersion = 1;
+
+// Names, shapes and the first bytes of every tensor: enough to tell two base models apart without reading 14 GB.
+std::string fingerprint(const ModelFolder& folder) {
+  uint64_t sum = kChecksumSeed;
+  for (const TensorFile& file : folder.files())
+    for (const TensorInfo& info : file.tensors()) {
+      const at::Tensor tensor = file.tensor(info.name);
+      const std::string text = join(info.name, " ", c10::toString(info.dtype), " ", tensor.sizes());
+      sum = checksum64(std::as_bytes(std::span(text)), sum);
+      const size_t sampled = std::min<size_t>(tensor.nbytes(), 64);
+      if (sampled > 0) sum = checksum64({static_cast<const std::byte*>(tensor.const_data_ptr()), sampled}, sum);
+    }
+  return checksum_text(sum);
+}
+
+std::string names_checksum(const std::vector<std::string>& names) {
+  uint64_t sum = kChecksumSeed;
+  for (const std::string& name : names) sum = checksum64(std::as_bytes(std::span(name.c_str(), name.size() + 1)), sum);
+  return checksum_text(sum);
+}
+
+Json row_json(const LogRow& row) {
+  return {{"step", row.step},
+          {"epoch", row.epoch},
+          {"loss", row.loss},
+          {"grad_norm", row.grad_norm},
+          {"learning_rate", row.learning_rate}};
+}
+
+Json log_row_json(const LogRow& row) {
+  Json json = row_json(row);
+  json["tokens_per_second"] = row.tokens_per_second;
+  json["peak_memory_bytes"] = row.peak_memory_bytes;
+  return json;
+}
+
+}  // namespace
+
+nlohmann::json identity_of(const CausalLM& model, const Adapter& adapter, const Dataset& dataset,
+                           const TrainConfig& config) {
+  nlohmann::json identity = {{"base_model", fingerprint(model.shared_decoder()->folder)},
+                             {"dtype", c10::toString(model.dtype())},
+                             {"finetuning_type", adapter.is_full() ? "full" : "lora"},
+                             {"dataset", checksum_text(dataset.fingerprint())},
+                             {"per_device_train_batch_size", config.per_device_train_batch_size},
+                             {"gradient_accumulation_steps", config.gradient_accumulation_steps},
+                             {"seed", config.seed},
+                             {"shuffle", config.shuffle}};
+  if (!adapter.is_full()) {
+    const LoraConfig& lora = adapter.config();
+    identity["r"] = lora.r;
+    identity["lora_alpha"] = lora.lora_alpha;
+    identity["lora_dropout"] = lora.lora_dropout;
+    identity["use_rslora"] = lora.use_rslora;
+    identity["rank_pattern"] = lora.rank_pattern;
+    identity["alpha_pattern"] = lora.alpha_pattern;
+    identity["modules"] = names_checksum(adapter.modules());
+  }
+  return identity;
+}
+
+std::string run_state_json(const RunState& state, const nlohmann::json& identity) {
+  Json log = Json::array();
+  for (const LogRow& row : state.log) log.push_back(log_row_json(row));
+  return Json{{"format_version", kFormatVersion},
+              {"step", state.step},
+              {"optimizer_steps", state.optimizer_steps},
+              {"epoch", state.epoch},
+              {"tokens_seen", state.tokens_seen},
+              {"loss_sum", state.loss_sum},
+              {"loss_count", state.loss_count},
+              {"skipped", state.skipped},
+              {"skipped_in_a_row", state.skipped_in_a_row},
+              {"run", Json::parse(identity.dump())},
+              {"log", log}}
+      .dump(2);
+}
+
+RunState read_run_state(const fs::path& checkpoint, const nlohmann::json& identity) {
+  const std::string name = (checkpoint / "training_state.json").string();
+  const nlohmann::json json = read_json(name);
+  const auto refuse = [&](const auto&... parts) { throw Error(ExitCode::kResumeRefused, join(name, ": ", parts...)); };
+  try {
+    if (json.at("format_version") != kFormatVersion)
+      refuse("format_version: expected ", kFormatVersion, ", got ", json.at("format_version").dump());
+    const nlohmann::json& stored = json.at("run");
+    for (const auto& [key, value] : identity.items())
+      if (stored.value(key, nlohmann::json()) != value)
+        refuse(key, ": this run has ", value.dump(), ", the checkpoint ", stored.value(key, nlohmann::json()).dump());
+    RunState state;
+    state.step = json.at("step");
+    state.optimizer_steps = json.at("optimizer_steps");
+    state.epoch = json.at("epoch");
+    state.tokens_seen = json.at("tokens_seen");
+    state.loss_sum = json.at("loss_sum");
+    state.loss_count = json.at("loss_count");
+    state.skipped = json.at("skipped");
+    state.skipped_in_a_row = json.at("skipped_in_a_row");
+    for (const nlohmann::json& row : json.at("log"))
+      state.log.push_back({row.at("step"), row.at("epoch"), row.at("loss"), row.at("grad_norm"),
+                           row.at("learning_rate"), row.at("tokens_per_second"), row.at("peak_memory_bytes")});
+    return state;
+  } catch (const nlohmann::json::exception& error) {
+    refuse("expected the state of a run, got ", error.what());
+  }
+  throw std::logic_error("not reached");
+}
+
+void save_optimizer(const fs::path& folder, const Adapter& adapter, const AdamW& optimizer) {
+  std::vector<std::pair<std::string, at::Tensor>> tensors = {{"exp_avg", optimizer.first_moment},
+                                                             {"exp_avg_sq", optimizer.second_moment}};
+  // An adapter file is exact; a model folder in 16 bits is not what training goes on from.
+  if (adapter.is_full()) tensors.emplace_back("master", optimizer.values);
+  write_tensor_file(folder / "optimizer.safetensors", tensors);
+}
+
+void load_optimizer(const fs::path& folder, const Adapter& adapter, AdamW& optimizer) {
+  const TensorFile file = TensorFile::open(folder / "optimizer.safetensors");
+  const auto load = [](at::Tensor target, const at::Tensor& stored, const std::string& where) {
+    if (stored.numel() != target.numel() || stored.scalar_type() != at::kFloat)
+      fail(where, ": expected ", target.numel(), " float32 values, got ", stored.numel(), " ",
+           c10::toString(stored.scalar_type()));
+    at::NoGradGuard no_grad;
+    target.copy_(stored.view_as(target));
+  };
+  const auto moment = [&](const std::string& name, const at::Tensor& target) {
+    load(target, file.tensor(name), file.path().string() + ": " + name);
+  };
+  moment("exp_avg", optimizer.first_moment);
+  moment("exp_avg_sq", optimizer.second_moment);
+  if (adapter.is_full()) return moment("master", optimizer.values);
+  const TensorFile values = TensorFile::open(folder / "adapter_model.safetensors");
+  for (const Parameter& p : adapter.named_parameters())
+    load(p.value, values.tensor(p.name), values.path().string() + ": " + p.name);
+}
+
+std::string trainer_state_json(const RunState& state, const TrainConfig& config, const StepPlan& plan) {
+  Json log = Json::array();
+  for (const LogRow& row : state.log) log.push_back(row_json(row));
+  return Json{{"best_global_step", nullptr},
+              {"best_metric", nullptr},
+              {"best_model_checkpoint", nullptr},
+              {"epoch", state.epoch},
+              {"eval_steps", nullptr},
+              {"global_step", state.step},
+              {"is_hyper_param_search", false},
+              {"is_local_process_zero", true},
+              {"is_world_process_zero", true},
+              {"log_history", log},
+              {"logging_steps", config.logging_steps},
+              {"max_steps", plan.total_steps},
+              {"num_input_tokens_seen", state.tokens_seen},
+              {"num_train_epochs", (plan.total_steps + plan.steps_per_epoch - 1) / plan.steps_per_epoch},
+              {"save_steps", config.save_steps},
+              {"stateful_callbacks", Json::object()},
+              {"total_flos", 0},
+              {"train_batch_size", config.per_device_train_batch_size},
+              {"trial_name", nullptr},
+              {"trial_params", nullptr}}
+      .dump(2) + "\n";
+}
+
+std::string log_line(const LogRow& row) { return log_row_json(row).dump(); }
+
+std::string log_lines(const std::vector<LogRow>& rows) {
+  std::string text;
+  for (const LogRow& row : rows) text += log_line(row) + "\n";
+  return text;
+}
+
+}  // namespace rankfold

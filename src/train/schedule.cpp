@@ -1,0 +1,32 @@
+#include "train/schedule.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numbers>
+
+namespace rankfold {
+
+StepPlan::StepPlan(int64_t rows, const TrainConfig& config) {
+  const auto ceil_div = [](int64_t a, int64_t b) { return (a + b - 1) / b; };
+  const int64_t batches = ceil_div(rows, config.per_device_train_batch_size);
+  steps_per_epoch = std::max<int64_t>(1, ceil_div(batches, config.gradient_accumulation_steps));
+  total_steps = config.max_steps > 0
+                    ? config.max_steps
+                    : static_cast<int64_t>(std::ceil(config.num_train_epochs * static_cast<double>(steps_per_epoch)));
+}
+
+double learning_rate(const TrainConfig& config, int64_t step, int64_t total_steps) {
+  const double now = static_cast<double>(step), total = static_cast<double>(total_steps);
+  double warmup = config.warmup_steps;
+  if (warmup < 1) warmup = std::ceil(total * std::max(warmup, config.warmup_ratio));
+  const std::string& type = config.lr_scheduler_type;
+  if (type == "constant") return config.learning_rate;
+  if (now < warmup) return config.learning_rate * now / std::max(1.0, warmup);
+  if (type == "constant_with_warmup") return config.learning_rate;
+  const double rest = std::max(1.0, total - warmup);
+  if (type == "cosine")
+    return config.learning_rate * std::max(0.0, 0.5 * (1 + std::cos(std::numbers::pi * (now - warmup) / rest)));
+  return config.learning_rate * std::max(0.0, (total - now) / rest);
+}
+
+}  // namespace rankfold

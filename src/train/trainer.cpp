@@ -1,0 +1,194 @@
+#include "rankfold/trainer.h"
+
+#include "checkpoint/checkpoint.h"
+#include "core/check.h"
+#include "core/file.h"
+#include "rankfold/evaluate.h"
+#include "train/optimizer.h"
+#include "train/run_state.h"
+#include "train/schedule.h"
+
+#include <ATen/ATen.h>
+#include <nlohmann/json.hpp>
+
+#include <chrono>
+#include <cmath>
+
+namespace rankfold {
+namespace fs = std::filesystem;
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+
+constexpr int kMostSkippedInARow = 10;
+
+}  // namespace
+
+struct Trainer::State {
+  CausalLM model;
+  Adapter adapter;
+  Dataset dataset;
+  TrainConfig config;
+  StepPlan plan;
+  RunState run;
+  std::vector<int64_t> order;  // of the rows in epoch order_epoch
+  int64_t order_epoch = -1;
+  std::vector<std::pair<std::string, std::string>> files;
+  std::function<void(const Progress&)> on_progress;
+  std::function<void(const std::string&)> on_message;
+
+  State(CausalLM m, Adapter a, Dataset d, TrainConfig c)
+      : model(std::move(m)), adapter(std::move(a)), dataset(std::move(d)), config(std::move(c)),
+        plan(dataset.size(), config) {}
+
+  void say(const std::string& line) const {
+    if (on_message) on_message(line);
+  }
+  std::vector<Batch> window(int64_t step);
+  void save_result(const fs::path& folder) const;
+  void save(const AdamW& optimizer);
+  void resume(AdamW& optimizer);
+};
+
+// The micro-batches of one optimizer step: a function of (seed, step) alone.
+std::vector<Batch> Trainer::State::window(int64_t step) {
+  if (order_epoch != plan.epoch_of(step)) {
+    order_epoch = plan.epoch_of(step);
+    order = epoch_order(dataset.size(), static_cast<uint64_t>(config.seed), order_epoch, config.shuffle);
+  }
+  const int64_t rows = config.per_device_train_batch_size, per_step = rows * config.gradient_accumulation_steps;
+  const int64_t first = plan.window_of(step) * per_step, last = std::min(dataset.size(), first + per_step);
+  std::vector<Batch> batches;
+  for (int64_t begin = first; begin < last; begin += rows) {
+    Batch batch = dataset.batch({order.begin() + begin, order.begin() + std::min(last, begin + rows)});
+    batch.first_row = begin - first;
+    batch.step = step;
+    batches.push_back(std::move(batch));
+  }
+  return batches;
+}
+
+void Trainer::State::save_result(const fs::path& folder) const {
+  adapter.save(folder);
+  for (const auto& [name, text] : files) write_text(folder / name, text);
+  write_text(folder / "trainer_state.json", trainer_state_json(run, config, plan));
+}
+
+void Trainer::State::save(const AdamW& optimizer) {
+  save_checkpoint(config.output_dir, run.step, [&](const fs::path& folder) {
+    save_result(folder);
+    save_optimizer(folder, adapter, optimizer);
+    write_text(folder / "training_state.json", run_state_json(run, identity_of(model, adapter, dataset, config)));
+  });
+  remove_old_checkpoints(config.output_dir, run.step, config.save_total_limit);
+}
+
+void Trainer::State::resume(AdamW& optimizer) {
+  if (config.resume_from_checkpoint.empty()) return;
+  fs::path folder = config.resume_from_checkpoint;
+  if (config.resume_from_checkpoint == "auto") {
+    const auto newest = newest_checkpoint(config.output_dir, [&](const std::string& line) { say(line); });
+    if (!newest) return say("no checkpoint in " + config.output_dir + ": starting at step 0");
+    folder = newest->path;
+  } else if (const std::string problem = damage(folder); !problem.empty()) {
+    fail("resume_from_checkpoint: ", folder.string(), ": expected a whole checkpoint, but ", problem);
+  }
+  run = read_run_state(folder, identity_of(model, adapter, dataset, config));
+  load_optimizer(folder, adapter, optimizer);
+  optimizer.steps = run.optimizer_steps;
+  say("resumed " + folder.string() + " at step " + std::to_string(run.step));
+}
+
+Trainer::Trainer(CausalLM model, Adapter adapter, Dataset dataset, TrainConfig config)
+    : state_(std::make_shared<State>(std::move(model), std::move(adapter), std::move(dataset), std::move(config))) {
+  RANKFOLD_CHECK(!state_->config.output_dir.empty(), "output_dir: expected a path, got an empty text");
+}
+
+void Trainer::add_file(const std::string& name, const std::string& text) { state_->files.emplace_back(name, text); }
+void Trainer::on_progress(std::function<void(const Progress&)> callback) { state_->on_progress = std::move(callback); }
+void Trainer::on_message(std::function<void(const std::string&)> callback) { state_->on_message = std::move(callback); }
+const std::vector<LogRow>& Trainer::log() const { return state_->run.log; }
+int64_t Trainer::total_steps() const { return state_->plan.total_steps; }
+
+void Trainer::run() {
+  State& s = *state_;
+  const TrainConfig& config = s.config;
+  RunState& run = s.run;
+  AdamW optimizer(s.adapter);
+  s.resume(optimizer);
+  prepare_folder(config.output_dir);
+  const fs::path log_path = fs::path(config.output_dir) / "train_log.jsonl";
+  write_text(log_path, log_lines(run.log));  // a resumed run forgets rows beyond its checkpoint
+
+  const auto start = Clock::now();
+  auto log_start = start;
+  const int64_t first_step = run.step;
+  int64_t tokens = 0, log_tokens = 0, saved_step = -1;
+  while (run.step < s.plan.total_steps) {
+    const std::vector<Batch> window = s.window(run.step);
+    int64_t labels = 0, window_tokens = 0;
+    for (const Batch& batch : window) labels += batch.label_count(), window_tokens += batch.token_count();
+    // The loss of the step is the mean over every label of the window, known before backward: a mean of micro-batch
+    // means would weigh short rows more.
+    optimizer.zero_gradient();
+    double loss = 0;
+    for (const Batch& batch : window) {
+      const at::Tensor mean = s.model.loss(batch) / static_cast<double>(labels);
+      mean.backward();
+      loss += mean.item<double>();
+    }
+    const double rate = learning_rate(config, run.step, s.plan.total_steps);
+    const double norm = optimizer.clip(config.max_grad_norm);
+    if (std::isfinite(loss) && std::isfinite(norm)) {
+      optimizer.step(config, rate);
+      run.skipped_in_a_row = 0;
+      run.loss_sum += loss;
+      ++run.loss_count;
+    } else {
+      ++run.skipped;
+      s.say(join("step ", run.step + 1, ": skipped, loss ", loss, ", gradient norm ", norm));
+      if (++run.skipped_in_a_row >= kMostSkippedInARow)
+        throw Error(ExitCode::kDiverged, join("step ", run.step + 1, ": the loss or the gradient was not finite ",
+                                              kMostSkippedInARow, " steps in a row"));
+    }
+    ++run.step;
+    run.optimizer_steps = optimizer.steps;
+    run.tokens_seen += window_tokens;
+    run.epoch = static_cast<double>(run.step) / static_cast<double>(s.plan.steps_per_epoch);
+    tokens += window_tokens, log_tokens += window_tokens;
+
+    const bool last = run.step == s.plan.total_steps;
+    Progress progress{.step = run.step, .total_steps = s.plan.total_steps, .epoch = run.epoch};
+    if (run.step % config.logging_steps == 0 && run.loss_count > 0) {
+      run.log.push_back({.step = run.step,
+                         .epoch = run.epoch,
+                         .loss = run.loss_sum / static_cast<double>(run.loss_count),
+                         .grad_norm = norm,
+                         .learning_rate = rate,
+                         .tokens_per_second = static_cast<double>(log_tokens) / std::max(seconds_since(log_start), 1e-9),
+                         .peak_memory_bytes = peak_memory_bytes()});
+      run.loss_sum = 0, run.loss_count = 0, log_tokens = 0;
+      log_start = Clock::now();
+      append_line(log_path, log_line(run.log.back()));
+      progress.logged = &run.log.back();
+    }
+    if (s.on_progress) {
+      const double elapsed = std::max(seconds_since(start), 1e-9);
+      progress.tokens_per_second = static_cast<double>(tokens) / elapsed;
+      progress.seconds_left = elapsed / static_cast<double>(run.step - first_step) *
+                              static_cast<double>(s.plan.total_steps - run.step);
+      s.on_progress(progress);
+    }
+    if (last || (config.save_steps > 0 && run.step % config.save_steps == 0)) {
+      s.save(optimizer);
+      saved_step = run.step;
+    }
+  }
+  if (saved_step != run.step && first_step < run.step) s.save(optimizer);
+  s.save_result(config.output_dir);
+  s.say("saved " + config.output_dir);
+}
+
+}  // namespace rankfold

@@ -1,0 +1,240 @@
+#include "adapter/peft_format.h"
+#include "io/model_folder.h"
+#include "rankfold/adapter.h"
+#include "rankfold/error.h"
+#include "support/temp_folder.h"
+
+#include <ATen/ATen.h>
+#include <nlohmann/json.hpp>
+
+#include <set>
+
+namespace rankfold {
+namespace {
+
+using nlohmann::json;
+using testing::expect_error;
+using testing::read_bytes;
+using testing::TempFolder;
+namespace fs = std::filesystem;
+using Tensors = std::vector<std::pair<std::string, at::Tensor>>;
+
+const std::string kQ0 = "model.layers.0.self_attn.q_proj", kQ1 = "model.layers.1.self_attn.q_proj";
+
+class Merge : public ::testing::Test {
+ protected:
+  Merge() { at::manual_seed(1); }
+
+  Tensors base_tensors(at::ScalarType dtype) {
+    Tensors tensors;
+    for (const auto& [name, shape] : std::vector<std::pair<std::string, std::vector<int64_t>>>{
+             {"model.embed_tokens.weight", {20, 6}}, {"lm_head.weight", {20, 6}}, {"model.norm.weight", {6}},
+             {kQ0 + ".weight", {8, 6}},              {kQ1 + ".weight", {8, 6}}})
+      tensors.emplace_back(name, at::randn(shape).to(dtype));
+    return tensors;
+  }
+  void write_base(at::ScalarType dtype = at::kFloat, const json& config = {{"torch_dtype", "float32"}, {"a", 1}}) {
+    folder_.write("base/config.json", config.dump());
+    folder_.write("base/tokenizer.model", "tokenizer");
+    folder_.write("base/modeling.py", "code");
+    for (const char* left_out : {"base/.gitattributes", "base/sub/file", "base/pytorch_model.bin", "base/x.gguf",
+                                 "base/pytorch_model.bin.index.json", "base/model.h5", "base/old.pt"})
+      folder_.write(left_out, "x");
+    base_ = base_tensors(dtype);
+    write_tensor_file(folder_ / "base/model.safetensors", base_);
+  }
+  void write_sharded_base() {
+    write_base();
+    fs::remove(folder_ / "base/model.safetensors");
+    json map;
+    for (size_t i = 0; i < base_.size(); ++i) {
+      const std::string name = "part-" + std::to_string(i % 2) + ".safetensors";
+      map[base_[i].first] = name;
+    }
+    for (const char* name : {"part-0.safetensors", "part-1.safetensors"}) {
+      Tensors tensors;
+      for (const auto& entry : base_)
+        if (map[entry.first] == name) tensors.push_back(entry);
+      write_tensor_file(folder_ / "base" / name, tensors);
+    }
+    folder_.write("base/model.safetensors.index.json", json{{"metadata", {{"total_size", 1}}}, {"weight_map", map}}.dump());
+  }
+  void write_adapter(LoraConfig config = {.r = 2, .lora_alpha = 3, .target_modules = StringList{"q_proj"}}, double size = 1,
+                     const Tensors& more = {}) {
+    Tensors tensors = more;
+    for (const std::string& module : {kQ0, kQ1}) {
+      tensors.emplace_back("base_model.model." + module + ".lora_A.weight", at::randn({config.r, 6}));
+      tensors.emplace_back("base_model.model." + module + ".lora_B.weight", at::randn({8, config.r}) * size);
+    }
+    write_adapter_folder(folder_ / "adapter", config, "base", tensors);
+    adapter_ = read_adapter_folder(folder_ / "adapter");
+  }
+  void run(const MergeOptions& options = {}) { merge(folder_ / "base", folder_ / "adapter", folder_ / "out", options); }
+  void expect(const std::string& text, const MergeOptions& options = {}) {
+    expect_error<UserError>([&] { run(options); }, text);
+    EXPECT_FALSE(fs::exists(folder_ / "out.tmp"));
+  }
+  // base + scale B A in double, rounded once.
+  at::Tensor expected(const std::string& name, const at::Tensor& base, double scale = 1.5) const {
+    const auto found = adapter_.tensors.find(name.substr(0, name.size() - 7));
+    if (found == adapter_.tensors.end()) return base;
+    const auto& [a, b] = found->second;
+    return base.to(at::kDouble) + scale * b.to(at::kDouble).mm(a.to(at::kDouble));
+  }
+  std::set<std::string> files() const {
+    std::set<std::string> names;
+    for (const auto& entry : fs::directory_iterator(folder_ / "out")) names.insert(entry.path().filename());
+    return names;
+  }
+
+  TempFolder folder_;
+  Tensors base_;
+  AdapterFolder adapter_;
+};
+
+TEST_F(Merge, AddsTheUpdateAndKeepsTheRest) {
+  write_base();
+  write_adapter();
+  run();
+  EXPECT_EQ(files(), (std::set<std::string>{"config.json", "tokenizer.model", "modeling.py", "model.safetensors"}));
+  EXPECT_EQ(read_bytes(folder_ / "out/config.json"), read_bytes(folder_ / "base/config.json"));
+  const ModelFolder out = ModelFolder::open(folder_ / "out");
+  EXPECT_EQ(out.names().size(), base_.size());
+  for (const auto& [name, tensor] : base_) {
+    const at::Tensor merged = out.tensor(name);
+    EXPECT_LT((merged.to(at::kDouble) - expected(name, tensor).to(at::kDouble)).abs().max().item<double>(), 1e-6) << name;
+    EXPECT_EQ(merged.equal(tensor), name.find("q_proj") == std::string::npos) << name;
+  }
+}
+
+TEST_F(Merge, RoundsOnceToTheStoredDtype) {
+  for (const at::ScalarType dtype : {at::kBFloat16, at::kHalf}) {
+    write_base(dtype);
+    write_adapter();
+    fs::remove_all(folder_ / "out");
+    run();
+    const ModelFolder out = ModelFolder::open(folder_ / "out");
+    for (const auto& [name, tensor] : base_) {
+      ASSERT_EQ(out.info(name).dtype, dtype);
+      const at::Tensor exact = expected(name, tensor).to(at::kDouble);
+      const double step = dtype == at::kHalf ? 0x1p-11 : 0x1p-8;  // half a unit in the last place, relative
+      const at::Tensor error = (out.tensor(name).to(at::kDouble) - exact).abs() - exact.abs() * step;
+      EXPECT_LT(error.max().item<double>(), 1e-6) << name;
+    }
+  }
+}
+
+TEST_F(Merge, ScaleFollowsTheConfig) {
+  write_base();
+  write_adapter({.r = 4, .lora_alpha = 3, .target_modules = StringList{"q_proj"}, .use_rslora = true, .alpha_pattern = {{"q_proj", 6}}});
+  run();
+  const at::Tensor merged = ModelFolder::open(folder_ / "out").tensor(kQ0 + ".weight");
+  EXPECT_TRUE(merged.allclose(expected(kQ0 + ".weight", base_[3].second, 6 / 2.).to(at::kFloat), 1e-5, 1e-6));
+}
+
+TEST_F(Merge, AnotherDtype) {
+  write_base();
+  write_adapter();
+  run({.dtype = "bfloat16"});
+  for (const TensorInfo& info : TensorFile::open(folder_ / "out/model.safetensors").tensors())
+    EXPECT_EQ(info.dtype, at::kBFloat16) << info.name;
+  EXPECT_EQ(json::parse(read_bytes(folder_ / "out/config.json")), (json{{"torch_dtype", "bfloat16"}, {"a", 1}}));
+  write_base(at::kBFloat16, {{"dtype", "bfloat16"}});
+  fs::remove_all(folder_ / "out");
+  run({.dtype = "float32"});
+  EXPECT_EQ(json::parse(read_bytes(folder_ / "out/config.json")), (json{{"dtype", "float32"}}));
+}
+
+TEST_F(Merge, KeepsTheShards) {
+  write_sharded_base();
+  write_adapter();
+  run();
+  EXPECT_EQ(read_bytes(folder_ / "out/model.safetensors.index.json"), read_bytes(folder_ / "base/model.safetensors.index.json"));
+  EXPECT_EQ(ModelFolder::open(folder_ / "out").files().size(), 2u);
+  fs::remove_all(folder_ / "out");
+  run({.dtype = "float16"});
+  const json index = json::parse(read_bytes(folder_ / "out/model.safetensors.index.json"));
+  EXPECT_EQ(index["metadata"]["total_size"], 2 * (20 * 6 * 2 + 6 + 8 * 6 * 2));
+  EXPECT_EQ(index["weight_map"][kQ0 + ".weight"], "part-1.safetensors");
+}
+
+TEST_F(Merge, NewShards) {
+  write_base();
+  write_adapter();
+  run({.max_shard_size = "500"});
+  const ModelFolder out = ModelFolder::open(folder_ / "out");
+  EXPECT_TRUE(out.is_sharded());
+  EXPECT_TRUE(files().contains("model-00001-of-00003.safetensors"));
+  EXPECT_TRUE(files().contains("model-00003-of-00003.safetensors"));
+  EXPECT_EQ(out.names().size(), base_.size());
+
+  write_sharded_base();
+  fs::remove_all(folder_ / "out");
+  run({.max_shard_size = "5GB"});
+  EXPECT_TRUE(files().contains("model.safetensors"));
+  EXPECT_FALSE(files().contains("model.safetensors.index.json"));
+  EXPECT_EQ(ModelFolder::open(folder_ / "out").names().size(), base_.size());
+  for (const char* bad : {"", "0", "-1", "5XB", "GB", "nan", "5 GB", "1e30"}) {
+    if (*bad == '\0') continue;  // the base's own shards
+    fs::remove_all(folder_ / "out");
+    expect("max_shard_size: expected a size such as 5GB, 500MB or a number of bytes, got '" + std::string(bad) + "'",
+           {.max_shard_size = bad});
+  }
+}
+
+TEST_F(Merge, Output) {
+  write_base();
+  write_adapter();
+  expect_error<UserError>([&] { merge(folder_ / "base", folder_ / "adapter", folder_ / "base/../base"); },
+                          "expected another folder than the base model's");
+  folder_.write("out/file", "x");
+  expect("out: expected nothing or an empty folder, got files in it");
+  fs::remove_all(folder_ / "out");
+  folder_.write("out", "x");
+  expect("out: expected nothing or an empty folder, got a file");
+  fs::remove(folder_ / "out");
+  fs::create_directory(folder_ / "out");
+  run();
+  EXPECT_TRUE(files().contains("model.safetensors"));
+}
+
+TEST_F(Merge, Refusals) {
+  write_base();
+  write_adapter();
+  expect("dtype: expected auto, float32, bfloat16 or float16, got 'int8'", {.dtype = "int8"});
+  write_adapter({.r = 2, .target_modules = StringList{"q_proj"}}, 1e6);
+  expect("does not fit float16", {.dtype = "float16"});
+  write_base(at::kHalf);
+  expect("model.safetensors: tensor '" + kQ0 + ".weight': a value of ");
+  write_base(at::kFloat, {{"quantization_config", {{"bits", 4}}}});
+  expect("config.json: quantization_config: expected none");
+  write_base();
+  write_tensor_file(folder_ / "base/model.safetensors", {{kQ0 + ".weight", at::ones({8, 6})}, {kQ1 + ".weight", at::ones({8, 5})}});
+  expect("module '" + kQ1 + "': expected A [2, 5] and B [8, 2], got [2, 6] and [8, 2]");
+  write_tensor_file(folder_ / "base/model.safetensors", {{kQ0 + ".weight", at::ones({8, 6})}});
+  expect("module '" + kQ1 + "' is not in the base model (did you mean '" + kQ0 + "'?)");
+  write_tensor_file(folder_ / "adapter/adapter_model.safetensors", {});
+  expect("holds no adapter");
+}
+
+TEST_F(Merge, Head) {
+  const Tensors head{{"base_model.model.lm_head.lora_A.weight", at::ones({2, 6})},
+                     {"base_model.model.lm_head.lora_B.weight", at::ones({20, 2})}};
+  const LoraConfig config{.r = 2, .lora_alpha = 2, .target_modules = StringList{"q_proj", "lm_head"}};
+  write_base();
+  Tensors with_base = head;
+  with_base.emplace_back("base_model.model.lm_head.base_layer.weight", base_[1].second);  // as PEFT adds it
+  write_adapter(config, 1, with_base);
+  run();
+  EXPECT_TRUE(ModelFolder::open(folder_ / "out").tensor("lm_head.weight").allclose(base_[1].second + 2));
+  fs::remove_all(folder_ / "out");
+  with_base.back().second = with_base.back().second + 1;
+  write_adapter(config, 1, with_base);
+  expect("module 'lm_head': expected the base's own weight in base_layer, got another");
+  write_base(at::kFloat, {{"tie_word_embeddings", true}});
+  write_adapter(config, 1, head);
+  expect("config.json: tie_word_embeddings: expected false");
+}
+
+}  // namespace
+}  // namespace rankfold

@@ -1,0 +1,322 @@
+#include "adapter/peft_format.h"
+
+#include "rankfold/error.h"
+#include "rankfold/tensor_file.h"
+#include "support/temp_folder.h"
+
+#include <ATen/ATen.h>
+#include <nlohmann/json.hpp>
+
+#include <cmath>
+#include <limits>
+
+namespace rankfold {
+namespace {
+
+using nlohmann::json;
+using testing::expect_error;
+using testing::read_bytes;
+using testing::TempFolder;
+using Names = std::vector<std::string>;
+using Tensors = std::vector<std::pair<std::string, at::Tensor>>;
+
+// Two layers of q_proj [8, 6], down_proj [6, 10], and a head.
+std::vector<LinearModule> linears() {
+  std::vector<LinearModule> all;
+  for (const char* layer : {"0", "1"}) {
+    all.push_back({std::string("model.layers.") + layer + ".self_attn.q_proj", 8, 6, false});
+    all.push_back({std::string("model.layers.") + layer + ".mlp.down_proj", 6, 10, false});
+  }
+  all.push_back({"lm_head", 20, 6, true});
+  return all;
+}
+
+Names matched(const LoraConfig& config) {
+  Names names;
+  for (const ModuleMatch& match : match_modules(config, linears())) names.push_back(match.module.name);
+  return names;
+}
+
+const Names kQ{"model.layers.0.self_attn.q_proj", "model.layers.1.self_attn.q_proj"};
+const Names kDown{"model.layers.0.mlp.down_proj", "model.layers.1.mlp.down_proj"};
+const Names kAll{kQ[0], kDown[0], kQ[1], kDown[1]};
+
+TEST(Match, Targets) {
+  EXPECT_EQ(matched({.target_modules = StringList{"q_proj"}}), kQ);
+  EXPECT_EQ(matched({.target_modules = StringList{"self_attn.q_proj", "layers.0.mlp.down_proj"}}), (Names{kQ[0], kDown[0], kQ[1]}));
+  EXPECT_EQ(matched({.target_modules = StringList{"lm_head"}}), Names{"lm_head"});
+  EXPECT_EQ(matched({.target_modules = "all-linear"}), kAll);
+  EXPECT_EQ(matched({.target_modules = "ALL-Linear"}), kAll);
+  EXPECT_EQ(matched({.target_modules = R"(.*\.(self_attn|mlp)\.(q|down)_proj)"}), kAll);
+  EXPECT_EQ(matched({.target_modules = R"(model\.layers\.[1-9]\..*)"}), (Names{kQ[1], kDown[1]}));
+}
+
+TEST(Match, ExcludedModulesAndLayers) {
+  EXPECT_EQ(matched({.target_modules = "all-linear", .exclude_modules = StringList{"q_proj"}}), kDown);
+  EXPECT_EQ(matched({.target_modules = "all-linear", .exclude_modules = R"(.*\.1\..*)"}), (Names{kQ[0], kDown[0]}));
+  EXPECT_EQ(matched({.target_modules = StringList{"q_proj"}, .layers_to_transform = {1}}), Names{kQ[1]});
+  // PEFT does not look at the layer of a name that is given in full.
+  EXPECT_EQ(matched({.target_modules = StringList{kQ[0], "down_proj"}, .layers_to_transform = {1}}), (Names{kQ[0], kDown[1]}));
+}
+
+TEST(Match, RanksAndScales) {
+  const LoraConfig config{.r = 8,
+                          .lora_alpha = 16,
+                          .target_modules = "all-linear",
+                          .rank_pattern = {{"down_proj", 2}, {R"(layers\.0\..*)", 4}},
+                          .alpha_pattern = {{"model.layers.1.self_attn.q_proj", 3}}};
+  const auto matches = match_modules(config, linears());
+  const std::vector<std::pair<int64_t, double>> expected{{4, 16}, {2, 16}, {8, 3}, {2, 16}};
+  ASSERT_EQ(matches.size(), expected.size());
+  for (size_t i = 0; i < matches.size(); ++i) {
+    EXPECT_EQ(matches[i].r, expected[i].first);
+    EXPECT_EQ(matches[i].alpha, expected[i].second);
+    EXPECT_EQ(matches[i].scale, expected[i].second / static_cast<double>(expected[i].first));
+  }
+  const LoraConfig stabilised{.r = 9, .lora_alpha = 6, .target_modules = "all-linear", .use_rslora = true};
+  EXPECT_EQ(match_modules(stabilised, linears())[0].scale, 2);
+  // A key matches a whole name or what follows a dot: "proj" matches neither.
+  const LoraConfig partial{.r = 9, .target_modules = "all-linear", .rank_pattern = {{"proj", 2}}};
+  EXPECT_EQ(match_modules(partial, linears())[0].r, 9);
+}
+
+TEST(Match, Refusals) {
+  const auto expect = [](const LoraConfig& config, const std::string& text) {
+    expect_error<UserError>([&] { matched(config); }, text);
+  };
+  expect({}, "target_modules: expected names of linear layers, got none; this model's are q_proj, down_proj, lm_head");
+  expect({.target_modules = StringList{"q_proj", "q_prj"}},
+         "target_modules: 'q_prj' matches no linear layer of this model, whose names are q_proj, down_proj, lm_head "
+         "(did you mean 'q_proj'?)");
+  expect({.target_modules = StringList{"proj"}}, "'proj' matches no linear layer");
+  expect({.target_modules = StringList{""}}, "'' matches no linear layer");
+  expect({.target_modules = "q_proj"}, "'q_proj' matches no linear layer (q_proj, down_proj, lm_head); a string is a "
+                                       "regular expression for the whole name, such as model.layers.0.self_attn.q_proj");
+  expect({.target_modules = "(q_proj"}, "target_modules: '(q_proj' is not a regular expression");
+  expect({.target_modules = std::string(5000, '(')}, "target_modules: expected a regular expression of at most 1000 bytes");
+  expect({.target_modules = StringList{"q_proj"}, .exclude_modules = "["}, "exclude_modules: '[' is not a regular expression");
+  expect({.target_modules = StringList{"q_proj"}, .exclude_modules = ".*"}, "nothing is left after exclude_modules");
+  expect({.target_modules = StringList{"q_proj"}, .rank_pattern = {{"*", 2}}}, "rank_pattern: '*' is not a regular expression");
+  expect({.target_modules = "all-linear", .layers_to_transform = {1}}, "layers_to_transform: needs a list in target_modules");
+  expect({.target_modules = "(.*)*x"}, "matches no linear layer");  // would take for ever with backtracking
+}
+
+std::string key(const std::string& module, char part) { return "base_model.model." + module + ".lora_" + part + ".weight"; }
+
+Tensors tensors_for(const LoraConfig& config) {
+  Tensors tensors;
+  for (const ModuleMatch& match : match_modules(config, linears())) {
+    tensors.emplace_back(key(match.module.name, 'A'), at::randn({match.r, match.module.in_features}));
+    tensors.emplace_back(key(match.module.name, 'B'), at::randn({match.module.out_features, match.r}));
+  }
+  return tensors;
+}
+
+TEST(PeftFormat, RoundTrip) {
+  const TempFolder folder;
+  const LoraConfig config{.r = 3,
+                          .lora_alpha = 7.5,
+                          .lora_dropout = 0.05,
+                          .target_modules = StringList{"q_proj", "down_proj"},
+                          .exclude_modules = StringList{"layers.1.mlp.down_proj"},
+                          .use_rslora = true,
+                          .rank_pattern = {{"down_proj", 2}},
+                          .alpha_pattern = {{"q_proj", 4}}};
+  const Tensors tensors = tensors_for(config);
+  write_adapter_folder(folder / "out", config, "/models/b", tensors);
+  const AdapterFolder read = read_adapter_folder(folder / "out");
+  EXPECT_EQ(read.base_model, "/models/b");
+  EXPECT_EQ(read.config.r, 3);
+  EXPECT_EQ(read.config.lora_alpha, 7.5);
+  EXPECT_EQ(read.config.lora_dropout, 0.05);
+  EXPECT_TRUE(read.config.use_rslora);
+  EXPECT_EQ(read.config.rank_pattern, config.rank_pattern);
+  EXPECT_EQ(read.config.alpha_pattern, config.alpha_pattern);
+  EXPECT_EQ(std::get<StringList>(read.config.exclude_modules), std::get<StringList>(config.exclude_modules));
+  EXPECT_EQ(read.tensors.size(), 3u);
+  for (const auto& [name, tensor] : tensors) {
+    const bool is_a = name.find("lora_A") != std::string::npos;
+    const std::string module = name.substr(17, name.size() - 17 - 14);
+    EXPECT_TRUE((is_a ? read.tensors.at(module).first : read.tensors.at(module).second).equal(tensor)) << name;
+  }
+  EXPECT_EQ(match_adapter(read, linears()).size(), 3u);
+}
+
+// adapter_config.json as PEFT writes it, down to the keys that came after 0.17.
+TEST(PeftFormat, ConfigText) {
+  const TempFolder folder;
+  const LoraConfig config{.r = 4, .lora_alpha = 8, .target_modules = StringList{"q_proj", "down_proj"}};
+  write_adapter_folder(folder.path(), config, "/tmp/base", tensors_for(config));
+  const std::string expected = R"({
+  "alpha_pattern": {},
+  "auto_mapping": null,
+  "base_model_name_or_path": "/tmp/base",
+  "bias": "none",
+  "corda_config": null,
+  "eva_config": null,
+  "exclude_modules": null,
+  "fan_in_fan_out": false,
+  "inference_mode": true,
+  "init_lora_weights": true,
+  "layer_replication": null,
+  "layers_pattern": null,
+  "layers_to_transform": null,
+  "loftq_config": {},
+  "lora_alpha": 8,
+  "lora_bias": false,
+  "lora_dropout": 0.0,
+  "megatron_config": null,
+  "megatron_core": "megatron.core",
+  "modules_to_save": null,
+  "peft_type": "LORA",
+  "qalora_group_size": 16,
+  "r": 4,
+  "rank_pattern": {},
+  "revision": null,
+  "target_modules": [
+    "down_proj",
+    "q_proj"
+  ],
+  "target_parameters": null,
+  "task_type": "CAUSAL_LM",
+  "trainable_token_indices": null,
+  "use_dora": false,
+  "use_qalora": false,
+  "use_rslora": false
+})";
+  EXPECT_EQ(read_bytes(folder / "adapter_config.json"), expected);
+  EXPECT_NE(read_bytes(folder / "README.md").find("base_model: \"/tmp/base\"\nlibrary_name: peft"), std::string::npos);
+  EXPECT_EQ(TensorFile::open(folder / "adapter_model.safetensors").metadata().at("format"), "pt");
+}
+
+TEST(PeftFormat, TargetsAsStrings) {
+  const TempFolder folder;
+  const auto written = [&](const LoraConfig& config) {
+    write_adapter_folder(folder.path(), config, "", tensors_for(config));
+    return json::parse(read_bytes(folder / "adapter_config.json"))["target_modules"];
+  };
+  EXPECT_EQ(written({.target_modules = R"(.*q_proj)"}), R"(.*q_proj)");
+  EXPECT_EQ(written({.target_modules = "all-linear"}), json({"down_proj", "q_proj"}));
+}
+
+// A folder whose config and tensors a test then changes.
+class Broken : public ::testing::Test {
+ protected:
+  void write(const json& changes = json::object(), const Tensors& more = {}, const Names& without = {}) {
+    json config{{"peft_type", "LORA"}, {"r", 2}, {"lora_alpha", 4}, {"target_modules", {"q_proj"}}};
+    config.update(changes);
+    folder_.write("adapter_config.json", config.dump());
+    Tensors tensors = more;
+    for (const std::string& module : kQ)
+      for (const auto& [name, tensor] : {std::pair{key(module, 'A'), at::ones({2, 6})}, {key(module, 'B'), at::ones({8, 2})}})
+        if (std::find(without.begin(), without.end(), name) == without.end()) tensors.emplace_back(name, tensor);
+    write_tensor_file(folder_ / "adapter_model.safetensors", tensors);
+  }
+  void expect(const std::string& text) {
+    expect_error<UserError>([&] { match_adapter(read_adapter_folder(folder_.path()), linears()); }, text);
+  }
+  TempFolder folder_;
+};
+
+TEST_F(Broken, Good) {
+  write();
+  EXPECT_EQ(match_adapter(read_adapter_folder(folder_.path()), linears()).size(), 2u);
+  write({{"runtime_config", {{"x", 1}}}, {"unknown_key", 3}, {"modules_to_save", nullptr}, {"layers_to_transform", nullptr},
+         {"loftq_config", json::object()}, {"init_lora_weights", "gaussian"}, {"exclude_modules", nullptr}});
+  EXPECT_EQ(read_adapter_folder(folder_.path()).config.r, 2);
+}
+
+TEST_F(Broken, HalfPrecisionIsWidened) {
+  write({{"target_modules", {"q_proj", "layers.0.mlp.down_proj"}}},
+        {{key(kDown[0], 'A'), at::ones({2, 10}, at::kHalf)}, {key(kDown[0], 'B'), at::ones({6, 2}, at::kBFloat16)}});
+  const auto read = read_adapter_folder(folder_.path());
+  EXPECT_EQ(read.tensors.at(kDown[0]).first.scalar_type(), at::kFloat);
+  EXPECT_EQ(match_adapter(read, linears()).size(), 3u);
+}
+
+TEST_F(Broken, Configs) {
+  const std::vector<std::pair<json, std::string>> cases = {
+      {{{"peft_type", "IA3"}}, "adapter_config.json: peft_type: expected \"LORA\" (no other is supported), got \"IA3\""},
+      {{{"peft_type", nullptr}}, "peft_type: expected \"LORA\""},
+      {{{"use_dora", true}}, "adapter_config.json: use_dora: expected nothing (it is not supported), got true"},
+      {{{"modules_to_save", {"lm_head"}}}, "modules_to_save: expected nothing (it is not supported), got [\"lm_head\"]"},
+      {{{"fan_in_fan_out", true}}, "fan_in_fan_out"},
+      {{{"lora_bias", true}}, "lora_bias"},
+      {{{"trainable_token_indices", {1, 2}}}, "trainable_token_indices"},
+      {{{"target_parameters", {"x"}}}, "target_parameters"},
+      {{{"layer_replication", {{0, 2}}}}, "layer_replication"},
+      {{{"megatron_config", {{"x", 1}}}}, "megatron_config"},
+      {{{"alora_invocation_tokens", {1}}}, "alora_invocation_tokens"},
+      {{{"use_qalora", true}}, "use_qalora"},
+      {{{"kasa_config", {{"x", 1}}}}, "kasa_config"},
+      {{{"init_lora_weights", "pissa_niter_4"}}, "init_lora_weights: expected an adapter that was converted to plain LoRA"},
+      {{{"layers_pattern", "blocks"}}, "layers_pattern: expected \"layers\""},
+      {{{"bias", "all"}}, "bias: expected \"none\""},
+      {{{"r", 0}}, "r: expected an integer in [1, 4096], got 0"},
+      {{{"r", 2147483648}}, "r: expected"},
+      {{{"r", 2.0}}, "r: expected"},
+      {{{"r", 3}}, "adapter_model.safetensors: module 'model.layers.0.self_attn.q_proj': expected rank 3 as in "
+                   "adapter_config.json, got A [2, 6] and B [8, 2]"},
+      {{{"rank_pattern", {{"q_proj", 4}}}}, "expected rank 4"},
+      {{{"lora_alpha", -1}}, "lora_alpha: expected a number above 0"},
+      {{{"target_modules", 1}}, "target_modules: expected a list of names or a string, got 1"},
+      {{{"target_modules", {"v_proj"}}}, "adapter_config.json: target_modules: 'v_proj' matches no linear layer"},
+  };
+  for (const auto& [changes, text] : cases) {
+    SCOPED_TRACE(changes.dump());
+    write(changes);
+    expect(text);
+  }
+}
+
+TEST_F(Broken, TensorNames) {
+  write({}, {}, {key(kQ[1], 'A')});
+  expect("tensor '" + key(kQ[1], 'A') + "' is missing");
+  write({}, {}, {key(kQ[1], 'A'), key(kQ[1], 'B')});
+  expect("module 'model.layers.1.self_attn.q_proj': expected its tensors, as target_modules names it, got none");
+  write({}, {{key(kDown[0], 'A'), at::ones({2, 10})}, {key(kDown[0], 'B'), at::ones({6, 2})}});
+  expect("module 'model.layers.0.mlp.down_proj' is not among the target_modules of adapter_config.json");
+  write({}, {{key("model.layers.2.self_attn.q_proj", 'A'), at::ones({2, 6})}, {key("model.layers.2.self_attn.q_proj", 'B'), at::ones({8, 2})}});
+  expect("module 'model.layers.2.self_attn.q_proj' is not in the base model (did you mean 'model.layers.0.self_attn.q_proj'?)");
+  for (const char* odd : {"model.layers.0.self_attn.q_proj.lora_A.weight", "base_model.model.lora_A.weight", "x",
+                          "base_model.model.base_model.model.x.lora_A.default.weight", "base_model.model.lm_head.weight",
+                          "base_model.model.model.embed_tokens.lora_embedding_A"}) {
+    write({}, {{odd, at::ones({2, 2})}});
+    expect(std::string("tensor '") + odd + "': expected base_model.model.MODULE.lora_A.weight");
+  }
+  write({}, {{"base_model.model.lm_head.base_layer.weight", at::ones({20, 6})}});
+  expect("tensor 'base_model.model.lm_head.base_layer.weight' belongs to no adapted module");
+}
+
+TEST_F(Broken, TensorValues) {
+  const Names without{key(kQ[0], 'A')};
+  const auto with = [&](const at::Tensor& a) { write({}, {{key(kQ[0], 'A'), a}}, without); };
+  with(at::ones({2, 7}));
+  expect("module 'model.layers.0.self_attn.q_proj': expected A [2, 6] and B [8, 2], got [2, 7] and [8, 2]");
+  with(at::ones({2}));
+  expect("expected a floating-point matrix, got Float [2]");
+  with(at::ones({2, 6}, at::kLong));
+  expect("expected a floating-point matrix, got Long [2, 6]");
+  for (const double bad : {std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::infinity()}) {
+    at::Tensor a = at::ones({2, 6});
+    a[1][3] = bad;
+    with(a);
+    expect("tensor '" + key(kQ[0], 'A') + "': expected finite numbers, got NaN or infinity");
+  }
+}
+
+TEST_F(Broken, Folders) {
+  expect("adapter_config.json: expected a file, got nothing");
+  folder_.write("adapter_config.json", R"({"peft_type": "LORA"})");
+  expect("adapter_model.safetensors: expected a file, got nothing");
+  folder_.write("adapter_model.bin", "PK\x03\x04");
+  expect("expected adapter_model.safetensors, got adapter_model.bin, a pickle");
+  write_tensor_file(folder_ / "adapter_model.safetensors", {});
+  expect("adapter_model.safetensors: holds no adapter");
+  folder_.write("adapter_config.json", "[]");
+  expect("adapter_config.json: expected an object, got []");
+  expect_error<UserError>([&] { read_adapter_folder(folder_ / "none"); }, "none: expected an adapter folder, got nothing");
+}
+
+}  // namespace
+}  // namespace rankfold

@@ -1,0 +1,139 @@
+#include "cli/app.h"
+
+#include "core/check.h"
+
+#include <c10/util/Exception.h>
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <fstream>
+#include <iostream>
+#include <new>
+
+namespace rankfold {
+namespace {
+
+struct Options {
+  std::string prompt;
+  int64_t steps = 5;
+  bool raw = false;
+  ModuleNames targets = StringList{};
+
+  template <class V>
+  void fields(V&& v) {
+    v("prompt", prompt, "a text", allow::any, "a text", {});
+    v("max_steps", steps, "a number", allow::any, "an integer", {"steps"});
+    v("raw", raw, "no template", allow::any, "true or false", {});
+    v("target_modules", targets, "modules", allow::any, "a list of names or a string", {});
+  }
+};
+
+struct Outcome {
+  int code = 0;
+  std::string out, err;
+  Options options;
+  Given given;
+};
+
+Outcome run(std::vector<std::string> arguments, AppSpec spec = {}, const std::function<void()>& job = [] {}) {
+  spec.name = "app";
+  spec.keeps_pages = false;
+  arguments.insert(arguments.begin(), "app");
+  std::vector<char*> argv;
+  for (auto& argument : arguments) argv.push_back(argument.data());
+  Outcome outcome;
+  testing::internal::CaptureStdout();
+  testing::internal::CaptureStderr();
+  outcome.code = run_app(spec, static_cast<int>(argv.size()), argv.data(), fields_of(outcome.options),
+                         [&](const Given& given) {
+                           outcome.given = given;
+                           job();
+                         });
+  outcome.out = testing::internal::GetCapturedStdout();
+  outcome.err = testing::internal::GetCapturedStderr();
+  return outcome;
+}
+
+TEST(App, EmptyValueDoesNotSwallowTheNextFlag) {
+  const Outcome outcome = run({"--prompt=", "--raw"});
+  EXPECT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_EQ(outcome.options.prompt, "");
+  EXPECT_TRUE(outcome.options.raw);
+  EXPECT_TRUE(run({"--prompt", "", "--raw"}).options.raw);
+}
+
+TEST(App, ValuesThatLookLikeFlags) {
+  EXPECT_EQ(run({"--max_steps", "-1"}).options.steps, -1);
+  EXPECT_EQ(run({"--max-steps=-1"}).options.steps, -1);
+  EXPECT_EQ(run({"--prompt=--raw"}).options.prompt, "--raw");
+  EXPECT_EQ(run({"--prompt", "-x"}).options.prompt, "-x");
+  EXPECT_EQ(run({"--prompt=a=b"}).options.prompt, "a=b");
+  EXPECT_EQ(run({"--prompt", "[a,b]"}).options.prompt, "[a,b]");
+  EXPECT_EQ(run({"--prompt=\"q\""}).options.prompt, "\"q\"");
+  EXPECT_EQ(run({"--target_modules", "[\"a\",\"b\"]"}).options.targets, ModuleNames(StringList{"a", "b"}));
+  EXPECT_EQ(run({"--prompt", "--raw"}).err, "app: --prompt: expected a text, got the flag --raw\n");
+  EXPECT_EQ(run({"--prompt"}).err, "app: --prompt: expected a text, got nothing\n");
+}
+
+TEST(App, BooleansAndAliases) {
+  EXPECT_FALSE(run({"--raw", "false"}).options.raw);
+  EXPECT_FALSE(run({"--raw", "--raw=no"}).options.raw);  // the last counts
+  EXPECT_TRUE(run({"--raw=1"}).options.raw);
+  EXPECT_EQ(run({"--steps", "7"}).options.steps, 7);
+  EXPECT_EQ(run({"--steps", "7"}).given.count("max_steps"), 1u);
+}
+
+TEST(App, FileThenFlags) {
+  const std::string path = testing::TempDir() + "app_test.json";
+  std::ofstream(path) << R"({"steps": 3, "prompt": "file"})";
+  AppSpec spec;
+  spec.takes_config = true;
+  for (const auto& arguments : {std::vector<std::string>{"--max_steps", "9", path}, {path, "--max_steps", "9"},
+                                {"--raw", path, "--max_steps=9"}}) {
+    const Outcome outcome = run(arguments, spec);
+    EXPECT_EQ(outcome.code, 0) << outcome.err;
+    EXPECT_EQ(outcome.options.steps, 9);
+    EXPECT_EQ(outcome.options.prompt, "file");
+    EXPECT_EQ(outcome.given.at("prompt"), path + ": prompt");
+    EXPECT_EQ(outcome.given.at("max_steps"), "--max_steps");
+  }
+  EXPECT_EQ(run({path}).err, "app: unexpected argument \"" + path + "\"\n");
+  EXPECT_EQ(run({path, path}, spec).code, 2);
+  EXPECT_EQ(run({"nowhere.json"}, spec).code, 2);
+  std::filesystem::remove(path);
+}
+
+TEST(App, BadFlagsAreOneLineAndExit2) {
+  const Outcome unknown = run({"--max_step", "1"});
+  EXPECT_EQ(unknown.code, 2);
+  EXPECT_EQ(unknown.err, "app: unknown flag --max_step (did you mean '--max_steps'?)\n");
+  EXPECT_EQ(run({"--"}).code, 2);
+  EXPECT_EQ(run({"-x"}).code, 2);
+  EXPECT_EQ(run({"--="}).code, 2);
+  EXPECT_EQ(run({"--max_steps=x"}).err, "app: --max_steps: expected an integer, got \"x\"\n");
+  AppSpec spec;
+  spec.required = {"prompt"};
+  EXPECT_EQ(run({}, spec).err, "app: --prompt is missing: a text\n");
+  EXPECT_EQ(run({}, spec).code, 2);
+}
+
+TEST(App, HelpAndVersion) {
+  const Outcome help = run({"--help"});
+  EXPECT_EQ(help.code, 0);
+  EXPECT_NE(help.out.find("--max_steps"), std::string::npos) << help.out;
+  EXPECT_EQ(run({"--version"}).out.substr(0, 4), "app ");
+  EXPECT_EQ(run({"--version"}).code, 0);
+}
+
+TEST(App, ExitCodes) {
+  EXPECT_EQ(run({}, {}, [] { throw Error(ExitCode::kDiverged, "no longer finite"); }).code, 6);
+  EXPECT_EQ(run({}, {}, [] { fail("two\nlines\x1b[31m"); }).err, "app: two lines [31m\n");
+  EXPECT_EQ(run({}, {}, [] { throw std::bad_alloc(); }).code, 4);
+  const Outcome defect = run({}, {}, [] { TORCH_CHECK(false, "shapes\nmore"); });
+  EXPECT_EQ(defect.code, 1);
+  EXPECT_EQ(defect.err, "app: this is a defect of Rankfold: shapes\n");
+  EXPECT_EQ(run({}, {}, [] { std::cout << "result"; }).out, "result");
+}
+
+}  // namespace
+}  // namespace rankfold

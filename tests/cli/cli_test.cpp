@@ -1,0 +1,245 @@
+// The four programs as a person runs them: exit code, standard output, standard error, what is left on the disk.
+#include "rankfold/tensor_file.h"
+#include "support/contains.h"
+#include "support/temp_folder.h"
+#include "support/tiny_tokenizer.h"
+
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
+#include <sys/wait.h>
+
+#include <algorithm>
+#include <cstdlib>
+
+namespace rankfold {
+namespace {
+
+namespace fs = std::filesystem;
+using nlohmann::json;
+using testing::contains;
+using testing::read_bytes;
+
+struct Outcome {
+  int code = -1;
+  std::string out, err;
+};
+
+constexpr int64_t kVocab = 512, kHidden = 32, kInner = 48, kLayers = 2;
+
+// A random Baichuan-style folder.
+void write_model(const fs::path& folder) {
+  fs::create_directories(folder);
+  const json config = {{"architectures", {"BaiChuanForCausalLM"}},
+                       {"model_type", "baichuan"},
+                       {"vocab_size", kVocab},
+                       {"hidden_size", kHidden},
+                       {"intermediate_size", kInner},
+                       {"num_hidden_layers", kLayers},
+                       {"num_attention_heads", 4},
+                       {"max_position_embeddings", 256},
+                       {"rms_norm_eps", 1e-6},
+                       {"eos_token_id", 2},
+                       {"torch_dtype", "float32"}};
+  std::ofstream(folder / "config.json") << config.dump(2);
+  at::manual_seed(1);
+  std::vector<std::pair<std::string, at::Tensor>> tensors;
+  const auto add = [&](const std::string& name, std::vector<int64_t> shape) {
+    tensors.emplace_back(name, shape.size() == 1 ? at::ones(shape) : at::randn(shape) * 0.1);
+  };
+  add("model.embed_tokens.weight", {kVocab, kHidden});
+  for (int64_t i = 0; i < kLayers; ++i) {
+    const std::string layer = "model.layers." + std::to_string(i) + ".";
+    add(layer + "self_attn.W_pack.weight", {3 * kHidden, kHidden});
+    add(layer + "self_attn.o_proj.weight", {kHidden, kHidden});
+    add(layer + "mlp.gate_proj.weight", {kInner, kHidden});
+    add(layer + "mlp.up_proj.weight", {kInner, kHidden});
+    add(layer + "mlp.down_proj.weight", {kHidden, kInner});
+    add(layer + "input_layernorm.weight", {kHidden});
+    add(layer + "post_attention_layernorm.weight", {kHidden});
+  }
+  add("model.norm.weight", {kHidden});
+  add("lm_head.weight", {kVocab, kHidden});
+  write_tensor_file(folder / "model.safetensors", tensors);
+  testing::train_tokenizer(folder);
+}
+
+class Programs : public ::testing::Test {
+ protected:
+  static void SetUpTestSuite() {
+    base_ = new testing::TempFolder;
+    write_model(*base_ / "model");
+  }
+  static void TearDownTestSuite() { delete base_; }
+
+  void SetUp() override {
+    fs::copy(base_->path(), folder_.path(), fs::copy_options::recursive);
+    std::string rows;
+    for (int i = 0; i < 12; ++i)
+      rows += json{{"question", "What is " + std::to_string(i) + "?"}, {"answer", "answer " + std::to_string(i)},
+                   {"terms", {"answer"}}}.dump() + "\n";
+    folder_.write("data.json", rows);
+    settings_ = {{"model_name_or_path", "model"}, {"dataset", "data.json"}, {"output_dir", "out"}, {"r", 4},
+                 {"lora_alpha", 8}, {"target_modules", {"W_pack"}}, {"max_steps", 3}, {"logging_steps", 1},
+                 {"learning_rate", 0.01}, {"per_device_train_batch_size", 2}};
+  }
+
+  // Runs in the folder; `arguments` is shell text.
+  Outcome run(const std::string& arguments) const {
+    const std::string line = "cd '" + folder_.path().string() + "' && OMP_NUM_THREADS=2 '" RANKFOLD_BIN "'/" + arguments +
+                             " >.out 2>.err </dev/null";
+    const int status = std::system(line.c_str());
+    return {WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status), read_bytes(folder_ / ".out"),
+            read_bytes(folder_ / ".err")};
+  }
+  Outcome train(const std::string& flags = "") {
+    folder_.write("run.json", settings_.dump(2));
+    return run("lora-train run.json " + flags);
+  }
+
+  // Exit 2 and one line that holds `part`; the output folder is as it was.
+  void expect_refused(const std::string& part, const std::string& flags = "") {
+    for (const bool existed : {false, true}) {
+      fs::remove_all(folder_ / "out");
+      if (existed) folder_.write("out/kept.txt", "mine");
+      const Outcome outcome = train(flags);
+      EXPECT_EQ(outcome.code, 2) << outcome.err;
+      EXPECT_TRUE(contains(outcome.err, part));
+      EXPECT_TRUE(outcome.err.starts_with("lora-train: ")) << outcome.err;
+      EXPECT_EQ(std::count(outcome.err.begin(), outcome.err.end(), '\n'), 1) << outcome.err;
+      EXPECT_EQ(fs::exists(folder_ / "out"), existed) << part;
+      EXPECT_TRUE(!existed || std::distance(fs::directory_iterator(folder_ / "out"), {}) == 1) << part;
+    }
+  }
+
+  static testing::TempFolder* base_;
+  testing::TempFolder folder_;
+  json settings_;
+};
+testing::TempFolder* Programs::base_ = nullptr;
+
+TEST_F(Programs, TrainEvaluateMergeGenerate) {
+  const Outcome trained = train("--lora_dropout=0.05 --prompt_template='Q: {question} A:'");
+  ASSERT_EQ(trained.code, 0) << trained.err;
+  EXPECT_EQ(trained.err, "");
+  EXPECT_TRUE(contains(trained.out, "LoRA on 2 modules: model.layers.*.self_attn.W_pack (2)"));
+  // (32 + 96) x 4 x 2; the base holds 512 x 32 x 2 + 2 x (4 x 32 x 32 + 3 x 32 x 48 + 64) + 32
+  EXPECT_TRUE(contains(trained.out, "trainable params: 1,024 || all params: 51,360 || trainable%: 1.9938\n"));
+  EXPECT_TRUE(contains(trained.out, "data.json: 12 of 12 rows"));
+  EXPECT_TRUE(contains(trained.out, "Q: What is 0? A:[[answer 0</s>]]"));
+  EXPECT_TRUE(contains(trained.out, "step 3/3  epoch "));
+  EXPECT_EQ(json::parse(read_bytes(folder_ / "out/prompt_template.json")).at("prompt_template"), "Q: {question} A:");
+  const json resolved = json::parse(read_bytes(folder_ / "out/rankfold_config.json"));
+  EXPECT_EQ(resolved.at("lora_dropout"), 0.05);
+  EXPECT_EQ(resolved.at("r"), 4);
+
+  const Outcome measured = run("lora-eval --model_name_or_path model --adapter_name_or_path out --dataset data.json "
+                               "--output eval.json --terms terms --max_new_tokens 4 --predictions answers.jsonl");
+  ASSERT_EQ(measured.code, 0) << measured.err;
+  const json result = json::parse(read_bytes(folder_ / "eval.json"));
+  EXPECT_EQ(json::parse(measured.out), result);
+  for (const char* key : {"loss", "perplexity", "tokens", "tokens_per_second", "peak_memory_bytes", "term_accuracy",
+                          "generate_tokens_per_second"})
+    EXPECT_TRUE(result.contains(key)) << key;
+
+  const Outcome merged = run("lora-merge --model_name_or_path model --adapter_name_or_path out --output_dir merged --verify");
+  ASSERT_EQ(merged.code, 0) << merged.err;
+  EXPECT_TRUE(contains(merged.out, "verify: largest difference "));
+  EXPECT_EQ(run("lora-merge --model_name_or_path model --adapter_name_or_path out --output_dir merged").code, 2);
+
+  const std::string prompt = " --prompt='What is 3?' --max_new_tokens 4";
+  const Outcome apart = run("lora-generate --model_name_or_path model --adapter_name_or_path out" + prompt);
+  const Outcome whole = run("lora-generate --model_name_or_path merged --prompt_template='Q: {question} A:'" + prompt);
+  EXPECT_EQ(apart.code, 0) << apart.err;
+  EXPECT_EQ(apart.err, "");
+  EXPECT_EQ(apart.out, whole.out);  // the adapter's own template was used
+  EXPECT_EQ(run("lora-generate --model_name_or_path model --prompt= --raw").code, 2);
+}
+
+TEST_F(Programs, FullTrainingWritesAModelFolder) {
+  const Outcome trained = train("--finetuning_type full");
+  ASSERT_EQ(trained.code, 0) << trained.err;
+  EXPECT_TRUE(contains(trained.out, "trainable params: 50,336 || all params: 50,336 || trainable%: 100.0000\n"));
+  EXPECT_EQ(run("lora-eval --model_name_or_path out --dataset data.json").code, 0);
+}
+
+TEST_F(Programs, BadSettingsAreRefusedBeforeAnyWork) {
+  settings_["lora_alhpa"] = 1;
+  expect_refused("run.json: unknown key 'lora_alhpa' (did you mean 'lora_alpha'?)");
+  settings_.erase("lora_alhpa");
+  settings_["r"] = "16";
+  expect_refused("run.json: r: expected an integer in [1, 4096], got \"16\"");
+  settings_["r"] = 0;
+  expect_refused("run.json: r: expected an integer in [1, 4096], got 0");
+  settings_["r"] = 4;
+  settings_["target_modules"] = {"no_such_proj"};
+  expect_refused("W_pack");  // lists the model's linear names
+  settings_["target_modules"] = {"W_pack"};
+  expect_refused("unknown flag --learning_rat (did you mean '--learning_rate'?)", "--learning_rat 1");
+  expect_refused("output_dir", "--output_dir model/../model");
+  expect_refused("device: expected auto, cpu, cuda or cuda:N, got \"tpu\"", "--device=tpu");
+  settings_.erase("dataset");
+  expect_refused("--dataset is missing");
+}
+
+TEST_F(Programs, BadDataIsRefused) {
+  expect_refused("nowhere.json", "--dataset nowhere.json");
+  folder_.write("data.json", "{\"question\": \"a\", \"answer\": \"b\"}\n{\"question\": \"a\", \"answer\": }\n");
+  expect_refused("data.json:2:");
+  folder_.write("data.json", "[{\"input_ids\": [5, 6, 512]}]");
+  expect_refused("512");
+  folder_.write("data.json", "[]");
+  expect_refused("data.json");
+  folder_.write("run2.json", "{\n\"r\": 4,\n}");
+  const Outcome broken = run("lora-train run2.json");
+  EXPECT_EQ(broken.code, 2);
+  EXPECT_TRUE(contains(broken.err, "run2.json:3:"));
+}
+
+TEST_F(Programs, BadModelFoldersAreRefused) {
+  const fs::path weights = folder_ / "model/model.safetensors";
+  const std::string whole = read_bytes(weights);
+  folder_.write("model/model.safetensors", whole.substr(0, whole.size() / 2));
+  expect_refused("model.safetensors");
+  folder_.write("model/model.safetensors",
+                "version https://git-lfs.github.com/spec/v1\noid sha256:0123456789abcdef\nsize 12345\n");
+  expect_refused("lfs");
+  fs::remove(weights);
+  expect_refused("model");
+  expect_refused("nowhere", "--model_name_or_path nowhere");
+}
+
+TEST_F(Programs, AdapterToStartFrom) {
+  ASSERT_EQ(train("--output_dir first").code, 0);
+  settings_.erase("lora_alpha");
+  expect_refused("--r: expected 4 as in first/adapter_config.json, got 8", "--adapter_name_or_path first --r 8");
+  expect_refused("resume_from_checkpoint", "--adapter_name_or_path first --resume_from_checkpoint auto");
+  expect_refused("finetuning_type", "--adapter_name_or_path first --finetuning_type full");
+  const Outcome again = train("--adapter_name_or_path first");
+  EXPECT_EQ(again.code, 0) << again.err;
+  EXPECT_EQ(json::parse(read_bytes(folder_ / "out/rankfold_config.json")).at("lora_alpha"), 8);
+}
+
+TEST_F(Programs, NoSuchDevice) {
+  const Outcome outcome = train("--device cuda");
+  EXPECT_EQ(outcome.code, 3);
+  EXPECT_EQ(std::count(outcome.err.begin(), outcome.err.end(), '\n'), 1) << outcome.err;
+}
+
+TEST_F(Programs, HelpNeedsNothing) {
+  for (const std::string program : {"lora-train", "lora-merge", "lora-eval", "lora-generate"}) {
+    EXPECT_EQ(run(program + " --help").code, 0);
+    EXPECT_EQ(run(program + " --version").code, 0);
+    const Outcome bare = run(program);
+    EXPECT_EQ(bare.code, 2);
+    EXPECT_TRUE(contains(bare.err, program + ": --model_name_or_path is missing"));
+  }
+}
+
+TEST_F(Programs, AFullDiskIsAnError) {
+  const Outcome outcome = run("lora-generate --model_name_or_path model --prompt hello --max_new_tokens 2 >/dev/full #");
+  EXPECT_EQ(outcome.code, 5);
+}
+
+}  // namespace
+}  // namespace rankfold

@@ -1,0 +1,154 @@
+#include "core/config.h"
+
+#include "core/check.h"
+
+#include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
+
+#include <set>
+
+namespace rankfold {
+namespace {
+
+using nlohmann::json;
+
+std::string refusal(const std::function<void()>& action) {
+  try {
+    action();
+  } catch (const UserError& error) {
+    return error.what();
+  }
+  return "";
+}
+
+std::string read_refusal(const json& object) {
+  RunConfig config;
+  return refusal([&] { read_fields(object, "run.json", config, true); });
+}
+
+std::string flag_refusal(const std::string& name, const std::string& text) {
+  RunConfig config;
+  const Fields fields = fields_of(config);
+  return refusal([&] { set_from_text(*find_field(fields, name), text, "--" + name); });
+}
+
+RunConfig with_flag(const std::string& name, const std::string& text) {
+  RunConfig config;
+  const Fields fields = fields_of(config);
+  set_from_text(*find_field(fields, name), text, "--" + name);
+  return config;
+}
+
+TEST(Config, ReadsEveryType) {
+  RunConfig config;
+  read_fields(json::parse(R"({"r": 16, "lora_alpha": 32, "lora_dropout": 0.05, "target_modules": ["W_pack"],
+    "use_rslora": true, "rank_pattern": {"a": 4}, "alpha_pattern": {"a": 8.5}, "layers_to_transform": [0, 3],
+    "columns": {"question": "q"}, "output_dir": "out"})"),
+              "run.json", config, true);
+  EXPECT_EQ(config.lora.r, 16);
+  EXPECT_EQ(config.lora.lora_alpha, 32);
+  EXPECT_EQ(config.lora.lora_dropout, 0.05);
+  EXPECT_EQ(config.lora.target_modules, ModuleNames(StringList{"W_pack"}));
+  EXPECT_TRUE(config.lora.use_rslora);
+  EXPECT_EQ(config.lora.rank_pattern.at("a"), 4);
+  EXPECT_EQ(config.lora.alpha_pattern.at("a"), 8.5);
+  EXPECT_EQ(config.lora.layers_to_transform, (std::vector<int64_t>{0, 3}));
+  EXPECT_EQ(config.data.columns.at("question"), "q");
+  EXPECT_EQ(config.train.output_dir, "out");
+}
+
+TEST(Config, AliasesAndHyphens) {
+  RunConfig config;
+  read_fields(json{{"lora_rank", 4}, {"learning-rate", 1e-4}, {"cutoff_len", 7}}, "run.json", config, true);
+  EXPECT_EQ(config.lora.r, 4);
+  EXPECT_EQ(config.train.learning_rate, 1e-4);
+  EXPECT_EQ(config.data.max_length, 7);
+}
+
+TEST(Config, RefusalsAreOneLineThatNamesTheKey) {
+  EXPECT_EQ(read_refusal({{"r", "16"}}), "run.json: r: expected an integer in [1, 4096], got \"16\"");
+  EXPECT_EQ(read_refusal({{"r", 16.7}}), "run.json: r: expected an integer in [1, 4096], got 16.7");
+  EXPECT_EQ(read_refusal({{"r", 16.0}}), "run.json: r: expected an integer in [1, 4096], got 16.0");
+  EXPECT_EQ(read_refusal({{"r", true}}), "run.json: r: expected an integer in [1, 4096], got true");
+  EXPECT_EQ(read_refusal({{"r", 0}}), "run.json: r: expected an integer in [1, 4096], got 0");
+  EXPECT_EQ(read_refusal({{"r", nullptr}}), "run.json: r: expected an integer in [1, 4096], got null");
+  EXPECT_EQ(read_refusal({{"lora_alhpa", 1}}), "run.json: unknown key 'lora_alhpa' (did you mean 'lora_alpha'?)");
+  EXPECT_EQ(read_refusal({{"zzzzzzzzzzzz", 1}}), "run.json: unknown key 'zzzzzzzzzzzz'");
+  EXPECT_EQ(read_refusal({{"lora_rank", 1}, {"r", 2}}), "run.json: 'lora_rank' and 'r' are the same key: give one");
+  EXPECT_EQ(read_refusal({{"max-steps", 1}, {"max_steps", 2}}),
+            "run.json: 'max-steps' and 'max_steps' are the same key: give one");
+  EXPECT_EQ(read_refusal(json::array({1})), "run.json: expected a JSON object, got [1]");
+  EXPECT_EQ(read_refusal({{"shuffle", 1}}), "run.json: shuffle: expected true or false, got 1");
+  EXPECT_EQ(read_refusal({{"seed", 18446744073709551615u}}).substr(0, 15), "run.json: seed:");
+  EXPECT_EQ(read_refusal({{"rank_pattern", {{"a", 0}}}}),
+            "run.json: rank_pattern: expected an object of integers in [1, 4096], got {\"a\":0}");
+  EXPECT_NE(read_refusal({{"target_modules", {1}}}), "");
+  const std::string cut = read_refusal({{"r", std::string(1000, 'x')}});
+  EXPECT_LT(cut.size(), 250u);
+}
+
+TEST(Config, ARefusedValueLeavesTheMember) {
+  RunConfig config;
+  refusal([&] { read_fields(json{{"rank_pattern", {{"a", 0}}}}, "run.json", config, true); });
+  EXPECT_TRUE(config.lora.rank_pattern.empty());
+}
+
+TEST(Config, AdapterConfigOfPeft) {
+  LoraConfig config;
+  read_fields(json::parse(R"({"peft_type": "LORA", "r": 4, "rank": 9, "lora_dropout": null, "target_modules": "all-linear",
+    "exclude_modules": null, "layers_to_transform": 2})"),
+              "adapter_config.json", config, false);
+  EXPECT_EQ(config.r, 4);
+  EXPECT_EQ(config.lora_dropout, 0);
+  EXPECT_EQ(config.target_modules, ModuleNames("all-linear"));
+  EXPECT_EQ(config.exclude_modules, ModuleNames(StringList{}));
+  EXPECT_EQ(config.layers_to_transform, (std::vector<int64_t>{2}));
+  EXPECT_EQ(refusal([&] { read_fields(json{{"r", "4"}}, "adapter_config.json", config, false); }),
+            "adapter_config.json: r: expected an integer in [1, 4096], got \"4\"");
+}
+
+TEST(Config, Flags) {
+  EXPECT_EQ(with_flag("lora-rank", "4").lora.r, 4);
+  EXPECT_EQ(with_flag("learning_rate", "1e-4").train.learning_rate, 1e-4);
+  EXPECT_EQ(with_flag("max_steps", "-1").train.max_steps, -1);
+  EXPECT_FALSE(with_flag("shuffle", "no").train.shuffle);
+  EXPECT_TRUE(with_flag("use_rslora", "1").lora.use_rslora);
+  EXPECT_EQ(with_flag("target_modules", "q_proj,v_proj").lora.target_modules, ModuleNames(StringList{"q_proj", "v_proj"}));
+  EXPECT_EQ(with_flag("target_modules", "W_pack").lora.target_modules, ModuleNames(StringList{"W_pack"}));
+  EXPECT_EQ(with_flag("target_modules", R"(["a", "b"])").lora.target_modules, ModuleNames(StringList{"a", "b"}));
+  EXPECT_EQ(with_flag("target_modules", "all-linear").lora.target_modules, ModuleNames("all-linear"));
+  EXPECT_EQ(with_flag("target_modules", R"(.*\.(q|v)_proj)").lora.target_modules, ModuleNames(R"(.*\.(q|v)_proj)"));
+  EXPECT_EQ(with_flag("target_modules", "[qv]_proj").lora.target_modules, ModuleNames("[qv]_proj"));
+  EXPECT_EQ(with_flag("rank_pattern", "a=4,b=8").lora.rank_pattern.at("b"), 8);
+  EXPECT_EQ(with_flag("rank_pattern", R"({"a": 4})").lora.rank_pattern.at("a"), 4);
+  EXPECT_EQ(with_flag("columns", "question=query").data.columns.at("question"), "query");
+  EXPECT_EQ(with_flag("layers_to_transform", "0,2").lora.layers_to_transform, (std::vector<int64_t>{0, 2}));
+  EXPECT_EQ(with_flag("prompt_template", "Q: {question}").data.prompt_template, "Q: {question}");
+  EXPECT_EQ(flag_refusal("r", "x"), "--r: expected an integer in [1, 4096], got \"x\"");
+  EXPECT_EQ(flag_refusal("r", "16.7"), "--r: expected an integer in [1, 4096], got \"16.7\"");
+  EXPECT_EQ(flag_refusal("r", "99999999999999999999"), "--r: expected an integer in [1, 4096], got \"99999999999999999999\"");
+  EXPECT_EQ(flag_refusal("learning_rate", "nan"), "--learning_rate: expected a number of 0 or more, got \"nan\"");
+  EXPECT_EQ(flag_refusal("shuffle", "maybe"), "--shuffle: expected true or false, got \"maybe\"");
+  EXPECT_EQ(flag_refusal("rank_pattern", "a"), "--rank_pattern: expected an object of integers in [1, 4096], got \"a\"");
+}
+
+TEST(Config, ResolvedConfigReadsBack) {
+  RunConfig config;
+  config.lora.target_modules = "all-linear";
+  config.model_name_or_path = config.dataset = config.train.output_dir = "x";
+  config.lora.rank_pattern = {{"a", 3}};
+  const auto written = to_json(config);
+  EXPECT_EQ(written.begin().key(), "model_name_or_path");
+  RunConfig again;
+  read_fields(json(written), "rankfold_config.json", again, true);
+  EXPECT_EQ(to_json(again), written);
+}
+
+TEST(Config, NoNameIsUsedTwice) {
+  RunConfig config;
+  std::set<std::string> names;
+  for (const auto& name : all_names(fields_of(config))) EXPECT_TRUE(names.insert(name).second) << name;
+}
+
+}  // namespace
+}  // namespace rankfold

@@ -1,0 +1,138 @@
+#include "core/file.h"
+
+#include "rankfold/error.h"
+#include "support/temp_folder.h"
+
+#include <sys/stat.h>
+
+#include <cstring>
+
+namespace rankfold {
+namespace {
+
+using testing::expect_error;
+using testing::read_bytes;
+using testing::TempFolder;
+namespace fs = std::filesystem;
+
+size_t entries(const fs::path& folder) {
+  return static_cast<size_t>(std::distance(fs::directory_iterator(folder), fs::directory_iterator()));
+}
+
+TEST(Mapping, ReadsFilesAndLinks) {
+  const TempFolder folder;
+  folder.write("a", "hello");
+  fs::create_symlink("a", folder / "link");
+  const auto map = Mapping::open(folder / "link");
+  ASSERT_EQ(map->size(), 5u);
+  EXPECT_EQ(std::memcmp(map->data(), "hello", 5), 0);
+}
+
+TEST(Mapping, SaysWhatStandsThere) {
+  const TempFolder folder;
+  folder.write("empty", "");
+  ASSERT_EQ(::mkfifo((folder / "fifo").c_str(), 0600), 0);
+  expect_error<UserError>([&] { Mapping::open(folder / "none"); }, "none: expected a file, got nothing (No such file");
+  expect_error<UserError>([&] { Mapping::open(folder.path()); }, "expected a file, got a folder");
+  expect_error<UserError>([&] { Mapping::open(folder / "fifo"); }, "fifo: expected a file, got a FIFO");
+  expect_error<UserError>([&] { Mapping::open("/dev/zero"); }, "/dev/zero: expected a file, got a device");
+  expect_error<UserError>([&] { Mapping::open(folder / "empty"); }, "empty: expected data, got an empty file");
+}
+
+TEST(Mapping, OutlivesTheFile) {
+  const TempFolder folder;
+  folder.write("a", "before");
+  const auto map = Mapping::open(folder / "a");
+  write_text(folder / "a", "after!");
+  EXPECT_EQ(std::memcmp(map->data(), "before", 6), 0);
+}
+
+TEST(AtomicFile, OldOrNew) {
+  const TempFolder folder;
+  const fs::path path = folder.write("a", "old");
+  {
+    AtomicFile file(path);
+    file.write("new");
+    EXPECT_EQ(read_bytes(path), "old");
+  }
+  EXPECT_EQ(read_bytes(path), "old");
+  EXPECT_EQ(entries(folder.path()), 1u);  // not committed: no trace
+  AtomicFile file(path);
+  file.write("ne");
+  file.write("w");
+  file.commit();
+  EXPECT_EQ(read_bytes(path), "new");
+  EXPECT_EQ(entries(folder.path()), 1u);
+}
+
+TEST(AtomicFile, ErrorsNameThePath) {
+  const TempFolder folder;
+  expect_error<Error>([&] { AtomicFile(folder / "no/such/file"); }, "file.tmp: cannot be created: No such file");
+  fs::create_directory(folder / "taken");
+  expect_error<Error>([&] { write_text(folder / "taken", "x"); }, "taken: renaming taken.tmp to it failed");
+  EXPECT_EQ(entries(folder.path()), 1u);
+  try {
+    write_text("/dev/full/x", "x");
+    FAIL();
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ExitCode::kStorage);
+  }
+}
+
+TEST(AtomicFolder, AppearsWhole) {
+  const TempFolder folder;
+  folder.write("out.tmp/rubbish", "of a crash");
+  AtomicFolder out(folder / "out/");
+  write_text(out.path() / "a", "1");
+  fs::create_directory(out.path() / "sub");
+  write_text(out.path() / "sub/b", "2");
+  EXPECT_FALSE(fs::exists(folder / "out"));
+  out.commit();
+  EXPECT_EQ(read_bytes(folder / "out/sub/b"), "2");
+  EXPECT_FALSE(fs::exists(folder / "out/rubbish"));
+  EXPECT_FALSE(fs::exists(folder / "out.tmp"));
+  { AtomicFolder dropped(folder / "dropped"); }
+  EXPECT_EQ(entries(folder.path()), 1u);
+}
+
+TEST(AtomicFolder, NeverReplacesAnything) {
+  const TempFolder folder;
+  folder.write("full/a", "1");
+  fs::create_directory(folder / "empty");
+  AtomicFolder full(folder / "full"), empty(folder / "empty");
+  expect_error<Error>([&] { full.commit(); }, "full: renaming full.tmp to it failed");
+  EXPECT_EQ(read_bytes(folder / "full/a"), "1");
+  EXPECT_NO_THROW(empty.commit());
+}
+
+TEST(Files, TextLinesAndCopies) {
+  const TempFolder folder;
+  append_line(folder / "log", "one");
+  append_line(folder / "log", "two");
+  EXPECT_EQ(read_text(folder / "log"), "one\ntwo\n");
+  expect_error<UserError>([&] { read_text(folder / "log", 3); }, "log: expected at most 3 bytes, got 8");
+  const std::string big(3'000'001, 'x');
+  folder.write("big", big);
+  copy_atomically(folder / "big", folder / "copy");
+  EXPECT_EQ(read_bytes(folder / "copy"), big);
+}
+
+TEST(Files, PrepareFolder) {
+  const TempFolder folder;
+  prepare_folder(folder / "a/b");
+  EXPECT_TRUE(fs::is_empty(folder / "a/b"));
+  folder.write("file", "");
+  expect_error<Error>([&] { prepare_folder(folder / "file/sub"); }, "cannot create the folder");
+  expect_error<Error>([&] { prepare_folder(folder / "file"); }, "file");
+}
+
+TEST(Files, ForeignKinds) {
+  EXPECT_NE(foreign_kind("PK\x03\x04..").find("pickle"), std::string::npos);
+  EXPECT_NE(foreign_kind("\x80\x02}q").find("pickle"), std::string::npos);
+  EXPECT_EQ(foreign_kind("  <HTML>"), "an HTML page");
+  EXPECT_EQ(foreign_kind("{}"), "");
+  EXPECT_EQ(foreign_kind(" "), "");
+}
+
+}  // namespace
+}  // namespace rankfold

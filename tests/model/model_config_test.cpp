@@ -1,0 +1,175 @@
+#include "model/model_config.h"
+
+#include "core/json.h"
+#include "model/architecture.h"
+#include "rankfold/error.h"
+#include "support/temp_folder.h"
+
+#include <ATen/ATen.h>
+#include <nlohmann/json.hpp>
+
+#include <functional>
+
+namespace rankfold {
+namespace {
+
+using nlohmann::json;
+using testing::expect_error;
+using testing::TempFolder;
+
+json llama() {
+  return {{"architectures", {"LlamaForCausalLM"}},
+          {"model_type", "llama"},
+          {"vocab_size", 32000},
+          {"hidden_size", 4096},
+          {"intermediate_size", 11008},
+          {"num_hidden_layers", 32},
+          {"num_attention_heads", 32},
+          {"torch_dtype", "float16"}};
+}
+
+// llama() with these keys laid over it.
+ModelConfig read(const json& changes, const json& generation = nullptr) {
+  static const TempFolder folder;
+  json config = llama();
+  config.merge_patch(changes);
+  for (const auto& [key, value] : changes.items())
+    if (value.is_null()) config[key] = nullptr;  // a merge patch removes what is null
+  folder.write("config.json", config.dump());
+  std::filesystem::remove(folder / "generation_config.json");
+  if (!generation.is_null()) folder.write("generation_config.json", generation.dump());
+  write_tensor_file(folder / kWeightsName, {{"i", at::ones({1}, at::kLong)}, {"x", at::ones({1}, at::kBFloat16)}});
+  return read_model_config(ModelFolder::open(folder.path()));
+}
+
+void expect_refused(const json& changes, const std::string& text) {
+  SCOPED_TRACE(changes.dump());
+  expect_error<UserError>([&] { read(changes); }, "config.json: " + text);
+}
+
+TEST(ModelConfig, Defaults) {
+  const ModelConfig config = read(json::object());
+  EXPECT_EQ(config.architecture, "LlamaForCausalLM");
+  EXPECT_EQ(config.model_type, "llama");
+  EXPECT_EQ(config.num_key_value_heads, 32);
+  EXPECT_EQ(config.head_dim, 128);
+  EXPECT_EQ(config.max_position_embeddings, 0);
+  EXPECT_EQ(config.rms_norm_eps, 1e-6);
+  EXPECT_EQ(config.rope_theta, 10000);
+  EXPECT_EQ(config.rope_factor, 1);
+  EXPECT_FALSE(config.tie_word_embeddings);
+  EXPECT_TRUE(config.eos_token_ids.empty());
+  EXPECT_EQ(config.stored_dtype, at::kHalf);
+}
+
+TEST(ModelConfig, BothSpellings) {
+  EXPECT_EQ(read({{"dtype", "bfloat16"}, {"torch_dtype", nullptr}}).stored_dtype, at::kBFloat16);
+  EXPECT_EQ(read({{"torch_dtype", nullptr}}).stored_dtype, at::kBFloat16);  // from the weights
+  EXPECT_EQ(read({{"rope_theta", 5e5}}).rope_theta, 5e5);
+  EXPECT_EQ(read({{"rope_parameters", {{"rope_theta", 1000000}, {"rope_type", "default"}}}}).rope_theta, 1e6);
+  for (const char* type : {"type", "rope_type"})
+    for (const char* key : {"rope_scaling", "rope_parameters"}) {
+      const ModelConfig config = read({{"rope_theta", 2e4}, {key, {{type, "linear"}, {"factor", 4}}}});
+      EXPECT_EQ(config.rope_factor, 4);
+      EXPECT_EQ(config.rope_theta, 2e4);
+    }
+  EXPECT_EQ(read({{"rope_scaling", nullptr}}).rope_factor, 1);
+  EXPECT_EQ(read({{"model_max_length", 4096}}).max_position_embeddings, 4096);
+  EXPECT_EQ(read({{"max_position_embeddings", 2048}, {"model_max_length", 4096}}).max_position_embeddings, 2048);
+}
+
+TEST(ModelConfig, Eos) {
+  using Ids = std::vector<int64_t>;
+  EXPECT_EQ(read({{"eos_token_id", 2}}).eos_token_ids, Ids{2});
+  EXPECT_EQ(read({{"eos_token_id", {2, 7}}}).eos_token_ids, (Ids{2, 7}));
+  EXPECT_EQ(read({{"eos_token_id", nullptr}}).eos_token_ids, Ids{});
+  EXPECT_EQ(read({{"eos_token_id", 2}}, {{"eos_token_id", {3}}}).eos_token_ids, Ids{3});
+  EXPECT_EQ(read({{"eos_token_id", 2}}, {{"eos_token_id", nullptr}}).eos_token_ids, Ids{2});
+  expect_error<UserError>([] { read(json::object(), {{"eos_token_id", "x"}}); }, "generation_config.json: eos_token_id: expected a token id");
+}
+
+TEST(ModelConfig, GroupedHeads) {
+  EXPECT_EQ(read({{"num_key_value_heads", 8}}).num_key_value_heads, 8);
+  EXPECT_EQ(read({{"head_dim", 64}}).head_dim, 64);
+}
+
+TEST(ModelConfig, Baichuan) {
+  const ModelConfig config = read({{"architectures", {"BaiChuanForCausalLM"}}, {"hidden_size", 64}});
+  EXPECT_EQ(find_architecture(config.architecture).qkv, std::vector<std::string>{"self_attn.W_pack"});
+  EXPECT_FALSE(find_architecture(config.architecture).bos_by_default);
+  EXPECT_TRUE(find_architecture("LlamaForCausalLM").bos_by_default);
+  const json newer = {{"architectures", {"BaichuanForCausalLM"}}};
+  EXPECT_EQ(read(newer).architecture, "BaichuanForCausalLM");
+  const auto with = [&](const char* key, const json& value) {
+    json changes = newer;
+    changes[key] = value;
+    return changes;
+  };
+  expect_refused(with("hidden_size", 5120),
+                 "architectures: BaichuanForCausalLM with hidden_size 5120 (Baichuan-13B) needs ALiBi attention");
+  expect_refused(with("vocab_size", 125696),
+                 "architectures: BaichuanForCausalLM with vocab_size 125696 (Baichuan 2) needs NormHead");
+  expect_refused(with("num_key_value_heads", 8), "num_key_value_heads: expected 32, as self_attn.W_pack needs, got 8");
+}
+
+TEST(ModelConfig, Refusals) {
+  const std::vector<std::pair<json, std::string>> cases = {
+      {{{"architectures", {"GPT2LMHeadModel"}}},
+       "architectures: expected one of LlamaForCausalLM, BaiChuanForCausalLM, BaichuanForCausalLM, got GPT2LMHeadModel"},
+      {{{"architectures", nullptr}}, "architectures: expected a list with the name of the model's class, got null"},
+      {{{"architectures", json::array()}}, "architectures: expected a list"},
+      {{{"architectures", "LlamaForCausalLM"}}, "architectures: expected a list"},
+      {{{"vocab_size", int64_t{1} << 31}}, "vocab_size: expected an integer in [1, 2147483647], got 2147483648"},
+      {{{"vocab_size", 0}}, "vocab_size: expected"},
+      {{{"vocab_size", 16.7}}, "vocab_size: expected an integer in [1, 2147483647], got 16.7"},
+      {{{"vocab_size", 16.0}}, "vocab_size: expected"},
+      {{{"vocab_size", true}}, "vocab_size: expected"},
+      {{{"vocab_size", "32000"}}, "vocab_size: expected an integer in [1, 2147483647], got \"32000\""},
+      {{{"vocab_size", 18446744073709551615u}}, "vocab_size: expected"},
+      {{{"hidden_size", nullptr}}, "hidden_size: expected an integer in [1, 1048576], got null"},
+      {{{"hidden_size", -4096}}, "hidden_size: expected"},
+      {{{"intermediate_size", 0}}, "intermediate_size: expected"},
+      {{{"num_hidden_layers", 1000000000}}, "num_hidden_layers: expected an integer in [1, 1000], got 1000000000"},
+      {{{"num_hidden_layers", 0}}, "num_hidden_layers: expected"},
+      {{{"num_attention_heads", 0}}, "num_attention_heads: expected"},
+      {{{"num_attention_heads", 3}}, "num_attention_heads: expected a divisor of hidden_size 4096, got 3"},
+      {{{"num_attention_heads", 4096}}, "num_attention_heads: expected heads of an even size (here 1), got 4096"},
+      {{{"num_key_value_heads", 64}}, "num_key_value_heads: expected an integer in [1, 32], got 64"},
+      {{{"num_key_value_heads", 5}}, "num_key_value_heads: expected a divisor of num_attention_heads 32, got 5"},
+      {{{"head_dim", 0}}, "head_dim: expected"},
+      {{{"head_dim", 33}}, "head_dim: expected heads of an even size (here 33), got 33"},
+      {{{"max_position_embeddings", -1}}, "max_position_embeddings: expected"},
+      {{{"rms_norm_eps", 0}}, "rms_norm_eps: expected a number in (0, 1), got 0"},
+      {{{"rms_norm_eps", "1e-6"}}, "rms_norm_eps: expected a number in (0, 1), got \"1e-6\""},
+      {{{"rope_theta", -1}}, "rope_theta: expected a number above 0, got -1"},
+      {{{"rope_scaling", "linear"}}, "rope_scaling: expected an object, got \"linear\""},
+      {{{"rope_scaling", {{"type", "dynamic"}, {"factor", 2}}}},
+       "rope_scaling: type: expected default or linear (no other is supported), got \"dynamic\""},
+      {{{"rope_parameters", {{"rope_type", "llama3"}}}}, "rope_parameters: rope_type: expected default or linear"},
+      {{{"rope_parameters", {{"full_attention", {{"rope_theta", 1}}}}}}, "rope_parameters: full_attention: expected one"},
+      {{{"rope_scaling", {{"type", "linear"}}}}, "rope_scaling: factor: expected a number of 1 or more, got nothing"},
+      {{{"rope_scaling", {{"type", "linear"}, {"factor", 0.5}}}}, "rope_scaling: factor: expected a number of 1 or more"},
+      {{{"partial_rotary_factor", 0.5}}, "partial_rotary_factor: expected 1"},
+      {{{"tie_word_embeddings", 1}}, "tie_word_embeddings: expected true or false, got 1"},
+      {{{"eos_token_id", "x"}}, "eos_token_id: expected a token id or a list of token ids, got \"x\""},
+      {{{"eos_token_id", -1}}, "eos_token_id: expected"},
+      {{{"eos_token_id", {1, 2.5}}}, "eos_token_id: expected"},
+      {{{"torch_dtype", "float8"}}, "torch_dtype: expected float32, bfloat16 or float16, got \"float8\""},
+      {{{"dtype", 16}}, "dtype: expected"},
+      {{{"hidden_act", "gelu"}}, "hidden_act: expected \"silu\" (no other is supported), got \"gelu\""},
+      {{{"attention_bias", true}}, "attention_bias: expected false (no other is supported), got true"},
+      {{{"mlp_bias", true}}, "mlp_bias: expected false"},
+      {{{"quantization_config", {{"bits", 4}}}}, "quantization_config: expected none (quantized weights"},
+  };
+  for (const auto& [changes, text] : cases) expect_refused(changes, text);
+}
+
+TEST(ModelConfig, NotANumberIsNotJson) {
+  const TempFolder folder;
+  folder.write("config.json", "{\"rms_norm_eps\": NaN}");
+  write_tensor_file(folder / kWeightsName, {{"x", at::ones({1})}});
+  expect_error<UserError>([&] { ModelFolder::open(folder.path()); }, "config.json:1:");
+}
+
+}  // namespace
+}  // namespace rankfold

@@ -1,0 +1,270 @@
+// Every op, in float32, bfloat16 and double, against its definition in double: results and every gradient; in double
+// also against finite differences.
+#include "ops/support.h"
+
+#include <c10/core/GradMode.h>
+#include <torch/csrc/autograd/autograd.h>
+
+namespace rankfold {
+namespace {
+
+using Tensors = std::vector<at::Tensor>;
+
+// One op with its inputs in some dtype: run gives its outputs, leaves what gradients are taken of.
+struct Problem {
+  Tensors leaves;
+  std::function<Tensors()> run, reference;
+};
+struct Case {
+  std::string name;
+  std::function<Problem(at::ScalarType)> make;
+};
+
+// Sum of outputs times fixed weights: a scalar whose gradient touches every output element.
+at::Tensor weigh(const Tensors& outputs) {
+  at::Tensor sum = at::zeros({}, at::kDouble);
+  for (size_t i = 0; i < outputs.size(); ++i) {
+    const at::Tensor w = at::cos(at::arange(outputs[i].numel(), at::kDouble) * 0.7 + static_cast<double>(i));
+    sum = sum + (outputs[i].to(at::kDouble).flatten() * w.to(at::kBFloat16).to(at::kDouble)).sum();
+  }
+  return sum;
+}
+Tensors gradients(const Problem& p, const Tensors& outputs) {
+  Tensors grads = torch::autograd::grad({weigh(outputs)}, p.leaves, {}, false, false, true);
+  for (size_t i = 0; i < grads.size(); ++i)
+    if (!grads[i].defined()) grads[i] = at::zeros_like(p.leaves[i]);
+  return grads;
+}
+
+void check_case(const Case& c) {
+  at::manual_seed(1);
+  const Problem exact = c.make(at::kDouble);
+  const Tensors exact_out = exact.reference(), exact_grads = gradients(exact, exact_out);
+  for (at::ScalarType dtype : {at::kDouble, at::kFloat, at::kBFloat16}) {
+    at::manual_seed(1);
+    const Problem p = c.make(dtype);
+    const std::string what = c.name + " " + c10::toString(dtype);
+    const Tensors ours = p.run(), plain = p.reference();
+    const Tensors our_grads = gradients(p, ours), plain_grads = gradients(p, plain);
+    for (size_t i = 0; i < exact_out.size(); ++i)
+      expect_parity(ours[i], plain[i], exact_out[i], dtype, what + " output " + std::to_string(i));
+    for (size_t i = 0; i < exact_grads.size(); ++i)
+      if (exact_grads[i].abs().max().item<double>() > 0)
+        expect_parity(our_grads[i], plain_grads[i], exact_grads[i], dtype, what + " gradient " + std::to_string(i));
+    const Tensors again = p.run();
+    for (size_t i = 0; i < ours.size(); ++i) EXPECT_TRUE(ours[i].equal(again[i])) << what << ": other bytes when repeated";
+  }
+  // Finite differences of the op itself, in double.
+  for (size_t i = 0; i < exact.leaves.size(); ++i) {
+    at::Tensor flat = exact.leaves[i].detach().view(-1);
+    const at::Tensor analytic = gradients(exact, exact.run())[i].flatten();
+    for (int64_t j = 0; j < flat.numel(); j += std::max<int64_t>(1, flat.numel() / 5)) {
+      const double value = flat[j].item<double>(), step = 1e-5;
+      flat[j].fill_(value + step);
+      const double up = weigh(exact.run()).item<double>();
+      flat[j].fill_(value - step);
+      const double down = weigh(exact.run()).item<double>();
+      flat[j].fill_(value);
+      const double numeric = (up - down) / (2 * step);
+      EXPECT_NEAR(analytic[j].item<double>(), numeric, 1e-6 * std::max(1.0, std::abs(numeric)))
+          << c.name << " leaf " << i << " element " << j;
+    }
+  }
+}
+
+at::Tensor input(at::IntArrayRef shape, at::ScalarType dtype) {
+  return random(shape).to(at::kBFloat16).to(dtype).requires_grad_(true);
+}
+
+void add_leaves(Tensors& leaves, const Projection& p) {
+  for (const Module& m : p.modules) {
+    if (m.master.defined()) leaves.push_back(m.master);
+    if (m.has_update()) leaves.insert(leaves.end(), {m.a, m.b});
+  }
+}
+
+enum class Kind { kNorm, kPlain, kSwiglu, kLoss };
+
+Case projection_case(const std::string& name, Kind kind, Shape shape, bool full) {
+  return {name, [=](at::ScalarType dtype) {
+            const Layout layout = make_layout(shape.lengths);
+            const int64_t t = layout.offsets.back();
+            Projection exact = make_projection(shape, full);
+            round_all(exact);
+            auto projection = std::make_shared<Projection>(cast(exact, dtype));
+            auto norm = std::make_shared<Norm>();
+            const at::Tensor gain = (random({shape.k}, 0.2) + 1).to(at::kBFloat16).to(at::kDouble);
+            norm->weight = gain.to(dtype);
+            if (full) norm->master = leaf_of(gain, dtype);
+            const Pass pass = make_pass(layout, shape.dropout);
+            const at::Tensor x = input({t, kind == Kind::kSwiglu ? 2 * shape.k : shape.k}, dtype);
+            const at::Tensor residual = input({t, projection->out_features()}, dtype);
+            const at::Tensor labels = at::randint(-2, projection->out_features(), {t}, at::kLong).clamp_min(-1) * 1;
+            const at::Tensor marked = labels.masked_fill(labels.eq(-1), -100);
+            Problem p;
+            p.leaves = {x};
+            const bool normed = kind == Kind::kNorm || kind == Kind::kLoss;
+            if (!normed) p.leaves.push_back(residual);
+            if (full && normed) p.leaves.push_back(norm->master);
+            add_leaves(p.leaves, *projection);
+            const auto gain_of = [norm] { return norm->master.defined() ? norm->master.to(norm->weight.scalar_type()) : norm->weight; };
+            switch (kind) {
+              case Kind::kNorm:
+                p.run = [=]() -> Tensors {
+                  const auto [y, h] = ops::norm_project(x, *norm, *projection, pass);
+                  return {y, h * 0.5};
+                };
+                p.reference = [=]() -> Tensors {
+                  return {ops::reference::project(ops::reference::rms_norm(x, gain_of(), norm->eps), *projection, pass),
+                          x * 0.5};
+                };
+                break;
+              case Kind::kPlain:
+                p.run = [=]() -> Tensors { return {ops::project_add(x, *projection, residual, pass)}; };
+                p.reference = [=]() -> Tensors { return {residual + ops::reference::project(x, *projection, pass)}; };
+                break;
+              case Kind::kSwiglu:
+                p.run = [=]() -> Tensors { return {ops::swiglu_project_add(x, *projection, residual, pass)}; };
+                p.reference = [=]() -> Tensors {
+                  return {residual + ops::reference::project(ops::reference::swiglu(x), *projection, pass)};
+                };
+                break;
+              case Kind::kLoss:
+                p.run = [=]() -> Tensors { return {ops::norm_head_loss(x, *norm, *projection, marked, pass) / 8}; };
+                p.reference = [=]() -> Tensors {
+                  return {ops::reference::cross_entropy(
+                              ops::reference::project(ops::reference::rms_norm(x, gain_of(), norm->eps), *projection, pass),
+                              marked) / 8};
+                };
+                break;
+            }
+            return p;
+          }};
+}
+
+Case attention_case(const std::string& name, std::vector<int64_t> lengths, Heads heads) {
+  return {name, [=](at::ScalarType dtype) {
+            const Layout layout = make_layout(lengths);
+            const Rope rope = make_rope(*std::max_element(lengths.begin(), lengths.end()), heads.size / 2);
+            const at::Tensor qkv =
+                input({layout.offsets.back(), (heads.query + 2 * heads.key_value) * heads.size}, dtype);
+            Problem p;
+            p.leaves = {qkv};
+            p.run = [=]() -> Tensors { return {ops::attend(qkv, heads, rope, layout.positions, layout.offsets)}; };
+            p.reference = [=]() -> Tensors {
+              return {ops::reference::attend(qkv, heads, rope, layout.positions, layout.offsets)};
+            };
+            return p;
+          }};
+}
+
+TEST(Ops, NormProject) {
+  check_case(projection_case("one module", Kind::kNorm, {{5, 1, 9}, 48, 4, {96}}, false));
+  check_case(projection_case("three modules, dropout", Kind::kNorm, {{70, 3}, 40, 16, {40, 8, 8}, 0.3}, false));
+  check_case(projection_case("odd sizes, dropout", Kind::kNorm, {{3, 2}, 37, 1, {11, 13}, 0.05}, false));
+  check_case(projection_case("frozen", Kind::kNorm, {{6}, 24, 0, {24}}, false));
+  check_case(projection_case("full", Kind::kNorm, {{66, 6}, 24, 0, {24, 12}}, true));
+}
+TEST(Ops, ProjectAdd) {
+  check_case(projection_case("one module", Kind::kPlain, {{5, 1, 9}, 48, 4, {32}, 0.1}, false));
+  check_case(projection_case("frozen", Kind::kPlain, {{4}, 17, 0, {19}}, false));
+  check_case(projection_case("full", Kind::kPlain, {{4, 4}, 17, 0, {19}}, true));
+}
+TEST(Ops, SwigluProjectAdd) {
+  check_case(projection_case("one module", Kind::kSwiglu, {{5, 12}, 56, 8, {32}, 0.1}, false));
+  check_case(projection_case("frozen", Kind::kSwiglu, {{4}, 17, 0, {19}}, false));
+  check_case(projection_case("full", Kind::kSwiglu, {{4, 4}, 17, 0, {19}}, true));
+}
+TEST(Ops, NormHeadLoss) {
+  check_case(projection_case("frozen head", Kind::kLoss, {{30, 9}, 24, 0, {67}}, false));
+  check_case(projection_case("more than a chunk", Kind::kLoss, {{300, 9}, 24, 0, {33}}, false));
+  check_case(projection_case("adapted head, dropout", Kind::kLoss, {{20, 9}, 24, 4, {67}, 0.2}, false));
+  check_case(projection_case("full", Kind::kLoss, {{280}, 16, 0, {29}}, true));
+}
+TEST(Ops, Attend) {
+  check_case(attention_case("heads", {7, 1, 33}, {4, 4, 8}));
+  check_case(attention_case("grouped heads", {5, 66}, {6, 2, 16}));
+}
+
+TEST(Ops, NoLabelsGiveNoLoss) {
+  Projection head = cast(make_projection({{3}, 8, 0, {11}}, false), at::kFloat);
+  Norm norm;
+  norm.weight = at::ones({8});
+  const at::Tensor h = at::randn({3, 8}).requires_grad_(true);
+  const at::Tensor loss = ops::norm_head_loss(h, norm, head, at::full({3}, -100, at::kLong), {});
+  EXPECT_EQ(loss.item<float>(), 0);
+  loss.backward();
+  EXPECT_EQ(h.grad().abs().max().item<float>(), 0);
+}
+
+TEST(Ops, RefuseWhatTheyCannotDo) {
+  Projection p = cast(make_projection({{3}, 8, 2, {8}}, false), at::kFloat);
+  Norm norm;
+  norm.weight = at::ones({8});
+  EXPECT_THROW(ops::norm_project(at::randn({8, 3}).t(), norm, p, {}), std::invalid_argument);
+  EXPECT_THROW(ops::norm_project(at::randn({3, 9}), norm, p, {}), std::invalid_argument);
+  EXPECT_THROW(ops::project_add(at::randn({3, 9}), p, at::randn({3, 8}), {}), std::invalid_argument);
+  EXPECT_THROW(ops::norm_head_loss(at::randn({3, 8}), norm, p, at::full({3}, 8, at::kLong), {}), std::invalid_argument);
+  EXPECT_THROW(ops::norm_project(at::randn({3, 8}).to(at::kInt), norm, p, {}), std::exception);
+}
+
+TEST(Ops, AnOptimizerStepBetweenForwardAndBackwardIsAnError) {
+  Projection p = cast(make_projection({{3}, 8, 2, {8}}, false), at::kFloat);
+  Norm norm;
+  norm.weight = at::ones({8});
+  const at::Tensor y = ops::norm_project(at::randn({3, 8}), norm, p, {}).first.sum();
+  {
+    at::NoGradGuard no_grad;
+    p.modules[0].a.add_(1);
+  }
+  EXPECT_THROW(y.backward(), std::exception);
+}
+
+TEST(Ops, ImagesFollowTheirLeaves) {
+  Projection p = cast(make_projection({{3}, 8, 2, {8}}, false), at::kBFloat16);
+  const at::Tensor x = at::randn({3, 8}).to(at::kBFloat16), zero = at::zeros({3, 8}, at::kBFloat16);
+  at::NoGradGuard no_grad;
+  const at::Tensor before = ops::project_add(x, p, zero, {});
+  p.modules[0].b.mul_(3);
+  EXPECT_FALSE(ops::project_add(x, p, zero, {}).equal(before));
+}
+
+TEST(Dropout, MaskDependsOnItsCountersAlone) {
+  const Layout whole = make_layout({4, 6, 3});
+  const at::Tensor mask = dropout_mask(5, 2, 1, whole.rows, whole.positions, 200, 0.25);
+  const at::Tensor part = dropout_mask(5, 2, 1, whole.rows.narrow(0, 4, 6), whole.positions.narrow(0, 4, 6), 200, 0.25);
+  EXPECT_TRUE(mask.narrow(0, 4, 6).equal(part));
+  EXPECT_FALSE(mask.equal(dropout_mask(6, 2, 1, whole.rows, whole.positions, 200, 0.25)));
+  EXPECT_FALSE(mask.equal(dropout_mask(5, 3, 1, whole.rows, whole.positions, 200, 0.25)));
+  EXPECT_FALSE(mask.equal(dropout_mask(5, 2, 2, whole.rows, whole.positions, 200, 0.25)));
+  // Features do not depend on how many there are.
+  EXPECT_TRUE(mask.narrow(1, 0, 37).equal(dropout_mask(5, 2, 1, whole.rows, whole.positions, 37, 0.25)));
+}
+
+TEST(Dropout, KeepsTheRightShare) {
+  const at::Tensor rows = at::zeros({1000}, at::kInt), positions = at::arange(1000, at::kInt);
+  for (double p : {0.05, 0.1, 0.5, 0.9}) {
+    const at::Tensor mask = dropout_mask(1, 0, 0, rows, positions, 512, p);
+    const double dropped = mask.eq(0).to(at::kDouble).mean().item<double>();
+    EXPECT_NEAR(dropped, p, 5 * std::sqrt(p * (1 - p) / 512000));
+    EXPECT_NEAR(mask.mean().item<double>(), 1, 5 * std::sqrt(p / (1 - p) / 512000));
+    EXPECT_EQ(mask.max().item<float>(), 65536.0f / (65536 - std::lround(p * 65536)));
+  }
+}
+
+// Known answer of Random123's kat_vectors for philox4x32-10 with zero counter and key: 6627e8d5 e169c58d bc57ac4c 9b00dbd8.
+TEST(Dropout, IsPhilox) {
+  const at::Tensor zero = at::zeros({1}, at::kInt);
+  const uint32_t words[] = {0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8};
+  for (int64_t draw = 0; draw < 8; ++draw) {
+    const uint32_t value = words[draw / 2] >> (16 * (draw % 2)) & 0xffff;
+    const auto kept = [&](uint32_t threshold) {
+      return dropout_mask(0, 0, 0, zero, zero, 8, threshold / 65536.0)[0][draw].item<float>() != 0;
+    };
+    EXPECT_TRUE(kept(value)) << draw;
+    EXPECT_FALSE(kept(value + 1)) << draw;
+  }
+}
+
+}  // namespace
+}  // namespace rankfold

@@ -1,0 +1,124 @@
+// Small projections, batches and comparisons for the op tests.
+#pragma once
+
+#include "ops/dropout.h"
+#include "ops/ops.h"
+
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <functional>
+#include <limits>
+#include <string>
+#include <vector>
+
+namespace rankfold {
+
+inline double epsilon(at::ScalarType dtype) {
+  return dtype == at::kBFloat16 ? 0x1p-8 : dtype == at::kFloat ? 0x1p-23 : 0x1p-52;
+}
+inline double worst(const at::Tensor& a, const at::Tensor& b) {
+  const double error = (a.to(at::kDouble) - b.to(at::kDouble)).abs().max().item<double>();
+  return std::isnan(error) ? std::numeric_limits<double>::infinity() : error;
+}
+inline double bias(const at::Tensor& ours, const at::Tensor& exact) {  // |<y, e> / <e, e> - 1|: a wrong scale
+  const at::Tensor e = exact.to(at::kDouble).flatten();
+  return std::abs((ours.to(at::kDouble).flatten().dot(e) / e.dot(e)).item<double>() - 1);
+}
+
+// The limit comes from the dtype: twice the error of plain ATen in that dtype against double, at least 4 eps.
+inline void expect_parity(const at::Tensor& ours, const at::Tensor& plain, const at::Tensor& exact,
+                          at::ScalarType dtype, const std::string& what) {
+  ASSERT_EQ(ours.sizes(), exact.sizes()) << what;
+  const double floor = 4 * epsilon(dtype) * exact.abs().max().item<double>();
+  EXPECT_LE(worst(ours, exact), std::max(2 * worst(plain, exact), floor)) << what;
+  const double noise = 4 * epsilon(dtype) / std::sqrt(static_cast<double>(exact.numel()));
+  EXPECT_LE(bias(ours, exact), std::max(2 * bias(plain, exact), noise)) << what << ": scale";
+}
+
+struct Shape {
+  std::vector<int64_t> lengths;  // of the sequences
+  int64_t k, r;
+  std::vector<int64_t> outputs;  // of the modules
+  double dropout = 0;
+};
+
+inline at::Tensor random(at::IntArrayRef shape, double scale = 1) { return at::randn(shape, at::kDouble) * scale; }
+
+// A projection in double with random leaves; cast() gives the same numbers in another dtype.
+inline Projection make_projection(const Shape& shape, bool trains_weight) {
+  Projection p;
+  int64_t begin = 0;
+  for (size_t i = 0; i < shape.outputs.size(); ++i) {
+    Module m;
+    m.name = "module" + std::to_string(i);
+    m.begin = begin, m.end = begin += shape.outputs[i];
+    m.index = static_cast<int64_t>(i) + 3;
+    if (shape.r > 0) {
+      m.a = random({shape.r, shape.k}, 1 / std::sqrt(static_cast<double>(shape.k)));
+      m.b = random({shape.outputs[i], shape.r}, 0.3);
+      m.scale = 1.5;
+    }
+    p.modules.push_back(std::move(m));
+  }
+  p.weight = random({begin, shape.k}, 1 / std::sqrt(static_cast<double>(shape.k)));
+  if (trains_weight)
+    for (Module& m : p.modules) m.master = p.weight.narrow(0, m.begin, m.end - m.begin);
+  return p;
+}
+// Leaves keep fp32 (double in double), as adapters do; they hold values that `dtype` represents, so that every dtype
+// sees the same problem.
+inline at::Tensor leaf_of(const at::Tensor& x, at::ScalarType dtype) {
+  const at::ScalarType leaf = dtype == at::kDouble ? at::kDouble : at::kFloat;
+  return x.detach().to(leaf).clone().requires_grad_(true);
+}
+inline Projection cast(const Projection& p, at::ScalarType dtype) {
+  Projection out;
+  out.weight = p.weight.to(dtype).clone();
+  for (const Module& m : p.modules) {
+    Module c;
+    c.name = m.name, c.begin = m.begin, c.end = m.end, c.scale = m.scale, c.index = m.index;
+    if (m.master.defined()) c.master = leaf_of(m.master, dtype), c.master_version = static_cast<uint32_t>(-1);
+    if (m.a.defined()) c.a = leaf_of(m.a, dtype), c.b = leaf_of(m.b, dtype);
+    out.modules.push_back(std::move(c));
+  }
+  return out;
+}
+// Rounds every number to what bf16 holds.
+inline void round_all(Projection& p) {
+  const auto round = [](at::Tensor& x) {
+    if (x.defined()) x = x.to(at::kBFloat16).to(at::kDouble);
+  };
+  round(p.weight);
+  for (Module& m : p.modules) {
+    round(m.a), round(m.b);
+    if (m.master.defined()) m.master = p.weight.narrow(0, m.begin, m.end - m.begin);
+  }
+}
+
+struct Layout {
+  std::vector<int64_t> offsets{0};
+  at::Tensor positions, rows;
+};
+inline Layout make_layout(const std::vector<int64_t>& lengths, int64_t first_row = 0) {
+  Layout l;
+  std::vector<at::Tensor> positions, rows;
+  for (size_t b = 0; b < lengths.size(); ++b) {
+    l.offsets.push_back(l.offsets.back() + lengths[b]);
+    positions.push_back(at::arange(lengths[b], at::kLong));
+    rows.push_back(at::full({lengths[b]}, first_row + static_cast<int64_t>(b), at::kInt));
+  }
+  l.positions = at::cat(positions);
+  l.rows = at::cat(rows);
+  return l;
+}
+inline Pass make_pass(const Layout& l, double dropout) {
+  return {dropout, 0x123456789abcdefULL, 7, l.rows, l.positions.to(at::kInt)};
+}
+inline Rope make_rope(int64_t positions, int64_t half) {
+  const at::Tensor angle = at::outer(at::arange(positions, at::kFloat), at::rand({half}, at::kFloat));
+  return {angle.cos(), angle.sin()};
+}
+
+}  // namespace rankfold

@@ -1,0 +1,137 @@
+"""Baichuan-7B in plain torch, written from its description alone: nothing of Rankfold or transformers is used.
+
+W_pack [3h, h] holds the rows of q, k and v; RoPE with base 10000 on halves; SwiGLU; RMSNorm; an untied head. Modules are
+named as in the published weights, so PEFT's keys come out as they would on the real model.
+"""
+
+import json
+import math
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.nn import functional as F
+
+
+class RMSNorm(nn.Module):
+    def __init__(self, size, eps):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.eps = eps
+
+    def forward(self, x):
+        wide = x if x.dtype == torch.float64 else x.float()
+        return self.weight * (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)).to(x.dtype)
+
+
+def rotate(x, cos, sin):
+    first, second = x.chunk(2, dim=-1)
+    return x * cos + torch.cat((-second, first), dim=-1) * sin
+
+
+class Attention(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        hidden = config.hidden_size
+        self.heads = config.num_attention_heads
+        self.size = hidden // self.heads
+        self.W_pack = nn.Linear(hidden, 3 * hidden, bias=False)
+        self.o_proj = nn.Linear(hidden, hidden, bias=False)
+
+    def forward(self, x):
+        batch, length, hidden = x.shape
+        q, k, v = (
+            part.view(batch, length, self.heads, self.size).transpose(1, 2) for part in self.W_pack(x).split(hidden, dim=-1)
+        )
+        wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+        inverse = 10000.0 ** (-torch.arange(0, self.size, 2, dtype=wide) / self.size)
+        angles = torch.outer(torch.arange(length, dtype=wide), inverse)
+        angles = torch.cat((angles, angles), dim=-1)
+        cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        scores = q @ k.transpose(-1, -2) / math.sqrt(self.size)
+        future = torch.ones(length, length, dtype=torch.bool).triu(1)
+        weights = scores.masked_fill(future, float("-inf")).to(wide).softmax(-1).to(x.dtype)
+        return self.o_proj((weights @ v).transpose(1, 2).reshape(batch, length, hidden))
+
+
+class MLP(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.gate_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.up_proj = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
+        self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+
+    def forward(self, x):
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class DecoderLayer(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.self_attn = Attention(config)
+        self.mlp = MLP(config)
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+    def forward(self, x):
+        x = x + self.self_attn(self.input_layernorm(x))
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+
+class Model(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.num_hidden_layers))
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+    def forward(self, ids):
+        x = self.embed_tokens(ids)
+        for layer in self.layers:
+            x = layer(x)
+        return self.norm(x)
+
+
+class BaiChuanForCausalLM(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.shape = config
+        self.model = Model(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+
+    def forward(self, input_ids):
+        return SimpleNamespace(logits=self.lm_head(self.model(input_ids)))
+
+    def prepare_inputs_for_generation(self, *args, **kwargs):
+        """Asked for by PEFT's causal model; not used."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def greedy(self, ids, count, eos):
+        """New ids, without the eos that ends them: a plain loop, no cache."""
+        new = []
+        while len(new) < count:
+            best = int(self(torch.tensor([ids + new])).logits[0, -1].argmax())
+            if best in eos:
+                break
+            new.append(best)
+        return new
+
+    def save_pretrained(self, folder):
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file({k: v.contiguous() for k, v in self.state_dict().items()}, folder / "model.safetensors", {"format": "pt"})
+        config = dict(vars(self.shape))
+        config |= {"architectures": ["BaiChuanForCausalLM"], "model_type": "baichuan", "hidden_act": "silu"}
+        config |= {"tie_word_embeddings": False, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+        config["torch_dtype"] = str(self.lm_head.weight.dtype).removeprefix("torch.")
+        (folder / "config.json").write_text(json.dumps(config, indent=2))
+
+    @classmethod
+    def from_pretrained(cls, folder, dtype=torch.float32):
+        model = cls(SimpleNamespace(**json.loads((Path(folder) / "config.json").read_text())))
+        model.load_state_dict(load_file(Path(folder) / "model.safetensors"))
+        return model.to(dtype)

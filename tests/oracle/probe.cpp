@@ -1,0 +1,211 @@
+// rankfold-probe: shows the tests in this folder what the library computes. Tensors come and go as safetensors files.
+//
+//   forward  MODEL ADAPTER ROWS OUT   logits [T, V], loss (a sum), labels (how many count), grad.KEY of every trained value
+//   masks    MODEL ADAPTER ROWS OUT   mask.N.MODULE [length, in]: dropout of row N at its step
+//   generate MODEL ADAPTER ROWS OUT   ids and lengths of each row's greedy continuation
+//   tokenize MODEL TEXTS.json OUT     {"ids": [[...]], "text": [...], "bos": id or null, "eos": id}
+//   rewrite  FILE OUT                 the same tensors and metadata through write_tensor_file
+//
+// ADAPTER: a folder, "-" (none) or "full" (every parameter). ROWS: ids [T], lengths [B] and, as the command needs, labels [T]
+// (Hugging Face's convention), row [B] and step [B] (int64). Options: --dtype T, --seed N, --step N, --first_row N,
+// --max_new_tokens N.
+#include "rankfold/rankfold.h"
+
+#include "ops/dropout.h"
+
+#include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
+#include <nlohmann/json.hpp>
+
+#include <cstdio>
+#include <fstream>
+#include <iterator>
+#include <map>
+#include <optional>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+using namespace rankfold;
+
+namespace {
+
+struct Options {
+  std::vector<std::string> words;
+  std::map<std::string, std::string> flags;
+
+  const std::string& word(size_t i) const {
+    if (i >= words.size()) throw UserError("too few arguments");
+    return words[i];
+  }
+  int64_t number(const std::string& key, int64_t otherwise) const {
+    const auto it = flags.find(key);
+    return it == flags.end() ? otherwise : std::stoll(it->second);
+  }
+};
+
+Options parse(int argc, char** argv) {
+  Options options;
+  for (int i = 1; i < argc; ++i) {
+    const std::string word = argv[i];
+    if (word.rfind("--", 0) != 0) {
+      options.words.push_back(word);
+    } else if (i + 1 < argc) {
+      options.flags[word.substr(2)] = argv[++i];
+    } else {
+      throw UserError(word + " needs a value");
+    }
+  }
+  return options;
+}
+
+using NamedTensors = std::vector<std::pair<std::string, at::Tensor>>;
+
+struct Rows {
+  std::vector<std::vector<int32_t>> ids, labels;
+  std::vector<int64_t> row, step;
+
+  Batch batch() const {
+    std::vector<Sequence> sequences;
+    for (size_t i = 0; i < ids.size(); ++i) sequences.push_back({&ids[i], labels.empty() ? nullptr : &labels[i]});
+    return make_batch(sequences);
+  }
+};
+
+std::vector<int64_t> numbers(const TensorFile& file, const std::string& name) {
+  if (!file.contains(name)) return {};
+  const at::Tensor t = file.tensor(name).to(at::kLong).contiguous();
+  return {t.const_data_ptr<int64_t>(), t.const_data_ptr<int64_t>() + t.numel()};
+}
+
+std::vector<std::vector<int32_t>> split(const std::vector<int64_t>& flat, const std::vector<int64_t>& lengths) {
+  std::vector<std::vector<int32_t>> rows;
+  if (flat.empty()) return rows;
+  auto at = flat.begin();
+  for (const int64_t length : lengths) {
+    rows.emplace_back(at, at + length);
+    at += length;
+  }
+  return rows;
+}
+
+Rows read_rows(const std::string& path) {
+  const TensorFile file = TensorFile::open(path);
+  const std::vector<int64_t> lengths = numbers(file, "lengths");
+  return {split(numbers(file, "ids"), lengths), split(numbers(file, "labels"), lengths), numbers(file, "row"),
+          numbers(file, "step")};
+}
+
+CausalLM open_model(const Options& options) {
+  LoadConfig load{.device = "cpu", .dtype = "auto"};
+  if (const auto it = options.flags.find("dtype"); it != options.flags.end()) load.dtype = it->second;
+  return CausalLM::load(options.word(1), load);
+}
+
+std::optional<Adapter> open_adapter(const CausalLM& model, const Options& options) {
+  const std::string& name = options.word(2);
+  if (name == "-") return std::nullopt;
+  if (name == "full") return Adapter::full(model);
+  return Adapter::load(model, name, options.number("seed", 42));
+}
+
+void forward(const Options& options) {
+  const CausalLM model = open_model(options);
+  std::optional<Adapter> adapter = open_adapter(model, options);
+  Batch batch = read_rows(options.word(3)).batch();
+  batch.step = options.number("step", 0);
+  batch.first_row = options.number("first_row", 0);
+  NamedTensors out;
+  {
+    const c10::NoGradGuard no_grad;
+    out.emplace_back("logits", model.logits(batch).to(at::kFloat));
+    out.emplace_back("eval_loss", model.loss(batch).to(at::kDouble).reshape({1}));
+  }
+  out.emplace_back("labels", at::full({1}, batch.label_count(), at::kLong));
+  if (adapter) {
+    const at::Tensor loss = model.loss(batch);
+    loss.backward();
+    out.emplace_back("loss", loss.detach().to(at::kDouble).reshape({1}));
+    for (const Parameter& p : adapter->named_parameters()) out.emplace_back("grad." + p.name, p.value.grad().clone());
+  }
+  write_tensor_file(options.word(4), out);
+}
+
+void masks(const Options& options) {
+  const CausalLM model = open_model(options);
+  const std::optional<Adapter> adapter = open_adapter(model, options);
+  if (!adapter || adapter->is_full()) throw UserError("masks: an adapter folder is needed");
+  const Rows rows = read_rows(options.word(3));
+  std::map<std::string, int64_t> in_features;
+  for (const LinearModule& m : model.linear_modules()) in_features[m.name] = m.in_features;
+  NamedTensors out;
+  for (size_t i = 0; i < rows.ids.size(); ++i) {
+    const auto length = static_cast<int64_t>(rows.ids[i].size());
+    const at::Tensor positions = at::arange(length, at::kLong);
+    const at::Tensor row = at::full({length}, rows.row.at(i), at::kLong);
+    for (size_t m = 0; m < adapter->modules().size(); ++m) {
+      const std::string& name = adapter->modules()[m];
+      out.emplace_back("mask." + std::to_string(i) + "." + name,
+                       dropout_mask(static_cast<uint64_t>(options.number("seed", 42)), rows.step.at(i),
+                                    static_cast<int64_t>(m), row, positions, in_features.at(name),
+                                    adapter->config().lora_dropout));
+    }
+  }
+  write_tensor_file(options.word(4), out);
+}
+
+void generate_rows(const Options& options) {
+  const CausalLM model = open_model(options);
+  const std::optional<Adapter> adapter = open_adapter(model, options);
+  GenerateConfig config;
+  config.max_new_tokens = options.number("max_new_tokens", 16);
+  const std::vector<std::vector<int32_t>> rows = generate(model, read_rows(options.word(3)).ids, config);
+  std::vector<int64_t> ids, lengths;
+  for (const std::vector<int32_t>& row : rows) {
+    ids.insert(ids.end(), row.begin(), row.end());
+    lengths.push_back(static_cast<int64_t>(row.size()));
+  }
+  write_tensor_file(options.word(4), {{"ids", at::tensor(ids, at::kLong)}, {"lengths", at::tensor(lengths, at::kLong)}});
+}
+
+void tokenize(const Options& options) {
+  const Tokenizer tokenizer = open_model(options).tokenizer();
+  std::ifstream in(options.word(2));
+  nlohmann::json out = {{"ids", nlohmann::json::array()}, {"text", nlohmann::json::array()}};
+  for (const auto& text : nlohmann::json::parse(in)) {
+    const std::vector<int32_t> ids = tokenizer.encode(text.get<std::string>());
+    out["ids"].push_back(ids);
+    out["text"].push_back(tokenizer.decode(ids));
+  }
+  out["bos"] = tokenizer.bos() ? nlohmann::json(*tokenizer.bos()) : nlohmann::json();
+  out["eos"] = tokenizer.eos();
+  std::ofstream(options.word(3)) << out.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+}
+
+void rewrite(const Options& options) {
+  const TensorFile file = TensorFile::open(options.word(1));
+  NamedTensors tensors;
+  for (const TensorInfo& info : file.tensors()) tensors.emplace_back(info.name, file.tensor(info.name));
+  write_tensor_file(options.word(2), tensors, file.metadata());
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  try {
+    const Options options = parse(argc, argv);
+    const std::map<std::string, void (*)(const Options&)> commands = {
+        {"forward", forward}, {"masks", masks}, {"generate", generate_rows}, {"tokenize", tokenize}, {"rewrite", rewrite}};
+    const auto command = commands.find(options.word(0));
+    if (command == commands.end()) throw UserError("no command " + options.word(0));
+    command->second(options);
+    return 0;
+  } catch (const Error& error) {
+    std::fprintf(stderr, "rankfold-probe: %s\n", error.what());
+    return static_cast<int>(error.code());
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "rankfold-probe: %s\n", error.what());
+    return 1;
+  }
+}
