@@ -59,7 +59,8 @@ build_targets() {
   torch=$(echo "$venv"/lib/python3*/site-packages/torch)
   if [[ ! -f $build/build.ninja ]]; then
     say "configuring"
-    (cd "$root" && cmake --preset default -DCMAKE_PREFIX_PATH="$torch" -DRANKFOLD_TESTS=ON) >"$build/configure.log" 2>&1 ||
+    (cd "$root" && cmake --preset default -DCMAKE_PREFIX_PATH="$torch" -DRANKFOLD_TESTS=ON) \
+      >"$build/configure.log" 2>&1 ||
       { tail -n 20 "$build/configure.log" >&2; die "cmake failed: the whole output is in build/configure.log"; }
   fi
   say "building $*"

@@ -64,7 +64,8 @@ def load(path):
             continue
         storage = value.untyped_storage().data_ptr()
         # safetensors refuses tensors that share memory: tied weights, slices of one buffer.
-        tensors[name] = value.clone(memory_format=torch.contiguous_format) if storage in storages else value.contiguous()
+        is_shared = storage in storages
+        tensors[name] = value.clone(memory_format=torch.contiguous_format) if is_shared else value.contiguous()
         storages.add(storage)
     return tensors
 

@@ -15,6 +15,7 @@
 #include <fstream>
 #include <iostream>
 #include <string>
+#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -37,21 +38,35 @@ std::vector<std::string> read_texts(const std::vector<fs::path>& files) {
   return texts;
 }
 
+class Texts : public sentencepiece::SentenceIterator {
+ public:
+  explicit Texts(const std::vector<std::string>& texts) : texts_(texts) {}
+  bool done() const override { return next_ == texts_.size(); }
+  void Next() override { ++next_; }
+  const std::string& value() const override { return texts_[next_]; }
+  sentencepiece::util::Status status() const override { return {}; }
+
+ private:
+  const std::vector<std::string>& texts_;
+  size_t next_ = 0;
+};
+
 // Baichuan's settings: BPE, byte fallback, text as it is, no bos.
 int64_t train_tokenizer(const fs::path& folder, const std::vector<std::string>& texts) {
+  const std::unordered_map<std::string, std::string> options = {
+      {"model_type", "bpe"},
+      {"vocab_size", std::to_string(kLargestVocabulary)},
+      {"hard_vocab_limit", "false"},
+      {"character_coverage", "1.0"},
+      {"byte_fallback", "true"},
+      {"pad_id", "-1"},
+      {"normalization_rule_name", "identity"},
+      {"remove_extra_whitespaces", "false"},
+      {"num_threads", "1"},  // the same model on every machine
+      {"minloglevel", "2"}};
   std::string model;
-  const auto status = sentencepiece::SentencePieceTrainer::Train(
-      {{"model_type", "bpe"},
-       {"vocab_size", std::to_string(kLargestVocabulary)},
-       {"hard_vocab_limit", "false"},
-       {"character_coverage", "1.0"},
-       {"byte_fallback", "true"},
-       {"pad_id", "-1"},
-       {"normalization_rule_name", "identity"},
-       {"remove_extra_whitespaces", "false"},
-       {"num_threads", "1"},  // the same model on every machine
-       {"minloglevel", "2"}},
-      texts, &model);
+  Texts lines(texts);
+  const auto status = sentencepiece::SentencePieceTrainer::Train(options, &lines, &model);
   if (!status.ok()) throw rankfold::UserError("tokenizer: " + status.ToString());
   std::ofstream(folder / "tokenizer.model", std::ios::binary) << model;
   std::ofstream(folder / "tokenizer_config.json") << json{{"add_bos_token", false}, {"add_eos_token", false}}.dump(2);

@@ -62,9 +62,9 @@ struct LoraConfig {
   ModuleNames exclude_modules = StringList{};
   std::string bias = "none";
   bool use_rslora = false;
-  std::map<std::string, int64_t> rank_pattern;
-  std::map<std::string, double> alpha_pattern;
-  std::vector<int64_t> layers_to_transform;
+  std::map<std::string, int64_t> rank_pattern = {};
+  std::map<std::string, double> alpha_pattern = {};
+  std::vector<int64_t> layers_to_transform = {};
 
   template <class V>
   void fields(V&& v) {
@@ -108,7 +108,7 @@ struct DataConfig {
   std::string truncation_strategy = "truncate";
   std::string prompt_template = "{question}\n";
   bool train_on_prompt = false;
-  std::map<std::string, std::string> columns;  // {"question": "query"}: the file's name for one of ours
+  std::map<std::string, std::string> columns = {};  // {"question": "query"}: the file's name for one of ours
 
   template <class V>
   void fields(V&& v) {
@@ -126,7 +126,7 @@ struct DataConfig {
 
 // How the parameters move. Hugging Face's TrainingArguments, its defaults.
 struct TrainConfig {
-  std::string output_dir;
+  std::string output_dir = {};
   int64_t per_device_train_batch_size = 8;
   int64_t gradient_accumulation_steps = 1;
   double num_train_epochs = 3;
@@ -145,7 +145,7 @@ struct TrainConfig {
   int64_t logging_steps = 10;
   int64_t save_steps = 500;       // 0: only at the end
   int64_t save_total_limit = 0;   // 0: keep all
-  std::string resume_from_checkpoint;
+  std::string resume_from_checkpoint = {};
 
   template <class V>
   void fields(V&& v) {

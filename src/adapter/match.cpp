@@ -32,7 +32,8 @@ std::regex compile(const std::string& key, const std::string& pattern, const std
 std::string last_part(const std::string& name) { return name.substr(name.rfind('.') + 1); }
 
 bool is_named(const std::string& name, const std::string& entry) {
-  return name == entry || (name.size() > entry.size() && name.ends_with(entry) && name[name.size() - entry.size() - 1] == '.');
+  return name == entry ||
+         (name.size() > entry.size() && name.ends_with(entry) && name[name.size() - entry.size() - 1] == '.');
 }
 
 // exclude_modules, or target_modules where it is a string: does it match the whole name?
@@ -61,9 +62,9 @@ std::optional<int64_t> layer_of(const std::string& name) {
   for (int part = 0;; ++part) {
     const size_t end = name.find('.', begin);
     if (end == std::string::npos) return std::nullopt;
-    const bool digits = end > begin && end - begin < 10 && std::all_of(name.begin() + begin, name.begin() + end, [](unsigned char c) {
-                          return std::isdigit(c);
-                        });
+    const bool digits =
+        end > begin && end - begin < 10 &&
+        std::all_of(name.begin() + begin, name.begin() + end, [](unsigned char c) { return std::isdigit(c); });
     if (part >= 2 && digits) return std::stoll(name.substr(begin, end - begin));
     begin = end + 1;
   }
@@ -91,7 +92,8 @@ void check_entries(const StringList& targets, const std::vector<LinearModule>& l
 }
 
 template <class T>
-T pattern_value(const std::string& key, const std::map<std::string, T>& patterns, const std::string& name, T otherwise) {
+T pattern_value(const std::string& key, const std::map<std::string, T>& patterns, const std::string& name,
+                T otherwise) {
   for (const auto& [pattern, value] : patterns)
     if (std::regex_match(name, compile(key, pattern, "(?:.*\\.)?(?:" + pattern + ")"))) return value;
   return otherwise;
@@ -122,7 +124,8 @@ std::vector<ModuleMatch> match_modules(const LoraConfig& config, const std::vect
 
   std::vector<ModuleMatch> matches;
   for (const LinearModule& module : linears) {
-    const bool is_wanted = all ? !module.is_head : wanted.match(module.name) && is_in_layers(config, targets, module.name);
+    const bool is_wanted =
+        all ? !module.is_head : wanted.match(module.name) && is_in_layers(config, targets, module.name);
     if (is_wanted && !excluded.match(module.name)) matches.push_back(match_one(config, module));
   }
   if (!matches.empty()) return matches;

@@ -23,7 +23,7 @@ using nlohmann::json;
 
 namespace {
 
-constexpr int64_t kBlockElements = 1 << 24;  // of fp32 work at a time: 64 MiB
+constexpr int64_t kBlockElements = 1 << 22;  // of fp32 work at a time: 16 MiB
 
 // Every matrix of the base that may be a linear layer: the adapter's config says which of them it means, whatever the
 // architecture.
@@ -35,7 +35,8 @@ std::vector<LinearModule> linear_modules(const ModelFolder& base) {
     if (!tensor.ends_with(kWeight) || info.shape.size() != 2 || !at::isFloatingType(info.dtype)) continue;
     const std::string name = tensor.substr(0, tensor.size() - kWeight.size());
     const std::string last = name.substr(name.rfind('.') + 1);
-    if (last.find("embed") == std::string::npos) linears.push_back({name, info.shape[0], info.shape[1], last == "lm_head"});
+    if (last.find("embed") == std::string::npos)
+      linears.push_back({name, info.shape[0], info.shape[1], last == "lm_head"});
   }
   return linears;
 }
@@ -49,7 +50,10 @@ std::optional<at::ScalarType> parse_dtype(const std::string& name) {
 }
 
 const char* dtype_name(at::ScalarType dtype) {
-  return dtype == at::kFloat ? "float32" : dtype == at::kBFloat16 ? "bfloat16" : dtype == at::kHalf ? "float16" : "float64";
+  return dtype == at::kFloat      ? "float32"
+         : dtype == at::kBFloat16 ? "bfloat16"
+         : dtype == at::kHalf     ? "float16"
+                                  : "float64";
 }
 
 // "5GB", "500MB" (powers of ten, as in Hugging Face's tools), "4GiB", or bytes.
@@ -172,7 +176,8 @@ class Merger {
     for (int64_t row = 0; row < rows; row += step) {
       const int64_t count = std::min(step, rows - row);
       at::Tensor block = flat.narrow(0, row, count).to(wide);
-      if (match != matches_.end()) block = block.add(update(match->second.module.name, row, count).to(wide), match->second.scale);
+      if (match != matches_.end())
+        block = block.add(update(match->second.module.name, row, count).to(wide), match->second.scale);
       const at::Tensor rounded = merged_rows.narrow(0, row, count).copy_(block);
       if (!rounded.isfinite().equal(block.isfinite()))
         fail(base_.file_of(info.name).path().string(), ": tensor '", info.name, "': a value of ",
@@ -190,11 +195,13 @@ class Merger {
   void check_base_weight(const std::string& module, const at::Tensor& stored) const {
     const auto found = adapter_.base_weights.find(module);
     if (found != adapter_.base_weights.end() && !found->second.equal(stored.to(at::kFloat)))
-      fail(adapter_.path.string(), ": module '", module, "': expected the base's own weight in base_layer, got another");
+      fail(adapter_.path.string(), ": module '", module,
+           "': expected the base's own weight in base_layer, got another");
   }
 
   std::string config_text() const {
-    auto config = nlohmann::ordered_json::parse(read_text(base_.path() / "config.json"));  // keeps the order of its keys
+    auto config =
+        nlohmann::ordered_json::parse(read_text(base_.path() / "config.json"));  // keeps the order of its keys
     const char* key = config.contains("dtype") ? "dtype" : "torch_dtype";
     config[key] = dtype_name(*dtype_);
     return config.dump(2) + "\n";
@@ -228,8 +235,10 @@ void check_output(const fs::path& model, const fs::path& output) {
   if (what_stands_at(output) == "nothing") return;
   std::error_code error;
   if (fs::equivalent(model, output, error)) fail(output.string(), ": expected another folder than the base model's");
-  if (what_stands_at(output) != "a folder") fail(output.string(), ": expected nothing or an empty folder, got ", what_stands_at(output));
-  if (!fs::is_empty(output, error) && !error) fail(output.string(), ": expected nothing or an empty folder, got files in it");
+  if (what_stands_at(output) != "a folder")
+    fail(output.string(), ": expected nothing or an empty folder, got ", what_stands_at(output));
+  if (!fs::is_empty(output, error) && !error)
+    fail(output.string(), ": expected nothing or an empty folder, got files in it");
 }
 
 }  // namespace

@@ -26,7 +26,9 @@ constexpr const char* kWeightsName = "adapter_model.safetensors";
 constexpr std::string_view kPrefix = "base_model.model.", kA = ".lora_A.weight", kB = ".lora_B.weight",
                            kBase = ".base_layer.weight";
 
-bool is_unset(const json& value) { return value.is_null() || value == false || (value.is_structured() && value.empty()); }
+bool is_unset(const json& value) {
+  return value.is_null() || value == false || (value.is_structured() && value.empty());
+}
 
 // Features of PEFT that change what an adapter computes and that we do not follow.
 void refuse_foreign_features(const json& config, const std::string& source) {
@@ -103,7 +105,9 @@ void read_tensors(AdapterFolder& folder) {
 }
 
 // A whole number as PEFT's integers are written.
-json number(double value) { return value == std::floor(value) && std::abs(value) < 1e15 ? json(static_cast<int64_t>(value)) : json(value); }
+json number(double value) {
+  return value == std::floor(value) && std::abs(value) < 1e15 ? json(static_cast<int64_t>(value)) : json(value);
+}
 
 // As PEFT does, all-linear is written as what it stood for: readers that are no Hugging Face model would take the head.
 json target_names(const LoraConfig& config, const std::vector<std::pair<std::string, at::Tensor>>& tensors) {
@@ -191,7 +195,8 @@ AdapterFolder read_adapter_folder(const fs::path& path) {
   if (const auto base = object.find("base_model_name_or_path"); base != object.end() && base->is_string())
     folder.base_model = base->get<std::string>();
   if (what_stands_at(path / kWeightsName) == "nothing" && what_stands_at(path / "adapter_model.bin") == "a file")
-    fail(path.string(), ": expected ", kWeightsName, ", got adapter_model.bin, a pickle, which may run code and is refused;"
+    fail(path.string(), ": expected ", kWeightsName,
+         ", got adapter_model.bin, a pickle, which may run code and is refused;"
          " load it with PEFT and save it again");
   read_tensors(folder);
   return folder;
@@ -226,7 +231,8 @@ std::vector<ModuleMatch> match_adapter(const AdapterFolder& folder, const std::v
     names.erase(module.name);
   }
   for (const auto& [module, pair] : folder.tensors)
-    if (names.contains(module)) fail(source, ": module '", module, "' is not among the target_modules of ", kConfigName);
+    if (names.contains(module))
+      fail(source, ": module '", module, "' is not among the target_modules of ", kConfigName);
   return matches;
 }
 

@@ -21,17 +21,20 @@ namespace rankfold {
 namespace {
 
 constexpr const char* kHelpFooter =
-    "--key value and --key=value are the same; a value that opens with -- needs the second. Underscores and hyphens are\n"
-    "the same. Of a flag given twice the last counts. Lists: a,b or [\"a\", \"b\"]; objects: k=v,k=v or {\"k\": v}.\n"
-    "Exit codes: 0 done, 1 a defect of Rankfold, 2 bad input, 3 no such device, 4 out of memory, 5 storage, 6 diverged,\n"
+    "--key value and --key=value are the same; a value that opens with -- needs the second. Underscores and "
+    "hyphens are\n"
+    "the same. Of a flag given twice the last counts. Lists: a,b or [\"a\", \"b\"]; objects: k=v,k=v or "
+    "{\"k\": v}.\n"
+    "Exit codes: 0 done, 1 a defect of Rankfold, 2 bad input, 3 no such device, 4 out of memory, 5 storage, "
+    "6 diverged,\n"
     "7 resume refused, 130 and 143 stopped by a signal.";
 
 bool is_truth(const std::string& text) {
   return text == "true" || text == "false" || text == "1" || text == "0" || text == "yes" || text == "no";
 }
 
-// The command line as pairs (canonical flag, value) and a positional, which leaves CLI11 nothing to guess: 2.1 takes the
-// argument after an empty "--key=" for its value.
+// The command line as pairs (canonical flag, value) and a positional, which leaves CLI11 nothing to
+// guess: 2.1 takes the argument after an empty "--key=" for its value.
 std::vector<std::string> plain_arguments(const Fields& fields, bool takes_config, int argc, char** argv) {
   std::vector<std::string> plain, positional;
   const std::vector<std::string> arguments(argv + 1, argv + argc);
@@ -46,7 +49,8 @@ std::vector<std::string> plain_arguments(const Fields& fields, bool takes_config
     const std::string flag = argument.substr(0, equals);
     const Field* field = flag.starts_with("--") ? find_field(fields, flag.substr(2)) : nullptr;
     if (!field) {
-      const std::string near = nearest(flag.substr(flag.find_first_not_of('-') == 2 ? 2 : 1), all_names(fields));
+      const std::string near =
+          nearest(flag.substr(flag.find_first_not_of('-') == 2 ? 2 : 1), all_names(fields));
       fail("unknown flag ", flag, did_you_mean(near.empty() ? "" : "--" + near));
     }
     plain.push_back("--" + field->name);
@@ -61,7 +65,8 @@ std::vector<std::string> plain_arguments(const Fields& fields, bool takes_config
       plain.push_back(arguments[++i]);
   }
   if (positional.size() > (takes_config ? 1 : 0))
-    fail("unexpected argument \"", positional.back(), "\"", takes_config ? ": one configuration file at most" : "");
+    fail("unexpected argument \"", positional.back(), "\"",
+         takes_config ? ": one configuration file at most" : "");
   plain.insert(plain.end(), positional.begin(), positional.end());
   return plain;
 }
@@ -112,7 +117,8 @@ Given parse(CLI::App& app, const AppSpec& spec, int argc, char** argv, const Fie
 
 // One line that cannot drive a terminal: names in it come from files.
 std::string one_line(std::string text) {
-  std::replace_if(text.begin(), text.end(), [](unsigned char c) { return c < 0x20 || c == 0x7F; }, ' ');
+  std::replace_if(
+      text.begin(), text.end(), [](unsigned char c) { return c < 0x20 || c == 0x7F; }, ' ');
   return text;
 }
 
@@ -125,9 +131,11 @@ int report(const std::string& program, ExitCode code, const std::string& line) {
 // The exit code for the exception in flight.
 int report_exception(const std::string& program) {
   const auto defect = [&](const std::string& what) {
-    return report(program, ExitCode::kDefect, "this is a defect of Rankfold: " + what.substr(0, what.find('\n')));
+    return report(program, ExitCode::kDefect,
+                  "this is a defect of Rankfold: " + what.substr(0, what.find('\n')));
   };
-  const std::string out_of_memory = "out of memory: a smaller per_device_train_batch_size or max_length needs less";
+  const std::string out_of_memory =
+      "out of memory: a smaller per_device_train_batch_size or max_length needs less";
   try {
     throw;
   } catch (const Error& error) {
@@ -138,7 +146,8 @@ int report_exception(const std::string& program) {
     return report(program, ExitCode::kOutOfMemory, out_of_memory);
   } catch (const c10::Error& error) {
     const std::string what = error.what_without_backtrace();
-    if (what.find("DefaultCPUAllocator") != std::string::npos) return report(program, ExitCode::kOutOfMemory, out_of_memory);
+    if (what.find("DefaultCPUAllocator") != std::string::npos)
+      return report(program, ExitCode::kOutOfMemory, out_of_memory);
     return defect(what);
   } catch (const std::filesystem::filesystem_error& error) {
     return report(program, ExitCode::kStorage, error.what());

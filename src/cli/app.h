@@ -21,9 +21,10 @@ struct AppSpec {
 // The keys that were set, canonical name -> how a person wrote it ("run.json: lora_rank", "--r").
 using Given = std::map<std::string, std::string>;
 
-// Reads the command line into `fields`, runs `job` and returns the exit code. Results go to standard output, everything
-// else to standard error, each error as one line "lora-train: ...".
-int run_app(const AppSpec& spec, int argc, char** argv, const Fields& fields, const std::function<void(const Given&)>& job);
+// Reads the command line into `fields`, runs `job` and returns the exit code. Results go to standard output,
+// everything else to standard error, each error as one line "lora-train: ...".
+int run_app(const AppSpec& spec, int argc, char** argv, const Fields& fields,
+            const std::function<void(const Given&)>& job);
 
 template <class Options>
 int run_app(const AppSpec& spec, int argc, char** argv, void (*job)(Options&, const Given&)) {

@@ -20,7 +20,8 @@ std::string format(const char* pattern, auto... values) {
 
 std::string clock(double seconds) {
   const long s = std::isfinite(seconds) ? std::lround(std::clamp(seconds, 0.0, 3.6e6)) : 0;
-  return s < 3600 ? format("%02ld:%02ld", s / 60, s % 60) : format("%ld:%02ld:%02ld", s / 3600, s / 60 % 60, s % 60);
+  return s < 3600 ? format("%02ld:%02ld", s / 60, s % 60)
+                  : format("%ld:%02ld:%02ld", s / 3600, s / 60 % 60, s % 60);
 }
 
 // The pieces of ids [begin, end), control tokens (which decode() leaves out) by name.
@@ -71,8 +72,8 @@ void print_modules(const CausalLM& model, const Adapter& adapter) {
   const int64_t trained = adapter.parameter_count();
   const int64_t all = adapter.is_full() ? trained : model.parameter_count() + trained;
   std::cout << "trainable params: " << with_commas(trained) << " || all params: " << with_commas(all)
-            << " || trainable%: " << format("%.4f", 100.0 * static_cast<double>(trained) / static_cast<double>(all))
-            << "\n";
+            << " || trainable%: "
+            << format("%.4f", 100.0 * static_cast<double>(trained) / static_cast<double>(all)) << "\n";
 }
 
 void print_report(const std::string& path, const Dataset& dataset, const DataConfig& config) {
@@ -80,8 +81,10 @@ void print_report(const std::string& path, const Dataset& dataset, const DataCon
   std::cout << path << ": " << with_commas(dataset.size()) << " of " << with_commas(report.rows)
             << " rows, the longest of " << with_commas(report.longest) << " tokens";
   if (report.truncated) std::cout << "; " << report.truncated << " cut to " << config.max_length << " tokens";
-  if (report.dropped) std::cout << "; " << report.dropped << " longer than " << config.max_length << " left out";
-  if (report.without_labels) std::cout << "; " << report.without_labels << " without anything to learn left out";
+  if (report.dropped)
+    std::cout << "; " << report.dropped << " longer than " << config.max_length << " left out";
+  if (report.without_labels)
+    std::cout << "; " << report.without_labels << " without anything to learn left out";
   std::cout << "\n";
 }
 
@@ -96,12 +99,13 @@ void print_sample(const Dataset& dataset, const Tokenizer* tokenizer) {
   for (size_t begin = 0, end; begin < shown; begin = end) {
     end = begin;
     while (end < shown && learnt(end) == learnt(begin)) ++end;
-    const std::string part = (tokenizer ? spelled(*tokenizer, row.input_ids, begin, end)
-                                        : numbers(row.input_ids, begin, end));
+    const std::string part =
+        (tokenizer ? spelled(*tokenizer, row.input_ids, begin, end) : numbers(row.input_ids, begin, end));
     text += learnt(begin) ? "[[" + part + "]]" : part;
   }
   // The text comes from a file: it must not drive the terminal.
-  std::replace_if(text.begin(), text.end(), [](unsigned char c) { return (c < 0x20 && c != '\n') || c == 0x7F; }, ' ');
+  std::replace_if(
+      text.begin(), text.end(), [](unsigned char c) { return (c < 0x20 && c != '\n') || c == 0x7F; }, ' ');
   std::cout << "first row, " << size << " tokens, " << count << " of them learnt, in [[ ]]:\n"
             << text << (shown < size ? " ..." : "") << std::endl;
 }
@@ -110,20 +114,22 @@ ProgressDisplay::ProgressDisplay() : terminal_(::isatty(STDOUT_FILENO) == 1) {}
 
 void ProgressDisplay::show(const Progress& progress) {
   if (progress.logged) loss_ = progress.logged->loss;
-  const std::string tail = format("%.0f tokens/s  %s left", progress.tokens_per_second, clock(progress.seconds_left).c_str());
+  const std::string tail =
+      format("%.0f tokens/s  %s left", progress.tokens_per_second, clock(progress.seconds_left).c_str());
   if (terminal_) {
     constexpr size_t kWidth = 24;
-    const size_t filled = kWidth * static_cast<size_t>(progress.step) / static_cast<size_t>(progress.total_steps);
-    std::cout << "\r[" << std::string(filled, '#') << std::string(kWidth - filled, '.') << "] " << progress.step << "/"
-              << progress.total_steps << (loss_ > 0 ? format("  loss %.4f", loss_) : "") << "  " << tail << "\x1b[K"
-              << std::flush;
+    const size_t filled =
+        kWidth * static_cast<size_t>(progress.step) / static_cast<size_t>(progress.total_steps);
+    std::cout << "\r[" << std::string(filled, '#') << std::string(kWidth - filled, '.') << "] "
+              << progress.step << "/" << progress.total_steps
+              << (loss_ > 0 ? format("  loss %.4f", loss_) : "") << "  " << tail << "\x1b[K" << std::flush;
     drawn_ = true;
     if (progress.step == progress.total_steps) clear_bar();
   } else if (progress.logged) {
     const LogRow& row = *progress.logged;
-    std::cout << format("step %lld/%lld  epoch %.2f  loss %.4f  grad_norm %.3f  lr %.3e  ", static_cast<long long>(row.step),
-                        static_cast<long long>(progress.total_steps), row.epoch, row.loss, row.grad_norm,
-                        row.learning_rate)
+    std::cout << format("step %lld/%lld  epoch %.2f  loss %.4f  grad_norm %.3f  lr %.3e  ",
+                        static_cast<long long>(row.step), static_cast<long long>(progress.total_steps),
+                        row.epoch, row.loss, row.grad_norm, row.learning_rate)
               << tail << std::endl;
   }
 }

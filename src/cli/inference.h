@@ -1,4 +1,5 @@
-// What lora-eval and lora-generate share: a base, perhaps an adapter on it, and the prompt template they were trained with.
+// What lora-eval and lora-generate share: a base, perhaps an adapter on it, and the prompt template they were
+// trained with.
 #pragma once
 
 #include "cli/app.h"
@@ -10,7 +11,8 @@
 
 namespace rankfold {
 
-inline constexpr const char* kTemplateFile = "prompt_template.json";  // lora-train writes it beside the adapter or model
+inline constexpr const char* kTemplateFile =
+    "prompt_template.json";  // lora-train writes it beside the adapter or model
 
 struct ModelOptions {
   std::string model_name_or_path;
@@ -19,9 +21,10 @@ struct ModelOptions {
 
   template <class V>
   void fields(V&& v) {
-    v("model_name_or_path", model_name_or_path, "model folder (Hugging Face layout, safetensors)", allow::text, "a path",
-      {"model", "base_model", "model_path"});
-    v("adapter_name_or_path", adapter_name_or_path, "adapter folder", allow::any, "a path", {"adapter_path", "adapter"});
+    v("model_name_or_path", model_name_or_path, "model folder (Hugging Face layout, safetensors)",
+      allow::text, "a path", {"model", "base_model", "model_path"});
+    v("adapter_name_or_path", adapter_name_or_path, "adapter folder", allow::any, "a path",
+      {"adapter_path", "adapter"});
     load.fields(v);
   }
 };
@@ -32,7 +35,8 @@ struct LoadedModel {
 };
 LoadedModel load_model(const ModelOptions& options);
 
-// Replaces `prompt_template` by the one that lies in the adapter's folder, else in the model's, unless it was given.
+// Replaces `prompt_template` by the one that lies in the adapter's folder, else in the model's, unless it was
+// given.
 void use_saved_template(const ModelOptions& options, const Given& given, std::string& prompt_template);
 
 }  // namespace rankfold

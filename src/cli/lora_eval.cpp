@@ -1,4 +1,5 @@
-// lora-eval: loss and perplexity on a data set; with --terms also how many of each row's terms a generated answer holds.
+// lora-eval: loss and perplexity on a data set; with --terms also how many of each row's terms a generated
+// answer holds.
 #include "cli/inference.h"
 #include "core/check.h"
 #include "core/file.h"
@@ -27,10 +28,13 @@ struct EvalOptions {
   template <class V>
   void fields(V&& v) {
     model.fields(v);
-    v("dataset", dataset, "JSON array or JSON Lines", allow::text, "a path", {"data_path", "eval_dataset", "data"});
+    v("dataset", dataset, "JSON array or JSON Lines", allow::text, "a path",
+      {"data_path", "eval_dataset", "data"});
     v("output", output, "file for the result, besides standard output", allow::any, "a path", {});
-    v("terms", terms, "the rows' field of terms that a generated answer should hold", allow::any, "a name", {});
-    v("predictions", predictions, "JSON Lines file for the generated answers (with --terms)", allow::any, "a path", {});
+    v("terms", terms, "the rows' field of terms that a generated answer should hold", allow::any, "a name",
+      {});
+    v("predictions", predictions, "JSON Lines file for the generated answers (with --terms)", allow::any,
+      "a path", {});
     v("per_device_eval_batch_size", per_device_eval_batch_size, "rows in a batch", allow::positive,
       "an integer above 0", {"batch_size"});
     data.fields(v);
@@ -56,7 +60,8 @@ std::vector<Question> read_questions(const EvalOptions& options, int64_t vocab_s
   return questions;
 }
 
-// Answers every question; the score of a row is the share of its terms in the answer, the accuracy their mean.
+// Answers every question; the score of a row is the share of its terms in the answer, the accuracy their
+// mean.
 void score_terms(const CausalLM& model, const EvalOptions& options, const std::vector<Question>& questions,
                  nlohmann::ordered_json& result) {
   const Tokenizer& tokenizer = model.tokenizer();
@@ -78,8 +83,10 @@ void score_terms(const CausalLM& model, const EvalOptions& options, const std::v
       const std::string answer = tokenizer.decode(ids);
       const auto found = terms_found(answer, questions[i].terms);
       score += static_cast<double>(found.size()) / static_cast<double>(questions[i].terms.size());
-      const nlohmann::ordered_json line = {
-          {"question", questions[i].text}, {"answer", answer}, {"terms", questions[i].terms}, {"found", found}};
+      const nlohmann::ordered_json line = {{"question", questions[i].text},
+                                           {"answer", answer},
+                                           {"terms", questions[i].terms},
+                                           {"found", found}};
       lines += line.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
     }
   }
@@ -89,7 +96,8 @@ void score_terms(const CausalLM& model, const EvalOptions& options, const std::v
 }
 
 void run(EvalOptions& options, const Given& given) {
-  if (!options.predictions.empty() && options.terms.empty()) fail("--predictions: expected --terms with it, got none");
+  if (!options.predictions.empty() && options.terms.empty())
+    fail("--predictions: expected --terms with it, got none");
   use_saved_template(options.model, given, options.data.prompt_template);
   RowFile::open(options.dataset);  // a broken file is reported before the weights are read
   const LoadedModel loaded = load_model(options.model);

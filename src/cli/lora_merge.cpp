@@ -19,17 +19,21 @@ struct MergeCommand {
 
   template <class V>
   void fields(V&& v) {
-    v("model_name_or_path", model_name_or_path, "model folder (Hugging Face layout, safetensors)", allow::text, "a path",
-      {"model", "base_model", "model_path"});
-    v("adapter_name_or_path", adapter_name_or_path, "adapter folder", allow::text, "a path", {"adapter_path", "adapter"});
-    v("output_dir", output_dir, "folder for the merged model; new or empty", allow::text, "a path", {"output"});
+    v("model_name_or_path", model_name_or_path, "model folder (Hugging Face layout, safetensors)",
+      allow::text, "a path", {"model", "base_model", "model_path"});
+    v("adapter_name_or_path", adapter_name_or_path, "adapter folder", allow::text, "a path",
+      {"adapter_path", "adapter"});
+    v("output_dir", output_dir, "folder for the merged model; new or empty", allow::text, "a path",
+      {"output"});
     v("dtype", options.dtype, "stored dtype of the result; auto: each tensor's own",
       allow::one_of({"auto", "float32", "bfloat16", "float16", "fp32", "bf16", "fp16"}),
       "auto, float32, bfloat16 or float16", {"torch_dtype"});
-    v("max_shard_size", options.max_shard_size, "5GB, 500MB, ...; else the base's own shards", allow::any, "a size", {});
-    v("verify", verify, "compare the logits of base + adapter with the merged model's", allow::any, "true or false", {});
-    v("device", device, "where --verify computes: auto, cpu, cuda or cuda:N", allow::text, "auto, cpu, cuda or cuda:N",
-      {});
+    v("max_shard_size", options.max_shard_size, "5GB, 500MB, ...; else the base's own shards", allow::any,
+      "a size", {});
+    v("verify", verify, "compare the logits of base + adapter with the merged model's", allow::any,
+      "true or false", {});
+    v("device", device, "where --verify computes: auto, cpu, cuda or cuda:N", allow::text,
+      "auto, cpu, cuda or cuda:N", {});
   }
 };
 
@@ -60,10 +64,12 @@ void verify(const MergeCommand& command) {
   const double largest = expected.abs().max().item<double>();
   const double difference = expected.sub(merged).abs().max().item<double>() / largest;
   const double limit = exact ? 2e-5 : 2e-2;
-  std::cout << "verify: largest difference " << difference << " x the largest logit (limit " << limit << ")\n";
+  std::cout << "verify: largest difference " << difference << " x the largest logit (limit " << limit
+            << ")\n";
   if (!(difference <= limit))  // NaN fails too
-    throw Error(ExitCode::kDefect, join("verify: the logits of ", command.output_dir, " differ from base + adapter by ",
-                                        difference, " x the largest logit, expected at most ", limit, ": do not use it"));
+    throw Error(ExitCode::kDefect,
+                join("verify: the logits of ", command.output_dir, " differ from base + adapter by ",
+                     difference, " x the largest logit, expected at most ", limit, ": do not use it"));
 }
 
 void run(MergeCommand& command, const Given&) {

@@ -27,7 +27,8 @@ nlohmann::json meaning(const Field& field) {
   return plain;
 }
 
-// The adapter that a run starts from decides r, alpha, dropout and targets: a setting that says otherwise is an error.
+// The adapter that a run starts from decides r, alpha, dropout and targets: a setting that says otherwise is
+// an error.
 void take_adapter_settings(RunConfig& config, const Given& given) {
   const std::string path = (fs::path(config.adapter_name_or_path) / "adapter_config.json").string();
   LoraConfig saved;
@@ -36,14 +37,16 @@ void take_adapter_settings(RunConfig& config, const Given& given) {
   for (size_t i = 0; i < asked.size(); ++i) {
     const auto wanted = meaning(asked[i]), there = meaning(theirs[i]);
     if (const auto at = given.find(asked[i].name); at != given.end() && wanted != there)
-      fail(at->second, ": expected ", brief(there), " as in ", path, ", got ", brief(wanted), ": leave it out");
+      fail(at->second, ": expected ", brief(there), " as in ", path, ", got ", brief(wanted),
+           ": leave it out");
   }
   config.lora = saved;
 }
 
 bool same_folder(const fs::path& a, const fs::path& b) {
   std::error_code ignored;
-  return fs::equivalent(a, b, ignored) || fs::weakly_canonical(a, ignored) == fs::weakly_canonical(b, ignored);
+  return fs::equivalent(a, b, ignored) ||
+         fs::weakly_canonical(a, ignored) == fs::weakly_canonical(b, ignored);
 }
 
 // What can be refused before any work.
@@ -54,7 +57,8 @@ void validate(RunConfig& config, const Given& given) {
   };
   const bool continues = !config.adapter_name_or_path.empty();
   if (continues && !config.train.resume_from_checkpoint.empty())
-    fail(where("adapter_name_or_path"), ": expected this or resume_from_checkpoint, got both: one starts a new run, "
+    fail(where("adapter_name_or_path"),
+         ": expected this or resume_from_checkpoint, got both: one starts a new run, "
          "the other continues one");
   if (continues && config.finetuning_type == "full")
     fail(where("adapter_name_or_path"), ": expected finetuning_type lora with it, got full");
@@ -69,7 +73,8 @@ void validate(RunConfig& config, const Given& given) {
 
 Adapter make_adapter(const CausalLM& model, const RunConfig& config) {
   if (config.finetuning_type == "full") return Adapter::full(model);
-  if (!config.adapter_name_or_path.empty()) return Adapter::load(model, config.adapter_name_or_path, config.train.seed);
+  if (!config.adapter_name_or_path.empty())
+    return Adapter::load(model, config.adapter_name_or_path, config.train.seed);
   return Adapter::create(model, config.lora, config.train.seed);
 }
 

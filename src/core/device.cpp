@@ -15,7 +15,8 @@ at::Device resolve_device(const std::string& name) {
   if (!name.starts_with("cuda") || !(rest.empty() || numbered))
     fail("device: expected auto, cpu, cuda or cuda:N, got \"", name, "\"");
   throw Error(ExitCode::kNoDevice,
-              join("device: ", name, " was asked for, but this build of Rankfold computes on the CPU only; use cpu or auto"));
+              join("device: ", name,
+                   " was asked for, but this build of Rankfold computes on the CPU only; use cpu or auto"));
 }
 
 }  // namespace rankfold

@@ -7,7 +7,8 @@
 
 namespace rankfold {
 
-// "auto", "cpu", "cuda" or "cuda:N". UserError for another word, Error(kNoDevice) for a device that is not there.
+// "auto", "cpu", "cuda" or "cuda:N". UserError for another word, Error(kNoDevice) for a device that is not
+// there.
 at::Device resolve_device(const std::string& name);
 
 }  // namespace rankfold

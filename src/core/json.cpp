@@ -41,7 +41,7 @@ class Reader {
   const char** read_;
 };
 
-// "[json.exception.parse_error.101] parse error at line 1, column 5: syntax error while ..." -> "syntax error while ..."
+// "[json.exception.parse_error.101] parse error at line 1, column 5: syntax error ..." -> "syntax error ..."
 std::string without_prefix(std::string what) {
   const size_t column = what.find("column ");
   const size_t colon = column == std::string::npos ? what.find("] ") : what.find(": ", column);

@@ -12,20 +12,29 @@
 namespace rankfold {
 namespace {
 
-// Aligns what malloc gives by itself. glibc's posix_memalign (torch's choice) leaves the spare end of each block in a
-// per-thread cache, where it keeps the freed block beside it from being joined or reused: with pages kept, a process
-// then holds twice the memory that it needs.
+// Aligns what malloc gives by itself. glibc's posix_memalign (torch's choice) leaves the spare end of each
+// block in a per-thread cache, where it keeps the freed block beside it from being joined or reused: with
+// pages kept, a process then holds twice the memory that it needs.
 class AlignedAllocator final : public c10::Allocator {
  public:
   c10::DataPtr allocate(size_t bytes) override {
-    constexpr uintptr_t kAlignment = 64;
     if (bytes == 0) return {nullptr, c10::Device(c10::kCPU)};
-    void* block = bytes < SIZE_MAX - kAlignment ? std::malloc(bytes + kAlignment) : nullptr;
+    void* block = bytes < SIZE_MAX - kSpare ? std::malloc(bytes + kSpare) : nullptr;
     if (!block) throw std::bad_alloc();
-    const uintptr_t aligned = (reinterpret_cast<uintptr_t>(block) + kAlignment - 1) & ~(kAlignment - 1);
-    return {reinterpret_cast<void*>(aligned), block, &std::free, c10::Device(c10::kCPU)};
+    const uintptr_t first = reinterpret_cast<uintptr_t>(block) + sizeof(void*);
+    void* data = reinterpret_cast<void*>((first + kAlignment - 1) & ~(kAlignment - 1));
+    static_cast<void**>(data)[-1] = block;
+    return {data, data, &release, c10::Device(c10::kCPU)};
   }
+  c10::DeleterFnPtr raw_deleter() const override { return &release; }  // oneDNN's scratch memory needs it
   void copy_data(void* to, const void* from, size_t bytes) const override { std::memcpy(to, from, bytes); }
+
+ private:
+  static constexpr uintptr_t kAlignment = 64;
+  static constexpr size_t kSpare = kAlignment + sizeof(void*);
+  static void release(void* data) {
+    if (data) std::free(static_cast<void**>(data)[-1]);
+  }
 };
 
 }  // namespace

@@ -57,12 +57,14 @@ void ModelFolder::State::open_shards() {
   const std::string source = (path / kIndexName).string();
   const json index = read_object(source);
   if (!index.contains("weight_map") || !index["weight_map"].is_object())
-    fail(source, ": weight_map: expected an object, got ", index.contains("weight_map") ? brief(index["weight_map"]) : "nothing");
+    fail(source, ": weight_map: expected an object, got ",
+         index.contains("weight_map") ? brief(index["weight_map"]) : "nothing");
   const json& map = index["weight_map"];
   std::set<std::string> shards;
   for (const auto& [tensor, shard] : map.items()) {
     if (!is_plain_weight_name(shard))
-      fail(source, ": weight_map: '", tensor, "': expected the name of a .safetensors file in this folder, got ", brief(shard));
+      fail(source, ": weight_map: '", tensor, "': expected the name of a .safetensors file in this folder, got ",
+           brief(shard));
     shards.insert(shard.get<std::string>());
   }
   std::unordered_map<std::string, std::string> found;  // tensor -> shard
@@ -72,7 +74,8 @@ void ModelFolder::State::open_shards() {
     files.push_back(TensorFile::open(path / shard));
     for (const TensorInfo& tensor : files.back().tensors()) {
       const auto [other, is_new] = found.emplace(tensor.name, shard);
-      if (!is_new) fail(path.string(), ": tensor '", tensor.name, "' is in two shards: ", other->second, " and ", shard);
+      if (!is_new)
+        fail(path.string(), ": tensor '", tensor.name, "' is in two shards: ", other->second, " and ", shard);
       if (!map.contains(tensor.name))
         fail((path / shard).string(), ": tensor '", tensor.name, "' is not in the weight_map of ", kIndexName);
     }

@@ -96,7 +96,8 @@ void TensorFile::State::read_tensor(const std::string& name, const json& entry) 
     return value;
   };
   const auto sizes = [](const json& value) {
-    return value.is_array() && std::all_of(value.begin(), value.end(), [](const json& x) { return x.is_number_unsigned(); });
+    return value.is_array() &&
+           std::all_of(value.begin(), value.end(), [](const json& x) { return x.is_number_unsigned(); });
   };
   const json& dtype_name = field("dtype", "a text", [](const json& x) { return x.is_string(); });
   const json& shape_list = field("shape", "a list of sizes", sizes);
@@ -110,11 +111,12 @@ void TensorFile::State::read_tensor(const std::string& name, const json& entry) 
   const std::optional<uint64_t> elements = product(1, shape);
   const std::optional<uint64_t> bits = elements ? product(*elements, {static_cast<uint64_t>(dtype->bits)}) : elements;
   if (!bits || *bits % 8 != 0)
-    refuse("tensor '", name, "': shape ", brief(shape_list), " of ", dtype->name, " is not a whole number of bytes below 2^61");
+    refuse("tensor '", name, "': shape ", brief(shape_list), " of ", dtype->name,
+           " is not a whole number of bytes below 2^61");
   const uint64_t begin = offsets[0].get<uint64_t>(), end = offsets[1].get<uint64_t>();
   if (end < begin || end - begin != *bits / 8)
-    refuse("tensor '", name, "': data_offsets: expected ", *bits / 8, " bytes for ", dtype->name, " ", brief(shape_list),
-           ", got ", brief(offsets));
+    refuse("tensor '", name, "': data_offsets: expected ", *bits / 8, " bytes for ", dtype->name, " ",
+           brief(shape_list), ", got ", brief(offsets));
   // A size that no tensor can have may stand beside a zero; tensor() refuses it.
   tensors.push_back({name, dtype->type, std::vector<int64_t>(shape.begin(), shape.end()), begin, end});
   if (dtype->type == at::ScalarType::Undefined) foreign[name] = dtype->name;

@@ -61,7 +61,8 @@ TensorWriter::TensorWriter(const std::filesystem::path& path, std::vector<Tensor
                            const std::map<std::string, std::string>& metadata)
     : tensors_(checked(std::move(tensors))), file_(path) {
   const std::string header = make_header(tensors_, metadata);
-  RANKFOLD_CHECK(header.size() <= kLargestHeader, path.string(), ": a header of ", header.size(), " bytes is too large");
+  RANKFOLD_CHECK(header.size() <= kLargestHeader, path.string(), ": a header of ", header.size(),
+                 " bytes is too large");
   std::string length(8, '\0');
   for (int i = 0; i < 8; ++i) length[i] = static_cast<char>(header.size() >> (8 * i));
   for (TensorInfo& tensor : tensors_) {
@@ -72,8 +73,8 @@ TensorWriter::TensorWriter(const std::filesystem::path& path, std::vector<Tensor
 }
 
 void TensorWriter::add(const std::string& name, const at::Tensor& tensor) {
-  RANKFOLD_CHECK(added_ < tensors_.size() && tensors_[added_].name == name, "tensor '", name, "' was not expected, but ",
-                 added_ < tensors_.size() ? "'" + tensors_[added_].name + "'" : "none");
+  RANKFOLD_CHECK(added_ < tensors_.size() && tensors_[added_].name == name, "tensor '", name,
+                 "' was not expected, but ", added_ < tensors_.size() ? "'" + tensors_[added_].name + "'" : "none");
   const TensorInfo& info = tensors_[added_++];
   RANKFOLD_CHECK(tensor.scalar_type() == info.dtype && tensor.sizes() == at::IntArrayRef(info.shape), "tensor '", name,
                  "': expected ", info.dtype, " ", at::IntArrayRef(info.shape), ", got ", tensor.scalar_type(), " ",
@@ -87,7 +88,8 @@ void TensorWriter::commit() {
   file_.commit();
 }
 
-void write_tensor_file(const std::filesystem::path& path, const std::vector<std::pair<std::string, at::Tensor>>& tensors,
+void write_tensor_file(const std::filesystem::path& path,
+                       const std::vector<std::pair<std::string, at::Tensor>>& tensors,
                        const std::map<std::string, std::string>& metadata) {
   std::map<std::string, at::Tensor> by_name(tensors.begin(), tensors.end());
   std::vector<TensorInfo> infos;

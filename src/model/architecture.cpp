@@ -9,11 +9,12 @@ const std::vector<Architecture>& architectures() {
   const std::vector<std::string> separate{"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"};
   const std::vector<std::string> packed{"self_attn.W_pack"};
   static const std::vector<Architecture> rows{
-      {"LlamaForCausalLM", "LLaMA", separate, "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj", true},
-      {"BaiChuanForCausalLM", "Baichuan-7B", packed, "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj",
-       false},
-      {"BaichuanForCausalLM", "Baichuan-7B", packed, "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj",
-       false},
+      {"LlamaForCausalLM", "LLaMA", separate, "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj",
+       true},
+      {"BaiChuanForCausalLM", "Baichuan-7B", packed, "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj",
+       "mlp.down_proj", false},
+      {"BaichuanForCausalLM", "Baichuan-7B", packed, "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj",
+       "mlp.down_proj", false},
   };
   return rows;
 }
@@ -37,7 +38,8 @@ void check_variant(const ModelConfig& config, const std::string& source) {
          ", which is not supported");
   };
   constexpr int64_t kRopeHiddenSize = 4096, kNormHeadVocabulary = 125696;
-  if (config.hidden_size != kRopeHiddenSize) refuse("hidden_size", config.hidden_size, "Baichuan-13B", "ALiBi attention");
+  if (config.hidden_size != kRopeHiddenSize)
+    refuse("hidden_size", config.hidden_size, "Baichuan-13B", "ALiBi attention");
   if (config.vocab_size == kNormHeadVocabulary)
     refuse("vocab_size", config.vocab_size, "Baichuan 2", "NormHead, an output head with normalised rows");
 }

@@ -133,7 +133,8 @@ void refuse_unsupported(const Reader& reader) {
   must_be("hidden_act", "silu");
   must_be("attention_bias", false);
   must_be("mlp_bias", false);
-  if (reader.has("quantization_config")) reader.refuse("quantization_config", "none (quantized weights are not supported)");
+  if (reader.has("quantization_config"))
+    reader.refuse("quantization_config", "none (quantized weights are not supported)");
 }
 
 std::string read_architecture(const Reader& reader) {

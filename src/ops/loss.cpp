@@ -95,7 +95,7 @@ at::Tensor norm_head_loss(const at::Tensor& h, Norm& norm, Projection& head, con
   bool recorded = false;
   for (const at::Tensor& x : inputs) recorded = recorded || x.requires_grad();
   recorded = recorded && at::GradMode::is_enabled();
-  return NormHeadLoss::apply(inputs, norm, head, labels, pass, recorded);
+  return NormHeadLoss::apply(at::TensorList(inputs), norm, head, labels, pass, recorded);
 }
 
 }  // namespace rankfold::ops

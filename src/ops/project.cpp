@@ -214,7 +214,8 @@ at::Tensor project_add_as(const at::Tensor& input, Projection& projection, const
                  " features, got ", features);
   RANKFOLD_CHECK(input.is_contiguous() && residual.is_contiguous(), "project_add: inputs must be contiguous, got ",
                  input.strides(), " and ", residual.strides());
-  return ProjectAdd<kSwiglu>::apply(followed_by({input, residual}, trained_leaves(projection)), projection, pass);
+  const variable_list inputs = followed_by({input, residual}, trained_leaves(projection));
+  return ProjectAdd<kSwiglu>::apply(at::TensorList(inputs), projection, pass);
 }
 
 }  // namespace
@@ -226,7 +227,8 @@ std::pair<at::Tensor, at::Tensor> norm_project(const at::Tensor& h, Norm& norm, 
                  " features, got ", h.size(1));
   variable_list inputs{h};
   if (norm.master.defined()) inputs.push_back(norm.master);
-  variable_list out = NormProject::apply(followed_by(inputs, trained_leaves(projection)), norm, projection, pass);
+  inputs = followed_by(std::move(inputs), trained_leaves(projection));
+  const variable_list out = NormProject::apply(at::TensorList(inputs), norm, projection, pass);
   return {out[0], out[1]};
 }
 

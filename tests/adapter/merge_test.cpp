@@ -9,6 +9,8 @@
 
 #include <set>
 
+#pragma GCC diagnostic ignored "-Wmissing-field-initializers"  // LoraConfig{.r = 2, ...}: the rest has defaults
+
 namespace rankfold {
 namespace {
 
@@ -57,10 +59,11 @@ class Merge : public ::testing::Test {
         if (map[entry.first] == name) tensors.push_back(entry);
       write_tensor_file(folder_ / "base" / name, tensors);
     }
-    folder_.write("base/model.safetensors.index.json", json{{"metadata", {{"total_size", 1}}}, {"weight_map", map}}.dump());
+    folder_.write("base/model.safetensors.index.json",
+                  json{{"metadata", {{"total_size", 1}}}, {"weight_map", map}}.dump());
   }
-  void write_adapter(LoraConfig config = {.r = 2, .lora_alpha = 3, .target_modules = StringList{"q_proj"}}, double size = 1,
-                     const Tensors& more = {}) {
+  void write_adapter(LoraConfig config = {.r = 2, .lora_alpha = 3, .target_modules = StringList{"q_proj"}},
+                     double size = 1, const Tensors& more = {}) {
     Tensors tensors = more;
     for (const std::string& module : {kQ0, kQ1}) {
       tensors.emplace_back("base_model.model." + module + ".lora_A.weight", at::randn({config.r, 6}));
@@ -102,7 +105,8 @@ TEST_F(Merge, AddsTheUpdateAndKeepsTheRest) {
   EXPECT_EQ(out.names().size(), base_.size());
   for (const auto& [name, tensor] : base_) {
     const at::Tensor merged = out.tensor(name);
-    EXPECT_LT((merged.to(at::kDouble) - expected(name, tensor).to(at::kDouble)).abs().max().item<double>(), 1e-6) << name;
+    EXPECT_LT((merged.to(at::kDouble) - expected(name, tensor).to(at::kDouble)).abs().max().item<double>(), 1e-6)
+        << name;
     EXPECT_EQ(merged.equal(tensor), name.find("q_proj") == std::string::npos) << name;
   }
 }
@@ -126,7 +130,11 @@ TEST_F(Merge, RoundsOnceToTheStoredDtype) {
 
 TEST_F(Merge, ScaleFollowsTheConfig) {
   write_base();
-  write_adapter({.r = 4, .lora_alpha = 3, .target_modules = StringList{"q_proj"}, .use_rslora = true, .alpha_pattern = {{"q_proj", 6}}});
+  write_adapter({.r = 4,
+                 .lora_alpha = 3,
+                 .target_modules = StringList{"q_proj"},
+                 .use_rslora = true,
+                 .alpha_pattern = {{"q_proj", 6}}});
   run();
   const at::Tensor merged = ModelFolder::open(folder_ / "out").tensor(kQ0 + ".weight");
   EXPECT_TRUE(merged.allclose(expected(kQ0 + ".weight", base_[3].second, 6 / 2.).to(at::kFloat), 1e-5, 1e-6));
@@ -149,7 +157,8 @@ TEST_F(Merge, KeepsTheShards) {
   write_sharded_base();
   write_adapter();
   run();
-  EXPECT_EQ(read_bytes(folder_ / "out/model.safetensors.index.json"), read_bytes(folder_ / "base/model.safetensors.index.json"));
+  EXPECT_EQ(read_bytes(folder_ / "out/model.safetensors.index.json"),
+            read_bytes(folder_ / "base/model.safetensors.index.json"));
   EXPECT_EQ(ModelFolder::open(folder_ / "out").files().size(), 2u);
   fs::remove_all(folder_ / "out");
   run({.dtype = "float16"});
@@ -209,7 +218,8 @@ TEST_F(Merge, Refusals) {
   write_base(at::kFloat, {{"quantization_config", {{"bits", 4}}}});
   expect("config.json: quantization_config: expected none");
   write_base();
-  write_tensor_file(folder_ / "base/model.safetensors", {{kQ0 + ".weight", at::ones({8, 6})}, {kQ1 + ".weight", at::ones({8, 5})}});
+  write_tensor_file(folder_ / "base/model.safetensors",
+                    {{kQ0 + ".weight", at::ones({8, 6})}, {kQ1 + ".weight", at::ones({8, 5})}});
   expect("module '" + kQ1 + "': expected A [2, 5] and B [8, 2], got [2, 6] and [8, 2]");
   write_tensor_file(folder_ / "base/model.safetensors", {{kQ0 + ".weight", at::ones({8, 6})}});
   expect("module '" + kQ1 + "' is not in the base model (did you mean '" + kQ0 + "'?)");

@@ -10,6 +10,8 @@
 #include <cmath>
 #include <limits>
 
+#pragma GCC diagnostic ignored "-Wmissing-field-initializers"  // LoraConfig{.r = 2, ...}: the rest has defaults
+
 namespace rankfold {
 namespace {
 
@@ -43,7 +45,8 @@ const Names kAll{kQ[0], kDown[0], kQ[1], kDown[1]};
 
 TEST(Match, Targets) {
   EXPECT_EQ(matched({.target_modules = StringList{"q_proj"}}), kQ);
-  EXPECT_EQ(matched({.target_modules = StringList{"self_attn.q_proj", "layers.0.mlp.down_proj"}}), (Names{kQ[0], kDown[0], kQ[1]}));
+  EXPECT_EQ(matched({.target_modules = StringList{"self_attn.q_proj", "layers.0.mlp.down_proj"}}),
+            (Names{kQ[0], kDown[0], kQ[1]}));
   EXPECT_EQ(matched({.target_modules = StringList{"lm_head"}}), Names{"lm_head"});
   EXPECT_EQ(matched({.target_modules = "all-linear"}), kAll);
   EXPECT_EQ(matched({.target_modules = "ALL-Linear"}), kAll);
@@ -56,7 +59,8 @@ TEST(Match, ExcludedModulesAndLayers) {
   EXPECT_EQ(matched({.target_modules = "all-linear", .exclude_modules = R"(.*\.1\..*)"}), (Names{kQ[0], kDown[0]}));
   EXPECT_EQ(matched({.target_modules = StringList{"q_proj"}, .layers_to_transform = {1}}), Names{kQ[1]});
   // PEFT does not look at the layer of a name that is given in full.
-  EXPECT_EQ(matched({.target_modules = StringList{kQ[0], "down_proj"}, .layers_to_transform = {1}}), (Names{kQ[0], kDown[1]}));
+  EXPECT_EQ(matched({.target_modules = StringList{kQ[0], "down_proj"}, .layers_to_transform = {1}}),
+            (Names{kQ[0], kDown[1]}));
 }
 
 TEST(Match, RanksAndScales) {
@@ -90,18 +94,25 @@ TEST(Match, Refusals) {
          "(did you mean 'q_proj'?)");
   expect({.target_modules = StringList{"proj"}}, "'proj' matches no linear layer");
   expect({.target_modules = StringList{""}}, "'' matches no linear layer");
-  expect({.target_modules = "q_proj"}, "'q_proj' matches no linear layer (q_proj, down_proj, lm_head); a string is a "
-                                       "regular expression for the whole name, such as model.layers.0.self_attn.q_proj");
+  expect({.target_modules = "q_proj"},
+         "'q_proj' matches no linear layer (q_proj, down_proj, lm_head); a string is a "
+         "regular expression for the whole name, such as model.layers.0.self_attn.q_proj");
   expect({.target_modules = "(q_proj"}, "target_modules: '(q_proj' is not a regular expression");
-  expect({.target_modules = std::string(5000, '(')}, "target_modules: expected a regular expression of at most 1000 bytes");
-  expect({.target_modules = StringList{"q_proj"}, .exclude_modules = "["}, "exclude_modules: '[' is not a regular expression");
+  expect({.target_modules = std::string(5000, '(')},
+         "target_modules: expected a regular expression of at most 1000 bytes");
+  expect({.target_modules = StringList{"q_proj"}, .exclude_modules = "["},
+         "exclude_modules: '[' is not a regular expression");
   expect({.target_modules = StringList{"q_proj"}, .exclude_modules = ".*"}, "nothing is left after exclude_modules");
-  expect({.target_modules = StringList{"q_proj"}, .rank_pattern = {{"*", 2}}}, "rank_pattern: '*' is not a regular expression");
-  expect({.target_modules = "all-linear", .layers_to_transform = {1}}, "layers_to_transform: needs a list in target_modules");
+  expect({.target_modules = StringList{"q_proj"}, .rank_pattern = {{"*", 2}}},
+         "rank_pattern: '*' is not a regular expression");
+  expect({.target_modules = "all-linear", .layers_to_transform = {1}},
+         "layers_to_transform: needs a list in target_modules");
   expect({.target_modules = "(.*)*x"}, "matches no linear layer");  // would take for ever with backtracking
 }
 
-std::string key(const std::string& module, char part) { return "base_model.model." + module + ".lora_" + part + ".weight"; }
+std::string key(const std::string& module, char part) {
+  return "base_model.model." + module + ".lora_" + part + ".weight";
+}
 
 Tensors tensors_for(const LoraConfig& config) {
   Tensors tensors;
@@ -208,7 +219,8 @@ class Broken : public ::testing::Test {
     folder_.write("adapter_config.json", config.dump());
     Tensors tensors = more;
     for (const std::string& module : kQ)
-      for (const auto& [name, tensor] : {std::pair{key(module, 'A'), at::ones({2, 6})}, {key(module, 'B'), at::ones({8, 2})}})
+      for (const auto& [name, tensor] :
+           {std::pair{key(module, 'A'), at::ones({2, 6})}, {key(module, 'B'), at::ones({8, 2})}})
         if (std::find(without.begin(), without.end(), name) == without.end()) tensors.emplace_back(name, tensor);
     write_tensor_file(folder_ / "adapter_model.safetensors", tensors);
   }
@@ -221,8 +233,13 @@ class Broken : public ::testing::Test {
 TEST_F(Broken, Good) {
   write();
   EXPECT_EQ(match_adapter(read_adapter_folder(folder_.path()), linears()).size(), 2u);
-  write({{"runtime_config", {{"x", 1}}}, {"unknown_key", 3}, {"modules_to_save", nullptr}, {"layers_to_transform", nullptr},
-         {"loftq_config", json::object()}, {"init_lora_weights", "gaussian"}, {"exclude_modules", nullptr}});
+  write({{"runtime_config", {{"x", 1}}},
+         {"unknown_key", 3},
+         {"modules_to_save", nullptr},
+         {"layers_to_transform", nullptr},
+         {"loftq_config", json::object()},
+         {"init_lora_weights", "gaussian"},
+         {"exclude_modules", nullptr}});
   EXPECT_EQ(read_adapter_folder(folder_.path()).config.r, 2);
 }
 
@@ -236,10 +253,12 @@ TEST_F(Broken, HalfPrecisionIsWidened) {
 
 TEST_F(Broken, Configs) {
   const std::vector<std::pair<json, std::string>> cases = {
-      {{{"peft_type", "IA3"}}, "adapter_config.json: peft_type: expected \"LORA\" (no other is supported), got \"IA3\""},
+      {{{"peft_type", "IA3"}},
+       "adapter_config.json: peft_type: expected \"LORA\" (no other is supported), got \"IA3\""},
       {{{"peft_type", nullptr}}, "peft_type: expected \"LORA\""},
       {{{"use_dora", true}}, "adapter_config.json: use_dora: expected nothing (it is not supported), got true"},
-      {{{"modules_to_save", {"lm_head"}}}, "modules_to_save: expected nothing (it is not supported), got [\"lm_head\"]"},
+      {{{"modules_to_save", {"lm_head"}}},
+       "modules_to_save: expected nothing (it is not supported), got [\"lm_head\"]"},
       {{{"fan_in_fan_out", true}}, "fan_in_fan_out"},
       {{{"lora_bias", true}}, "lora_bias"},
       {{{"trainable_token_indices", {1, 2}}}, "trainable_token_indices"},
@@ -249,14 +268,16 @@ TEST_F(Broken, Configs) {
       {{{"alora_invocation_tokens", {1}}}, "alora_invocation_tokens"},
       {{{"use_qalora", true}}, "use_qalora"},
       {{{"kasa_config", {{"x", 1}}}}, "kasa_config"},
-      {{{"init_lora_weights", "pissa_niter_4"}}, "init_lora_weights: expected an adapter that was converted to plain LoRA"},
+      {{{"init_lora_weights", "pissa_niter_4"}},
+       "init_lora_weights: expected an adapter that was converted to plain LoRA"},
       {{{"layers_pattern", "blocks"}}, "layers_pattern: expected \"layers\""},
       {{{"bias", "all"}}, "bias: expected \"none\""},
       {{{"r", 0}}, "r: expected an integer in [1, 4096], got 0"},
       {{{"r", 2147483648}}, "r: expected"},
       {{{"r", 2.0}}, "r: expected"},
-      {{{"r", 3}}, "adapter_model.safetensors: module 'model.layers.0.self_attn.q_proj': expected rank 3 as in "
-                   "adapter_config.json, got A [2, 6] and B [8, 2]"},
+      {{{"r", 3}},
+       "adapter_model.safetensors: module 'model.layers.0.self_attn.q_proj': expected rank 3 as in "
+       "adapter_config.json, got A [2, 6] and B [8, 2]"},
       {{{"rank_pattern", {{"q_proj", 4}}}}, "expected rank 4"},
       {{{"lora_alpha", -1}}, "lora_alpha: expected a number above 0"},
       {{{"target_modules", 1}}, "target_modules: expected a list of names or a string, got 1"},
@@ -270,27 +291,30 @@ TEST_F(Broken, Configs) {
 }
 
 TEST_F(Broken, TensorNames) {
-  write({}, {}, {key(kQ[1], 'A')});
+  write(json::object(), {}, {key(kQ[1], 'A')});
   expect("tensor '" + key(kQ[1], 'A') + "' is missing");
-  write({}, {}, {key(kQ[1], 'A'), key(kQ[1], 'B')});
+  write(json::object(), {}, {key(kQ[1], 'A'), key(kQ[1], 'B')});
   expect("module 'model.layers.1.self_attn.q_proj': expected its tensors, as target_modules names it, got none");
-  write({}, {{key(kDown[0], 'A'), at::ones({2, 10})}, {key(kDown[0], 'B'), at::ones({6, 2})}});
+  write(json::object(), {{key(kDown[0], 'A'), at::ones({2, 10})}, {key(kDown[0], 'B'), at::ones({6, 2})}});
   expect("module 'model.layers.0.mlp.down_proj' is not among the target_modules of adapter_config.json");
-  write({}, {{key("model.layers.2.self_attn.q_proj", 'A'), at::ones({2, 6})}, {key("model.layers.2.self_attn.q_proj", 'B'), at::ones({8, 2})}});
-  expect("module 'model.layers.2.self_attn.q_proj' is not in the base model (did you mean 'model.layers.0.self_attn.q_proj'?)");
+  write(json::object(), {{key("model.layers.2.self_attn.q_proj", 'A'), at::ones({2, 6})},
+                         {key("model.layers.2.self_attn.q_proj", 'B'), at::ones({8, 2})}});
+  expect(
+      "module 'model.layers.2.self_attn.q_proj' is not in the base model (did you mean "
+      "'model.layers.0.self_attn.q_proj'?)");
   for (const char* odd : {"model.layers.0.self_attn.q_proj.lora_A.weight", "base_model.model.lora_A.weight", "x",
-                          "base_model.model.base_model.model.x.lora_A.default.weight", "base_model.model.lm_head.weight",
-                          "base_model.model.model.embed_tokens.lora_embedding_A"}) {
-    write({}, {{odd, at::ones({2, 2})}});
+                          "base_model.model.base_model.model.x.lora_A.default.weight",
+                          "base_model.model.lm_head.weight", "base_model.model.model.embed_tokens.lora_embedding_A"}) {
+    write(json::object(), {{odd, at::ones({2, 2})}});
     expect(std::string("tensor '") + odd + "': expected base_model.model.MODULE.lora_A.weight");
   }
-  write({}, {{"base_model.model.lm_head.base_layer.weight", at::ones({20, 6})}});
+  write(json::object(), {{"base_model.model.lm_head.base_layer.weight", at::ones({20, 6})}});
   expect("tensor 'base_model.model.lm_head.base_layer.weight' belongs to no adapted module");
 }
 
 TEST_F(Broken, TensorValues) {
   const Names without{key(kQ[0], 'A')};
-  const auto with = [&](const at::Tensor& a) { write({}, {{key(kQ[0], 'A'), a}}, without); };
+  const auto with = [&](const at::Tensor& a) { write(json::object(), {{key(kQ[0], 'A'), a}}, without); };
   with(at::ones({2, 7}));
   expect("module 'model.layers.0.self_attn.q_proj': expected A [2, 6] and B [8, 2], got [2, 7] and [8, 2]");
   with(at::ones({2}));
@@ -315,7 +339,8 @@ TEST_F(Broken, Folders) {
   expect("adapter_model.safetensors: holds no adapter");
   folder_.write("adapter_config.json", "[]");
   expect("adapter_config.json: expected an object, got []");
-  expect_error<UserError>([&] { read_adapter_folder(folder_ / "none"); }, "none: expected an adapter folder, got nothing");
+  expect_error<UserError>([&] { read_adapter_folder(folder_ / "none"); },
+                          "none: expected an adapter folder, got nothing");
 }
 
 }  // namespace

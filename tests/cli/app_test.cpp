@@ -35,7 +35,8 @@ struct Outcome {
   Given given;
 };
 
-Outcome run(std::vector<std::string> arguments, AppSpec spec = {}, const std::function<void()>& job = [] {}) {
+Outcome run(
+    std::vector<std::string> arguments, AppSpec spec = {}, const std::function<void()>& job = [] {}) {
   spec.name = "app";
   spec.keeps_pages = false;
   arguments.insert(arguments.begin(), "app");
@@ -88,7 +89,8 @@ TEST(App, FileThenFlags) {
   std::ofstream(path) << R"({"steps": 3, "prompt": "file"})";
   AppSpec spec;
   spec.takes_config = true;
-  for (const auto& arguments : {std::vector<std::string>{"--max_steps", "9", path}, {path, "--max_steps", "9"},
+  for (const auto& arguments : {std::vector<std::string>{"--max_steps", "9", path},
+                                {path, "--max_steps", "9"},
                                 {"--raw", path, "--max_steps=9"}}) {
     const Outcome outcome = run(arguments, spec);
     EXPECT_EQ(outcome.code, 0) << outcome.err;

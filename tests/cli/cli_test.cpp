@@ -1,4 +1,5 @@
-// The four programs as a person runs them: exit code, standard output, standard error, what is left on the disk.
+// The four programs as a person runs them: exit code, standard output, standard error, what is left on the
+// disk.
 #include "rankfold/tensor_file.h"
 #include "support/contains.h"
 #include "support/temp_folder.h"
@@ -76,18 +77,28 @@ class Programs : public ::testing::Test {
     fs::copy(base_->path(), folder_.path(), fs::copy_options::recursive);
     std::string rows;
     for (int i = 0; i < 12; ++i)
-      rows += json{{"question", "What is " + std::to_string(i) + "?"}, {"answer", "answer " + std::to_string(i)},
-                   {"terms", {"answer"}}}.dump() + "\n";
+      rows += json{{"question", "What is " + std::to_string(i) + "?"},
+                   {"answer", "answer " + std::to_string(i)},
+                   {"terms", {"answer"}}}
+                  .dump() +
+              "\n";
     folder_.write("data.json", rows);
-    settings_ = {{"model_name_or_path", "model"}, {"dataset", "data.json"}, {"output_dir", "out"}, {"r", 4},
-                 {"lora_alpha", 8}, {"target_modules", {"W_pack"}}, {"max_steps", 3}, {"logging_steps", 1},
-                 {"learning_rate", 0.01}, {"per_device_train_batch_size", 2}};
+    settings_ = {{"model_name_or_path", "model"},
+                 {"dataset", "data.json"},
+                 {"output_dir", "out"},
+                 {"r", 4},
+                 {"lora_alpha", 8},
+                 {"target_modules", {"W_pack"}},
+                 {"max_steps", 3},
+                 {"logging_steps", 1},
+                 {"learning_rate", 0.01},
+                 {"per_device_train_batch_size", 2}};
   }
 
   // Runs in the folder; `arguments` is shell text.
   Outcome run(const std::string& arguments) const {
-    const std::string line = "cd '" + folder_.path().string() + "' && OMP_NUM_THREADS=2 '" RANKFOLD_BIN "'/" + arguments +
-                             " >.out 2>.err </dev/null";
+    const std::string line = "cd '" + folder_.path().string() + "' && OMP_NUM_THREADS=2 '" RANKFOLD_BIN "'/" +
+                             arguments + " >.out 2>.err </dev/null";
     const int status = std::system(line.c_str());
     return {WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status), read_bytes(folder_ / ".out"),
             read_bytes(folder_ / ".err")};
@@ -128,28 +139,33 @@ TEST_F(Programs, TrainEvaluateMergeGenerate) {
   EXPECT_TRUE(contains(trained.out, "data.json: 12 of 12 rows"));
   EXPECT_TRUE(contains(trained.out, "Q: What is 0? A:[[answer 0</s>]]"));
   EXPECT_TRUE(contains(trained.out, "step 3/3  epoch "));
-  EXPECT_EQ(json::parse(read_bytes(folder_ / "out/prompt_template.json")).at("prompt_template"), "Q: {question} A:");
+  EXPECT_EQ(json::parse(read_bytes(folder_ / "out/prompt_template.json")).at("prompt_template"),
+            "Q: {question} A:");
   const json resolved = json::parse(read_bytes(folder_ / "out/rankfold_config.json"));
   EXPECT_EQ(resolved.at("lora_dropout"), 0.05);
   EXPECT_EQ(resolved.at("r"), 4);
 
-  const Outcome measured = run("lora-eval --model_name_or_path model --adapter_name_or_path out --dataset data.json "
-                               "--output eval.json --terms terms --max_new_tokens 4 --predictions answers.jsonl");
+  const Outcome measured =
+      run("lora-eval --model_name_or_path model --adapter_name_or_path out --dataset data.json "
+          "--output eval.json --terms terms --max_new_tokens 4 --predictions answers.jsonl");
   ASSERT_EQ(measured.code, 0) << measured.err;
   const json result = json::parse(read_bytes(folder_ / "eval.json"));
   EXPECT_EQ(json::parse(measured.out), result);
-  for (const char* key : {"loss", "perplexity", "tokens", "tokens_per_second", "peak_memory_bytes", "term_accuracy",
-                          "generate_tokens_per_second"})
+  for (const char* key : {"loss", "perplexity", "tokens", "tokens_per_second", "peak_memory_bytes",
+                          "term_accuracy", "generate_tokens_per_second"})
     EXPECT_TRUE(result.contains(key)) << key;
 
-  const Outcome merged = run("lora-merge --model_name_or_path model --adapter_name_or_path out --output_dir merged --verify");
+  const Outcome merged =
+      run("lora-merge --model_name_or_path model --adapter_name_or_path out --output_dir merged --verify");
   ASSERT_EQ(merged.code, 0) << merged.err;
   EXPECT_TRUE(contains(merged.out, "verify: largest difference "));
-  EXPECT_EQ(run("lora-merge --model_name_or_path model --adapter_name_or_path out --output_dir merged").code, 2);
+  EXPECT_EQ(run("lora-merge --model_name_or_path model --adapter_name_or_path out --output_dir merged").code,
+            2);
 
   const std::string prompt = " --prompt='What is 3?' --max_new_tokens 4";
   const Outcome apart = run("lora-generate --model_name_or_path model --adapter_name_or_path out" + prompt);
-  const Outcome whole = run("lora-generate --model_name_or_path merged --prompt_template='Q: {question} A:'" + prompt);
+  const Outcome whole =
+      run("lora-generate --model_name_or_path merged --prompt_template='Q: {question} A:'" + prompt);
   EXPECT_EQ(apart.code, 0) << apart.err;
   EXPECT_EQ(apart.err, "");
   EXPECT_EQ(apart.out, whole.out);  // the adapter's own template was used
@@ -159,7 +175,8 @@ TEST_F(Programs, TrainEvaluateMergeGenerate) {
 TEST_F(Programs, FullTrainingWritesAModelFolder) {
   const Outcome trained = train("--finetuning_type full");
   ASSERT_EQ(trained.code, 0) << trained.err;
-  EXPECT_TRUE(contains(trained.out, "trainable params: 50,336 || all params: 50,336 || trainable%: 100.0000\n"));
+  EXPECT_TRUE(
+      contains(trained.out, "trainable params: 50,336 || all params: 50,336 || trainable%: 100.0000\n"));
   EXPECT_EQ(run("lora-eval --model_name_or_path out --dataset data.json").code, 0);
 }
 
@@ -184,7 +201,8 @@ TEST_F(Programs, BadSettingsAreRefusedBeforeAnyWork) {
 
 TEST_F(Programs, BadDataIsRefused) {
   expect_refused("nowhere.json", "--dataset nowhere.json");
-  folder_.write("data.json", "{\"question\": \"a\", \"answer\": \"b\"}\n{\"question\": \"a\", \"answer\": }\n");
+  folder_.write("data.json",
+                "{\"question\": \"a\", \"answer\": \"b\"}\n{\"question\": \"a\", \"answer\": }\n");
   expect_refused("data.json:2:");
   folder_.write("data.json", "[{\"input_ids\": [5, 6, 512]}]");
   expect_refused("512");
@@ -212,7 +230,8 @@ TEST_F(Programs, BadModelFoldersAreRefused) {
 TEST_F(Programs, AdapterToStartFrom) {
   ASSERT_EQ(train("--output_dir first").code, 0);
   settings_.erase("lora_alpha");
-  expect_refused("--r: expected 4 as in first/adapter_config.json, got 8", "--adapter_name_or_path first --r 8");
+  expect_refused("--r: expected 4 as in first/adapter_config.json, got 8",
+                 "--adapter_name_or_path first --r 8");
   expect_refused("resume_from_checkpoint", "--adapter_name_or_path first --resume_from_checkpoint auto");
   expect_refused("finetuning_type", "--adapter_name_or_path first --finetuning_type full");
   const Outcome again = train("--adapter_name_or_path first");
@@ -237,7 +256,8 @@ TEST_F(Programs, HelpNeedsNothing) {
 }
 
 TEST_F(Programs, AFullDiskIsAnError) {
-  const Outcome outcome = run("lora-generate --model_name_or_path model --prompt hello --max_new_tokens 2 >/dev/full #");
+  const Outcome outcome =
+      run("lora-generate --model_name_or_path model --prompt hello --max_new_tokens 2 >/dev/full #");
   EXPECT_EQ(outcome.code, 5);
 }
 

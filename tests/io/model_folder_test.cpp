@@ -82,8 +82,9 @@ TEST(ModelFolder, WhatIsNotAFolderOfWeights) {
   folder.write("config.json", "{}");
   expect_open_error(folder, "expected model.safetensors or model.safetensors.index.json, got neither");
   folder.write("pytorch_model-00001-of-00002.bin", "PK\x03\x04");
-  expect_open_error(folder, "a pickle, which may run code and is refused; convert it: python3 examples/convert_bin.py " +
-                                folder.path().string() + " OUTPUT");
+  expect_open_error(folder,
+                    "a pickle, which may run code and is refused; convert it: python3 examples/convert_bin.py " +
+                        folder.path().string() + " OUTPUT");
   folder.write(kWeightsName, "version https://git-lfs.github.com/spec/v1\n");
   expect_open_error(folder, "model.safetensors: expected a safetensors file, got a git-lfs pointer");
 }
@@ -92,9 +93,9 @@ TEST(ModelFolder, IndexStaysInTheFolder) {
   const Sharded folder;
   write_tensor_file(folder / "evil.safetensors", {{"c", at::ones({3})}});
   const std::string outside = "../" + folder.path().filename().string() + "/evil.safetensors";
-  for (const json& bad : {json(outside), json((folder / "evil.safetensors").string()), json("sub/x.safetensors"), json(".."),
-                          json(""), json(".safetensors"), json(std::string("a\0.safetensors", 14)), json("config.json"),
-                          json(1), json(nullptr)}) {
+  for (const json& bad :
+       {json(outside), json((folder / "evil.safetensors").string()), json("sub/x.safetensors"), json(".."), json(""),
+        json(".safetensors"), json(std::string("a\0.safetensors", 14)), json("config.json"), json(1), json(nullptr)}) {
     write_index(folder, {{"c", bad}});
     expect_open_error(folder, "weight_map: 'c': expected the name of a .safetensors file in this folder, got ");
   }

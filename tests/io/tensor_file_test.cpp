@@ -104,7 +104,8 @@ std::vector<Verdict> verdicts() {
       {shaped("F32", "[1]", "[4,0]"), 4, "expected 4 bytes"},
       {shaped("F32", "[1]", "[4,8]"), 8, "expected to begin at 0, got 4 (hole)"},
       {"{" + a + ",\"b\":{" + plain + "}}", 4, "'b': data_offsets: expected to begin at 4, got 0 (overlap)"},
-      {"{" + a + ",\"b\":{\"dtype\":\"F32\",\"shape\":[0],\"data_offsets\":[2,2]}}", 4, "expected to begin at 4, got 2"},
+      {"{" + a + ",\"b\":{\"dtype\":\"F32\",\"shape\":[0],\"data_offsets\":[2,2]}}", 4,
+       "expected to begin at 4, got 2"},
       {shaped("F4", "[1]", "[0,0]"), 0, "is not a whole number of bytes"},
       {shaped("F32", "[18446744073709551615,18446744073709551615,0]", "[0,0]"), 0, "is not a whole number of bytes"},
       {shaped("F32", "[4611686018427387904]", "[0,0]"), 0, "is not a whole number of bytes"},
@@ -162,7 +163,8 @@ TEST(TensorFile, OtherKindsOfFile) {
 
 TEST(TensorFile, RejectsEveryTruncation) {
   const TempFolder folder;
-  write_tensor_file(folder / "x", {{"a", at::ones({2, 3})}, {"b", at::zeros({4}, at::kHalf)}, {"c", at::ones({3}, at::kByte)}});
+  write_tensor_file(folder / "x",
+                    {{"a", at::ones({2, 3})}, {"b", at::zeros({4}, at::kHalf)}, {"c", at::ones({3}, at::kByte)}});
   const std::string bytes = read_bytes(folder / "x");
   for (size_t size = 0; size < bytes.size(); ++size)
     EXPECT_NE(error_of<UserError>([&] { TensorFile::open(folder.write("cut", bytes.substr(0, size))); }), "") << size;
@@ -180,7 +182,8 @@ TEST(TensorFile, AllocationNeverFollowsAClaim) {
   for (const std::string& header : {shaped("F32", "[1099511627776]", "[0,4398046511104]"),
                                     shaped("U8", "[1099511627776]", "[0,1099511627776]")})
     EXPECT_NE(error_of<UserError>([&] { TensorFile::open(folder.write("x", file_of(header, "1234"))); }), "");
-  EXPECT_NE(error_of<UserError>([&] { TensorFile::open(folder.write("x", std::string("\0\xE1\xF5\5\0\0\0\0{}", 10))); }), "");
+  EXPECT_NE(
+      error_of<UserError>([&] { TensorFile::open(folder.write("x", std::string("\0\xE1\xF5\5\0\0\0\0{}", 10))); }), "");
   EXPECT_LT(peak_kib() - before, 16 << 10);
 }
 

@@ -85,7 +85,11 @@ TEST(ModelConfig, Eos) {
   EXPECT_EQ(read({{"eos_token_id", nullptr}}).eos_token_ids, Ids{});
   EXPECT_EQ(read({{"eos_token_id", 2}}, {{"eos_token_id", {3}}}).eos_token_ids, Ids{3});
   EXPECT_EQ(read({{"eos_token_id", 2}}, {{"eos_token_id", nullptr}}).eos_token_ids, Ids{2});
-  expect_error<UserError>([] { read(json::object(), {{"eos_token_id", "x"}}); }, "generation_config.json: eos_token_id: expected a token id");
+  expect_error<UserError>(
+      [] {
+        read(json::object(), {{"eos_token_id", "x"}});
+      },
+      "generation_config.json: eos_token_id: expected a token id");
 }
 
 TEST(ModelConfig, GroupedHeads) {
@@ -115,7 +119,8 @@ TEST(ModelConfig, Baichuan) {
 TEST(ModelConfig, Refusals) {
   const std::vector<std::pair<json, std::string>> cases = {
       {{{"architectures", {"GPT2LMHeadModel"}}},
-       "architectures: expected one of LlamaForCausalLM, BaiChuanForCausalLM, BaichuanForCausalLM, got GPT2LMHeadModel"},
+       "architectures: expected one of LlamaForCausalLM, BaiChuanForCausalLM, BaichuanForCausalLM, got "
+       "GPT2LMHeadModel"},
       {{{"architectures", nullptr}}, "architectures: expected a list with the name of the model's class, got null"},
       {{{"architectures", json::array()}}, "architectures: expected a list"},
       {{{"architectures", "LlamaForCausalLM"}}, "architectures: expected a list"},
@@ -146,9 +151,11 @@ TEST(ModelConfig, Refusals) {
       {{{"rope_scaling", {{"type", "dynamic"}, {"factor", 2}}}},
        "rope_scaling: type: expected default or linear (no other is supported), got \"dynamic\""},
       {{{"rope_parameters", {{"rope_type", "llama3"}}}}, "rope_parameters: rope_type: expected default or linear"},
-      {{{"rope_parameters", {{"full_attention", {{"rope_theta", 1}}}}}}, "rope_parameters: full_attention: expected one"},
+      {{{"rope_parameters", {{"full_attention", {{"rope_theta", 1}}}}}},
+       "rope_parameters: full_attention: expected one"},
       {{{"rope_scaling", {{"type", "linear"}}}}, "rope_scaling: factor: expected a number of 1 or more, got nothing"},
-      {{{"rope_scaling", {{"type", "linear"}, {"factor", 0.5}}}}, "rope_scaling: factor: expected a number of 1 or more"},
+      {{{"rope_scaling", {{"type", "linear"}, {"factor", 0.5}}}},
+       "rope_scaling: factor: expected a number of 1 or more"},
       {{{"partial_rotary_factor", 0.5}}, "partial_rotary_factor: expected 1"},
       {{{"tie_word_embeddings", 1}}, "tie_word_embeddings: expected true or false, got 1"},
       {{{"eos_token_id", "x"}}, "eos_token_id: expected a token id or a list of token ids, got \"x\""},
