@@ -17,6 +17,8 @@ enum class ExitCode : int {
   kStorage = 5,        // reading or writing failed (full disk, I/O error)
   kDiverged = 6,       // the loss or the gradient is no longer finite
   kResumeRefused = 7,  // the checkpoint does not belong to this run
+  kInterrupted = 130,  // stopped by SIGINT, state saved
+  kTerminated = 143,   // stopped by SIGTERM, state saved
 };
 
 class Error : public std::runtime_error {

@@ -18,7 +18,7 @@ namespace rankfold {
 struct LogRow {
   int64_t step = 0;
   double epoch = 0;
-  double loss = 0;           // mean over the labels of the steps since the last row
+  double loss = 0;           // mean over the steps since the last row of each step's mean over its labels
   double grad_norm = 0;      // of the row's step, before clipping
   double learning_rate = 0;  // used in the row's step
   double tokens_per_second = 0;
@@ -45,8 +45,11 @@ class Trainer {
   void on_progress(std::function<void(const Progress&)> callback);
   // Human-readable notes: what was resumed, skipped, saved.
   void on_message(std::function<void(const std::string&)> callback);
+  // Polled before every micro-batch; true ends the run: the open window is dropped, the last finished step is saved.
+  void stop_when(std::function<bool()> callback);
 
-  void run();
+  // True when all steps are done, false when it was stopped.
+  bool run();
 
   const std::vector<LogRow>& log() const;
   int64_t total_steps() const;

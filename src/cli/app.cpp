@@ -2,11 +2,12 @@
 
 #include "core/check.h"
 #include "core/json.h"
-#include "core/memory.h"
+#include "core/process.h"
 
 #include <CLI/App.hpp>
 #include <CLI/Config.hpp>
 #include <CLI/Formatter.hpp>
+#include <cerrno>
 #include <c10/util/Exception.h>
 #include <nlohmann/json.hpp>
 
@@ -163,6 +164,7 @@ int report_exception(const std::string& program) {
 int run_app(const AppSpec& spec, int argc, char** argv, const Fields& fields,
             const std::function<void(const Given&)>& job) {
   std::signal(SIGPIPE, SIG_IGN);  // a reader that went away must not kill a training run
+  if (spec.name == program_invocation_short_name) wait_passively(argv);  // not inside a test
   if (spec.keeps_pages) keep_freed_pages();
   CLI::App app(spec.description, spec.name);
   try {

@@ -15,7 +15,7 @@ struct AppSpec {
   std::string description;
   std::vector<std::string> required;  // keys that must not be empty
   bool takes_config = false;          // a CONFIG.json may stand anywhere among the flags, which win over it
-  bool keeps_pages = true;            // see core/memory.h
+  bool keeps_pages = true;            // see core/process.h
 };
 
 // The keys that were set, canonical name -> how a person wrote it ("run.json: lora_rank", "--r").

@@ -10,6 +10,7 @@
 #include <nlohmann/json.hpp>
 
 #include <algorithm>
+#include <csignal>
 #include <filesystem>
 #include <iostream>
 
@@ -78,6 +79,12 @@ Adapter make_adapter(const CausalLM& model, const RunConfig& config) {
   return Adapter::create(model, config.lora, config.train.seed);
 }
 
+volatile std::sig_atomic_t noted_signal = 0;
+extern "C" void note_signal(int signal) {
+  noted_signal = signal;
+  std::signal(signal, SIG_DFL);
+}
+
 void run(RunConfig& config, const Given& given) {
   validate(config, given);
   const CausalLM model = CausalLM::load(config.model_name_or_path, config.load);
@@ -95,7 +102,14 @@ void run(RunConfig& config, const Given& given) {
   ProgressDisplay display;
   trainer.on_progress([&display](const Progress& progress) { display.show(progress); });
   trainer.on_message([&display](const std::string& text) { display.message(text); });
-  trainer.run();
+
+  // The first signal ends the run after the open micro-batch with its state saved; a second one ends the process.
+  for (int signal : {SIGINT, SIGTERM}) std::signal(signal, note_signal);
+  trainer.stop_when([] { return noted_signal != 0; });
+  if (trainer.run()) return;
+  const bool interrupted = noted_signal == SIGINT;
+  throw Error(interrupted ? ExitCode::kInterrupted : ExitCode::kTerminated,
+              interrupted ? "stopped by SIGINT" : "stopped by SIGTERM");
 }
 
 }  // namespace

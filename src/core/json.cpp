@@ -47,7 +47,7 @@ std::string without_prefix(std::string what) {
   const size_t colon = column == std::string::npos ? what.find("] ") : what.find(": ", column);
   if (colon != std::string::npos) what.erase(0, colon + 2);
   constexpr size_t kLongest = 200;  // it quotes the last token, which may be a whole file
-  if (what.size() > kLongest) what = what.substr(0, kLongest) + "...";
+  if (what.size() > kLongest) what.replace(kLongest, std::string::npos, "...");
   return what;
 }
 
@@ -140,7 +140,7 @@ json read_json(const std::filesystem::path& path, uint64_t largest_bytes) {
 std::string brief(const json& value) {
   constexpr size_t kLongest = 80;
   std::string text = value.dump(-1, ' ', true, json::error_handler_t::replace);
-  if (text.size() > kLongest) text = text.substr(0, kLongest) + "...";
+  if (text.size() > kLongest) text.replace(kLongest, std::string::npos, "...");
   return text;
 }
 

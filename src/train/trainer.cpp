@@ -38,6 +38,7 @@ struct Trainer::State {
   std::vector<std::pair<std::string, std::string>> files;
   std::function<void(const Progress&)> on_progress;
   std::function<void(const std::string&)> on_message;
+  std::function<bool()> stop;
 
   State(CausalLM m, Adapter a, Dataset d, TrainConfig c)
       : model(std::move(m)), adapter(std::move(a)), dataset(std::move(d)), config(std::move(c)),
@@ -108,11 +109,12 @@ Trainer::Trainer(CausalLM model, Adapter adapter, Dataset dataset, TrainConfig c
 
 void Trainer::add_file(const std::string& name, const std::string& text) { state_->files.emplace_back(name, text); }
 void Trainer::on_progress(std::function<void(const Progress&)> callback) { state_->on_progress = std::move(callback); }
+void Trainer::stop_when(std::function<bool()> callback) { state_->stop = std::move(callback); }
 void Trainer::on_message(std::function<void(const std::string&)> callback) { state_->on_message = std::move(callback); }
 const std::vector<LogRow>& Trainer::log() const { return state_->run.log; }
 int64_t Trainer::total_steps() const { return state_->plan.total_steps; }
 
-void Trainer::run() {
+bool Trainer::run() {
   State& s = *state_;
   const TrainConfig& config = s.config;
   RunState& run = s.run;
@@ -134,10 +136,18 @@ void Trainer::run() {
     // means would weigh short rows more.
     optimizer.zero_gradient();
     double loss = 0;
+    bool stopped = false;
     for (const Batch& batch : window) {
+      if ((stopped = s.stop && s.stop())) break;
       const at::Tensor mean = s.model.loss(batch) / static_cast<double>(labels);
       mean.backward();
       loss += mean.item<double>();
+    }
+    if (stopped) {
+      if (saved_step != run.step && first_step < run.step) s.save(optimizer);
+      s.say(join("stopped at step ", run.step, " of ", s.plan.total_steps,
+                 "; --resume_from_checkpoint auto goes on from there"));
+      return false;
     }
     const double rate = learning_rate(config, run.step, s.plan.total_steps);
     const double norm = optimizer.clip(config.max_grad_norm);
@@ -186,9 +196,9 @@ void Trainer::run() {
       saved_step = run.step;
     }
   }
-  if (saved_step != run.step && first_step < run.step) s.save(optimizer);
   s.save_result(config.output_dir);
   s.say("saved " + config.output_dir);
+  return true;
 }
 
 }  // namespace rankfold

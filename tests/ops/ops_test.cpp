@@ -159,7 +159,7 @@ Case attention_case(const std::string& name, std::vector<int64_t> lengths, Heads
 }
 
 TEST(Ops, NormProject) {
-  check_case(projection_case("one module", Kind::kNorm, {{5, 1, 9}, 48, 4, {96}}, false));
+  check_case(projection_case("one module", Kind::kNorm, {{50, 1, 90}, 48, 4, {96}}, false));
   check_case(projection_case("three modules, dropout", Kind::kNorm, {{70, 3}, 40, 16, {40, 8, 8}, 0.3}, false));
   check_case(projection_case("odd sizes, dropout", Kind::kNorm, {{3, 2}, 37, 1, {11, 13}, 0.05}, false));
   check_case(projection_case("frozen", Kind::kNorm, {{6}, 24, 0, {24}}, false));

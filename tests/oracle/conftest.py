@@ -12,6 +12,7 @@ from pathlib import Path
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["OMP_NUM_THREADS"] = "2"
+os.environ["OMP_WAIT_POLICY"] = "passive"  # threads that spin slow down a busy machine
 
 import pytest  # noqa: E402
 import torch  # noqa: E402

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import shutil
 import subprocess
 import sys
 import warnings
@@ -11,7 +12,7 @@ import torch
 from conftest import ROOT, run
 from models import load, make_rows, tokenizer
 from peft import LoraConfig, PeftModel, get_peft_model
-from reference import forward, make_adapter, open_adapter, weights, worst
+from reference import forward, open_adapter, weights, worst
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -71,7 +72,8 @@ def test_peft_reads_ours(title, name, config, zoo, rows, tmp_path, lora_train, p
     loss = forward(model, rows, gradients=False).loss
     dtype = "float32" if title != "bf16 base" else "bfloat16"
     again = probe.forward(zoo[name].folder, trained.folder, rows, dtype=dtype)["eval_loss"].item()
-    check("our adapter in PEFT: loss, relative", abs(again / loss - 1), 1e-5 if dtype == "float32" else 4e-3, title)
+    limit = 1e-5 if dtype == "float32" else 4e-3
+    check(f"our adapter in PEFT: {dtype} loss, relative", abs(again / loss - 1), limit, title)
 
 
 def test_new_adapter_starts_as_in_peft(zoo, rows, tmp_path, lora_train, probe):
@@ -267,8 +269,6 @@ def test_greedy(name, zoo, adapters, probe):
 
 def test_greedy_stops_at_any_eos(zoo, probe, tmp_path):
     """generation_config.json's list of ids wins over config.json."""
-    import shutil
-
     prompts = make_rows(4, seed=22, shortest=3, longest=9)
     model = zoo["gqa"].load().eval()
     free = [their_greedy(model, ids, 20, {2}) for ids in prompts.ids]

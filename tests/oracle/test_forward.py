@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from models import make_rows
 from reference import forward, open_adapter, worst
 
 EXACT = ["llama", "gqa", "head_dim", "tied", "linear_rope", "spelling_4", "spelling_4_theta", "sharded", "baichuan"]
@@ -89,9 +90,7 @@ def test_float16_folder_runs_exactly_in_float32(zoo, rows, probe, check):
 @pytest.mark.parametrize("name", ["gqa_bf16", "baichuan_bf16"])
 def test_bfloat16_is_as_good_as_plain_torch(name, zoo, adapters, probe, check):
     """style.md C4: at most twice the error of plain bf16, both against float64; floor 4 eps of the largest."""
-    import models
-
-    rows = models.make_rows(24, seed=5)
+    rows = make_rows(24, seed=5)
     adapter = adapters(name)
     exact = forward(open_adapter(zoo[name].load(torch.float64), adapter).double(), rows)
     plain = forward(open_adapter(zoo[name].load(torch.bfloat16), adapter), rows)

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import torch
+from conftest import run as run_program
 from models import Rows, make_rows
 from reference import Masks, open_adapter, peft_key, row_loss, train, weights, windows, worst
 
@@ -140,13 +141,11 @@ def test_accumulation_does_not_matter(zoo, adapters, data, lora_train, check):
 
 
 def test_evaluation(zoo, adapters, data, tmp_path, check):
-    from conftest import run
-
     rows, path = data
     for name, adapter in [("gqa", None), ("gqa", adapters("gqa")), ("baichuan", adapters("baichuan"))]:
         flags = ["--adapter_name_or_path", adapter] if adapter else []
         out = tmp_path / "eval.json"
-        run("lora-eval", "--model_name_or_path", zoo[name].folder, *flags, "--dataset", path, "--output", out,
+        run_program("lora-eval", "--model_name_or_path", zoo[name].folder, *flags, "--dataset", path, "--output", out,
             "--dtype", "float32")  # fmt: skip
         result = json.loads(out.read_text())
         model = zoo[name].load()

@@ -1,12 +1,14 @@
-#include "core/memory.h"
+#include "core/process.h"
 
 #include <c10/core/CPUAllocator.h>
 #include <malloc.h>
+#include <unistd.h>
 
 #include <climits>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <filesystem>
 #include <new>
 
 namespace rankfold {
@@ -44,6 +46,14 @@ void keep_freed_pages() {
   mallopt(M_TRIM_THRESHOLD, INT_MAX);
   static AlignedAllocator allocator;
   c10::SetCPUAllocator(&allocator);
+}
+
+void wait_passively(char** argv) {
+  if (std::getenv("OMP_WAIT_POLICY") || std::getenv("GOMP_SPINCOUNT")) return;
+  ::setenv("OMP_WAIT_POLICY", "passive", 1);
+  std::error_code error;
+  const std::filesystem::path program = std::filesystem::read_symlink("/proc/self/exe", error);
+  ::execv(program.c_str(), argv);  // comes back only where it failed; then threads spin, and all else is the same
 }
 
 }  // namespace rankfold

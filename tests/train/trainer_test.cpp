@@ -1,0 +1,334 @@
+// Whole runs of small models: resume to the bit, accumulation, checkpoints, stops.
+#include "rankfold/rankfold.h"
+
+#include "checkpoint/checkpoint.h"
+#include "core/json.h"
+#include "support/contains.h"
+#include "support/temp_folder.h"
+#include "support/tiny_model.h"
+
+#include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
+#include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
+
+#include <cmath>
+#include <limits>
+
+namespace rankfold {
+namespace {
+
+namespace fs = std::filesystem;
+using testing::contains;
+using testing::error_of;
+using testing::read_bytes;
+using testing::TempFolder;
+
+constexpr int64_t kVocabulary = 96;
+
+class Training : public ::testing::Test {
+ protected:
+  Training() {
+    testing::write_tiny_model(folder_ / "model", {.vocabulary = kVocabulary});
+    testing::write_tiny_rows(folder_ / "rows.jsonl", 37, kVocabulary);
+  }
+
+  struct Run {
+    LoraConfig lora{.r = 4, .lora_alpha = 8, .lora_dropout = 0.1, .target_modules = StringList{"W_pack", "down_proj"}};
+    TrainConfig train;
+    bool full = false;
+    std::string dtype = "auto";
+    std::string model = "model", rows = "rows.jsonl";
+    int64_t stop_after = -1;  // steps, then a stop in the middle of the next window
+    std::vector<std::string> messages;
+    std::vector<LogRow> log;
+    at::Tensor values;
+  };
+  Run make_run(const std::string& name, int64_t steps) const {
+    Run run;
+    run.train.output_dir = (folder_ / name).string();
+    run.train.per_device_train_batch_size = 2;
+    run.train.gradient_accumulation_steps = 4;
+    run.train.max_steps = steps;
+    run.train.learning_rate = 5e-3;
+    run.train.lr_scheduler_type = "cosine";
+    run.train.warmup_steps = 3;
+    run.train.weight_decay = 0.01;
+    run.train.logging_steps = 1;
+    run.train.save_steps = 0;
+    return run;
+  }
+  void go(Run& run) const {
+    const CausalLM model = CausalLM::load(folder_ / run.model, {.device = "cpu", .dtype = run.dtype});
+    const Dataset data = Dataset::open(folder_ / run.rows, nullptr, {.max_length = 64}, kVocabulary);
+    const Adapter adapter = run.full ? Adapter::full(model) : Adapter::create(model, run.lora, 7);
+    Trainer trainer(model, adapter, data, run.train);
+    int64_t polls = 0;
+    if (run.stop_after >= 0)
+      trainer.stop_when([&] { return polls++ == run.stop_after * run.train.gradient_accumulation_steps + 2; });
+    trainer.on_message([&](const std::string& text) { run.messages.push_back(text); });
+    EXPECT_EQ(trainer.run(), run.stop_after < 0);
+    run.log = trainer.log();
+    run.values = adapter.flat_values().clone();
+  }
+  static void expect_same(const Run& a, const Run& b) {
+    EXPECT_TRUE(a.values.equal(b.values));
+    ASSERT_EQ(a.log.size(), b.log.size());
+    for (size_t i = 0; i < a.log.size(); ++i) {
+      EXPECT_EQ(a.log[i].loss, b.log[i].loss) << i;
+      EXPECT_EQ(a.log[i].grad_norm, b.log[i].grad_norm) << i;
+      EXPECT_EQ(a.log[i].learning_rate, b.log[i].learning_rate) << i;
+    }
+  }
+  std::string result(const Run& run) const { return read_bytes(fs::path(run.train.output_dir) / "adapter_model.safetensors"); }
+
+  TempFolder folder_;
+};
+
+TEST_F(Training, LossFalls) {
+  Run run = make_run("out", 60);
+  go(run);
+  EXPECT_LT(run.log.back().loss, 0.8 * run.log.front().loss);
+}
+
+TEST_F(Training, SixtyStepsAreThirtyAndThirty) {
+  Run whole = make_run("whole", 60);
+  go(whole);
+  Run half = make_run("half", 60);
+  half.train.save_steps = 30;
+  half.stop_after = 30;
+  go(half);
+  EXPECT_EQ(half.log.size(), 30u);
+  half.stop_after = -1;
+  half.train.resume_from_checkpoint = "auto";
+  go(half);
+  expect_same(whole, half);
+  EXPECT_EQ(result(whole), result(half));
+  const auto optimizer = [](const Run& run) {
+    return read_bytes(fs::path(run.train.output_dir) / "checkpoint-60/optimizer.safetensors");
+  };
+  EXPECT_EQ(optimizer(whole), optimizer(half));
+}
+
+TEST_F(Training, ManyStopsInTheMiddleOfAWindowChangeNothing) {
+  Run whole = make_run("whole", 23);
+  whole.train.logging_steps = 5;
+  go(whole);
+  Run parts = make_run("parts", 23);
+  parts.train.logging_steps = 5;
+  parts.train.resume_from_checkpoint = "auto";
+  for (int i = 0; i < 3; ++i) {
+    parts.stop_after = 7;
+    go(parts);
+  }
+  parts.stop_after = -1;
+  go(parts);
+  expect_same(whole, parts);
+  EXPECT_EQ(result(whole), result(parts));
+}
+
+TEST_F(Training, FullTuningResumesToTheBitInBothPrecisions) {
+  for (const std::string dtype : {"float32", "bfloat16"}) {
+    Run whole = make_run("whole-" + dtype, 12);
+    whole.full = true;
+    whole.dtype = dtype;
+    go(whole);
+    Run parts = make_run("parts-" + dtype, 12);
+    parts.full = true;
+    parts.dtype = dtype;
+    parts.train.resume_from_checkpoint = "auto";
+    parts.stop_after = 5;
+    go(parts);
+    parts.stop_after = -1;
+    go(parts);
+    expect_same(whole, parts);
+    EXPECT_LT(whole.log.back().loss, whole.log.front().loss);
+    // output_dir is a model folder with what was trained.
+    const CausalLM trained = CausalLM::load(whole.train.output_dir, {.device = "cpu", .dtype = "float32"});
+    EXPECT_TRUE(trained.shared_decoder() != nullptr);
+    const Adapter again = Adapter::full(trained);
+    EXPECT_TRUE(again.flat_values().equal(whole.values));
+  }
+}
+
+TEST_F(Training, TiedEmbeddingsTrainAsOne) {
+  testing::write_tiny_model(folder_ / "tied", {.baichuan = false, .tied = true, .vocabulary = kVocabulary});
+  for (const std::string dtype : {"float32", "bfloat16"}) {
+    Run run = make_run("out-" + dtype, 12);
+    run.full = true;
+    run.model = "tied";
+    run.dtype = dtype;
+    go(run);
+    EXPECT_LT(run.log.back().loss, run.log.front().loss);
+    EXPECT_FALSE(TensorFile::open(fs::path(run.train.output_dir) / "model.safetensors").contains("lm_head.weight"));
+  }
+}
+
+TEST_F(Training, SplitIntoMicroBatchesDoesNotMatter) {
+  Run wide = make_run("wide", 8), square = make_run("square", 8), narrow = make_run("narrow", 8);
+  wide.train.per_device_train_batch_size = 16, wide.train.gradient_accumulation_steps = 1;
+  square.train.per_device_train_batch_size = 4, square.train.gradient_accumulation_steps = 4;
+  narrow.train.per_device_train_batch_size = 1, narrow.train.gradient_accumulation_steps = 16;
+  for (Run* run : {&wide, &square, &narrow}) go(*run);
+  const double scale = wide.values.abs().max().item<double>();
+  for (const Run* run : {&square, &narrow}) {
+    EXPECT_LT((run->values - wide.values).abs().max().item<double>(), 2e-4 * scale);
+    for (size_t i = 0; i < wide.log.size(); ++i) {
+      EXPECT_NEAR(run->log[i].loss, wide.log[i].loss, 2e-6 * wide.log[i].loss) << i;
+      EXPECT_NEAR(run->log[i].grad_norm, wide.log[i].grad_norm, 2e-5 * wide.log[i].grad_norm) << i;
+    }
+  }
+}
+
+TEST_F(Training, FirstLossIsTheBaseLossAndTheBaseStaysAsItWas) {
+  const std::string before = read_bytes(folder_ / "model/model.safetensors");
+  const CausalLM base = CausalLM::load(folder_ / "model", {.device = "cpu"});
+  const CausalLM adapted = CausalLM::load(folder_ / "model", {.device = "cpu"});
+  Adapter::create(adapted, {.r = 4, .lora_dropout = 0.1, .target_modules = "all-linear"}, 7);
+  const Dataset data = Dataset::open(folder_ / "rows.jsonl", nullptr, {.max_length = 64}, kVocabulary);
+  const Batch batch = data.batch({0, 1, 2});
+  EXPECT_TRUE(base.loss(batch).equal(adapted.loss(batch).detach()));
+  Run run = make_run("out", 10);
+  run.lora.target_modules = "all-linear";
+  go(run);
+  EXPECT_EQ(read_bytes(folder_ / "model/model.safetensors"), before);
+}
+
+TEST_F(Training, OrderChangesWithTheEpochAndWithTheSeed) {
+  EXPECT_NE(epoch_order(37, 42, 0, true), epoch_order(37, 42, 1, true));
+  EXPECT_NE(epoch_order(37, 42, 0, true), epoch_order(37, 43, 0, true));
+}
+
+TEST_F(Training, DamagedCheckpointsAreSkippedAndSaid) {
+  Run run = make_run("out", 9);
+  run.train.save_steps = 3;
+  go(run);
+  const fs::path out = run.train.output_dir;
+  {
+    std::fstream file(out / "checkpoint-9/optimizer.safetensors", std::ios::in | std::ios::out | std::ios::binary);
+    file.seekp(-3, std::ios::end);
+    file.put('x');
+  }
+  fs::remove(out / "checkpoint-6/training_state.json");
+  fs::create_directory(out / "checkpoint-12.tmp");
+  Run again = make_run("out", 9);
+  again.train.resume_from_checkpoint = "auto";
+  go(again);
+  ASSERT_GE(again.messages.size(), 3u);
+  EXPECT_TRUE(contains(again.messages[0], "checkpoint-9: optimizer.safetensors differs")) << again.messages[0];
+  EXPECT_TRUE(contains(again.messages[1], "checkpoint-6: training_state.json is missing")) << again.messages[1];
+  EXPECT_TRUE(contains(again.messages[2], "checkpoint-3 at step 3")) << again.messages[2];
+  expect_same(run, again);
+  // Named, it is refused.
+  again.train.resume_from_checkpoint = (out / "checkpoint-6.old").string();
+  EXPECT_TRUE(contains(error_of<UserError>([&] { go(again); }), "expected a whole checkpoint"));
+}
+
+TEST_F(Training, AutoWithoutACheckpointStartsFresh) {
+  Run run = make_run("out", 2);
+  run.train.resume_from_checkpoint = "auto";
+  go(run);
+  EXPECT_TRUE(contains(run.messages[0], "no checkpoint in"));
+}
+
+TEST_F(Training, ACheckpointOfAnotherRunIsRefusedByName) {
+  Run run = make_run("out", 3);
+  go(run);
+  const auto refused = [&](Run other) {
+    other.train.resume_from_checkpoint = "auto";
+    try {
+      go(other);
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), ExitCode::kResumeRefused);
+      return std::string(error.what());
+    }
+    ADD_FAILURE() << "not refused";
+    return std::string();
+  };
+  Run other = run;
+  other.lora.lora_alpha = 9;
+  EXPECT_TRUE(contains(refused(other), "lora_alpha: this run has 9.0, the checkpoint 8.0"));
+  other = run;
+  other.train.seed = 1;
+  EXPECT_TRUE(contains(refused(other), "seed"));
+  other = run;
+  other.train.gradient_accumulation_steps = 2;
+  EXPECT_TRUE(contains(refused(other), "gradient_accumulation_steps"));
+  other = run;
+  testing::write_tiny_rows(folder_ / "other.jsonl", 37, kVocabulary, 4);
+  other.rows = "other.jsonl";
+  EXPECT_TRUE(contains(refused(other), "dataset"));
+  testing::write_tiny_model(folder_ / "model2", {.vocabulary = kVocabulary}, 2);
+  other = run;
+  other.model = "model2";
+  EXPECT_TRUE(contains(refused(other), "base_model"));
+}
+
+TEST_F(Training, OnlyTheNewestCheckpointsAreKept) {
+  Run run = make_run("out", 11);
+  fs::create_directories(folder_ / "out/checkpoint-5000");  // of another run
+  run.train.save_steps = 2;
+  run.train.save_total_limit = 2;
+  go(run);
+  std::vector<int64_t> steps;
+  for (const Checkpoint& c : list_checkpoints(run.train.output_dir)) steps.push_back(c.step);
+  EXPECT_EQ(steps, (std::vector<int64_t>{5000, 11, 10}));
+}
+
+TEST_F(Training, WhatIsWrittenHasTheKeysThatReadersKnow) {
+  Run run = make_run("out", 7);
+  run.train.logging_steps = 3;
+  go(run);
+  const fs::path out = run.train.output_dir;
+  const nlohmann::json state = read_json(out / "trainer_state.json");
+  EXPECT_EQ(state["global_step"], 7);
+  EXPECT_EQ(state["max_steps"], 7);
+  ASSERT_EQ(state["log_history"].size(), 2u);
+  for (const char* key : {"step", "loss", "grad_norm", "learning_rate", "epoch"})
+    EXPECT_TRUE(state["log_history"][1].contains(key)) << key;
+  std::ifstream log(out / "train_log.jsonl");
+  std::string line;
+  int rows = 0;
+  while (std::getline(log, line)) {
+    const nlohmann::json row = nlohmann::json::parse(line);
+    EXPECT_GT(row["tokens_per_second"].get<double>(), 0);
+    EXPECT_GT(row["peak_memory_bytes"].get<int64_t>(), 0);
+    ++rows;
+  }
+  EXPECT_EQ(rows, 2);
+  EXPECT_TRUE(fs::exists(out / "adapter_config.json"));
+  EXPECT_TRUE(fs::exists(out / "checkpoint-7/manifest.json"));
+}
+
+TEST_F(Training, AStepThatIsNotFiniteIsSkippedWithItsStateUntouched) {
+  const CausalLM model = CausalLM::load(folder_ / "model", {.device = "cpu"});
+  const Dataset data = Dataset::open(folder_ / "rows.jsonl", nullptr, {.max_length = 64}, kVocabulary);
+  const Adapter adapter = Adapter::create(model, {.r = 4, .target_modules = "all-linear"}, 7);
+  {
+    at::NoGradGuard no_grad;
+    adapter.flat_values()[3].fill_(std::numeric_limits<float>::infinity());
+  }
+  const at::Tensor before = adapter.flat_values().clone();
+  Run run = make_run("out", 30);
+  Trainer trainer(model, adapter, data, run.train);
+  std::vector<std::string> messages;
+  trainer.on_message([&](const std::string& text) { messages.push_back(text); });
+  try {
+    trainer.run();
+    ADD_FAILURE() << "ran to its end";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ExitCode::kDiverged);
+  }
+  EXPECT_EQ(messages.size(), 10u);
+  EXPECT_TRUE(adapter.flat_values().equal(before));
+  EXPECT_FALSE(fs::exists(folder_ / "out/adapter_model.safetensors"));
+}
+
+TEST_F(Training, AModelHasOneAdapter) {
+  const CausalLM model = CausalLM::load(folder_ / "model", {.device = "cpu"});
+  Adapter::create(model, {.r = 4, .target_modules = "all-linear"});
+  EXPECT_THROW(Adapter::create(model, {.r = 4, .target_modules = "all-linear"}), std::invalid_argument);
+}
+
+}  // namespace
+}  // namespace rankfold
