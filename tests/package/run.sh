@@ -22,6 +22,7 @@ if "$work/embed/embed" "$work/nothing" "$work/rows.json" "$work/adapter" 2>"$wor
   echo "a missing model was not refused"; exit 1
 fi
 grep -q '^embed: .*nothing' "$work/log"
-readelf -d "$work/prefix/lib/librankfold.so" "$work"/prefix/lib/*/librankfold.so 2>/dev/null | grep NEEDED >"$work/log"
+library=$(find "$work/prefix" -name librankfold.so)
+readelf -d "$library" | grep NEEDED >"$work/log"
 if grep -qiE 'cuda|cudnn|cublas' "$work/log"; then echo "librankfold.so links a CUDA library"; cat "$work/log"; exit 1; fi
 echo "package: installed, built against, ran"
