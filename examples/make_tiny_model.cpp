@@ -1,5 +1,7 @@
 // make_tiny_model OUTPUT DATA.json...: a small Baichuan-style model folder to start from: a sentencepiece tokenizer
-// trained on the texts of the JSON files, and random weights. The quickstart trains it in full.
+// trained on the texts of the JSON files, and random weights. The quickstart trains it in full. The vocabulary is
+// hardly more than single characters: LoRA leaves the head as it is, so it can only use pieces that the first training
+// has seen, and medical words are made of characters that other words have too.
 //
 // Everything a model folder needs is here: tokenizer.model, tokenizer_config.json, config.json, generation_config.json
 // and model.safetensors.
@@ -7,13 +9,14 @@
 
 #include <ATen/ATen.h>
 #include <ATen/CPUGeneratorImpl.h>
-#include <nlohmann/json.hpp>
 #include <sentencepiece_trainer.h>
+#include <nlohmann/json.hpp>
 
 #include <cmath>
 #include <filesystem>
 #include <fstream>
 #include <iostream>
+#include <set>
 #include <string>
 #include <unordered_map>
 #include <utility>
@@ -24,8 +27,8 @@ using nlohmann::json;
 
 namespace {
 
-constexpr int64_t kHidden = 192, kInner = 512, kLayers = 4, kHeads = 6;
-constexpr int kLargestVocabulary = 4000;
+constexpr int64_t kHidden = 384, kInner = 768, kLayers = 3, kHeads = 6;
+constexpr size_t kMerges = 32;  // pieces of more than one character
 
 std::vector<std::string> read_texts(const std::vector<fs::path>& files) {
   std::vector<std::string> texts;
@@ -53,9 +56,17 @@ class Texts : public sentencepiece::SentenceIterator {
 
 // Baichuan's settings: BPE, byte fallback, text as it is, no bos.
 int64_t train_tokenizer(const fs::path& folder, const std::vector<std::string>& texts) {
+  std::set<std::string> characters;
+  for (const std::string& text : texts)
+    for (size_t i = 0, n = 0; i < text.size(); i += n) {
+      n = 1;
+      while (i + n < text.size() && (text[i + n] & 0xC0) == 0x80) ++n;  // UTF-8 continues
+      characters.insert(text.substr(i, n));
+    }
+  const size_t vocabulary = 3 + 256 + characters.size() + kMerges;  // <unk> <s> </s>, bytes, characters
   const std::unordered_map<std::string, std::string> options = {
       {"model_type", "bpe"},
-      {"vocab_size", std::to_string(kLargestVocabulary)},
+      {"vocab_size", std::to_string(vocabulary)},
       {"hard_vocab_limit", "false"},
       {"character_coverage", "1.0"},
       {"byte_fallback", "true"},

@@ -43,15 +43,15 @@ evaluate() {
     --output "$work/$name.json" --predictions "$work/$name.answers.jsonl"
 }
 
-step tiny "$data/general_qa.json" "$data/medical_qa.json" -- \
-  "$bin/make_tiny_model" "$work/tiny" "$data/general_qa.json" "$data/medical_qa.json"
+step tiny "$data/general_qa.json" -- \
+  "$bin/make_tiny_model" "$work/tiny" "$data/general_qa.json"
 step base "$work/tiny.done" configs/quickstart.json "$data/general_qa.json" -- \
   train --model_name_or_path "$work/tiny" --dataset "$data/general_qa.json" --finetuning_type full \
-  --per_device_train_batch_size 32 --learning_rate 2e-3 --num_train_epochs 7 --output_dir "$work/base"
+  --per_device_train_batch_size 32 --learning_rate 1.5e-3 --num_train_epochs 3.5 --output_dir "$work/base"
 step lora "$work/base.done" configs/quickstart.json "$data/medical_qa.json" -- \
   train --output_dir "$work/lora"
 step full "$work/base.done" configs/quickstart.json "$data/medical_qa.json" -- \
-  train --finetuning_type full --learning_rate 5e-4 --output_dir "$work/full"
+  train --finetuning_type full --learning_rate 5e-4 --num_train_epochs 8 --output_dir "$work/full"
 
 evaluate base --model_name_or_path "$work/base"
 evaluate lora --model_name_or_path "$work/base" --adapter_name_or_path "$work/lora"
@@ -78,7 +78,7 @@ row() {
              label, 100 * accuracy, speed, memory, answering / 1e6, trained }'
 }
 
-say "300 questions in wordings that medical_qa.json does not have"
+say "208 questions in wordings that medical_qa.json does not have"
 echo "| run  |    terms  | tokens/s | train mem | answer mem   |    trainable |"
 echo "| ---- | --------- | -------- | --------- | ------------ | ------------ |"
 row base base
@@ -86,7 +86,7 @@ row lora LoRA
 row full full
 
 say "three answers of the merged model"
-for question in "能介绍一下肺癌的典型表现吗？" "请简单说说对乙酰氨基酚的主要适应证。" "能介绍一下尿路感染的主要病因吗？"; do
+for question in "能介绍一下肺癌的典型表现吗？" "请简单说说高血压的治疗方法。" "能介绍一下阿司匹林的主要用途吗？"; do
   printf '%s\n  %s\n' "$question" "$("$bin/lora-generate" --model_name_or_path "$work/merged" --prompt "$question" \
     --max_new_tokens 48)"
 done

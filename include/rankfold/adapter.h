@@ -1,6 +1,6 @@
 // What is trained on top of a loaded model: a LoRA adapter in PEFT's meaning, or (full) the model's own parameters.
-// One flat fp32 buffer holds every trained value and one every gradient, so that clipping, AdamW and checkpoints are one
-// call each.
+// One flat fp32 buffer holds every trained value and one every gradient, so that clipping, AdamW and checkpoints are
+// one call each.
 #pragma once
 
 #include "rankfold/causal_lm.h"
@@ -17,9 +17,8 @@
 namespace rankfold {
 
 struct Parameter {
-  std::string name;    // key in the file: "base_model.model.model.layers.0.self_attn.W_pack.lora_A.weight"
-  at::Tensor value;    // fp32 leaf, a slice of the flat buffer; value.grad() is a slice of the flat gradient
-  bool decay = true;   // false: norms, which AdamW's weight decay leaves alone
+  std::string name;  // key in the file: "base_model.model.model.layers.0.self_attn.W_pack.lora_A.weight"
+  at::Tensor value;  // fp32 leaf, a slice of the flat buffer; value.grad() is a slice of the flat gradient
 };
 
 class Adapter {
@@ -28,7 +27,8 @@ class Adapter {
   // one. A target that matches nothing is a UserError that lists the model's linear names.
   static Adapter create(const CausalLM& model, const LoraConfig& config, int64_t seed = 42);
 
-  // A folder that PEFT or save() wrote. Every tensor must find its module: missing, extra and misshaped ones are errors.
+  // A folder that PEFT or save() wrote. Every tensor must find its module: missing, extra and misshaped ones are
+  // errors.
   static Adapter load(const CausalLM& model, const std::filesystem::path& folder, int64_t seed = 42);
 
   // Every parameter of the model; fp32 masters, the model computes in its own dtype.
@@ -39,11 +39,11 @@ class Adapter {
   const std::vector<std::string>& modules() const;  // matched module names, in the model's order
   int64_t parameter_count() const;
 
-  std::vector<at::Tensor> parameters() const;            // fp32 leaves with .grad
+  std::vector<at::Tensor> parameters() const;  // fp32 leaves with .grad
   const std::vector<Parameter>& named_parameters() const;
   at::Tensor flat_values() const;    // [P] fp32; decayed parameters first
   at::Tensor flat_gradient() const;  // [P] fp32
-  int64_t decayed_count() const;     // how many of the first values AdamW decays
+  int64_t decayed_count() const;     // the first values, which AdamW decays; norms follow them
 
   // LoRA: a folder that PEFT loads (adapter_config.json, adapter_model.safetensors, README.md). Full: a model folder in
   // the base's stored dtype. Each file is the old one or the new one, never between.

@@ -21,7 +21,7 @@ struct Batch {
 
   int64_t rows() const { return static_cast<int64_t>(offsets.size()) - 1; }
   int64_t token_count() const { return offsets.empty() ? 0 : offsets.back(); }
-  int64_t label_count() const;   // labels that count
+  int64_t label_count() const;  // labels that count
 };
 
 // Lays sequences end to end. `labels` are in Hugging Face's convention (labels[i] belongs to input_ids[i], kIgnoreIndex

@@ -21,7 +21,8 @@ using StringList = std::vector<std::string>;
 using Aliases = std::initializer_list<const char*>;
 
 // Modules by name. A list matches a module whose name equals an entry or ends in "." + entry; a string is a regular
-// expression that must match the whole name, or "all-linear" (every linear but the output head). Empty list: nothing said.
+// expression that must match the whole name, or "all-linear" (every linear but the output head). Empty list: nothing
+// said.
 using ModuleNames = std::variant<StringList, std::string>;
 
 namespace allow {
@@ -75,7 +76,8 @@ struct LoraConfig {
     v("lora_dropout", lora_dropout, "chance to drop an input of the update", allow::fraction, "a number in [0, 1)", {});
     v("target_modules", target_modules, "list of module names, a regular expression, or all-linear", allow::any,
       "a list of names or a string", {"lora_target", "lora_target_modules"});
-    v("exclude_modules", exclude_modules, "modules left out, same rules", allow::any, "a list of names or a string", {});
+    v("exclude_modules", exclude_modules, "modules left out, same rules", allow::any, "a list of names or a string",
+      {});
     v("bias", bias, "which biases train", allow::one_of({"none"}), "\"none\" (no other is supported)", {});
     v("use_rslora", use_rslora, "scale by lora_alpha / sqrt(r) instead", allow::any, "true or false", {});
     v("rank_pattern", rank_pattern, "another r for modules that match a name or regular expression",
@@ -143,8 +145,8 @@ struct TrainConfig {
   int64_t seed = 42;
   bool shuffle = true;
   int64_t logging_steps = 10;
-  int64_t save_steps = 500;       // 0: only at the end
-  int64_t save_total_limit = 0;   // 0: keep all
+  int64_t save_steps = 500;      // 0: only at the end
+  int64_t save_total_limit = 0;  // 0: keep all
   std::string resume_from_checkpoint = {};
 
   template <class V>
@@ -198,8 +200,8 @@ struct RunConfig {
 
   template <class V>
   void fields(V&& v) {
-    v("model_name_or_path", model_name_or_path, "model folder (Hugging Face layout, safetensors)", allow::text, "a path",
-      {"model", "base_model", "model_path"});
+    v("model_name_or_path", model_name_or_path, "model folder (Hugging Face layout, safetensors)", allow::text,
+      "a path", {"model", "base_model", "model_path"});
     v("dataset", dataset, "JSON array or JSON Lines", allow::text, "a path", {"data_path", "train_file", "data"});
     v("finetuning_type", finetuning_type, "lora, or full: every parameter", allow::one_of({"lora", "full"}),
       "lora or full", {});

@@ -28,7 +28,7 @@ struct DatasetReport {
 };
 
 struct BatchOptions {
-  int64_t rows = 1;     // sequences in a batch
+  int64_t rows = 1;  // sequences in a batch
   uint64_t seed = 42;
   int64_t epoch = 0;
   bool shuffle = true;  // order = f(seed, epoch); false keeps the file's order

@@ -10,9 +10,9 @@ namespace rankfold {
 
 enum class ExitCode : int {
   kDone = 0,
-  kDefect = 1,         // a defect of ours
-  kBadInput = 2,       // bad file, key, flag or shape of data
-  kNoDevice = 3,       // the device asked for is not there
+  kDefect = 1,    // a defect of ours
+  kBadInput = 2,  // bad file, key, flag or shape of data
+  kNoDevice = 3,  // the device asked for is not there
   kOutOfMemory = 4,
   kStorage = 5,        // reading or writing failed (full disk, I/O error)
   kDiverged = 6,       // the loss or the gradient is no longer finite

@@ -14,7 +14,7 @@ struct GenerateConfig {
   int64_t max_new_tokens = 256;
   double temperature = 0;  // 0: greedy
   double top_p = 1;
-  int64_t top_k = 0;       // 0: all
+  int64_t top_k = 0;  // 0: all
   int64_t seed = 42;
 
   template <class V>
@@ -29,8 +29,9 @@ struct GenerateConfig {
   }
 };
 
-// New ids for each prompt (ids with bos where the model wants it), without the eos that ended it. Rows are independent:
-// a row's result does not depend on its neighbours. `on_token(row, id)` is called as each token is chosen.
+// New ids for each prompt (ids with bos where the model wants it), without the eos that ended it. Rows are independent
+// of their neighbours, but for the rounding of products of another size. `on_token(row, id)` is called as each token is
+// chosen.
 std::vector<std::vector<int32_t>> generate(const CausalLM& model, const std::vector<std::vector<int32_t>>& prompts,
                                            const GenerateConfig& config,
                                            const std::function<void(int64_t, int32_t)>& on_token = {});

@@ -30,7 +30,7 @@ class TensorFile {
   static TensorFile open(const std::filesystem::path& path);
 
   const std::filesystem::path& path() const;
-  const std::vector<TensorInfo>& tensors() const;               // by position in the file
+  const std::vector<TensorInfo>& tensors() const;              // by position in the file
   const std::map<std::string, std::string>& metadata() const;  // "__metadata__"
   bool contains(const std::string& name) const;
   const TensorInfo& info(const std::string& name) const;  // UserError names the nearest tensor if there is none
@@ -50,7 +50,8 @@ class TensorFile {
 // Writes a file that the reference library reads, in its own order (dtype size descending, then name): to a temporary
 // name beside `path`, fsynced, then renamed, so that `path` is the old file or the new one. Tensors on any device,
 // contiguous or not. Metadata {"format": "pt"} is what PEFT and transformers expect.
-void write_tensor_file(const std::filesystem::path& path, const std::vector<std::pair<std::string, at::Tensor>>& tensors,
+void write_tensor_file(const std::filesystem::path& path,
+                       const std::vector<std::pair<std::string, at::Tensor>>& tensors,
                        const std::map<std::string, std::string>& metadata = {{"format", "pt"}});
 
 }  // namespace rankfold

@@ -14,13 +14,15 @@ namespace rankfold {
 class Tokenizer {
  public:
   // Reads folder/tokenizer.model and, if there, tokenizer_config.json (add_bos_token). `bos_by_default` decides where
-  // the folder says nothing (LLaMA true, Baichuan false). `eos_token_id` is the model config's, -1 for the tokenizer's own.
+  // the folder says nothing (LLaMA true, Baichuan false). `eos_token_id` is the model config's, -1 for the tokenizer's
+  // own.
   static Tokenizer open(const std::filesystem::path& folder, bool bos_by_default, int32_t eos_token_id = -1);
 
   // Ids of the text alone: no bos, no eos. Text that spells a control token ("<s>") is encoded as text.
   std::vector<int32_t> encode(std::string_view text) const;
-  std::string decode(const std::vector<int32_t>& ids) const;  // control tokens are left out
-  std::string piece(int32_t id) const;                        // as it stands in the vocabulary, for printing
+  // Control tokens and ids beyond the vocabulary (a padded embedding has such) are left out.
+  std::string decode(const std::vector<int32_t>& ids) const;
+  std::string piece(int32_t id) const;  // as it stands in the vocabulary, for printing
 
   std::optional<int32_t> bos() const;  // to be put before every sequence; nullopt: nothing is put there
   int32_t eos() const;

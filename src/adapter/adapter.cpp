@@ -41,10 +41,6 @@ std::map<std::string, Slot> slots(Decoder& decoder) {
   return by_name;
 }
 
-const std::string kPrefix = "base_model.model.";
-std::string key_a(const std::string& module) { return kPrefix + module + ".lora_A.weight"; }
-std::string key_b(const std::string& module) { return kPrefix + module + ".lora_B.weight"; }
-
 void claim(Decoder& decoder) {
   RANKFOLD_CHECK(!decoder.has_adapter, "the model has an adapter already; load the model again for another");
   decoder.has_adapter = true;
@@ -66,7 +62,7 @@ void Adapter::State::allocate(const std::vector<std::tuple<std::string, std::vec
     at::Tensor value = values.narrow(0, begin, count).view(shape).detach();
     value.requires_grad_(true);
     value.mutable_grad() = gradient.narrow(0, begin, count).view(shape).detach();
-    parameters.push_back({name, value, decay});
+    parameters.push_back({name, value});
     begin += count;
   }
 }
@@ -81,9 +77,10 @@ void attach(State& state, const std::vector<ModuleMatch>& matches, int64_t seed)
   std::vector<std::tuple<std::string, std::vector<int64_t>, bool>> shapes;
   for (const ModuleMatch& match : matches) {
     const Slot& slot = by_name.at(match.module.name);
-    shapes.emplace_back(key_a(match.module.name), std::vector<int64_t>{match.r, slot.projection->in_features()}, true);
-    shapes.emplace_back(key_b(match.module.name), std::vector<int64_t>{slot.module->end - slot.module->begin, match.r},
+    shapes.emplace_back(lora_key(match.module.name, "A"), std::vector<int64_t>{match.r, slot.projection->in_features()},
                         true);
+    shapes.emplace_back(lora_key(match.module.name, "B"),
+                        std::vector<int64_t>{slot.module->end - slot.module->begin, match.r}, true);
   }
   state.allocate(shapes);
   for (size_t i = 0; i < matches.size(); ++i) {
@@ -155,10 +152,9 @@ Adapter Adapter::full(const CausalLM& model) {
     shapes.emplace_back(name, weight.sizes().vec(), decay);
     initial.push_back(weight);
   };
-  const auto tied = [&](const Projection* p) { return decoder.config.tie_word_embeddings && p == &decoder.head; };
   add(decoder.embedding_name, decoder.embedding, true);
   for (Projection* p : decoder.projections()) {
-    if (tied(p)) continue;
+    if (decoder.is_tied(p)) continue;
     for (const Module& m : p->modules) add(m.name + ".weight", p->weight.narrow(0, m.begin, m.end - m.begin), true);
   }
   for (const Norm* norm : decoder.norms()) add(norm->name, norm->weight, false);
@@ -170,7 +166,7 @@ Adapter Adapter::full(const CausalLM& model) {
   size_t next = 1;
   decoder.embedding_master = state.parameters[0].value;
   for (Projection* p : decoder.projections()) {
-    if (tied(p)) {
+    if (decoder.is_tied(p)) {
       p->modules[0].master = decoder.embedding_master;
       p->weight = decoder.dtype == at::kFloat ? decoder.embedding_master.detach() : p->weight.clone();
       continue;
@@ -213,8 +209,7 @@ void save_model(const Decoder& decoder, const std::vector<Parameter>& parameters
     TensorWriter writer(target / file.path().filename(), file.tensors(), file.metadata());
     for (const TensorInfo& info : writer.tensors()) {
       const auto found = trained.find(info.name);
-      writer.add(info.name,
-                 found == trained.end() ? file.tensor(info.name) : found->second.to(info.dtype));
+      writer.add(info.name, found == trained.end() ? file.tensor(info.name) : found->second.to(info.dtype));
     }
     writer.commit();
   }
@@ -227,7 +222,6 @@ void Adapter::save(const std::filesystem::path& folder) const {
   if (state_->full) return save_model(*state_->decoder, state_->parameters, folder);
   std::vector<std::pair<std::string, at::Tensor>> tensors;
   for (const Parameter& p : state_->parameters) tensors.emplace_back(p.name, p.value.detach());
-  prepare_folder(folder);
   write_adapter_folder(folder, state_->config, state_->decoder->folder.path().string(), tensors);
 }
 

@@ -84,6 +84,23 @@ std::string listed(const std::vector<LinearModule>& linears) {
   return text;
 }
 
+// For whoever writes an expression for the whole name: those of the first layer.
+std::string full_names(const std::vector<LinearModule>& linears) {
+  std::string text;
+  for (const LinearModule& module : linears)
+    if (layer_of(module.name) == layer_of(linears.front().name)) text += (text.empty() ? "" : ", ") + module.name;
+  return text;
+}
+
+void check_layers(const std::vector<int64_t>& layers, const std::vector<LinearModule>& linears) {
+  std::optional<int64_t> largest;
+  for (const LinearModule& module : linears) largest = std::max(largest, layer_of(module.name));
+  for (const int64_t layer : layers)
+    if (std::none_of(linears.begin(), linears.end(), [&](const LinearModule& m) { return layer_of(m.name) == layer; }))
+      fail("layers_to_transform: expected indices of layers, ",
+           largest ? join("the last of which is ", *largest) : "of which this model has none", ", got ", layer);
+}
+
 void check_entries(const StringList& targets, const std::vector<LinearModule>& linears) {
   for (const std::string& entry : targets)
     if (std::none_of(linears.begin(), linears.end(), [&](const LinearModule& m) { return is_named(m.name, entry); }))
@@ -118,6 +135,7 @@ std::vector<ModuleMatch> match_modules(const LoraConfig& config, const std::vect
   if (text && !config.layers_to_transform.empty())
     fail("layers_to_transform: needs a list in target_modules, got the string '", *text, "'");
   check_entries(targets, linears);
+  check_layers(config.layers_to_transform, linears);
   const bool all = text && is_all_linear(*text);
   const Names wanted("target_modules", all ? ModuleNames(StringList{}) : config.target_modules);
   const Names excluded("exclude_modules", config.exclude_modules);
@@ -131,8 +149,8 @@ std::vector<ModuleMatch> match_modules(const LoraConfig& config, const std::vect
   if (!matches.empty()) return matches;
   if (text && !all)
     fail("target_modules: '", *text, "' matches no linear layer (", listed(linears),
-         "); a string is a regular expression for the whole name, such as ",
-         linears.empty() ? "" : linears.front().name, ": give a list for names");
+         "); a string is a regular expression for the whole name, such as ", full_names(linears),
+         ": give a list for names");
   fail("target_modules: nothing is left after exclude_modules and layers_to_transform; this model's linear layers are ",
        listed(linears));
 }

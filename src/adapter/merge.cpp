@@ -58,9 +58,9 @@ const char* dtype_name(at::ScalarType dtype) {
 
 // "5GB", "500MB" (powers of ten, as in Hugging Face's tools), "4GiB", or bytes.
 uint64_t parse_size(const std::string& text) {
-  static const std::map<std::string, double> kUnits{{"", 1},      {"B", 1},       {"KB", 1e3},      {"MB", 1e6},
-                                                    {"GB", 1e9},  {"TB", 1e12},   {"KIB", 1 << 10}, {"MIB", 1 << 20},
-                                                    {"GIB", 1 << 30}};
+  static const std::map<std::string, double> kUnits{{"", 1},          {"B", 1},         {"KB", 1e3},
+                                                    {"MB", 1e6},      {"GB", 1e9},      {"TB", 1e12},
+                                                    {"KIB", 1 << 10}, {"MIB", 1 << 20}, {"GIB", 1 << 30}};
   double number = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
   std::string unit(end, text.data() + text.size());
@@ -97,6 +97,8 @@ class Merger {
 
   void write(const fs::path& folder) const {
     copy_companions(base_, folder);
+    if (what_stands_at(adapter_.path / kTemplateFile) == "a file")
+      copy_atomically(adapter_.path / kTemplateFile, folder / kTemplateFile);
     if (dtype_) write_text(folder / "config.json", config_text());
     for (const Shard& shard : shards_) write_shard(folder, shard);
     if (has_new_index_) write_index(folder);

@@ -22,7 +22,7 @@ using nlohmann::json;
 namespace {
 
 constexpr const char* kConfigName = "adapter_config.json";
-constexpr const char* kWeightsName = "adapter_model.safetensors";
+constexpr const char* kAdapterName = "adapter_model.safetensors";
 constexpr std::string_view kPrefix = "base_model.model.", kA = ".lora_A.weight", kB = ".lora_B.weight",
                            kBase = ".base_layer.weight";
 
@@ -78,7 +78,7 @@ std::pair<std::string, std::string_view> split_key(const std::string& key, const
 }
 
 void check_pair(const AdapterFolder& folder, const std::string& module, const at::Tensor& a, const at::Tensor& b) {
-  const std::string source = (folder.path / kWeightsName).string();
+  const std::string source = (folder.path / kAdapterName).string();
   for (const auto& [tensor, suffix] : {std::pair{a, kA}, std::pair{b, kB}})
     if (!tensor.defined()) fail(source, ": tensor '", kPrefix, module, suffix, "' is missing");
   const int64_t r = match_one(folder.config, {.name = module}).r;
@@ -88,7 +88,7 @@ void check_pair(const AdapterFolder& folder, const std::string& module, const at
 }
 
 void read_tensors(AdapterFolder& folder) {
-  const TensorFile file = TensorFile::open(folder.path / kWeightsName);
+  const TensorFile file = TensorFile::open(folder.path / kAdapterName);
   for (const TensorInfo& info : file.tensors()) {
     const auto [module, kind] = split_key(info.name, file.path().string());
     at::Tensor tensor = read_tensor(file, info);
@@ -116,7 +116,7 @@ json target_names(const LoraConfig& config, const std::vector<std::pair<std::str
     if (!is_all_linear(*text)) return *text;
     std::set<std::string> names;
     for (const auto& [key, tensor] : tensors) {
-      const std::string module = split_key(key, kWeightsName).first;
+      const std::string module = split_key(key, kAdapterName).first;
       names.insert(module.substr(module.rfind('.') + 1));
     }
     list.assign(names.begin(), names.end());
@@ -194,8 +194,8 @@ AdapterFolder read_adapter_folder(const fs::path& path) {
   folder.config = read_config(object, source);
   if (const auto base = object.find("base_model_name_or_path"); base != object.end() && base->is_string())
     folder.base_model = base->get<std::string>();
-  if (what_stands_at(path / kWeightsName) == "nothing" && what_stands_at(path / "adapter_model.bin") == "a file")
-    fail(path.string(), ": expected ", kWeightsName,
+  if (what_stands_at(path / kAdapterName) == "nothing" && what_stands_at(path / "adapter_model.bin") == "a file")
+    fail(path.string(), ": expected ", kAdapterName,
          ", got adapter_model.bin, a pickle, which may run code and is refused;"
          " load it with PEFT and save it again");
   read_tensors(folder);
@@ -203,7 +203,7 @@ AdapterFolder read_adapter_folder(const fs::path& path) {
 }
 
 std::vector<ModuleMatch> match_adapter(const AdapterFolder& folder, const std::vector<LinearModule>& linears) {
-  const std::string source = (folder.path / kWeightsName).string();
+  const std::string source = (folder.path / kAdapterName).string();
   std::set<std::string> names;
   for (const LinearModule& module : linears) names.insert(module.name);
   for (const auto& [module, pair] : folder.tensors)
@@ -236,12 +236,16 @@ std::vector<ModuleMatch> match_adapter(const AdapterFolder& folder, const std::v
   return matches;
 }
 
+std::string lora_key(const std::string& module, const std::string& which) {
+  return std::string(kPrefix) + module + ".lora_" + which + ".weight";
+}
+
 void write_adapter_folder(const fs::path& path, const LoraConfig& config, const std::string& base_model,
                           const std::vector<std::pair<std::string, at::Tensor>>& tensors) {
   std::vector<std::pair<std::string, at::Tensor>> stored;
   for (const auto& [key, tensor] : tensors) stored.emplace_back(key, tensor.detach().to(at::kFloat));
   prepare_folder(path);
-  write_tensor_file(path / kWeightsName, stored);
+  write_tensor_file(path / kAdapterName, stored);
   write_text(path / kConfigName, config_text(config, base_model, tensors));
   write_text(path / "README.md", readme_text(config, base_model));
 }

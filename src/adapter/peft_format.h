@@ -17,7 +17,7 @@ namespace rankfold {
 struct AdapterFolder {
   std::filesystem::path path;
   LoraConfig config;
-  std::string base_model;                                         // base_model_name_or_path; may be empty
+  std::string base_model;                                            // base_model_name_or_path; may be empty
   std::map<std::string, std::pair<at::Tensor, at::Tensor>> tensors;  // module -> A [r, in], B [out, r], fp32 copies
   std::map<std::string, at::Tensor> base_weights;  // module -> the base's own weight, which PEFT adds for lm_head
 };
@@ -33,6 +33,8 @@ std::vector<ModuleMatch> match_adapter(const AdapterFolder& folder, const std::v
 // adapter_config.json, adapter_model.safetensors (fp32) and README.md, each through AtomicFile. `tensors` by their
 // keys: "base_model.model.model.layers.0.self_attn.W_pack.lora_A.weight". The config holds the keys that PEFT 0.17
 // knows.
+// The key of a module's tensor; `which` is "A" or "B".
+std::string lora_key(const std::string& module, const std::string& which);
 void write_adapter_folder(const std::filesystem::path& path, const LoraConfig& config, const std::string& base_model,
                           const std::vector<std::pair<std::string, at::Tensor>>& tensors);
 

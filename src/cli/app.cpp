@@ -4,11 +4,11 @@
 #include "core/json.h"
 #include "core/process.h"
 
+#include <c10/util/Exception.h>
 #include <CLI/App.hpp>
 #include <CLI/Config.hpp>
 #include <CLI/Formatter.hpp>
 #include <cerrno>
-#include <c10/util/Exception.h>
 #include <nlohmann/json.hpp>
 
 #include <algorithm>
@@ -30,8 +30,14 @@ constexpr const char* kHelpFooter =
     "6 diverged,\n"
     "7 resume refused, 130 and 143 stopped by a signal.";
 
-bool is_truth(const std::string& text) {
-  return text == "true" || text == "false" || text == "1" || text == "0" || text == "yes" || text == "no";
+// Whether what follows a flag that needs no value is one, though perhaps a wrong one, and no flag or configuration
+// file.
+bool is_meant_for_bool(const std::string& text, bool takes_config) {
+  if (takes_config && (text.empty() || text.ends_with(".json"))) return false;
+  for (const char* truth : {"true", "false", "1", "0", "yes", "no"})
+    if (text == truth) return true;
+  std::error_code ignored;
+  return !text.starts_with('-') && !(takes_config && std::filesystem::exists(text, ignored));
 }
 
 // The command line as pairs (canonical flag, value) and a positional, which leaves CLI11 nothing to
@@ -42,6 +48,7 @@ std::vector<std::string> plain_arguments(const Fields& fields, bool takes_config
   for (size_t i = 0; i < arguments.size(); ++i) {
     const std::string& argument = arguments[i];
     if (!argument.starts_with('-') || argument == "-") {
+      if (takes_config && argument.empty()) fail("CONFIG.json: expected a path, got an empty text");
       positional.push_back(argument);
       continue;
     }
@@ -50,8 +57,7 @@ std::vector<std::string> plain_arguments(const Fields& fields, bool takes_config
     const std::string flag = argument.substr(0, equals);
     const Field* field = flag.starts_with("--") ? find_field(fields, flag.substr(2)) : nullptr;
     if (!field) {
-      const std::string near =
-          nearest(flag.substr(flag.find_first_not_of('-') == 2 ? 2 : 1), all_names(fields));
+      const std::string near = nearest(flag.substr(flag.find_first_not_of('-') == 2 ? 2 : 1), all_names(fields));
       fail("unknown flag ", flag, did_you_mean(near.empty() ? "" : "--" + near));
     }
     plain.push_back("--" + field->name);
@@ -59,15 +65,14 @@ std::vector<std::string> plain_arguments(const Fields& fields, bool takes_config
     if (equals != std::string::npos)
       plain.push_back(argument.substr(equals + 1));
     else if (field->is_bool)
-      plain.push_back(!last && is_truth(arguments[i + 1]) ? arguments[++i] : "true");
+      plain.push_back(!last && is_meant_for_bool(arguments[i + 1], takes_config) ? arguments[++i] : "true");
     else if (last || arguments[i + 1].starts_with("--"))
       fail(flag, ": expected ", field->expected, ", got ", last ? "nothing" : "the flag " + arguments[i + 1]);
     else
       plain.push_back(arguments[++i]);
   }
   if (positional.size() > (takes_config ? 1 : 0))
-    fail("unexpected argument \"", positional.back(), "\"",
-         takes_config ? ": one configuration file at most" : "");
+    fail("unexpected argument \"", positional.back(), "\"", takes_config ? ": one configuration file at most" : "");
   plain.insert(plain.end(), positional.begin(), positional.end());
   return plain;
 }
@@ -130,13 +135,13 @@ int report(const std::string& program, ExitCode code, const std::string& line) {
 }
 
 // The exit code for the exception in flight.
-int report_exception(const std::string& program) {
+int report_exception(const AppSpec& spec) {
+  const std::string& program = spec.name;
   const auto defect = [&](const std::string& what) {
-    return report(program, ExitCode::kDefect,
-                  "this is a defect of Rankfold: " + what.substr(0, what.find('\n')));
+    return report(program, ExitCode::kDefect, "this is a defect of Rankfold: " + what.substr(0, what.find('\n')));
   };
-  const std::string out_of_memory =
-      "out of memory: a smaller per_device_train_batch_size or max_length needs less";
+  const std::string& less = spec.needs_less_memory;
+  const std::string out_of_memory = "out of memory" + (less.empty() ? "" : ": " + less + " needs less");
   try {
     throw;
   } catch (const Error& error) {
@@ -177,7 +182,7 @@ int run_app(const AppSpec& spec, int argc, char** argv, const Fields& fields,
     if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version
     return report(spec.name, ExitCode::kBadInput, error.what());
   } catch (...) {
-    return report_exception(spec.name);
+    return report_exception(spec);
   }
 }
 

@@ -11,11 +11,12 @@
 namespace rankfold {
 
 struct AppSpec {
-  std::string name;
-  std::string description;
-  std::vector<std::string> required;  // keys that must not be empty
-  bool takes_config = false;          // a CONFIG.json may stand anywhere among the flags, which win over it
-  bool keeps_pages = true;            // see core/process.h
+  std::string name = {};
+  std::string description = {};
+  std::vector<std::string> required = {};  // keys that must not be empty
+  std::string needs_less_memory = {};      // what a person may make smaller, for the error line
+  bool takes_config = false;               // a CONFIG.json may stand anywhere among the flags, which win over it
+  bool keeps_pages = true;                 // see core/process.h
 };
 
 // The keys that were set, canonical name -> how a person wrote it ("run.json: lora_rank", "--r").

@@ -20,11 +20,10 @@ std::string format(const char* pattern, auto... values) {
 
 std::string clock(double seconds) {
   const long s = std::isfinite(seconds) ? std::lround(std::clamp(seconds, 0.0, 3.6e6)) : 0;
-  return s < 3600 ? format("%02ld:%02ld", s / 60, s % 60)
-                  : format("%ld:%02ld:%02ld", s / 3600, s / 60 % 60, s % 60);
+  return s < 3600 ? format("%02ld:%02ld", s / 60, s % 60) : format("%ld:%02ld:%02ld", s / 3600, s / 60 % 60, s % 60);
 }
 
-// The pieces of ids [begin, end), control tokens (which decode() leaves out) by name.
+// The pieces of ids [begin, end), what decode() leaves out by name or number.
 std::string spelled(const Tokenizer& tokenizer, const std::vector<int32_t>& ids, size_t begin, size_t end) {
   std::string text;
   std::vector<int32_t> run;
@@ -36,6 +35,9 @@ std::string spelled(const Tokenizer& tokenizer, const std::vector<int32_t>& ids,
     if (ids[i] == tokenizer.eos() || ids[i] == tokenizer.bos()) {
       flush();
       text += tokenizer.piece(ids[i]);
+    } else if (ids[i] >= tokenizer.size()) {
+      flush();
+      text += "<" + std::to_string(ids[i]) + ">";
     } else {
       run.push_back(ids[i]);
     }
@@ -72,20 +74,18 @@ void print_modules(const CausalLM& model, const Adapter& adapter) {
   const int64_t trained = adapter.parameter_count();
   const int64_t all = adapter.is_full() ? trained : model.parameter_count() + trained;
   std::cout << "trainable params: " << with_commas(trained) << " || all params: " << with_commas(all)
-            << " || trainable%: "
-            << format("%.4f", 100.0 * static_cast<double>(trained) / static_cast<double>(all)) << "\n";
+            << " || trainable%: " << format("%.4f", 100.0 * static_cast<double>(trained) / static_cast<double>(all))
+            << "\n";
 }
 
-void print_report(const std::string& path, const Dataset& dataset, const DataConfig& config) {
+void print_report(std::ostream& out, const std::string& path, const Dataset& dataset, const DataConfig& config) {
   const DatasetReport& report = dataset.report();
-  std::cout << path << ": " << with_commas(dataset.size()) << " of " << with_commas(report.rows)
-            << " rows, the longest of " << with_commas(report.longest) << " tokens";
-  if (report.truncated) std::cout << "; " << report.truncated << " cut to " << config.max_length << " tokens";
-  if (report.dropped)
-    std::cout << "; " << report.dropped << " longer than " << config.max_length << " left out";
-  if (report.without_labels)
-    std::cout << "; " << report.without_labels << " without anything to learn left out";
-  std::cout << "\n";
+  out << path << ": " << with_commas(dataset.size()) << " of " << with_commas(report.rows) << " rows, the longest of "
+      << with_commas(report.longest) << " tokens";
+  if (report.truncated) out << "; " << report.truncated << " cut to " << config.max_length << " tokens";
+  if (report.dropped) out << "; " << report.dropped << " longer than " << config.max_length << " left out";
+  if (report.without_labels) out << "; " << report.without_labels << " without anything to learn left out";
+  out << "\n";
 }
 
 void print_sample(const Dataset& dataset, const Tokenizer* tokenizer) {
@@ -118,18 +118,17 @@ void ProgressDisplay::show(const Progress& progress) {
       format("%.0f tokens/s  %s left", progress.tokens_per_second, clock(progress.seconds_left).c_str());
   if (terminal_) {
     constexpr size_t kWidth = 24;
-    const size_t filled =
-        kWidth * static_cast<size_t>(progress.step) / static_cast<size_t>(progress.total_steps);
-    std::cout << "\r[" << std::string(filled, '#') << std::string(kWidth - filled, '.') << "] "
-              << progress.step << "/" << progress.total_steps
-              << (loss_ > 0 ? format("  loss %.4f", loss_) : "") << "  " << tail << "\x1b[K" << std::flush;
+    const size_t filled = kWidth * static_cast<size_t>(progress.step) / static_cast<size_t>(progress.total_steps);
+    std::cout << "\r[" << std::string(filled, '#') << std::string(kWidth - filled, '.') << "] " << progress.step << "/"
+              << progress.total_steps << (loss_ > 0 ? format("  loss %.4f", loss_) : "") << "  " << tail << "\x1b[K"
+              << std::flush;
     drawn_ = true;
     if (progress.step == progress.total_steps) clear_bar();
   } else if (progress.logged) {
     const LogRow& row = *progress.logged;
     std::cout << format("step %lld/%lld  epoch %.2f  loss %.4f  grad_norm %.3f  lr %.3e  ",
-                        static_cast<long long>(row.step), static_cast<long long>(progress.total_steps),
-                        row.epoch, row.loss, row.grad_norm, row.learning_rate)
+                        static_cast<long long>(row.step), static_cast<long long>(progress.total_steps), row.epoch,
+                        row.loss, row.grad_norm, row.learning_rate)
               << tail << std::endl;
   }
 }

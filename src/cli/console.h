@@ -1,4 +1,4 @@
-// What lora-train says on standard output.
+// What lora-train says on standard output, and lora-eval of its data.
 #pragma once
 
 #include "rankfold/adapter.h"
@@ -7,6 +7,7 @@
 #include "rankfold/trainer.h"
 
 #include <cstdint>
+#include <iosfwd>
 #include <string>
 
 namespace rankfold {
@@ -14,7 +15,7 @@ namespace rankfold {
 std::string with_commas(int64_t number);  // 1234567 -> 1,234,567
 
 void print_modules(const CausalLM& model, const Adapter& adapter);
-void print_report(const std::string& path, const Dataset& dataset, const DataConfig& config);
+void print_report(std::ostream& out, const std::string& path, const Dataset& dataset, const DataConfig& config);
 // The first row as text; what is learnt stands in brackets. `tokenizer` may be null.
 void print_sample(const Dataset& dataset, const Tokenizer* tokenizer);
 

@@ -10,8 +10,7 @@ namespace rankfold {
 
 LoadedModel load_model(const ModelOptions& options) {
   LoadedModel loaded{CausalLM::load(options.model_name_or_path, options.load), {}};
-  if (!options.adapter_name_or_path.empty())
-    loaded.adapter = Adapter::load(loaded.model, options.adapter_name_or_path);
+  if (!options.adapter_name_or_path.empty()) loaded.adapter = Adapter::load(loaded.model, options.adapter_name_or_path);
   return loaded;
 }
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "cli/app.h"
+#include "io/model_folder.h"
 #include "rankfold/adapter.h"
 #include "rankfold/causal_lm.h"
 
@@ -11,9 +12,6 @@
 
 namespace rankfold {
 
-inline constexpr const char* kTemplateFile =
-    "prompt_template.json";  // lora-train writes it beside the adapter or model
-
 struct ModelOptions {
   std::string model_name_or_path;
   std::string adapter_name_or_path;
@@ -21,8 +19,8 @@ struct ModelOptions {
 
   template <class V>
   void fields(V&& v) {
-    v("model_name_or_path", model_name_or_path, "model folder (Hugging Face layout, safetensors)",
-      allow::text, "a path", {"model", "base_model", "model_path"});
+    v("model_name_or_path", model_name_or_path, "model folder (Hugging Face layout, safetensors)", allow::text,
+      "a path", {"model", "base_model", "model_path"});
     v("adapter_name_or_path", adapter_name_or_path, "adapter folder", allow::any, "a path",
       {"adapter_path", "adapter"});
     load.fields(v);

@@ -1,5 +1,6 @@
 // lora-eval: loss and perplexity on a data set; with --terms also how many of each row's terms a generated
 // answer holds.
+#include "cli/console.h"
 #include "cli/inference.h"
 #include "core/check.h"
 #include "core/file.h"
@@ -13,6 +14,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <filesystem>
 #include <iostream>
 
 namespace rankfold {
@@ -28,13 +30,10 @@ struct EvalOptions {
   template <class V>
   void fields(V&& v) {
     model.fields(v);
-    v("dataset", dataset, "JSON array or JSON Lines", allow::text, "a path",
-      {"data_path", "eval_dataset", "data"});
+    v("dataset", dataset, "JSON array or JSON Lines", allow::text, "a path", {"data_path", "eval_dataset", "data"});
     v("output", output, "file for the result, besides standard output", allow::any, "a path", {});
-    v("terms", terms, "the rows' field of terms that a generated answer should hold", allow::any, "a name",
-      {});
-    v("predictions", predictions, "JSON Lines file for the generated answers (with --terms)", allow::any,
-      "a path", {});
+    v("terms", terms, "the rows' field of terms that a generated answer should hold", allow::any, "a name", {});
+    v("predictions", predictions, "JSON Lines file for the generated answers (with --terms)", allow::any, "a path", {});
     v("per_device_eval_batch_size", per_device_eval_batch_size, "rows in a batch", allow::positive,
       "an integer above 0", {"batch_size"});
     data.fields(v);
@@ -83,10 +82,8 @@ void score_terms(const CausalLM& model, const EvalOptions& options, const std::v
       const std::string answer = tokenizer.decode(ids);
       const auto found = terms_found(answer, questions[i].terms);
       score += static_cast<double>(found.size()) / static_cast<double>(questions[i].terms.size());
-      const nlohmann::ordered_json line = {{"question", questions[i].text},
-                                           {"answer", answer},
-                                           {"terms", questions[i].terms},
-                                           {"found", found}};
+      const nlohmann::ordered_json line = {
+          {"question", questions[i].text}, {"answer", answer}, {"terms", questions[i].terms}, {"found", found}};
       lines += line.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
     }
   }
@@ -95,9 +92,20 @@ void score_terms(const CausalLM& model, const EvalOptions& options, const std::v
   if (!options.predictions.empty()) write_text(options.predictions, lines);
 }
 
+// Whether a file can be written there, told before hours of work.
+void check_writable(const char* flag, const std::filesystem::path& path) {
+  if (path.empty()) return;
+  const auto folder = path.has_parent_path() ? path.parent_path() : ".";
+  if (const std::string there = what_stands_at(folder); there != "a folder")
+    fail(flag, ": ", folder.string(), ": expected a folder, got ", there);
+  if (const std::string there = what_stands_at(path); there != "a file" && there != "nothing")
+    fail(flag, ": ", path.string(), ": expected a file name, got ", there);
+}
+
 void run(EvalOptions& options, const Given& given) {
-  if (!options.predictions.empty() && options.terms.empty())
-    fail("--predictions: expected --terms with it, got none");
+  if (!options.predictions.empty() && options.terms.empty()) fail("--predictions: expected --terms with it, got none");
+  check_writable("--output", options.output);
+  check_writable("--predictions", options.predictions);
   use_saved_template(options.model, given, options.data.prompt_template);
   RowFile::open(options.dataset);  // a broken file is reported before the weights are read
   const LoadedModel loaded = load_model(options.model);
@@ -107,6 +115,7 @@ void run(EvalOptions& options, const Given& given) {
   if (!options.terms.empty()) questions = read_questions(options, vocab_size);
   const Tokenizer* tokenizer = model.has_tokenizer() ? &model.tokenizer() : nullptr;
   const Dataset dataset = Dataset::open(options.dataset, tokenizer, options.data, vocab_size);
+  print_report(std::cerr, options.dataset, dataset, options.data);
 
   const EvalResult measured = evaluate(model, dataset, options.per_device_eval_batch_size);
   nlohmann::ordered_json result = {{"loss", measured.loss},
@@ -126,6 +135,7 @@ void run(EvalOptions& options, const Given& given) {
 int main(int argc, char** argv) {
   return rankfold::run_app({.name = "lora-eval",
                             .description = "Measures a model, or a model and an adapter, on a data set.",
-                            .required = {"model_name_or_path", "dataset"}},
+                            .required = {"model_name_or_path", "dataset"},
+                            .needs_less_memory = "a smaller per_device_eval_batch_size"},
                            argc, argv, rankfold::run);
 }

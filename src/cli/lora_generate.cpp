@@ -20,20 +20,19 @@ struct GenerateOptions {
     model.fields(v);
     v("prompt", prompt, "the question", allow::any, "a text", {});
     v("raw", raw, "no template: the prompt is continued as it stands", allow::any, "true or false", {});
-    v("prompt_template", prompt_template,
-      "text around the question; else the one saved beside adapter or model",
-      [](const std::string& x) { return x.find("{question}") != std::string::npos; },
-      "a text that holds {question}", {"template"});
+    v("prompt_template", prompt_template, "text around the question; else the one saved beside adapter or model",
+      [](const std::string& x) { return x.find("{question}") != std::string::npos; }, "a text that holds {question}",
+      {"template"});
     generate.fields(v);
   }
 };
 
 void run(GenerateOptions& options, const Given& given) {
+  if (options.prompt.empty() && !options.raw) fail("--prompt: expected a text, got \"\"");
   use_saved_template(options.model, given, options.prompt_template);
   const LoadedModel loaded = load_model(options.model);
   const Tokenizer& tokenizer = loaded.model.tokenizer();
-  const auto ids =
-      encode_prompt(tokenizer, options.raw ? "{question}" : options.prompt_template, options.prompt);
+  const auto ids = encode_prompt(tokenizer, options.raw ? "{question}" : options.prompt_template, options.prompt);
   if (ids.empty()) fail("--prompt: expected a text of at least one token, got \"\"");
   const auto completion = generate(loaded.model, {ids}, options.generate);
   std::cout << tokenizer.decode(completion.at(0)) << std::endl;
@@ -45,6 +44,7 @@ void run(GenerateOptions& options, const Given& given) {
 int main(int argc, char** argv) {
   return rankfold::run_app({.name = "lora-generate",
                             .description = "Continues a prompt with a model, or a model and an adapter.",
-                            .required = {"model_name_or_path", "prompt"}},
+                            .required = {"model_name_or_path", "prompt"},
+                            .needs_less_memory = "a shorter prompt or a smaller max_new_tokens"},
                            argc, argv, rankfold::run);
 }

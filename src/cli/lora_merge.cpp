@@ -2,14 +2,18 @@
 #include "cli/app.h"
 #include "core/check.h"
 #include "core/device.h"
+#include "core/file.h"
 #include "rankfold/adapter.h"
 
 #include <ATen/core/grad_mode.h>
 
+#include <filesystem>
 #include <iostream>
 
 namespace rankfold {
 namespace {
+
+namespace fs = std::filesystem;
 
 struct MergeCommand {
   std::string model_name_or_path, adapter_name_or_path, output_dir;
@@ -19,21 +23,20 @@ struct MergeCommand {
 
   template <class V>
   void fields(V&& v) {
-    v("model_name_or_path", model_name_or_path, "model folder (Hugging Face layout, safetensors)",
-      allow::text, "a path", {"model", "base_model", "model_path"});
+    v("model_name_or_path", model_name_or_path, "model folder (Hugging Face layout, safetensors)", allow::text,
+      "a path", {"model", "base_model", "model_path"});
     v("adapter_name_or_path", adapter_name_or_path, "adapter folder", allow::text, "a path",
       {"adapter_path", "adapter"});
-    v("output_dir", output_dir, "folder for the merged model; new or empty", allow::text, "a path",
-      {"output"});
+    v("output_dir", output_dir, "folder for the merged model; new or empty", allow::text, "a path", {"output"});
     v("dtype", options.dtype, "stored dtype of the result; auto: each tensor's own",
       allow::one_of({"auto", "float32", "bfloat16", "float16", "fp32", "bf16", "fp16"}),
       "auto, float32, bfloat16 or float16", {"torch_dtype"});
-    v("max_shard_size", options.max_shard_size, "5GB, 500MB, ...; else the base's own shards", allow::any,
-      "a size", {});
-    v("verify", verify, "compare the logits of base + adapter with the merged model's", allow::any,
-      "true or false", {});
-    v("device", device, "where --verify computes: auto, cpu, cuda or cuda:N", allow::text,
-      "auto, cpu, cuda or cuda:N", {});
+    v("max_shard_size", options.max_shard_size, "5GB, 500MB, ...; else the base's own shards", allow::any, "a size",
+      {});
+    v("verify", verify, "compare the logits of base + adapter with the merged model's", allow::any, "true or false",
+      {});
+    v("device", device, "where --verify computes: auto, cpu, cuda or cuda:N", allow::text, "auto, cpu, cuda or cuda:N",
+      {});
   }
 };
 
@@ -50,9 +53,14 @@ at::Tensor probe(const CausalLM& model) {
   return model.logits(make_batch({{&ids[0]}, {&ids[1]}, {&ids[2]}})).to(at::kFloat).cpu();
 }
 
-void verify(const MergeCommand& command) {
+// Merges under a temporary name and compares before the folder appears under its own.
+void merge_verified(const MergeCommand& command) {
+  const fs::path output = command.output_dir;
+  std::error_code error;
+  if (const std::string there = what_stands_at(output); there != "nothing" && !fs::is_empty(output, error))
+    fail(output.string(), ": expected nothing or an empty folder, got ", there == "a folder" ? "files in it" : there);
   bool exact = true;  // both sides compute in float32
-  const auto logits = [&](const std::string& folder, const std::string& adapter_folder) {
+  const auto logits = [&](const fs::path& folder, const std::string& adapter_folder) {
     const CausalLM model = CausalLM::load(folder, {.device = command.device});
     exact = exact && model.dtype() == at::kFloat;
     if (adapter_folder.empty()) return probe(model);
@@ -60,24 +68,28 @@ void verify(const MergeCommand& command) {
     return probe(model);
   };
   const at::Tensor expected = logits(command.model_name_or_path, command.adapter_name_or_path);
-  const at::Tensor merged = logits(command.output_dir, "");
+  AtomicFolder folder(output);
+  merge(command.model_name_or_path, command.adapter_name_or_path, folder.path(), command.options);
+  const at::Tensor merged = logits(folder.path(), "");
   const double largest = expected.abs().max().item<double>();
   const double difference = expected.sub(merged).abs().max().item<double>() / largest;
   const double limit = exact ? 2e-5 : 2e-2;
-  std::cout << "verify: largest difference " << difference << " x the largest logit (limit " << limit
-            << ")\n";
+  std::cout << "verify: largest difference " << difference << " x the largest logit (limit " << limit << ")\n";
   if (!(difference <= limit))  // NaN fails too
     throw Error(ExitCode::kDefect,
-                join("verify: the logits of ", command.output_dir, " differ from base + adapter by ",
-                     difference, " x the largest logit, expected at most ", limit, ": do not use it"));
+                join("verify: the merged model's logits differ from base + adapter by ", difference,
+                     " x the largest logit, expected at most ", limit, ": ", output.string(), " was not written"));
+  folder.commit();
 }
 
 void run(MergeCommand& command, const Given&) {
   resolve_device(command.device);
-  merge(command.model_name_or_path, command.adapter_name_or_path, command.output_dir, command.options);
+  if (command.verify)
+    merge_verified(command);
+  else
+    merge(command.model_name_or_path, command.adapter_name_or_path, command.output_dir, command.options);
   std::cout << "merged " << command.model_name_or_path << " + " << command.adapter_name_or_path << " into "
             << command.output_dir << "\n";
-  if (command.verify) verify(command);
 }
 
 }  // namespace

@@ -1,16 +1,23 @@
 // lora-train: a configuration file and flags in, an adapter or a fully trained model out.
+#include "adapter/match.h"
+#include "checkpoint/checkpoint.h"
 #include "cli/app.h"
 #include "cli/console.h"
 #include "cli/inference.h"
 #include "core/check.h"
 #include "core/device.h"
+#include "core/file.h"
 #include "core/json.h"
 #include "data/rows.h"
 
 #include <nlohmann/json.hpp>
 
+#include <unistd.h>
+
 #include <algorithm>
+#include <cerrno>
 #include <csignal>
+#include <cstring>
 #include <filesystem>
 #include <iostream>
 
@@ -29,7 +36,7 @@ nlohmann::json meaning(const Field& field) {
 }
 
 // The adapter that a run starts from decides r, alpha, dropout and targets: a setting that says otherwise is
-// an error.
+// an error. (target_modules: check_targets.)
 void take_adapter_settings(RunConfig& config, const Given& given) {
   const std::string path = (fs::path(config.adapter_name_or_path) / "adapter_config.json").string();
   LoraConfig saved;
@@ -37,17 +44,57 @@ void take_adapter_settings(RunConfig& config, const Given& given) {
   const Fields asked = fields_of(config.lora), theirs = fields_of(saved);
   for (size_t i = 0; i < asked.size(); ++i) {
     const auto wanted = meaning(asked[i]), there = meaning(theirs[i]);
+    if (asked[i].name == "target_modules") continue;
     if (const auto at = given.find(asked[i].name); at != given.end() && wanted != there)
-      fail(at->second, ": expected ", brief(there), " as in ", path, ", got ", brief(wanted),
-           ": leave it out");
+      fail(at->second, ": expected ", brief(there), " as in ", path, ", got ", brief(wanted), ": leave it out");
   }
   config.lora = saved;
 }
 
+// The same modules may be named in other words ("all-linear"), which only the model can tell.
+void check_targets(const CausalLM& model, const RunConfig& config, const ModuleNames& wanted, const Given& given) {
+  const auto at = given.find("target_modules");
+  if (config.adapter_name_or_path.empty() || at == given.end()) return;
+  const auto names = [&model](const LoraConfig& lora) {
+    std::vector<std::string> found;
+    for (const ModuleMatch& match : match_modules(lora, model.linear_modules())) found.push_back(match.module.name);
+    return found;
+  };
+  LoraConfig asked = config.lora;
+  asked.target_modules = wanted;
+  if (names(asked) == names(config.lora)) return;
+  nlohmann::ordered_json ours, theirs;
+  store(wanted, ours);
+  store(config.lora.target_modules, theirs);
+  fail(at->second, ": expected the modules of ", config.adapter_name_or_path, ", ", brief(theirs), ", got ",
+       brief(ours), ": leave it out");
+}
+
 bool same_folder(const fs::path& a, const fs::path& b) {
   std::error_code ignored;
-  return fs::equivalent(a, b, ignored) ||
-         fs::weakly_canonical(a, ignored) == fs::weakly_canonical(b, ignored);
+  return fs::equivalent(a, b, ignored) || fs::weakly_canonical(a, ignored) == fs::weakly_canonical(b, ignored);
+}
+
+// The output folder, or the nearest of those that it is to lie in, must be there and be ours to write in.
+void check_output_dir(const std::string& where, fs::path path) {
+  while (what_stands_at(path) == "nothing") {
+    const fs::path parent = path.parent_path();
+    path = parent.empty() || parent == path ? "." : parent;
+  }
+  if (const std::string there = what_stands_at(path); there != "a folder")
+    fail(where, ": expected a folder, got the ", there.substr(2), " ", path.string());
+  if (::access(path.c_str(), W_OK | X_OK) != 0)
+    fail(where, ": expected a folder that can be written to, got ", path.string(), " (", std::strerror(errno), ")");
+}
+
+void check_resume(const std::string& where, const fs::path& path) {
+  if (path.empty() || path == "auto") return;
+  const std::string there = what_stands_at(path);
+  if (there == "nothing") fail(where, ": no such folder: ", path.string());
+  if (there != "a folder") fail(where, ": expected a folder, got the ", there.substr(2), " ", path.string());
+  if (const auto inside = list_checkpoints(path); !inside.empty())
+    fail(where, ": expected a checkpoint, but ", path.string(), " holds ", inside.front().path.filename().string(),
+         ": give that or auto");
 }
 
 // What can be refused before any work.
@@ -65,8 +112,8 @@ void validate(RunConfig& config, const Given& given) {
     fail(where("adapter_name_or_path"), ": expected finetuning_type lora with it, got full");
   if (same_folder(config.train.output_dir, config.model_name_or_path))
     fail(where("output_dir"), ": expected another folder than the model's, got ", config.train.output_dir);
-  if (fs::exists(config.train.output_dir) && !fs::is_directory(config.train.output_dir))
-    fail(where("output_dir"), ": expected a folder, got the file ", config.train.output_dir);
+  check_output_dir(where("output_dir"), config.train.output_dir);
+  check_resume(where("resume_from_checkpoint"), config.train.resume_from_checkpoint);
   if (continues) take_adapter_settings(config, given);
   resolve_device(config.load.device);
   RowFile::open(config.dataset);  // a broken file is reported before the weights are read
@@ -74,8 +121,7 @@ void validate(RunConfig& config, const Given& given) {
 
 Adapter make_adapter(const CausalLM& model, const RunConfig& config) {
   if (config.finetuning_type == "full") return Adapter::full(model);
-  if (!config.adapter_name_or_path.empty())
-    return Adapter::load(model, config.adapter_name_or_path, config.train.seed);
+  if (!config.adapter_name_or_path.empty()) return Adapter::load(model, config.adapter_name_or_path, config.train.seed);
   return Adapter::create(model, config.lora, config.train.seed);
 }
 
@@ -86,13 +132,15 @@ extern "C" void note_signal(int signal) {
 }
 
 void run(RunConfig& config, const Given& given) {
+  const ModuleNames targets = config.lora.target_modules;
   validate(config, given);
   const CausalLM model = CausalLM::load(config.model_name_or_path, config.load);
   const Tokenizer* tokenizer = model.has_tokenizer() ? &model.tokenizer() : nullptr;
   const Dataset dataset = Dataset::open(config.dataset, tokenizer, config.data, model.config().vocab_size);
+  check_targets(model, config, targets, given);
   const Adapter adapter = make_adapter(model, config);
   print_modules(model, adapter);
-  print_report(config.dataset, dataset, config.data);
+  print_report(std::cout, config.dataset, dataset, config.data);
   print_sample(dataset, tokenizer);
 
   Trainer trainer(model, adapter, dataset, config.train);
@@ -119,6 +167,7 @@ int main(int argc, char** argv) {
   return rankfold::run_app({.name = "lora-train",
                             .description = "Trains a LoRA adapter, or the whole model, on a data set.",
                             .required = {"model_name_or_path", "dataset", "output_dir"},
+                            .needs_less_memory = "a smaller per_device_train_batch_size or max_length",
                             .takes_config = true},
                            argc, argv, rankfold::run);
 }

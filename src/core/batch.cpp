@@ -8,9 +8,7 @@
 
 namespace rankfold {
 
-int64_t Batch::label_count() const {
-  return labels.defined() ? labels.ne(kIgnoreIndex).sum().item<int64_t>() : 0;
-}
+int64_t Batch::label_count() const { return labels.defined() ? labels.ne(kIgnoreIndex).sum().item<int64_t>() : 0; }
 
 Batch make_batch(const std::vector<Sequence>& rows) {
   RANKFOLD_CHECK(!rows.empty(), "make_batch: no rows");
@@ -18,8 +16,8 @@ Batch make_batch(const std::vector<Sequence>& rows) {
   batch.offsets.push_back(0);
   for (const Sequence& row : rows) {
     RANKFOLD_CHECK(row.input_ids && !row.input_ids->empty(), "make_batch: row ", batch.rows(), " is empty");
-    RANKFOLD_CHECK(!row.labels || row.labels->size() == row.input_ids->size(), "make_batch: row ",
-                   batch.rows(), " has ", row.input_ids->size(), " ids and ", row.labels->size(), " labels");
+    RANKFOLD_CHECK(!row.labels || row.labels->size() == row.input_ids->size(), "make_batch: row ", batch.rows(),
+                   " has ", row.input_ids->size(), " ids and ", row.labels->size(), " labels");
     batch.offsets.push_back(batch.offsets.back() + static_cast<int64_t>(row.input_ids->size()));
   }
   batch.samples.resize(rows.size());

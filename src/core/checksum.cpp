@@ -17,8 +17,7 @@ constexpr Tables make_tables() {
     tables[0][b] = crc;
   }
   for (size_t n = 1; n < 8; ++n)
-    for (size_t b = 0; b < 256; ++b)
-      tables[n][b] = (tables[n - 1][b] >> 8) ^ tables[0][tables[n - 1][b] & 0xff];
+    for (size_t b = 0; b < 256; ++b) tables[n][b] = (tables[n - 1][b] >> 8) ^ tables[0][tables[n - 1][b] & 0xff];
   return tables;
 }
 constexpr Tables kTables = make_tables();

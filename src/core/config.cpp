@@ -98,8 +98,7 @@ std::string normal(std::string name) {
 template <>
 bool assign(const json& value, int64_t& member) {
   if (!value.is_number_integer()) return false;
-  if (value.is_number_unsigned() && value.get<uint64_t>() > uint64_t{std::numeric_limits<int64_t>::max()})
-    return false;
+  if (value.is_number_unsigned() && value.get<uint64_t>() > uint64_t{std::numeric_limits<int64_t>::max()}) return false;
   member = value.get<int64_t>();
   return true;
 }
@@ -133,8 +132,7 @@ bool assign(const json& value, std::vector<int64_t>& member) {
 template <>
 bool assign(const json& value, ModuleNames& member) {
   if (value.is_null()) return true;
-  return value.is_string() ? assign(value, member.emplace<std::string>())
-                           : assign(value, member.emplace<StringList>());
+  return value.is_string() ? assign(value, member.emplace<std::string>()) : assign(value, member.emplace<StringList>());
 }
 template <>
 bool assign(const json& value, std::map<std::string, int64_t>& member) {
@@ -223,8 +221,7 @@ RANKFOLD_MEMBER(std::map<std::string, std::string>);
 const Field* find_field(const Fields& fields, const std::string& name) {
   const std::string wanted = normal(name);
   for (const auto& field : fields)
-    if (field.name == wanted ||
-        std::find(field.aliases.begin(), field.aliases.end(), wanted) != field.aliases.end())
+    if (field.name == wanted || std::find(field.aliases.begin(), field.aliases.end(), wanted) != field.aliases.end())
       return &field;
   return nullptr;
 }
@@ -244,12 +241,10 @@ void read_fields(const json& object, const std::string& source, const Fields& fi
   for (const auto& [key, value] : object.items()) {
     const Field* field = find_field(fields, key);
     if (!unknown_is_error && (!field || key != field->name)) continue;
-    if (!field)
-      fail(source, ": unknown key '", key, "'", did_you_mean(nearest(normal(key), all_names(fields))));
+    if (!field) fail(source, ": unknown key '", key, "'", did_you_mean(nearest(normal(key), all_names(fields))));
     if (const auto [other, added] = seen.emplace(field, key); !added)
       fail(source, ": '", other->second, "' and '", key, "' are the same key: give one");
-    if (!field->set(value) && (unknown_is_error || !value.is_null()))
-      refuse(source + ": " + key, *field, value);
+    if (!field->set(value) && (unknown_is_error || !value.is_null())) refuse(source + ": " + key, *field, value);
   }
 }
 

@@ -32,8 +32,7 @@ struct Field {
   std::string help;
   std::string expected;
   bool is_bool = false;
-  std::function<bool(const nlohmann::json&)>
-      set;  // false, and the member as it was: wrong type or out of range
+  std::function<bool(const nlohmann::json&)> set;  // false, and the member as it was: wrong type or out of range
   std::function<void(nlohmann::ordered_json&)> get;
   void (*from_text)(const std::string&, nlohmann::json&) = nullptr;
 };
@@ -44,11 +43,9 @@ concept HasFields = !std::is_same_v<std::remove_const_t<T>, Fields>;
 template <class Config>
 Fields fields_of(Config& config) {
   Fields fields;
-  config.fields([&fields]<class T>(const char* name, T& member, const char* help, auto check,
-                                   const char* expected, Aliases aliases) {
-    Field field{
-        name,        {aliases.begin(), aliases.end()}, help, expected, std::is_same_v<T, bool>, {}, {},
-        from_text<T>};
+  config.fields([&fields]<class T>(const char* name, T& member, const char* help, auto check, const char* expected,
+                                   Aliases aliases) {
+    Field field{name, {aliases.begin(), aliases.end()}, help, expected, std::is_same_v<T, bool>, {}, {}, from_text<T>};
     field.set = [&member, check](const nlohmann::json& value) {
       T wanted{};
       if (!assign(value, wanted) || !check(wanted)) return false;
@@ -68,15 +65,13 @@ std::vector<std::string> all_names(const Fields& fields);  // names and aliases
 // Sets the members that `object` names; throws UserError "source: key: expected ..., got ...".
 // `unknown_is_error`: our own files, where names may be aliases and every key must be known. Otherwise
 // another program's file: names as they stand, keys that are unknown or null are left alone.
-void read_fields(const nlohmann::json& object, const std::string& source, const Fields& fields,
-                 bool unknown_is_error);
+void read_fields(const nlohmann::json& object, const std::string& source, const Fields& fields, bool unknown_is_error);
 // A flag: the same checks as in a file. `source` ("--r") opens the error.
 void set_from_text(const Field& field, const std::string& text, const std::string& source);
 nlohmann::ordered_json to_json(const Fields& fields);  // all fields in order, canonical names
 
 template <HasFields Config>
-void read_fields(const nlohmann::json& object, const std::string& source, Config& config,
-                 bool unknown_is_error) {
+void read_fields(const nlohmann::json& object, const std::string& source, Config& config, bool unknown_is_error) {
   read_fields(object, source, fields_of(config), unknown_is_error);
 }
 template <HasFields Config>

@@ -14,9 +14,9 @@ at::Device resolve_device(const std::string& name) {
                         rest.find_first_not_of("0123456789", 1) == std::string_view::npos;
   if (!name.starts_with("cuda") || !(rest.empty() || numbered))
     fail("device: expected auto, cpu, cuda or cuda:N, got \"", name, "\"");
-  throw Error(ExitCode::kNoDevice,
-              join("device: ", name,
-                   " was asked for, but this build of Rankfold computes on the CPU only; use cpu or auto"));
+  throw Error(
+      ExitCode::kNoDevice,
+      join("device: ", name, " was asked for, but this build of Rankfold computes on the CPU only; use cpu or auto"));
 }
 
 }  // namespace rankfold

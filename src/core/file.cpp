@@ -117,6 +117,19 @@ fs::path plain(const fs::path& path) {
   return absolute.has_filename() ? absolute : absolute.parent_path();
 }
 
+// Where a file of this name would be written: at the end of its links, even if nothing stands there yet.
+fs::path resolved(const fs::path& path) {
+  fs::path target = fs::absolute(path);
+  std::error_code error;
+  for (int links = 0; links < 40; ++links) {
+    if (fs::path canonical = fs::weakly_canonical(target, error); !error) target = std::move(canonical);
+    const fs::path next = fs::read_symlink(target, error);  // a dangling one
+    if (error) break;
+    target = target.parent_path() / next;
+  }
+  return plain(target);
+}
+
 void make_folders(const fs::path& path) {
   std::error_code error;
   fs::create_directories(path, error);
@@ -150,7 +163,7 @@ std::shared_ptr<const Mapping> Mapping::open(const fs::path& path) {
   void* mapped = ::mmap(nullptr, file.size, PROT_READ, MAP_SHARED, file.descriptor.get(), 0);
   result->mapped_ = mapped != MAP_FAILED;
   if (!result->mapped_) {  // some network and FUSE file systems cannot map
-    mapped = ::operator new(file.size, std::align_val_t{64});
+    mapped = ::operator new (file.size, std::align_val_t{64});
     result->data_ = static_cast<const std::byte*>(mapped);
     if (read_some(file.descriptor.get(), static_cast<char*>(mapped), file.size, path) != file.size)
       storage_fail(path.string(), ": became shorter while it was read");
@@ -164,7 +177,7 @@ Mapping::~Mapping() {
   if (mapped_)
     ::munmap(const_cast<std::byte*>(data_), size_);
   else if (data_)
-    ::operator delete(const_cast<std::byte*>(data_), std::align_val_t{64});
+    ::operator delete (const_cast<std::byte*>(data_), std::align_val_t{64});
 }
 
 void Mapping::forget(uint64_t begin, uint64_t end) const {
@@ -177,18 +190,18 @@ void Mapping::forget(uint64_t begin, uint64_t end) const {
 
 std::string read_text(const fs::path& path, uint64_t largest_bytes) {
   const OpenFile file = open_regular(path);
-  if (file.size > largest_bytes)
-    fail(path.string(), ": expected at most ", largest_bytes, " bytes, got ", file.size);
+  if (file.size > largest_bytes) fail(path.string(), ": expected at most ", largest_bytes, " bytes, got ", file.size);
   std::string text(file.size, '\0');
   text.resize(read_some(file.descriptor.get(), text.data(), text.size(), path));
   return text;
 }
 
-AtomicFile::AtomicFile(fs::path target) : target_(plain(target)), temporary_(target_) {
+AtomicFile::AtomicFile(fs::path target) : target_(resolved(target)), temporary_(target_) {
+  const std::string there = what_stands_at(target_);
+  if (there != "nothing" && there != "a file") fail(target.string(), ": expected a file name, got ", there);
   temporary_ += ".tmp";
-  fd_ = retried([&] {
-    return ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0666);
-  });
+  fd_ =
+      retried([&] { return ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0666); });
   if (fd_ < 0) storage_fail(temporary_.string(), ": cannot be created: ", reason());
 }
 

@@ -132,8 +132,7 @@ json parse_json(std::string_view text, const std::string& source, size_t first_l
 
 json read_json(const std::filesystem::path& path, uint64_t largest_bytes) {
   const std::string text = read_text(path, largest_bytes);
-  if (const std::string kind = foreign_kind(text); !kind.empty())
-    fail(path.string(), ": expected JSON, got ", kind);
+  if (const std::string kind = foreign_kind(text); !kind.empty()) fail(path.string(), ": expected JSON, got ", kind);
   return parse_json(text, path.string());
 }
 

@@ -23,7 +23,7 @@ nlohmann::json read_json(const std::filesystem::path& path, uint64_t largest_byt
 // A value as an error line shows it: JSON on one line, cut when long.
 std::string brief(const nlohmann::json& value);
 
-// The candidate that differs least from `name` (edit distance), empty when none is near.
+// The candidate that differs least from `name` (edit distance), empty when none is near or has a letter in common.
 template <class Names>
 std::string nearest(const std::string& name, const Names& candidates);
 size_t edit_distance(std::string_view a, std::string_view b);
@@ -34,7 +34,8 @@ std::string nearest(const std::string& name, const Names& candidates) {
   std::string best;
   size_t distance = std::max<size_t>(2, name.size() / 3) + 1;
   for (const std::string& candidate : candidates)
-    if (const size_t d = edit_distance(name, candidate); d < distance) distance = d, best = candidate;
+    if (const size_t d = edit_distance(name, candidate); d < distance && d < std::min(name.size(), candidate.size()))
+      distance = d, best = candidate;
   return best;
 }
 

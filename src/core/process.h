@@ -8,9 +8,10 @@ namespace rankfold {
 // aim is a low peak.
 void keep_freed_pages();
 
-// Makes OpenMP's threads sleep while they wait instead of spinning. When a core is shared with another process, spinning
-// threads hold up the one that works (measured: 800 against 4,200 tokens a second). libgomp reads its settings when it is
-// loaded, so the program starts itself again with OMP_WAIT_POLICY=passive; settings that are there already stand.
+// Makes OpenMP's threads sleep while they wait instead of spinning. When a core is shared with another process,
+// spinning threads hold up the one that works (measured: 800 against 4,200 tokens a second). libgomp reads its settings
+// when it is loaded, so the program starts itself again with OMP_WAIT_POLICY=passive; settings that are there already
+// stand.
 void wait_passively(char** argv);
 
 }  // namespace rankfold

@@ -62,8 +62,7 @@ class RowEncoder {
 
  private:
   Example encode(const Prompted& said, const std::string& place) const {
-    if (!tokenizer_)
-      fail(place, ": a text needs a tokenizer, and there is none (only rows of input_ids do without)");
+    if (!tokenizer_) fail(place, ": a text needs a tokenizer, and there is none (only rows of input_ids do without)");
     Example example;
     auto& [ids, labels] = example;
     if (said.has_prompt) {
@@ -161,8 +160,7 @@ class Hash {
   void add(const Example& example) {
     add(example.input_ids.size());
     for (size_t i = 0; i < example.input_ids.size(); ++i)
-      add(uint64_t{static_cast<uint32_t>(example.input_ids[i])} << 32 |
-          static_cast<uint32_t>(example.labels[i]));
+      add(uint64_t{static_cast<uint32_t>(example.input_ids[i])} << 32 | static_cast<uint32_t>(example.labels[i]));
   }
   uint64_t value() const { return value_; }
 
@@ -194,10 +192,9 @@ Dataset Dataset::open(const std::filesystem::path& path, const Tokenizer* tokeni
                       int64_t vocab_size) {
   RANKFOLD_CHECK(vocab_size > 0, "Dataset::open: vocab_size must be above 0, got ", vocab_size);
   DataConfig checked = config;
-  checked.fields(
-      [](const char* key, const auto& value, const char*, const auto& check, const char* expected, Aliases) {
-        if (!check(value)) fail(key, ": expected ", expected);
-      });
+  checked.fields([](const char* key, const auto& value, const char*, const auto& check, const char* expected, Aliases) {
+    if (!check(value)) fail(key, ": expected ", expected);
+  });
   check_columns(config.columns);
 
   const RowFile file = RowFile::open(path);
@@ -224,9 +221,9 @@ Dataset Dataset::open(const std::filesystem::path& path, const Tokenizer* tokeni
   }
   state->fingerprint = hash.value();
   if (state->examples.empty())
-    fail(path.string(), ": nothing is left of ", report.rows, " rows: ", report.dropped,
-         " longer than max_length ", config.max_length, " and dropped, ", report.without_labels,
-         " without labels (", report.truncated, " cut to max_length)");
+    fail(path.string(), ": nothing is left of ", report.rows, " rows: ", report.dropped, " longer than max_length ",
+         config.max_length, " and dropped, ", report.without_labels, " without labels (", report.truncated,
+         " cut to max_length)");
 
   Dataset dataset;
   dataset.state_ = state;
@@ -238,8 +235,7 @@ const DatasetReport& Dataset::report() const { return state_->report; }
 uint64_t Dataset::fingerprint() const { return state_->fingerprint; }
 
 const Example& Dataset::operator[](int64_t index) const {
-  RANKFOLD_CHECK(index >= 0 && index < size(), "Dataset: expected an index in [0, ", size(), "), got ",
-                 index);
+  RANKFOLD_CHECK(index >= 0 && index < size(), "Dataset: expected an index in [0, ", size(), "), got ", index);
   return state_->examples[static_cast<size_t>(index)];
 }
 

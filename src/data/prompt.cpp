@@ -16,7 +16,7 @@ namespace {
 // Empty name: the layout has no such part.
 struct Layout {
   const char* question;
-  const char* input;   // may be absent: a second part of the question
+  const char* input;  // may be absent: a second part of the question
   const char* answer;
 };
 constexpr std::array<Layout, 5> kLayouts = {{{"question", "", "answer"},
@@ -55,8 +55,8 @@ class Row {
       const bool is_id = x.is_number_integer() && !(x.is_number_unsigned() && x.get<uint64_t>() > INT32_MAX);
       const int64_t id = is_id ? x.get<int64_t>() : -1;
       if ((id < 0 || id >= vocab_size) && !(may_ignore && id == kIgnoreIndex))
-        fail_at(ours, "entry ", ids.size(), ": expected ", may_ignore ? "-100 or " : "", "an id in [0, ",
-                vocab_size, ") (rows of the embedding), got ", brief(x));
+        fail_at(ours, "entry ", ids.size(), ": expected ", may_ignore ? "-100 or " : "", "an id in [0, ", vocab_size,
+                ") (rows of the embedding), got ", brief(x));
       ids.push_back(static_cast<int32_t>(id));
     }
     return ids;
@@ -77,8 +77,8 @@ Example ready_ids(const Row& row, int64_t vocab_size) {
   Example example{.input_ids = row.ids("input_ids", vocab_size, false), .labels = {}};
   example.labels = row.has("labels") ? row.ids("labels", vocab_size, true) : example.input_ids;
   if (example.labels.size() != example.input_ids.size())
-    row.fail_at("labels", "expected ", example.input_ids.size(), " entries as in ", row.theirs("input_ids"),
-                ", got ", example.labels.size());
+    row.fail_at("labels", "expected ", example.input_ids.size(), " entries as in ", row.theirs("input_ids"), ", got ",
+                example.labels.size());
   return example;
 }
 
@@ -88,7 +88,7 @@ Prompted prompted(const Row& row, const Layout& layout) {
   if (said.answer.empty()) row.fail_at(layout.answer, "is empty");
   if (!said.has_prompt) return said;
   said.prompt_question = row.text(question);
-  if (!input.empty() && row.has(input)) {
+  if (!input.empty() && row.has(input) && !row.at(input).is_null()) {
     const std::string& more = row.text(input);
     if (!said.prompt_question.empty() && !more.empty()) said.prompt_question += '\n';
     said.prompt_question += more;
@@ -109,8 +109,8 @@ void check_columns(const Columns& columns) {
       fail("columns: no column is called '", name, "'", did_you_mean(nearest(name, ours)));
 }
 
-std::variant<Prompted, Example> read_row(const nlohmann::json& json, const std::string& place,
-                                         const Columns& columns, int64_t vocab_size) {
+std::variant<Prompted, Example> read_row(const nlohmann::json& json, const std::string& place, const Columns& columns,
+                                         int64_t vocab_size) {
   const auto keys = [&json] {
     std::string list;
     for (const auto& [key, value] : json.items()) list += (list.empty() ? "" : ", ") + key;
@@ -118,8 +118,7 @@ std::variant<Prompted, Example> read_row(const nlohmann::json& json, const std::
   };
   const Row row(json, place, columns);
   for (const auto& [ours, theirs] : columns)
-    if (!json.contains(theirs))
-      fail(place, ": no '", theirs, "' (columns: ", ours, "), got keys [", keys(), "]");
+    if (!json.contains(theirs)) fail(place, ": no '", theirs, "' (columns: ", ours, "), got keys [", keys(), "]");
 
   for (const bool mapped : {true, false}) {
     if (row.has("input_ids") && row.maps("input_ids") == mapped) return ready_ids(row, vocab_size);

@@ -26,8 +26,8 @@ void check_columns(const Columns& columns);
 // Layouts, in this order: input_ids [labels], question/answer, instruction [input]/output, prompt/completion,
 // query/response, text; one that `columns` names comes before one that it does not. Other keys are ignored.
 // A row of input_ids is taken as it is. Throws UserError that begins with `place`, the row's "file:line".
-std::variant<Prompted, Example> read_row(const nlohmann::json& row, const std::string& place,
-                                         const Columns& columns, int64_t vocab_size);
+std::variant<Prompted, Example> read_row(const nlohmann::json& row, const std::string& place, const Columns& columns,
+                                         int64_t vocab_size);
 
 // Every {question} of the template replaced. What the question spells is never replaced again.
 std::string render_prompt(const std::string& prompt_template, const std::string& question);

@@ -77,8 +77,10 @@ class RowScanner {
   void skip_space() {
     for (; !at_end(); ++pos_) {
       const char c = text_[pos_];
-      if (c == '\n') new_line();
-      else if (c != ' ' && c != '\t' && c != '\r') break;
+      if (c == '\n')
+        new_line();
+      else if (c != ' ' && c != '\t' && c != '\r')
+        break;
     }
   }
   void new_line() { ++line_, line_begin_ = pos_ + 1; }
@@ -105,8 +107,7 @@ class RowScanner {
         if (depth == 0) return true;
         continue;
       }
-      if (depth == 0 && std::string_view(",:]} \t\r\n").find(c) != std::string_view::npos)
-        return pos_ > begin;
+      if (depth == 0 && std::string_view(",:]} \t\r\n").find(c) != std::string_view::npos) return pos_ > begin;
       if (c == '\n') new_line();
       if (c == '{' || c == '[') ++depth;
       ++pos_;
@@ -121,8 +122,7 @@ class RowScanner {
     skip_space();
     for (bool first = true; peek() != ']'; first = false) {
       if (!first) {
-        if (peek() != ',')
-          fail_here("expected ',' or ']' after a row", at_end() ? " (the file ends too early)" : "");
+        if (peek() != ',') fail_here("expected ',' or ']' after a row", at_end() ? " (the file ends too early)" : "");
         ++pos_;
         skip_space();
       }
@@ -203,8 +203,6 @@ nlohmann::json RowFile::operator[](int64_t index) const {
   return row;
 }
 
-std::string RowFile::place(int64_t index) const {
-  return join(name_, ":", rows_.at(static_cast<size_t>(index)).line);
-}
+std::string RowFile::place(int64_t index) const { return join(name_, ":", rows_.at(static_cast<size_t>(index)).line); }
 
 }  // namespace rankfold

@@ -28,11 +28,20 @@ class Fields {
     number = key >> 3;
     payload = {};
     switch (key & 7) {
-      case 0: varint(); break;
-      case 1: payload = take(8); break;
-      case 2: payload = take(varint()); break;
-      case 5: payload = take(4); break;
-      default: broken();
+      case 0:
+        varint();
+        break;
+      case 1:
+        payload = take(8);
+        break;
+      case 2:
+        payload = take(varint());
+        break;
+      case 5:
+        payload = take(4);
+        break;
+      default:
+        broken();
     }
     return true;
   }
@@ -83,8 +92,7 @@ bool is_sound_table(std::string_view table) {
   if (table.empty()) return true;
   if (table.size() < 4) return false;
   const size_t trie_size = read_u32(table, 0);
-  if (trie_size >= table.size() - 4 || trie_size % 4 != 0 || trie_size == 0 || table.back() != '\0')
-    return false;
+  if (trie_size >= table.size() - 4 || trie_size % 4 != 0 || trie_size == 0 || table.back() != '\0') return false;
   const std::string_view trie = table.substr(4, trie_size);
   const size_t units = trie_size / 4, text_size = table.size() - 4 - trie_size;
   for (size_t i = 0; i < units; ++i) {

@@ -49,8 +49,10 @@ bool looks_like_gb18030(std::string_view text) {
     if (c < 0x80) continue;
     const unsigned char second = byte_at(text, ++at);
     if (c == 0x80 || c == 0xFF) return false;
-    if (second >= 0x30 && second <= 0x39) at += 2;
-    else if (second < 0x40 || second == 0x7F || second == 0xFF) return false;
+    if (second >= 0x30 && second <= 0x39)
+      at += 2;
+    else if (second < 0x40 || second == 0x7F || second == 0xFF)
+      return false;
   }
   return true;
 }

@@ -1,5 +1,7 @@
 #include "rankfold/evaluate.h"
 
+#include "core/check.h"
+
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
 
@@ -24,6 +26,8 @@ EvalResult evaluate(const CausalLM& model, const Dataset& dataset, int64_t rows_
   }
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   result.loss = sum / static_cast<double>(result.tokens);
+  if (!std::isfinite(result.loss))
+    throw Error(ExitCode::kDiverged, join(model.folder().string(), ": the loss is not a finite number"));
   result.perplexity = std::exp(result.loss);
   result.tokens_per_second = static_cast<double>(seen) / std::max(seconds, 1e-9);
   result.peak_memory_bytes = peak_memory_bytes();

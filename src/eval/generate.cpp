@@ -19,8 +19,7 @@ struct Sampler {
   std::mt19937_64 generator;
 
   int32_t choose(const float* logits, int64_t vocabulary) {
-    if (config.temperature == 0)
-      return static_cast<int32_t>(std::max_element(logits, logits + vocabulary) - logits);
+    if (config.temperature == 0) return static_cast<int32_t>(std::max_element(logits, logits + vocabulary) - logits);
     std::vector<int32_t> ids(vocabulary);
     std::iota(ids.begin(), ids.end(), 0);
     int64_t kept = vocabulary;
@@ -66,18 +65,20 @@ std::vector<std::vector<int32_t>> generate(const CausalLM& model, const std::vec
   }
   Batch batch = make_batch(rows);
   KvCache cache(decoder.config, decoder.dtype, static_cast<int64_t>(prompts.size()),
-                static_cast<int64_t>(longest) + config.max_new_tokens);
+                static_cast<int64_t>(longest) + std::min<int64_t>(config.max_new_tokens, 256));
   std::vector<int64_t> open(prompts.size());  // prompt number of each row that still decodes
   std::iota(open.begin(), open.end(), 0);
 
   for (int64_t made = 0;; ++made) {
     const at::Tensor logits = decoder.next_logits(batch, cache).to(at::kFloat).contiguous();
+    if (!logits.isfinite().all().item<bool>())
+      throw Error(ExitCode::kDiverged, join(model.folder().string(), ": the model's logits are not finite numbers"));
     std::vector<int64_t> still_open;
     std::vector<std::vector<int32_t>> next;
     for (size_t b = 0; b < open.size(); ++b) {
       const int64_t row = open[b];
-      const int32_t id =
-          samplers[row].choose(logits.const_data_ptr<float>() + static_cast<int64_t>(b) * logits.size(1), logits.size(1));
+      const int32_t id = samplers[row].choose(logits.const_data_ptr<float>() + static_cast<int64_t>(b) * logits.size(1),
+                                              logits.size(1));
       if (std::find(eos.begin(), eos.end(), id) != eos.end()) continue;
       completions[row].push_back(id);
       if (on_token) on_token(row, id);

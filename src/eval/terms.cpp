@@ -18,8 +18,7 @@ std::string lower(std::string text) {
 
 }  // namespace
 
-std::vector<std::string> row_terms(const nlohmann::json& row, const std::string& field,
-                                   const std::string& place) {
+std::vector<std::string> row_terms(const nlohmann::json& row, const std::string& field, const std::string& place) {
   if (!row.contains(field)) {
     std::vector<std::string> keys;
     for (const auto& [key, value] : row.items()) keys.push_back(key);
@@ -27,10 +26,9 @@ std::vector<std::string> row_terms(const nlohmann::json& row, const std::string&
   }
   const nlohmann::json& value = row[field];
   const nlohmann::json list = value.is_string() ? nlohmann::json::array({value}) : value;
-  const bool whole =
-      list.is_array() && !list.empty() && std::all_of(list.begin(), list.end(), [](const auto& term) {
-        return term.is_string() && !term.template get_ref<const std::string&>().empty();
-      });
+  const bool whole = list.is_array() && !list.empty() && std::all_of(list.begin(), list.end(), [](const auto& term) {
+                       return term.is_string() && !term.template get_ref<const std::string&>().empty();
+                     });
   if (!whole) fail(place, ": ", field, ": expected a text or a list of texts, got ", brief(value));
   return list.get<std::vector<std::string>>();
 }

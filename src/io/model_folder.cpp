@@ -31,6 +31,9 @@ struct ModelFolder::State {
 
 namespace {
 
+// Of the run that made the folder, not of the model.
+constexpr const char* kRunFiles[] = {"train_log.jsonl",     "trainer_state.json",    "rankfold_config.json", "run.json",
+                                     "training_state.json", "optimizer.safetensors", "manifest.json"};
 constexpr const char* kWeightSuffixes[] = {".safetensors", ".bin", ".index.json", ".pt",  ".pth",
                                            ".ckpt",        ".h5",  ".msgpack",    ".gguf"};
 
@@ -151,7 +154,8 @@ void copy_companions(const ModelFolder& folder, const fs::path& target) {
     const auto ends = [&](const char* suffix) { return name.ends_with(suffix); };
     const bool is_weights = std::any_of(std::begin(kWeightSuffixes), std::end(kWeightSuffixes), ends);
     const bool is_index = folder.is_sharded() && name == kIndexName;
-    if (!name.starts_with('.') && (!is_weights || is_index) && what_stands_at(entry.path()) == "a file")
+    const bool is_of_a_run = std::find(std::begin(kRunFiles), std::end(kRunFiles), name) != std::end(kRunFiles);
+    if (!name.starts_with('.') && !is_of_a_run && (!is_weights || is_index) && what_stands_at(entry.path()) == "a file")
       copy_atomically(entry.path(), target / name);
   }
   if (error) storage_fail(folder.path().string(), ": cannot be listed: ", error.message());

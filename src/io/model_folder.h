@@ -15,6 +15,8 @@ namespace rankfold {
 
 inline constexpr const char* kWeightsName = "model.safetensors";
 inline constexpr const char* kIndexName = "model.safetensors.index.json";
+// The template that questions were put into in training; beside an adapter or in a model folder.
+inline constexpr const char* kTemplateFile = "prompt_template.json";
 
 class ModelFolder {
  public:
@@ -41,7 +43,8 @@ class ModelFolder {
 };
 
 // Copies what lies in the folder beside the weights: configs, tokenizer, code; also the index of the shards. Not
-// sub-folders, names that begin with a dot, nor weights in any format.
+// sub-folders, names that begin with a dot, weights in any format, nor what a training run left there (its log and
+// state).
 void copy_companions(const ModelFolder& folder, const std::filesystem::path& target);
 
 }  // namespace rankfold

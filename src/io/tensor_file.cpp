@@ -188,7 +188,8 @@ at::Tensor TensorFile::tensor(const std::string& name) const {
   if (bytes == 0) return at::empty(info.shape, options);
   const std::byte* data = state_->map->data() + info.begin;
   if (reinterpret_cast<uintptr_t>(data) % c10::elementSize(info.dtype) == 0)
-    return at::from_blob(const_cast<std::byte*>(data), info.shape, [keep = state_->map](void*) {}, options);
+    return at::from_blob(
+        const_cast<std::byte*>(data), info.shape, [keep = state_->map](void*) {}, options);
   at::Tensor copy = at::empty(info.shape, options);
   std::memcpy(copy.mutable_data_ptr(), data, bytes);
   return copy;

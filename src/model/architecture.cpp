@@ -9,12 +9,9 @@ const std::vector<Architecture>& architectures() {
   const std::vector<std::string> separate{"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"};
   const std::vector<std::string> packed{"self_attn.W_pack"};
   static const std::vector<Architecture> rows{
-      {"LlamaForCausalLM", "LLaMA", separate, "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj",
-       true},
-      {"BaiChuanForCausalLM", "Baichuan-7B", packed, "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj",
-       "mlp.down_proj", false},
-      {"BaichuanForCausalLM", "Baichuan-7B", packed, "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj",
-       "mlp.down_proj", false},
+      {"LlamaForCausalLM", separate, "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj", true},
+      {"BaiChuanForCausalLM", packed, "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj", false},
+      {"BaichuanForCausalLM", packed, "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj", false},
   };
   return rows;
 }

@@ -12,8 +12,7 @@ namespace rankfold {
 // model.layers.N.post_attention_layernorm.weight, model.norm.weight and lm_head.weight (absent when tied). Tensors that
 // end in rotary_emb.inv_freq are computed, not read.
 struct Architecture {
-  const char* name;    // architectures[0] in config.json
-  const char* family;  // for people
+  const char* name;              // architectures[0] in config.json
   std::vector<std::string> qkv;  // modules below model.layers.N, whose outputs side by side are queries, keys, values
   const char* o;
   const char* gate;

@@ -48,7 +48,7 @@ int64_t CausalLM::parameter_count() const {
   int64_t count = decoder_->embedding.numel();
   for (const Norm* norm : decoder_->norms()) count += norm->weight.numel();
   for (const Projection* p : decoder_->projections())
-    if (!(config().tie_word_embeddings && p == &decoder_->head)) count += p->weight.numel();
+    if (!decoder_->is_tied(p)) count += p->weight.numel();
   return count;
 }
 

@@ -1,13 +1,11 @@
 // Decoding with a key/value cache: the same layers, but attention looks back into the cache.
 #include "model/decoder.h"
 
-#include "core/check.h"
-#include "ops/gemm.h"
-
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 #include <c10/core/GradMode.h>
 
+#include <algorithm>
 #include <cmath>
 
 namespace rankfold {
@@ -29,15 +27,31 @@ void KvCache::keep_rows(const std::vector<int64_t>& rows) {
   lengths = std::move(kept);
 }
 
+void KvCache::reserve(int64_t positions) {
+  if (positions <= capacity) return;
+  const int64_t grown = std::max(positions, 2 * capacity), filled = capacity;
+  const auto grow = [&](at::Tensor& x) {
+    at::Tensor larger = at::empty({x.size(0), x.size(1), grown, x.size(3)}, x.options());
+    larger.narrow(2, 0, filled).copy_(x);
+    x = larger;
+  };
+  for (at::Tensor& x : keys) grow(x);
+  for (at::Tensor& x : values) grow(x);
+  capacity = grown;
+}
+
 namespace {
 
 // Appends rotated keys and values of each sequence to its row of the cache and attends over all that row holds.
 at::Tensor attend_cached(at::Tensor qkv, const Heads& heads, const Rope& rope, const Batch& batch, KvCache& cache,
                          size_t layer) {
-  ops::rotate(qkv, heads, rope, batch.positions);
   const int64_t group = heads.query / heads.key_value, q_size = heads.query * heads.size;
   const int64_t kv_size = heads.key_value * heads.size;
-  at::Tensor out = at::empty({qkv.size(0), q_size}, qkv.options());
+  // Prompts see nothing but themselves: the op of training attends, without a matrix of all scores.
+  const bool is_prompt = std::all_of(cache.lengths.begin(), cache.lengths.end(), [](int64_t n) { return n == 0; });
+  at::Tensor out = is_prompt ? ops::attend(qkv, heads, rope, batch.positions, batch.offsets)
+                             : at::empty({qkv.size(0), q_size}, qkv.options());
+  ops::rotate(qkv, heads, rope, batch.positions);
   at::parallel_for(0, batch.rows(), 1, [&](int64_t first, int64_t last) {
     at::NoGradGuard no_grad;  // the mode is per thread
     for (int64_t b = first; b < last; ++b) {
@@ -49,6 +63,7 @@ at::Tensor attend_cached(at::Tensor qkv, const Heads& heads, const Rope& rope, c
       const at::Tensor keys = cache.keys[layer].select(0, b), values = cache.values[layer].select(0, b);
       keys.narrow(1, before, added).copy_(part(q_size, kv_size, heads.key_value));
       values.narrow(1, before, added).copy_(part(q_size + kv_size, kv_size, heads.key_value));
+      if (is_prompt) continue;
       // Query heads that share a key/value head are rows of one product.
       const int64_t length = before + added;
       const at::Tensor q = part(0, q_size, heads.query).reshape({heads.key_value, group * added, heads.size});
@@ -58,7 +73,8 @@ at::Tensor attend_cached(at::Tensor qkv, const Heads& heads, const Rope& rope, c
         const at::Tensor future = at::ones({added, length}, at::kBool).triu(before + 1);
         scores = scores.view({heads.key_value, group, added, length}).masked_fill_(future, -INFINITY);
       }
-      const at::Tensor weights = scores.view({heads.key_value, group * added, length}).softmax(-1).to(qkv.scalar_type());
+      const at::Tensor weights =
+          scores.view({heads.key_value, group * added, length}).softmax(-1).to(qkv.scalar_type());
       const at::Tensor context = at::matmul(weights, values.narrow(1, 0, length));
       out.narrow(0, begin, added)
           .view({added, heads.query, heads.size})
@@ -74,16 +90,14 @@ at::Tensor Decoder::next_logits(const Batch& batch, KvCache& cache) {
   at::NoGradGuard no_grad;
   const Pass pass;
   const Heads heads{config.num_attention_heads, config.num_key_value_heads, config.head_dim};
-  const Rope& rope = rope_for(cache.capacity);
-  at::Tensor h = embed(batch);
-  for (size_t i = 0; i < layers.size(); ++i) {
-    Layer& layer = layers[i];
-    const auto [qkv, h_attention] = ops::norm_project(h, layer.input_norm, layer.qkv, pass);
-    const at::Tensor context = attend_cached(qkv, heads, rope, batch, cache, i);
-    h = ops::project_add(context, layer.o, h_attention, pass);
-    const auto [gate_up, h_mlp] = ops::norm_project(h, layer.post_norm, layer.gate_up, pass);
-    h = ops::swiglu_project_add(gate_up, layer.down, h_mlp, pass);
-  }
+  int64_t longest = 0;
+  for (int64_t b = 0; b < batch.rows(); ++b)
+    longest = std::max(longest, cache.lengths[b] + batch.offsets[b + 1] - batch.offsets[b]);
+  cache.reserve(longest);
+  const Rope& rope = rope_for(longest);
+  const at::Tensor h = hidden(batch, pass, [&](const at::Tensor& qkv, size_t layer) {
+    return attend_cached(qkv, heads, rope, batch, cache, layer);
+  });
   std::vector<int64_t> last;
   for (int64_t b = 0; b < batch.rows(); ++b) {
     last.push_back(batch.offsets[b + 1] - 1);

@@ -8,6 +8,7 @@
 #include <c10/core/GradMode.h>
 
 #include <cmath>
+#include <set>
 
 namespace rankfold {
 namespace {
@@ -19,7 +20,8 @@ std::string shape_text(at::IntArrayRef shape) {
 }
 
 // A weight as the folder stores it, or converted where the model computes in another dtype.
-at::Tensor load_weight(const ModelFolder& folder, const std::string& name, at::IntArrayRef shape, at::ScalarType dtype) {
+at::Tensor load_weight(const ModelFolder& folder, const std::string& name, at::IntArrayRef shape,
+                       at::ScalarType dtype) {
   const at::Tensor stored = folder.tensor(name);
   if (stored.sizes() != shape)
     fail(folder.path().string(), ": ", name, ": expected shape ", shape_text(shape), ", got ",
@@ -42,8 +44,8 @@ at::Tensor stack(const std::vector<at::Tensor>& parts) {
     rows += parts[i].size(0);
   }
   if (!adjacent) return at::cat(parts);
-  return at::from_blob(const_cast<void*>(parts[0].const_data_ptr()), {rows, parts[0].size(1)},
-                       [parts](void*) {}, parts[0].options());
+  return at::from_blob(
+      const_cast<void*>(parts[0].const_data_ptr()), {rows, parts[0].size(1)}, [parts](void*) {}, parts[0].options());
 }
 
 }  // namespace
@@ -54,10 +56,15 @@ Decoder::Decoder(ModelFolder folder_in, ModelConfig config_in, at::ScalarType dt
   const int64_t hidden = config.hidden_size, inner = config.intermediate_size;
   const int64_t q = config.num_attention_heads * config.head_dim, kv = config.num_key_value_heads * config.head_dim;
 
+  std::set<std::string> used;
+  const auto load_weight = [&](const std::string& name, at::IntArrayRef shape) {
+    used.insert(name);
+    return rankfold::load_weight(folder, name, shape, dtype);
+  };
   const auto load_norm = [&](const std::string& name) {
     Norm n;
     n.name = name;
-    n.weight = load_weight(folder, name, {hidden}, dtype);
+    n.weight = load_weight(name, {hidden});
     n.eps = config.rms_norm_eps;
     return n;
   };
@@ -67,7 +74,7 @@ Decoder::Decoder(ModelFolder folder_in, ModelConfig config_in, at::ScalarType dt
     std::vector<at::Tensor> parts;
     int64_t begin = 0;
     for (size_t i = 0; i < names.size(); ++i) {
-      parts.push_back(load_weight(folder, names[i] + ".weight", {outputs[i], inputs}, dtype));
+      parts.push_back(load_weight(names[i] + ".weight", {outputs[i], inputs}));
       Module m;
       m.name = names[i], m.begin = begin, m.end = begin + outputs[i];
       begin = m.end;
@@ -79,7 +86,7 @@ Decoder::Decoder(ModelFolder folder_in, ModelConfig config_in, at::ScalarType dt
   };
 
   embedding_name = "model.embed_tokens.weight";
-  embedding = load_weight(folder, embedding_name, {config.vocab_size, hidden}, dtype);
+  embedding = load_weight(embedding_name, {config.vocab_size, hidden});
   for (int64_t i = 0; i < config.num_hidden_layers; ++i) {
     const std::string prefix = "model.layers." + std::to_string(i) + ".";
     const auto named = [&](const std::vector<std::string>& names) {
@@ -108,6 +115,14 @@ Decoder::Decoder(ModelFolder folder_in, ModelConfig config_in, at::ScalarType dt
   } else {
     head = load_projection({"lm_head"}, {config.vocab_size}, hidden, true);
   }
+  // A tensor that nobody reads means another model than the one we would compute.
+  for (const std::string& name : folder.names()) {
+    const bool computed = name.find("rotary_emb.") != std::string::npos;
+    const bool spare = config.tie_word_embeddings && name == "lm_head.weight";
+    if (!computed && !spare && !used.contains(name))
+      fail(folder.file_of(name).path().string(), ": tensor '", name, "' has no place in ", config.architecture,
+           " as config.json describes it");
+  }
 }
 
 std::vector<Projection*> Decoder::projections() {
@@ -133,8 +148,8 @@ const Rope& Decoder::rope_for(int64_t positions) {
   for (int64_t p = 0; p < rows; ++p)
     for (int64_t i = 0; i < half; ++i) {
       const float exponent = static_cast<float>(2 * i) / static_cast<float>(config.head_dim);
-      const float frequency = 1.0f / std::pow(static_cast<float>(config.rope_theta), exponent) /
-                              static_cast<float>(config.rope_factor);
+      const float frequency =
+          1.0f / std::pow(static_cast<float>(config.rope_theta), exponent) / static_cast<float>(config.rope_factor);
       const float angle = static_cast<float>(p) * frequency;
       cos.data_ptr<float>()[p * half + i] = std::cos(angle);
       sin.data_ptr<float>()[p * half + i] = std::sin(angle);
@@ -168,15 +183,9 @@ at::Tensor Decoder::embed(const Batch& batch) {
 at::Tensor Decoder::hidden(const Batch& batch, const Pass& pass) {
   const Heads heads{config.num_attention_heads, config.num_key_value_heads, config.head_dim};
   const Rope& rope = rope_for(batch.positions.max().item<int64_t>() + 1);
-  at::Tensor h = embed(batch);
-  for (Layer& layer : layers) {
-    const auto [qkv, h_attention] = ops::norm_project(h, layer.input_norm, layer.qkv, pass);
-    const at::Tensor context = ops::attend(qkv, heads, rope, batch.positions, batch.offsets);
-    h = ops::project_add(context, layer.o, h_attention, pass);
-    const auto [gate_up, h_mlp] = ops::norm_project(h, layer.post_norm, layer.gate_up, pass);
-    h = ops::swiglu_project_add(gate_up, layer.down, h_mlp, pass);
-  }
-  return h;
+  return hidden(batch, pass, [&](const at::Tensor& qkv, size_t) {
+    return ops::attend(qkv, heads, rope, batch.positions, batch.offsets);
+  });
 }
 
 at::Tensor Decoder::loss(const Batch& batch) {

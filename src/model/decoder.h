@@ -27,6 +27,7 @@ struct KvCache {
   std::vector<int64_t> lengths;          // per row: positions filled
   int64_t capacity = 0;
   void keep_rows(const std::vector<int64_t>& rows);  // drops the others
+  void reserve(int64_t positions);                   // makes room, keeping what is there
 };
 
 class Decoder {
@@ -41,6 +42,7 @@ class Decoder {
 
   std::vector<Projection*> projections();  // in the model's order, head last
   std::vector<Norm*> norms();
+  bool is_tied(const Projection* p) const { return config.tie_word_embeddings && p == &head; }
 
   ModelFolder folder;
   ModelConfig config;
@@ -50,7 +52,7 @@ class Decoder {
   at::Tensor embedding_master;  // fp32 leaf in full tuning
   std::vector<Layer> layers;
   Norm norm;
-  Projection head;              // shares its weight with the embedding where they are tied
+  Projection head;  // shares its weight with the embedding where they are tied
   std::vector<LinearModule> linears;
   std::optional<Tokenizer> tokenizer;
 
@@ -61,6 +63,19 @@ class Decoder {
 
  private:
   at::Tensor embed(const Batch& batch);
+  // The layers, with attend(qkv, layer number) in the middle of each.
+  template <class Attend>
+  at::Tensor hidden(const Batch& batch, const Pass& pass, Attend&& attend) {
+    at::Tensor h = embed(batch);
+    for (size_t i = 0; i < layers.size(); ++i) {
+      Layer& layer = layers[i];
+      const auto [qkv, h_attention] = ops::norm_project(h, layer.input_norm, layer.qkv, pass);
+      h = ops::project_add(attend(qkv, i), layer.o, h_attention, pass);
+      const auto [gate_up, h_mlp] = ops::norm_project(h, layer.post_norm, layer.gate_up, pass);
+      h = ops::swiglu_project_add(gate_up, layer.down, h_mlp, pass);
+    }
+    return h;
+  }
   at::Tensor hidden(const Batch& batch, const Pass& pass);
   Pass pass_of(const Batch& batch) const;
   const Rope& rope_for(int64_t positions);

@@ -71,9 +71,8 @@ void read_sizes(const Reader& reader, ModelConfig& config) {
   if (config.head_dim % 2 != 0)  // rotary positions turn pairs
     reader.refuse(reader.has("head_dim") ? "head_dim" : "num_attention_heads",
                   join("heads of an even size (here ", config.head_dim, ")"));
-  config.max_position_embeddings =
-      reader.integer("max_position_embeddings", 1, int64_t{1} << 40,
-                     reader.integer("model_max_length", 1, int64_t{1} << 40, 0));
+  config.max_position_embeddings = reader.integer("max_position_embeddings", 1, int64_t{1} << 40,
+                                                  reader.integer("model_max_length", 1, int64_t{1} << 40, 0));
 }
 
 // transformers 4: rope_theta and rope_scaling {type or rope_type, factor}; 5: rope_parameters {rope_theta, rope_type,
@@ -158,8 +157,8 @@ ModelConfig read_model_config(const ModelFolder& folder) {
   const bool is_packed = architecture.qkv.size() == 1;
   if (is_packed && config.num_key_value_heads != config.num_attention_heads)
     reader.refuse("num_key_value_heads", join(config.num_attention_heads, ", as ", architecture.qkv[0], " needs"));
-  config.rms_norm_eps = reader.number("rms_norm_eps", "a number in (0, 1)", config.rms_norm_eps,
-                                      [](double x) { return x > 0 && x < 1; });
+  config.rms_norm_eps =
+      reader.number("rms_norm_eps", "a number in (0, 1)", config.rms_norm_eps, [](double x) { return x > 0 && x < 1; });
   read_rope(reader, config);
   config.tie_word_embeddings = reader.flag("tie_word_embeddings", false);
   const Reader generation(folder.generation_config(), (folder.path() / "generation_config.json").string());

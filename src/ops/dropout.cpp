@@ -41,7 +41,9 @@ at::Tensor dropout(const at::Tensor& x, const Pass& pass, int64_t module) {
   return y;
 }
 
-void dropout_add(at::Tensor& y, const at::Tensor& x, const Pass& pass, int64_t module) { run(x, pass, module, y, true); }
+void dropout_add(at::Tensor& y, const at::Tensor& x, const Pass& pass, int64_t module) {
+  run(x, pass, module, y, true);
+}
 
 }  // namespace ops
 

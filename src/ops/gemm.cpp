@@ -31,17 +31,22 @@ bool processor_is_amd() {
 #endif
 }
 
+using Handle = c10::TypedOperatorHandle<LinearPointwise>;
+at::Tensor call_linear(const Handle& op, const at::Tensor& x, const at::Tensor& w) {
+  return op.call(x, w, std::nullopt, "none", c10::List<std::optional<at::Scalar>>(), std::nullopt);
+}
+
 // On AMD processors at::linear goes to MKL in fp32, at half the speed of the oneDNN that lies in the same library
-// (docs/benchmarks.md). Its linear is reachable as an internal op; at::linear remains where that is missing.
-const std::optional<c10::TypedOperatorHandle<LinearPointwise>>& onednn_linear() {
-  static const auto handle = []() -> std::optional<c10::TypedOperatorHandle<LinearPointwise>> {
+// (docs/design.md). Its linear is reachable as an internal op; at::linear remains where that is missing.
+const std::optional<Handle>& onednn_linear() {
+  static const auto handle = []() -> std::optional<Handle> {
     if (!processor_is_amd()) return std::nullopt;
     const auto found = c10::Dispatcher::singleton().findSchema({"mkldnn::_linear_pointwise", ""});
     if (!found) return std::nullopt;
     try {
       auto typed = found->typed<LinearPointwise>();
       const at::Tensor x = at::ones({2, 3}), w = at::ones({4, 3});
-      if (typed.call(x, w, std::nullopt, "none", c10::List<std::optional<at::Scalar>>(), std::nullopt).sum().item<float>() != 24) return std::nullopt;
+      if (call_linear(typed, x, w).sum().item<float>() != 24) return std::nullopt;
       return typed;
     } catch (const c10::Error&) {  // not registered for the CPU, or of another signature in another torch
       return std::nullopt;
@@ -54,7 +59,7 @@ const std::optional<c10::TypedOperatorHandle<LinearPointwise>>& onednn_linear() 
 
 at::Tensor gemm_nt(const at::Tensor& x, const at::Tensor& w) {
   if (x.scalar_type() == at::kFloat && x.is_cpu() && x.numel() > 0) {
-    if (const auto& op = onednn_linear()) return op->call(x, w, std::nullopt, "none", c10::List<std::optional<at::Scalar>>(), std::nullopt);
+    if (const auto& op = onednn_linear()) return call_linear(*op, x, w);
   }
   return at::linear(x, w);
 }

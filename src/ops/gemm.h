@@ -7,7 +7,8 @@ namespace rankfold::ops {
 
 at::Tensor gemm_nt(const at::Tensor& x, const at::Tensor& w);   // x [M, K], w [N, K] -> x w^T [M, N]
 at::Tensor gemm_nn(const at::Tensor& dy, const at::Tensor& w);  // dy [M, N], w [N, K] -> dy w [M, K]
-// dy [M, N], x [M, K] -> dy^T x [N, K] in fp32 (double for double): the gradient of a leaf.
+// dy [M, N], x [M, K] -> dy^T x [N, K], the gradient of a leaf: summed in fp32, rounded once to the dtype of dy and x,
+// given as fp32 (double for double).
 at::Tensor gemm_tn(const at::Tensor& dy, const at::Tensor& x);
 
 }  // namespace rankfold::ops

@@ -71,7 +71,7 @@ struct NormHeadLoss : Function<NormHeadLoss> {
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
     variable_list result = ctx->get_saved_variables();
     for (at::Tensor& x : result)
-      if (x.defined() && grads[0].defined()) x = x * grads[0].to(x.scalar_type());
+      if (x.defined() && grads[0].defined()) x = x * grads[0];  // a scalar tensor: multiplied in fp32, rounded once
     result.resize(result.size() + 5);
     return result;
   }

@@ -146,8 +146,8 @@ struct NormProject : Function<NormProject> {
                                                    at::TensorList(saved).slice(2), needs_dh || has_gain);
     variable_list result(1);
     if (needs_dh || has_gain) {
-      auto [dh, dg] = rms_norm_backward(gradient.dx, h, g, rstd, through.defined() ? through.contiguous() : through,
-                                        has_gain);
+      auto [dh, dg] =
+          rms_norm_backward(gradient.dx, h, g, rstd, through.defined() ? through.contiguous() : through, has_gain);
       if (needs_dh) result[0] = dh;
       if (has_gain) result.push_back(dg);
     }
@@ -198,8 +198,8 @@ struct ProjectAdd : Function<ProjectAdd<kSwiglu>> {
     const at::Tensor dy = grads[0].contiguous();
     const at::Tensor x = !held.projection.trains() ? at::Tensor() : kSwiglu ? swiglu(input) : input;
     const bool needs_input = ctx->needs_input_grad(0);
-    ProjectionGradient gradient = project_backward(dy, x, held.projection, held.pass, at::TensorList(saved).slice(1),
-                                                   needs_input);
+    ProjectionGradient gradient =
+        project_backward(dy, x, held.projection, held.pass, at::TensorList(saved).slice(1), needs_input);
     at::Tensor d_input = gradient.dx;
     if (kSwiglu && needs_input) d_input = swiglu_backward(gradient.dx, input);
     return followed_by(followed_by({d_input, grads[0]}, std::move(gradient.leaves)), std::vector<at::Tensor>(2));

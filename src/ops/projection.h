@@ -67,7 +67,7 @@ struct Rope {
 
 // What the ops need to know of the pass they are in.
 struct Pass {
-  double dropout = 0;    // chance to drop an input of a low-rank update; 0 outside training
+  double dropout = 0;  // chance to drop an input of a low-rank update; 0 outside training
   uint64_t seed = 0;
   int64_t step = 0;
   at::Tensor rows;       // [T] int32: row within the accumulation window

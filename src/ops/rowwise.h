@@ -13,10 +13,14 @@ namespace rankfold::ops {
 template <class F>
 void with_dtype(at::ScalarType dtype, F&& f) {
   switch (dtype) {
-    case at::kFloat: return f(float());
-    case at::kBFloat16: return f(cpu::Bf16());
-    case at::kDouble: return f(double());
-    default: RANKFOLD_CHECK(false, "expected float32, bfloat16 or float64, got ", c10::toString(dtype));
+    case at::kFloat:
+      return f(float());
+    case at::kBFloat16:
+      return f(cpu::Bf16());
+    case at::kDouble:
+      return f(double());
+    default:
+      RANKFOLD_CHECK(false, "expected float32, bfloat16 or float64, got ", c10::toString(dtype));
   }
 }
 template <class T>

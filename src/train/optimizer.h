@@ -18,10 +18,10 @@ struct AdamW {
   void step(const TrainConfig& config, double learning_rate);
   void zero_gradient() { gradient.zero_(); }
 
-  at::Tensor values, gradient;          // the adapter's own
+  at::Tensor values, gradient;             // the adapter's own
   at::Tensor first_moment, second_moment;  // [P]
-  int64_t steps = 0;                    // taken so far
-  int64_t decayed = 0;                  // weight decay holds for the first so many
+  int64_t steps = 0;                       // taken so far
+  int64_t decayed = 0;                     // weight decay holds for the first so many
 };
 
 }  // namespace rankfold

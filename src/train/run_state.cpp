@@ -19,7 +19,7 @@ namespace {
 
 constexpr int kFormatVersion = 1;
 
-// Names, shapes and the first bytes of every tensor: enough to tell two base models apart without reading 14 GB.
+// Names, shapes and some bytes of every tensor: enough to tell two base models apart without reading 14 GB.
 std::string fingerprint(const ModelFolder& folder) {
   uint64_t sum = kChecksumSeed;
   for (const TensorFile& file : folder.files())
@@ -27,8 +27,10 @@ std::string fingerprint(const ModelFolder& folder) {
       const at::Tensor tensor = file.tensor(info.name);
       const std::string text = join(info.name, " ", c10::toString(info.dtype), " ", tensor.sizes());
       sum = checksum64(std::as_bytes(std::span(text)), sum);
-      const size_t sampled = std::min<size_t>(tensor.nbytes(), 64);
-      if (sampled > 0) sum = checksum64({static_cast<const std::byte*>(tensor.const_data_ptr()), sampled}, sum);
+      const std::span bytes(static_cast<const std::byte*>(tensor.const_data_ptr()), tensor.nbytes());
+      const size_t sampled = std::min<size_t>(bytes.size(), 64);
+      sum = checksum64(bytes.first(sampled), sum);
+      sum = checksum64(bytes.subspan(bytes.size() / 2).first(std::min(sampled, bytes.size() - bytes.size() / 2)), sum);
     }
   return checksum_text(sum);
 }
@@ -89,6 +91,7 @@ std::string run_state_json(const RunState& state, const nlohmann::json& identity
               {"tokens_seen", state.tokens_seen},
               {"loss_sum", state.loss_sum},
               {"loss_count", state.loss_count},
+              {"grad_norm", state.grad_norm},
               {"skipped", state.skipped},
               {"skipped_in_a_row", state.skipped_in_a_row},
               {"run", Json::parse(identity.dump())},
@@ -114,6 +117,7 @@ RunState read_run_state(const fs::path& checkpoint, const nlohmann::json& identi
     state.tokens_seen = json.at("tokens_seen");
     state.loss_sum = json.at("loss_sum");
     state.loss_count = json.at("loss_count");
+    state.grad_norm = json.at("grad_norm");
     state.skipped = json.at("skipped");
     state.skipped_in_a_row = json.at("skipped_in_a_row");
     for (const nlohmann::json& row : json.at("log"))
@@ -177,7 +181,8 @@ std::string trainer_state_json(const RunState& state, const TrainConfig& config,
               {"train_batch_size", config.per_device_train_batch_size},
               {"trial_name", nullptr},
               {"trial_params", nullptr}}
-      .dump(2) + "\n";
+             .dump(2) +
+         "\n";
 }
 
 std::string log_line(const LogRow& row) { return log_row_json(row).dump(); }

@@ -20,8 +20,9 @@ struct RunState {
   int64_t optimizer_steps = 0;  // less than step where steps were skipped
   double epoch = 0;
   int64_t tokens_seen = 0;
-  double loss_sum = 0;          // of the steps since the last log row
+  double loss_sum = 0;  // of the steps since the last log row
   int64_t loss_count = 0;
+  double grad_norm = 0;  // of the last step that counted
   int64_t skipped = 0;
   int skipped_in_a_row = 0;
   std::vector<LogRow> log;

@@ -33,6 +33,7 @@ struct Trainer::State {
   TrainConfig config;
   StepPlan plan;
   RunState run;
+  std::string run_id;
   std::vector<int64_t> order;  // of the rows in epoch order_epoch
   int64_t order_epoch = -1;
   std::vector<std::pair<std::string, std::string>> files;
@@ -41,13 +42,17 @@ struct Trainer::State {
   std::function<bool()> stop;
 
   State(CausalLM m, Adapter a, Dataset d, TrainConfig c)
-      : model(std::move(m)), adapter(std::move(a)), dataset(std::move(d)), config(std::move(c)),
+      : model(std::move(m)),
+        adapter(std::move(a)),
+        dataset(std::move(d)),
+        config(std::move(c)),
         plan(dataset.size(), config) {}
 
   void say(const std::string& line) const {
     if (on_message) on_message(line);
   }
   std::vector<Batch> window(int64_t step);
+  void save_files(const fs::path& folder) const;
   void save_result(const fs::path& folder) const;
   void save(const AdamW& optimizer);
   void resume(AdamW& optimizer);
@@ -71,19 +76,25 @@ std::vector<Batch> Trainer::State::window(int64_t step) {
   return batches;
 }
 
-void Trainer::State::save_result(const fs::path& folder) const {
-  adapter.save(folder);
+void Trainer::State::save_files(const fs::path& folder) const {
   for (const auto& [name, text] : files) write_text(folder / name, text);
+}
+
+void Trainer::State::save_result(const fs::path& folder) const {
+  if (!adapter.flat_values().isfinite().all().item<bool>())
+    throw Error(ExitCode::kDiverged, join("step ", run.step, ": trained values are not finite numbers; not saved"));
+  adapter.save(folder);
+  save_files(folder);
   write_text(folder / "trainer_state.json", trainer_state_json(run, config, plan));
 }
 
 void Trainer::State::save(const AdamW& optimizer) {
-  save_checkpoint(config.output_dir, run.step, [&](const fs::path& folder) {
+  save_checkpoint(config.output_dir, run_id, run.step, [&](const fs::path& folder) {
     save_result(folder);
     save_optimizer(folder, adapter, optimizer);
     write_text(folder / "training_state.json", run_state_json(run, identity_of(model, adapter, dataset, config)));
   });
-  remove_old_checkpoints(config.output_dir, run.step, config.save_total_limit);
+  remove_old_checkpoints(config.output_dir, run_id, config.save_total_limit);
 }
 
 void Trainer::State::resume(AdamW& optimizer) {
@@ -99,6 +110,10 @@ void Trainer::State::resume(AdamW& optimizer) {
   run = read_run_state(folder, identity_of(model, adapter, dataset, config));
   load_optimizer(folder, adapter, optimizer);
   optimizer.steps = run.optimizer_steps;
+  run_id = run_of(folder);
+  if (run.step > plan.total_steps)
+    throw Error(ExitCode::kResumeRefused, join(folder.string(), ": it is at step ", run.step, ", beyond the ",
+                                               plan.total_steps, " steps of this run"));
   say("resumed " + folder.string() + " at step " + std::to_string(run.step));
 }
 
@@ -121,6 +136,12 @@ bool Trainer::run() {
   AdamW optimizer(s.adapter);
   s.resume(optimizer);
   prepare_folder(config.output_dir);
+  if (s.run_id.empty()) {
+    s.run_id = start_run(config.output_dir);
+  } else {
+    continue_run(config.output_dir, s.run_id);
+  }
+  s.save_files(config.output_dir);
   const fs::path log_path = fs::path(config.output_dir) / "train_log.jsonl";
   write_text(log_path, log_lines(run.log));  // a resumed run forgets rows beyond its checkpoint
 
@@ -156,6 +177,7 @@ bool Trainer::run() {
       run.skipped_in_a_row = 0;
       run.loss_sum += loss;
       ++run.loss_count;
+      run.grad_norm = norm;
     } else {
       ++run.skipped;
       s.say(join("step ", run.step + 1, ": skipped, loss ", loss, ", gradient norm ", norm));
@@ -172,13 +194,14 @@ bool Trainer::run() {
     const bool last = run.step == s.plan.total_steps;
     Progress progress{.step = run.step, .total_steps = s.plan.total_steps, .epoch = run.epoch};
     if (run.step % config.logging_steps == 0 && run.loss_count > 0) {
-      run.log.push_back({.step = run.step,
-                         .epoch = run.epoch,
-                         .loss = run.loss_sum / static_cast<double>(run.loss_count),
-                         .grad_norm = norm,
-                         .learning_rate = rate,
-                         .tokens_per_second = static_cast<double>(log_tokens) / std::max(seconds_since(log_start), 1e-9),
-                         .peak_memory_bytes = peak_memory_bytes()});
+      run.log.push_back(
+          {.step = run.step,
+           .epoch = run.epoch,
+           .loss = run.loss_sum / static_cast<double>(run.loss_count),
+           .grad_norm = run.grad_norm,
+           .learning_rate = rate,
+           .tokens_per_second = static_cast<double>(log_tokens) / std::max(seconds_since(log_start), 1e-9),
+           .peak_memory_bytes = peak_memory_bytes()});
       run.loss_sum = 0, run.loss_count = 0, log_tokens = 0;
       log_start = Clock::now();
       append_line(log_path, log_line(run.log.back()));
@@ -187,16 +210,23 @@ bool Trainer::run() {
     if (s.on_progress) {
       const double elapsed = std::max(seconds_since(start), 1e-9);
       progress.tokens_per_second = static_cast<double>(tokens) / elapsed;
-      progress.seconds_left = elapsed / static_cast<double>(run.step - first_step) *
-                              static_cast<double>(s.plan.total_steps - run.step);
+      progress.seconds_left =
+          elapsed / static_cast<double>(run.step - first_step) * static_cast<double>(s.plan.total_steps - run.step);
       s.on_progress(progress);
     }
     if (last || (config.save_steps > 0 && run.step % config.save_steps == 0)) {
-      s.save(optimizer);
-      saved_step = run.step;
+      try {
+        s.save(optimizer);
+        saved_step = run.step;
+      } catch (const Error& error) {
+        // A full disk need not end a night's run: the last checkpoint stands, the next save may succeed.
+        if (last || error.code() != ExitCode::kStorage) throw;
+        s.say(join("not saved at step ", run.step, ", going on: ", error.what()));
+      }
     }
   }
   s.save_result(config.output_dir);
+  if (run.skipped > 0) s.say(join(run.skipped, " steps were skipped for a loss or gradient that was not finite"));
   s.say("saved " + config.output_dir);
   return true;
 }

@@ -29,9 +29,12 @@ class Merge : public ::testing::Test {
 
   Tensors base_tensors(at::ScalarType dtype) {
     Tensors tensors;
-    for (const auto& [name, shape] : std::vector<std::pair<std::string, std::vector<int64_t>>>{
-             {"model.embed_tokens.weight", {20, 6}}, {"lm_head.weight", {20, 6}}, {"model.norm.weight", {6}},
-             {kQ0 + ".weight", {8, 6}},              {kQ1 + ".weight", {8, 6}}})
+    for (const auto& [name, shape] :
+         std::vector<std::pair<std::string, std::vector<int64_t>>>{{"model.embed_tokens.weight", {20, 6}},
+                                                                   {"lm_head.weight", {20, 6}},
+                                                                   {"model.norm.weight", {6}},
+                                                                   {kQ0 + ".weight", {8, 6}},
+                                                                   {kQ1 + ".weight", {8, 6}}})
       tensors.emplace_back(name, at::randn(shape).to(dtype));
     return tensors;
   }

@@ -45,11 +45,11 @@ Outcome run(
   Outcome outcome;
   testing::internal::CaptureStdout();
   testing::internal::CaptureStderr();
-  outcome.code = run_app(spec, static_cast<int>(argv.size()), argv.data(), fields_of(outcome.options),
-                         [&](const Given& given) {
-                           outcome.given = given;
-                           job();
-                         });
+  outcome.code =
+      run_app(spec, static_cast<int>(argv.size()), argv.data(), fields_of(outcome.options), [&](const Given& given) {
+        outcome.given = given;
+        job();
+      });
   outcome.out = testing::internal::GetCapturedStdout();
   outcome.err = testing::internal::GetCapturedStderr();
   return outcome;
@@ -80,6 +80,8 @@ TEST(App, BooleansAndAliases) {
   EXPECT_FALSE(run({"--raw", "false"}).options.raw);
   EXPECT_FALSE(run({"--raw", "--raw=no"}).options.raw);  // the last counts
   EXPECT_TRUE(run({"--raw=1"}).options.raw);
+  EXPECT_EQ(run({"--raw", "maybe"}).err, "app: --raw: expected true or false, got \"maybe\"\n");
+  EXPECT_EQ(run({"--raw", "maybe"}, {.takes_config = true}).err, "app: --raw: expected true or false, got \"maybe\"\n");
   EXPECT_EQ(run({"--steps", "7"}).options.steps, 7);
   EXPECT_EQ(run({"--steps", "7"}).given.count("max_steps"), 1u);
 }
@@ -101,6 +103,7 @@ TEST(App, FileThenFlags) {
   }
   EXPECT_EQ(run({path}).err, "app: unexpected argument \"" + path + "\"\n");
   EXPECT_EQ(run({path, path}, spec).code, 2);
+  EXPECT_EQ(run({""}, spec).err, "app: CONFIG.json: expected a path, got an empty text\n");
   EXPECT_EQ(run({"nowhere.json"}, spec).code, 2);
   std::filesystem::remove(path);
 }
@@ -131,6 +134,9 @@ TEST(App, ExitCodes) {
   EXPECT_EQ(run({}, {}, [] { throw Error(ExitCode::kDiverged, "no longer finite"); }).code, 6);
   EXPECT_EQ(run({}, {}, [] { fail("two\nlines\x1b[31m"); }).err, "app: two lines [31m\n");
   EXPECT_EQ(run({}, {}, [] { throw std::bad_alloc(); }).code, 4);
+  EXPECT_EQ(run({}, {}, [] { throw std::bad_alloc(); }).err, "app: out of memory\n");
+  EXPECT_EQ(run({}, {.needs_less_memory = "a smaller batch"}, [] { throw std::bad_alloc(); }).err,
+            "app: out of memory: a smaller batch needs less\n");
   const Outcome defect = run({}, {}, [] { TORCH_CHECK(false, "shapes\nmore"); });
   EXPECT_EQ(defect.code, 1);
   EXPECT_EQ(defect.err, "app: this is a defect of Rankfold: shapes\n");

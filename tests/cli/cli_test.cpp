@@ -7,8 +7,8 @@
 
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
-#include <nlohmann/json.hpp>
 #include <sys/wait.h>
+#include <nlohmann/json.hpp>
 
 #include <algorithm>
 #include <cstdlib>
@@ -139,8 +139,7 @@ TEST_F(Programs, TrainEvaluateMergeGenerate) {
   EXPECT_TRUE(contains(trained.out, "data.json: 12 of 12 rows"));
   EXPECT_TRUE(contains(trained.out, "Q: What is 0? A:[[answer 0</s>]]"));
   EXPECT_TRUE(contains(trained.out, "step 3/3  epoch "));
-  EXPECT_EQ(json::parse(read_bytes(folder_ / "out/prompt_template.json")).at("prompt_template"),
-            "Q: {question} A:");
+  EXPECT_EQ(json::parse(read_bytes(folder_ / "out/prompt_template.json")).at("prompt_template"), "Q: {question} A:");
   const json resolved = json::parse(read_bytes(folder_ / "out/rankfold_config.json"));
   EXPECT_EQ(resolved.at("lora_dropout"), 0.05);
   EXPECT_EQ(resolved.at("r"), 4);
@@ -151,32 +150,34 @@ TEST_F(Programs, TrainEvaluateMergeGenerate) {
   ASSERT_EQ(measured.code, 0) << measured.err;
   const json result = json::parse(read_bytes(folder_ / "eval.json"));
   EXPECT_EQ(json::parse(measured.out), result);
-  for (const char* key : {"loss", "perplexity", "tokens", "tokens_per_second", "peak_memory_bytes",
-                          "term_accuracy", "generate_tokens_per_second"})
+  EXPECT_TRUE(contains(measured.err, "data.json: 12 of 12 rows"));
+  for (const char* key : {"loss", "perplexity", "tokens", "tokens_per_second", "peak_memory_bytes", "term_accuracy",
+                          "generate_tokens_per_second"})
     EXPECT_TRUE(result.contains(key)) << key;
 
   const Outcome merged =
       run("lora-merge --model_name_or_path model --adapter_name_or_path out --output_dir merged --verify");
   ASSERT_EQ(merged.code, 0) << merged.err;
   EXPECT_TRUE(contains(merged.out, "verify: largest difference "));
-  EXPECT_EQ(run("lora-merge --model_name_or_path model --adapter_name_or_path out --output_dir merged").code,
-            2);
+  EXPECT_TRUE(fs::exists(folder_ / "merged/model.safetensors"));
+  EXPECT_FALSE(fs::exists(folder_ / "merged.tmp"));
+  EXPECT_EQ(run("lora-merge --model_name_or_path model --adapter_name_or_path out --output_dir merged").code, 2);
 
   const std::string prompt = " --prompt='What is 3?' --max_new_tokens 4";
   const Outcome apart = run("lora-generate --model_name_or_path model --adapter_name_or_path out" + prompt);
-  const Outcome whole =
-      run("lora-generate --model_name_or_path merged --prompt_template='Q: {question} A:'" + prompt);
+  const Outcome whole = run("lora-generate --model_name_or_path merged --prompt_template='Q: {question} A:'" + prompt);
   EXPECT_EQ(apart.code, 0) << apart.err;
   EXPECT_EQ(apart.err, "");
   EXPECT_EQ(apart.out, whole.out);  // the adapter's own template was used
   EXPECT_EQ(run("lora-generate --model_name_or_path model --prompt= --raw").code, 2);
+  EXPECT_EQ(run("lora-generate --model_name_or_path model --prompt ''").err,
+            "lora-generate: --prompt: expected a text, got \"\"\n");
 }
 
 TEST_F(Programs, FullTrainingWritesAModelFolder) {
   const Outcome trained = train("--finetuning_type full");
   ASSERT_EQ(trained.code, 0) << trained.err;
-  EXPECT_TRUE(
-      contains(trained.out, "trainable params: 50,336 || all params: 50,336 || trainable%: 100.0000\n"));
+  EXPECT_TRUE(contains(trained.out, "trainable params: 50,336 || all params: 50,336 || trainable%: 100.0000\n"));
   EXPECT_EQ(run("lora-eval --model_name_or_path out --dataset data.json").code, 0);
 }
 
@@ -194,6 +195,13 @@ TEST_F(Programs, BadSettingsAreRefusedBeforeAnyWork) {
   settings_["target_modules"] = {"W_pack"};
   expect_refused("unknown flag --learning_rat (did you mean '--learning_rate'?)", "--learning_rat 1");
   expect_refused("output_dir", "--output_dir model/../model");
+  expect_refused("--output_dir: expected a folder, got the file data.json", "--output_dir data.json/sub/deeper");
+  expect_refused("--output_dir: expected a folder, got the device /dev/null", "--output_dir /dev/null");
+  expect_refused("--resume_from_checkpoint: no such folder: nowhere", "--resume_from_checkpoint nowhere");
+  expect_refused("layers_to_transform: expected indices of layers, the last of which is 1, got 2",
+                 "--layers_to_transform 0,2");
+  expect_refused("such as model.layers.0.self_attn.W_pack, model.layers.0.self_attn.o_proj",
+                 "--target_modules '.*W_pac'");
   expect_refused("device: expected auto, cpu, cuda or cuda:N, got \"tpu\"", "--device=tpu");
   settings_.erase("dataset");
   expect_refused("--dataset is missing");
@@ -201,8 +209,7 @@ TEST_F(Programs, BadSettingsAreRefusedBeforeAnyWork) {
 
 TEST_F(Programs, BadDataIsRefused) {
   expect_refused("nowhere.json", "--dataset nowhere.json");
-  folder_.write("data.json",
-                "{\"question\": \"a\", \"answer\": \"b\"}\n{\"question\": \"a\", \"answer\": }\n");
+  folder_.write("data.json", "{\"question\": \"a\", \"answer\": \"b\"}\n{\"question\": \"a\", \"answer\": }\n");
   expect_refused("data.json:2:");
   folder_.write("data.json", "[{\"input_ids\": [5, 6, 512]}]");
   expect_refused("512");
@@ -227,14 +234,27 @@ TEST_F(Programs, BadModelFoldersAreRefused) {
   expect_refused("nowhere", "--model_name_or_path nowhere");
 }
 
+TEST_F(Programs, OutputFilesAreCheckedBeforeAnyWork) {
+  for (const auto& [flags, line] : {std::pair{"--output no/eval.json", "--output: no: expected a folder, got nothing"},
+                                    std::pair{"--output model", "--output: model: expected a file name, got a folder"},
+                                    std::pair{"--terms terms --predictions /dev/null",
+                                              "--predictions: /dev/null: expected a file name, got a device"}}) {
+    const Outcome outcome = run(std::string("lora-eval --model_name_or_path nowhere --dataset data.json ") + flags);
+    EXPECT_EQ(outcome.code, 2);
+    EXPECT_EQ(outcome.err, std::string("lora-eval: ") + line + "\n");
+  }
+}
+
 TEST_F(Programs, AdapterToStartFrom) {
   ASSERT_EQ(train("--output_dir first").code, 0);
+  expect_refused("holds checkpoint-3: give that or auto", "--resume_from_checkpoint first");
+  expect_refused("--target_modules: expected the modules of first, [\"W_pack\"], got \"all-linear\"",
+                 "--adapter_name_or_path first --target_modules all-linear");
   settings_.erase("lora_alpha");
-  expect_refused("--r: expected 4 as in first/adapter_config.json, got 8",
-                 "--adapter_name_or_path first --r 8");
+  expect_refused("--r: expected 4 as in first/adapter_config.json, got 8", "--adapter_name_or_path first --r 8");
   expect_refused("resume_from_checkpoint", "--adapter_name_or_path first --resume_from_checkpoint auto");
   expect_refused("finetuning_type", "--adapter_name_or_path first --finetuning_type full");
-  const Outcome again = train("--adapter_name_or_path first");
+  const Outcome again = train("--adapter_name_or_path first --target_modules '.*\\.W_pack'");
   EXPECT_EQ(again.code, 0) << again.err;
   EXPECT_EQ(json::parse(read_bytes(folder_ / "out/rankfold_config.json")).at("lora_alpha"), 8);
 }

@@ -72,11 +72,9 @@ TEST(Config, RefusalsAreOneLineThatNamesTheKey) {
   EXPECT_EQ(read_refusal({{"r", true}}), "run.json: r: expected an integer in [1, 4096], got true");
   EXPECT_EQ(read_refusal({{"r", 0}}), "run.json: r: expected an integer in [1, 4096], got 0");
   EXPECT_EQ(read_refusal({{"r", nullptr}}), "run.json: r: expected an integer in [1, 4096], got null");
-  EXPECT_EQ(read_refusal({{"lora_alhpa", 1}}),
-            "run.json: unknown key 'lora_alhpa' (did you mean 'lora_alpha'?)");
+  EXPECT_EQ(read_refusal({{"lora_alhpa", 1}}), "run.json: unknown key 'lora_alhpa' (did you mean 'lora_alpha'?)");
   EXPECT_EQ(read_refusal({{"zzzzzzzzzzzz", 1}}), "run.json: unknown key 'zzzzzzzzzzzz'");
-  EXPECT_EQ(read_refusal({{"lora_rank", 1}, {"r", 2}}),
-            "run.json: 'lora_rank' and 'r' are the same key: give one");
+  EXPECT_EQ(read_refusal({{"lora_rank", 1}, {"r", 2}}), "run.json: 'lora_rank' and 'r' are the same key: give one");
   EXPECT_EQ(read_refusal({{"max-steps", 1}, {"max_steps", 2}}),
             "run.json: 'max-steps' and 'max_steps' are the same key: give one");
   EXPECT_EQ(read_refusal(json::array({1})), "run.json: expected a JSON object, got [1]");
@@ -97,11 +95,10 @@ TEST(Config, ARefusedValueLeavesTheMember) {
 
 TEST(Config, AdapterConfigOfPeft) {
   LoraConfig config;
-  read_fields(
-      json::parse(
-          R"({"peft_type": "LORA", "r": 4, "rank": 9, "lora_dropout": null, "target_modules": "all-linear",
+  read_fields(json::parse(
+                  R"({"peft_type": "LORA", "r": 4, "rank": 9, "lora_dropout": null, "target_modules": "all-linear",
     "exclude_modules": null, "layers_to_transform": 2})"),
-      "adapter_config.json", config, false);
+              "adapter_config.json", config, false);
   EXPECT_EQ(config.r, 4);
   EXPECT_EQ(config.lora_dropout, 0);
   EXPECT_EQ(config.target_modules, ModuleNames("all-linear"));
@@ -122,11 +119,9 @@ TEST(Config, Flags) {
   EXPECT_EQ(with_flag("target_modules", "q_proj,v_proj").lora.target_modules,
             ModuleNames(StringList{"q_proj", "v_proj"}));
   EXPECT_EQ(with_flag("target_modules", "W_pack").lora.target_modules, ModuleNames(StringList{"W_pack"}));
-  EXPECT_EQ(with_flag("target_modules", R"(["a", "b"])").lora.target_modules,
-            ModuleNames(StringList{"a", "b"}));
+  EXPECT_EQ(with_flag("target_modules", R"(["a", "b"])").lora.target_modules, ModuleNames(StringList{"a", "b"}));
   EXPECT_EQ(with_flag("target_modules", "all-linear").lora.target_modules, ModuleNames("all-linear"));
-  EXPECT_EQ(with_flag("target_modules", R"(.*\.(q|v)_proj)").lora.target_modules,
-            ModuleNames(R"(.*\.(q|v)_proj)"));
+  EXPECT_EQ(with_flag("target_modules", R"(.*\.(q|v)_proj)").lora.target_modules, ModuleNames(R"(.*\.(q|v)_proj)"));
   EXPECT_EQ(with_flag("target_modules", "[qv]_proj").lora.target_modules, ModuleNames("[qv]_proj"));
   EXPECT_EQ(with_flag("rank_pattern", "a=4,b=8").lora.rank_pattern.at("b"), 8);
   EXPECT_EQ(with_flag("rank_pattern", R"({"a": 4})").lora.rank_pattern.at("a"), 4);
@@ -137,8 +132,7 @@ TEST(Config, Flags) {
   EXPECT_EQ(flag_refusal("r", "16.7"), "--r: expected an integer in [1, 4096], got \"16.7\"");
   EXPECT_EQ(flag_refusal("r", "99999999999999999999"),
             "--r: expected an integer in [1, 4096], got \"99999999999999999999\"");
-  EXPECT_EQ(flag_refusal("learning_rate", "nan"),
-            "--learning_rate: expected a number of 0 or more, got \"nan\"");
+  EXPECT_EQ(flag_refusal("learning_rate", "nan"), "--learning_rate: expected a number of 0 or more, got \"nan\"");
   EXPECT_EQ(flag_refusal("shuffle", "maybe"), "--shuffle: expected true or false, got \"maybe\"");
   EXPECT_EQ(flag_refusal("rank_pattern", "a"),
             "--rank_pattern: expected an object of integers in [1, 4096], got \"a\"");

@@ -65,11 +65,26 @@ TEST(AtomicFile, OldOrNew) {
   EXPECT_EQ(entries(folder.path()), 1u);
 }
 
+TEST(AtomicFile, WritesWhereALinkPoints) {
+  const TempFolder folder;
+  folder.write("there/old", "old");
+  fs::create_symlink("there/old", folder / "link");
+  fs::create_symlink("there/new", folder / "dangling");
+  fs::create_symlink("dangling", folder / "twice");
+  write_text(folder / "link", "1");
+  write_text(folder / "twice", "2");
+  EXPECT_EQ(read_bytes(folder / "there/old"), "1");
+  EXPECT_EQ(read_bytes(folder / "there/new"), "2");
+  EXPECT_TRUE(fs::is_symlink(folder / "link") && fs::is_symlink(folder / "twice"));
+  ASSERT_EQ(::mkfifo((folder / "fifo").c_str(), 0600), 0);
+  expect_error<UserError>([&] { write_text(folder / "fifo", "x"); }, "fifo: expected a file name, got a FIFO");
+}
+
 TEST(AtomicFile, ErrorsNameThePath) {
   const TempFolder folder;
   expect_error<Error>([&] { AtomicFile(folder / "no/such/file"); }, "file.tmp: cannot be created: No such file");
   fs::create_directory(folder / "taken");
-  expect_error<Error>([&] { write_text(folder / "taken", "x"); }, "taken: renaming taken.tmp to it failed");
+  expect_error<UserError>([&] { write_text(folder / "taken", "x"); }, "taken: expected a file name, got a folder");
   EXPECT_EQ(entries(folder.path()), 1u);
   try {
     write_text("/dev/full/x", "x");

@@ -36,9 +36,7 @@ TEST(Json, ErrorsNameThePlace) {
   expect_error<UserError>([] { parse_json("[1,]", "rows.jsonl", 41); }, "rows.jsonl:41:4: ");
 }
 
-TEST(Json, SameKeyInTwoObjectsIsFine) {
-  EXPECT_EQ(parse_json(R"([{"a": 1}, {"a": {"a": 2}}])", "text").size(), 2u);
-}
+TEST(Json, SameKeyInTwoObjectsIsFine) { EXPECT_EQ(parse_json(R"([{"a": 1}, {"a": {"a": 2}}])", "text").size(), 2u); }
 
 TEST(Json, DepthIsLimited) {
   const auto nested = [](size_t depth) { return std::string(depth, '[') + std::string(depth, ']'); };
@@ -72,6 +70,7 @@ TEST(Json, Nearest) {
   EXPECT_EQ(nearest("q_prj", names), "q_proj");
   EXPECT_EQ(nearest("W_pck", names), "W_pack");
   EXPECT_EQ(nearest("something_else", names), "");
+  EXPECT_EQ(nearest("mo", std::vector<std::string>{"r"}), "");  // everything is near a short name
   EXPECT_EQ(edit_distance("kitten", "sitting"), 3u);
   EXPECT_EQ(did_you_mean("x"), " (did you mean 'x'?)");
   EXPECT_EQ(did_you_mean(""), "");

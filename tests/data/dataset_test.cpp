@@ -39,8 +39,8 @@ class DatasetTest : public ::testing::Test {
   }
   static void TearDownTestSuite() { with_bos_.reset(), without_bos_.reset(); }
 
-  Dataset open(const std::string& text, const DataConfig& config = {},
-               const Tokenizer* tokenizer = with_bos_.get(), int64_t vocab_size = kVocabulary) const {
+  Dataset open(const std::string& text, const DataConfig& config = {}, const Tokenizer* tokenizer = with_bos_.get(),
+               int64_t vocab_size = kVocabulary) const {
     return Dataset::open(folder_.write("data.json", text), tokenizer, config, vocab_size);
   }
   template <class... Rest>
@@ -94,8 +94,7 @@ TEST_F(DatasetTest, LearnsAWholeText) {
 }
 
 TEST_F(DatasetTest, TakesReadyIdsAsTheyAre) {
-  const Dataset data =
-      open("{\"input_ids\": [5, 6]}\n{\"input_ids\": [7, 8], \"labels\": [-100, 8]}", {}, nullptr);
+  const Dataset data = open("{\"input_ids\": [5, 6]}\n{\"input_ids\": [7, 8], \"labels\": [-100, 8]}", {}, nullptr);
   EXPECT_EQ(data[0].input_ids, (Ids{5, 6}));
   EXPECT_EQ(data[0].labels, (Ids{5, 6}));
   EXPECT_EQ(data[1].labels, (Ids{-100, 8}));
@@ -103,8 +102,7 @@ TEST_F(DatasetTest, TakesReadyIdsAsTheyAre) {
                        "data.json:1: a text needs a tokenizer"));
 }
 
-const std::string kThree =
-    "{\"input_ids\": [1, 2, 3]}\n\n{\"input_ids\": [1, 2, 3, 4, 5]}\n{\"input_ids\": [4, 5]}";
+const std::string kThree = "{\"input_ids\": [1, 2, 3]}\n\n{\"input_ids\": [1, 2, 3, 4, 5]}\n{\"input_ids\": [4, 5]}";
 
 TEST_F(DatasetTest, TruncatesDropsOrRefusesLongRows) {
   const Dataset cut = open(kThree, at_most(3));
@@ -146,8 +144,8 @@ TEST_F(DatasetTest, RefusesATokenizerLargerThanTheModel) {
   const std::string line = error("\n" + kRow, DataConfig{}, with_bos_.get(), 300);
   EXPECT_TRUE(contains(line, "data.json:2: token id "));
   EXPECT_TRUE(contains(line, "beyond the 300 rows of the embedding: the tokenizer is larger than the model"));
-  EXPECT_TRUE(contains(error("{\"input_ids\": [1, 400]}", DataConfig{}, with_bos_.get(), 300),
-                       "rows of the embedding"));
+  EXPECT_TRUE(
+      contains(error("{\"input_ids\": [1, 400]}", DataConfig{}, with_bos_.get(), 300), "rows of the embedding"));
 }
 
 TEST_F(DatasetTest, ReportsTheFirstOfSeveralBrokenRows) {

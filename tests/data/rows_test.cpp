@@ -64,9 +64,8 @@ TEST_F(RowsTest, TakesByteOrderMarkAndCarriageReturns) {
 }
 
 TEST_F(RowsTest, TakesAnObjectAroundTheRows) {
-  EXPECT_EQ(
-      rows("{\"version\": 1, \"ids\": [1, 2],\n\"data\": [\n{\"k\": \"a\"},\n{\"k\": \"b\"}], \"n\": {}}\n"),
-      (Rows{"3:a", "4:b"}));
+  EXPECT_EQ(rows("{\"version\": 1, \"ids\": [1, 2],\n\"data\": [\n{\"k\": \"a\"},\n{\"k\": \"b\"}], \"n\": {}}\n"),
+            (Rows{"3:a", "4:b"}));
   EXPECT_EQ(rows("{\n\"k\": \"only\"\n}"), (Rows{"1:only"}));
   EXPECT_EQ(open(R"({"a": [{}], "b": [{}]})").size(), 1);  // which one? a row, then
 }
@@ -87,8 +86,7 @@ TEST_F(RowsTest, PlacesBrokenArrays) {
   EXPECT_TRUE(contains(error("[\n{\"k\": \"a\"},\n]"), "data.json:3:1: expected a row"));
   EXPECT_TRUE(contains(error("[\n{\"k\": \"a\"}\n{\"k\": \"b\"}]"), "data.json:3:1: expected ',' or ']'"));
   EXPECT_TRUE(contains(error("[\n{\"k\": \"a\"},\n{\"k\": \"b\"}"), "the file ends too early"));
-  EXPECT_TRUE(
-      contains(error("[\n{\"k\": \"a\"},\n"), "data.json:3:1: expected a row (the file ends too early)"));
+  EXPECT_TRUE(contains(error("[\n{\"k\": \"a\"},\n"), "data.json:3:1: expected a row (the file ends too early)"));
   EXPECT_TRUE(contains(error("[\n{\"k\": \"a\"},\n{\"k\": \"b"), "data.json:3:"));
   EXPECT_TRUE(contains(error("[\n{\"k\": \"a\"},\n{\"k\": \"b\\"), "data.json:3:"));
   EXPECT_TRUE(contains(error("[{\"k\": \"a\"}]\nx"), "data.json:2:1: expected the end of the file"));
@@ -108,8 +106,7 @@ TEST_F(RowsTest, RefusesWhatIsNotRows) {
                        "data.json:1:1: expected a JSON array or JSON Lines, got question,answer"));
   EXPECT_TRUE(contains(error("version https://git-lfs.github.com/spec/v1\n"), "git-lfs pointer"));
   EXPECT_TRUE(contains(error(""), "empty"));
-  EXPECT_TRUE(
-      contains(error_of<UserError>([&] { RowFile::open(folder_.path() / "none.json"); }), "none.json"));
+  EXPECT_TRUE(contains(error_of<UserError>([&] { RowFile::open(folder_.path() / "none.json"); }), "none.json"));
   EXPECT_TRUE(contains(error_of<UserError>([&] { RowFile::open(folder_.path()); }), folder_.path().string()));
 }
 
@@ -117,8 +114,7 @@ TEST_F(RowsTest, HintsAtTheEncoding) {
   const std::string gb = "[\n{\"k\": \"a\"},\n{\"k\": \"\xCC\xC7\xC4\xF2\xB2\xA1\"}]";
   EXPECT_TRUE(contains(error(gb), "data.json:3: not UTF-8"));
   EXPECT_TRUE(contains(error(gb), "convert with iconv -f GB18030 -t UTF-8"));
-  EXPECT_TRUE(
-      contains(error("{\"k\": \"\xFF\"}"), "data.json:1: not UTF-8 (byte 8 of the line); convert the file"));
+  EXPECT_TRUE(contains(error("{\"k\": \"\xFF\"}"), "data.json:1: not UTF-8 (byte 8 of the line); convert the file"));
   EXPECT_TRUE(contains(error(std::string("\xFF\xFE[\0]\0", 6)), "iconv -f UTF-16"));
   for (const char* bad : {"\xED\xA0\x80", "\xC0\x80", "\xF4\x90\x80\x80", "\xE7\xB3", "\x80"})
     EXPECT_TRUE(contains(error("{\"k\": \"" + std::string(bad) + "\"}"), "not UTF-8"));

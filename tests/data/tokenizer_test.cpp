@@ -84,9 +84,9 @@ TEST_F(TokenizerTest, DecodeLeavesControlTokensOut) {
   ids.insert(ids.begin(), 1);
   ids.push_back(0);
   ids.push_back(2);
+  ids.push_back(kSize);  // of an embedding that is padded beyond the pieces
   EXPECT_EQ(tokenizer.decode(ids), "the answer");
   EXPECT_THROW(tokenizer.decode({-1}), std::invalid_argument);
-  EXPECT_THROW(tokenizer.decode({kSize}), std::invalid_argument);
   EXPECT_THROW(tokenizer.piece(kSize), std::invalid_argument);
   EXPECT_EQ(tokenizer.piece(1), "<s>");
 }
@@ -101,8 +101,7 @@ TEST_F(TokenizerTest, BosIsTheFoldersOrTheFamilys) {
   folder_.write("tokenizer_config.json", R"({"bos_token": "<s>"})");
   EXPECT_EQ(open(false).bos(), std::nullopt);
   folder_.write("tokenizer_config.json", R"({"add_bos_token": "yes"})");
-  EXPECT_TRUE(
-      contains(open_error(), "tokenizer_config.json: add_bos_token: expected true or false, got \"yes\""));
+  EXPECT_TRUE(contains(open_error(), "tokenizer_config.json: add_bos_token: expected true or false, got \"yes\""));
 }
 
 TEST_F(TokenizerTest, BosAndEosMustExist) {
@@ -147,12 +146,10 @@ TEST_F(TokenizerTest, ABrokenModelIsNamed) {
   EXPECT_TRUE(contains(error_with("version https://git-lfs.github.com/spec/v1\n"), "a git-lfs pointer"));
   EXPECT_TRUE(contains(error_with("not a model at all"), "tokenizer.model: not a sentencepiece model"));
   EXPECT_TRUE(contains(error_with(model_.substr(0, model_.size() / 2)), "not a sentencepiece model"));
+  EXPECT_TRUE(contains(error_with(model_ + field(0x0A, field(0x0A, std::string(5000, 'x')))), "5000 bytes long"));
   EXPECT_TRUE(
-      contains(error_with(model_ + field(0x0A, field(0x0A, std::string(5000, 'x')))), "5000 bytes long"));
-  EXPECT_TRUE(contains(error_with(model_ + field(0x0A, std::string("\x0A\x01z\x15\x00\x00\xC0\x7F", 8))),
-                       "not finite"));
-  EXPECT_TRUE(
-      contains(error_with(model_ + field(0x0A, field(0x0A, "a"))), "not a sentencepiece model"));  // twice
+      contains(error_with(model_ + field(0x0A, std::string("\x0A\x01z\x15\x00\x00\xC0\x7F", 8))), "not finite"));
+  EXPECT_TRUE(contains(error_with(model_ + field(0x0A, field(0x0A, "a"))), "not a sentencepiece model"));  // twice
   const std::string wild_trie = std::string("\x04\x00\x00\x00\x00\xFC\xFF\x7F", 8) + std::string(8, '\0');
   EXPECT_TRUE(contains(error_with(model_ + field(0x1A, field(0x12, wild_trie))), "normaliser table"));
 }

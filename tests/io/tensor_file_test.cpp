@@ -179,8 +179,8 @@ TEST(TensorFile, AllocationNeverFollowsAClaim) {
     return usage.ru_maxrss;
   };
   const long before = peak_kib();
-  for (const std::string& header : {shaped("F32", "[1099511627776]", "[0,4398046511104]"),
-                                    shaped("U8", "[1099511627776]", "[0,1099511627776]")})
+  for (const std::string& header :
+       {shaped("F32", "[1099511627776]", "[0,4398046511104]"), shaped("U8", "[1099511627776]", "[0,1099511627776]")})
     EXPECT_NE(error_of<UserError>([&] { TensorFile::open(folder.write("x", file_of(header, "1234"))); }), "");
   EXPECT_NE(
       error_of<UserError>([&] { TensorFile::open(folder.write("x", std::string("\0\xE1\xF5\5\0\0\0\0{}", 10))); }), "");

@@ -31,9 +31,10 @@ inline double bias(const at::Tensor& ours, const at::Tensor& exact) {  // |<y, e
 inline void expect_parity(const at::Tensor& ours, const at::Tensor& plain, const at::Tensor& exact,
                           at::ScalarType dtype, const std::string& what) {
   ASSERT_EQ(ours.sizes(), exact.sizes()) << what;
-  const double floor = 4 * epsilon(dtype) * exact.abs().max().item<double>();
+  const double floor = (dtype == at::kDouble ? 16 : 4) * epsilon(dtype) * exact.abs().max().item<double>();
   EXPECT_LE(worst(ours, exact), std::max(2 * worst(plain, exact), floor)) << what;
-  const double noise = std::max(16 * epsilon(dtype) / std::sqrt(static_cast<double>(exact.numel())), 4 * epsilon(at::kDouble));
+  const double noise =
+      std::max(16 * epsilon(dtype) / std::sqrt(static_cast<double>(exact.numel())), 4 * epsilon(at::kDouble));
   EXPECT_LE(bias(ours, exact), std::max(2 * bias(plain, exact), noise)) << what << ": scale";
 }
 

@@ -1,13 +1,14 @@
 // rankfold-probe: shows the tests in this folder what the library computes. Tensors come and go as safetensors files.
 //
-//   forward  MODEL ADAPTER ROWS OUT   logits [T, V], loss (a sum), labels (how many count), grad.KEY of every trained value
-//   masks    MODEL ADAPTER ROWS OUT   mask.N.MODULE [length, in]: dropout of row N at its step
-//   generate MODEL ADAPTER ROWS OUT   ids and lengths of each row's greedy continuation
-//   tokenize MODEL TEXTS.json OUT     {"ids": [[...]], "text": [...], "bos": id or null, "eos": id}
-//   rewrite  FILE OUT                 the same tensors and metadata through write_tensor_file
+//   forward  MODEL ADAPTER ROWS OUT   logits [T, V], loss (a sum), labels (how many count), grad.KEY of every trained
+//   value masks    MODEL ADAPTER ROWS OUT   mask.N.MODULE [length, in]: dropout of row N at its step generate MODEL
+//   ADAPTER ROWS OUT   ids and lengths of each row's greedy continuation tokenize MODEL TEXTS.json OUT     {"ids":
+//   [[...]], "text": [...], "bos": id or null, "eos": id} rewrite  FILE OUT                 the same tensors and
+//   metadata through write_tensor_file
 //
-// ADAPTER: a folder, "-" (none) or "full" (every parameter). ROWS: ids [T], lengths [B] and, as the command needs, labels [T]
-// (Hugging Face's convention), row [B] and step [B] (int64). Options: --dtype T, --seed N, --step N, --first_row N,
+// ADAPTER: a folder, "-" (none) or "full" (every parameter). ROWS: ids [T], lengths [B] and, as the command needs,
+// labels [T] (Hugging Face's convention), row [B] and step [B] (int64). Options: --dtype T, --seed N, --step N,
+// --first_row N,
 // --max_new_tokens N.
 #include "rankfold/rankfold.h"
 
@@ -146,10 +147,10 @@ void masks(const Options& options) {
     const at::Tensor row = at::full({length}, rows.row.at(i), at::kLong);
     for (size_t m = 0; m < adapter->modules().size(); ++m) {
       const std::string& name = adapter->modules()[m];
-      out.emplace_back("mask." + std::to_string(i) + "." + name,
-                       dropout_mask(static_cast<uint64_t>(options.number("seed", 42)), rows.step.at(i),
-                                    static_cast<int64_t>(m), row, positions, in_features.at(name),
-                                    adapter->config().lora_dropout));
+      out.emplace_back(
+          "mask." + std::to_string(i) + "." + name,
+          dropout_mask(static_cast<uint64_t>(options.number("seed", 42)), rows.step.at(i), static_cast<int64_t>(m), row,
+                       positions, in_features.at(name), adapter->config().lora_dropout));
     }
   }
   write_tensor_file(options.word(4), out);
@@ -166,7 +167,8 @@ void generate_rows(const Options& options) {
     ids.insert(ids.end(), row.begin(), row.end());
     lengths.push_back(static_cast<int64_t>(row.size()));
   }
-  write_tensor_file(options.word(4), {{"ids", at::tensor(ids, at::kLong)}, {"lengths", at::tensor(lengths, at::kLong)}});
+  write_tensor_file(options.word(4),
+                    {{"ids", at::tensor(ids, at::kLong)}, {"lengths", at::tensor(lengths, at::kLong)}});
 }
 
 void tokenize(const Options& options) {
@@ -195,8 +197,11 @@ void rewrite(const Options& options) {
 int main(int argc, char** argv) {
   try {
     const Options options = parse(argc, argv);
-    const std::map<std::string, void (*)(const Options&)> commands = {
-        {"forward", forward}, {"masks", masks}, {"generate", generate_rows}, {"tokenize", tokenize}, {"rewrite", rewrite}};
+    const std::map<std::string, void (*)(const Options&)> commands = {{"forward", forward},
+                                                                      {"masks", masks},
+                                                                      {"generate", generate_rows},
+                                                                      {"tokenize", tokenize},
+                                                                      {"rewrite", rewrite}};
     const auto command = commands.find(options.word(0));
     if (command == commands.end()) throw UserError("no command " + options.word(0));
     command->second(options);

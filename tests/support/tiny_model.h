@@ -53,21 +53,20 @@ inline void write_tiny_model(const std::filesystem::path& folder, const TinyMode
   norm("model.norm");
   if (!m.tied) matrix("lm_head", m.vocabulary, m.hidden);
   write_tensor_file(folder / "model.safetensors", weights);
-  std::ofstream(folder / "config.json")
-      << nlohmann::json{{"architectures", {m.baichuan ? "BaiChuanForCausalLM" : "LlamaForCausalLM"}},
-                        {"model_type", m.baichuan ? "baichuan" : "llama"},
-                        {"vocab_size", m.vocabulary},
-                        {"hidden_size", m.hidden},
-                        {"intermediate_size", m.inner},
-                        {"num_hidden_layers", m.layers},
-                        {"num_attention_heads", m.heads},
-                        {"num_key_value_heads", m.baichuan ? m.heads : m.heads / 2},
-                        {"hidden_act", "silu"},
-                        {"rms_norm_eps", 1e-6},
-                        {"eos_token_id", 2},
-                        {"tie_word_embeddings", m.tied},
-                        {"torch_dtype", m.dtype}}
-             .dump();
+  std::ofstream(folder / "config.json") << nlohmann::json{
+      {"architectures", {m.baichuan ? "BaiChuanForCausalLM" : "LlamaForCausalLM"}},
+      {"model_type", m.baichuan ? "baichuan" : "llama"},
+      {"vocab_size", m.vocabulary},
+      {"hidden_size", m.hidden},
+      {"intermediate_size", m.inner},
+      {"num_hidden_layers", m.layers},
+      {"num_attention_heads", m.heads},
+      {"num_key_value_heads", m.baichuan ? m.heads : m.heads / 2},
+      {"hidden_act", "silu"},
+      {"rms_norm_eps", 1e-6},
+      {"eos_token_id", 2},
+      {"tie_word_embeddings", m.tied},
+      {"torch_dtype", m.dtype}}.dump();
 }
 
 // Rows of ready ids of uneven length, with a prompt that is not learnt.

@@ -37,8 +37,8 @@ TEST(Schedule, ConstantIgnoresWarmUpAndItsBrotherDoesNot) {
   EXPECT_EQ(learning_rate(config_of("constant_with_warmup", 4), 9, 10), 2);
 }
 TEST(Schedule, WarmUpAsRatioRoundsUp) {
-  EXPECT_EQ(learning_rate(config_of("linear", 0, 0.1), 1, 25), 2.0 / 3);   // ceil(2.5) = 3 steps
-  EXPECT_EQ(learning_rate(config_of("linear", 0.1), 1, 25), 2.0 / 3);      // transformers 5: below 1 a ratio
+  EXPECT_EQ(learning_rate(config_of("linear", 0, 0.1), 1, 25), 2.0 / 3);  // ceil(2.5) = 3 steps
+  EXPECT_EQ(learning_rate(config_of("linear", 0.1), 1, 25), 2.0 / 3);     // transformers 5: below 1 a ratio
 }
 TEST(Schedule, StepsAreCountedAsTheTrainerDoes) {
   TrainConfig config;

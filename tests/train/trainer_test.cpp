@@ -80,7 +80,9 @@ class Training : public ::testing::Test {
       EXPECT_EQ(a.log[i].learning_rate, b.log[i].learning_rate) << i;
     }
   }
-  std::string result(const Run& run) const { return read_bytes(fs::path(run.train.output_dir) / "adapter_model.safetensors"); }
+  std::string result(const Run& run) const {
+    return read_bytes(fs::path(run.train.output_dir) / "adapter_model.safetensors");
+  }
 
   TempFolder folder_;
 };
@@ -219,6 +221,14 @@ TEST_F(Training, DamagedCheckpointsAreSkippedAndSaid) {
   EXPECT_TRUE(contains(again.messages[1], "checkpoint-6: training_state.json is missing")) << again.messages[1];
   EXPECT_TRUE(contains(again.messages[2], "checkpoint-3 at step 3")) << again.messages[2];
   expect_same(run, again);
+  // Where none is whole, a fresh start would hide the loss.
+  for (const Checkpoint& c : list_checkpoints(out)) fs::remove(c.path / "manifest.json");
+  try {
+    go(again);
+    ADD_FAILURE() << "started again";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ExitCode::kResumeRefused);
+  }
   // Named, it is refused.
   again.train.resume_from_checkpoint = (out / "checkpoint-6.old").string();
   EXPECT_TRUE(contains(error_of<UserError>([&] { go(again); }), "expected a whole checkpoint"));
@@ -262,6 +272,58 @@ TEST_F(Training, ACheckpointOfAnotherRunIsRefusedByName) {
   other = run;
   other.model = "model2";
   EXPECT_TRUE(contains(refused(other), "base_model"));
+}
+
+TEST_F(Training, AutoPassesOverAnEarlierRunInTheSameFolder) {
+  Run first = make_run("out", 6);
+  go(first);
+  Run second = make_run("out", 4);
+  second.train.learning_rate = 1e-4;
+  second.stop_after = 2;
+  go(second);
+  second.stop_after = -1;
+  second.train.resume_from_checkpoint = "auto";
+  go(second);
+  EXPECT_TRUE(contains(second.messages.at(1), "checkpoint-6: it is of an earlier run")) << second.messages.at(1);
+  Run alone = make_run("alone", 4);
+  alone.train.learning_rate = 1e-4;
+  go(alone);
+  expect_same(alone, second);
+}
+
+TEST_F(Training, FullTuningOfAFolderThatWasTrainedHereKeepsItsOwnLog) {
+  Run base = make_run("base", 3);
+  base.full = true;
+  go(base);
+  Run again = make_run("again", 5);
+  again.full = true;
+  again.model = "base";
+  go(again);
+  EXPECT_NE(read_bytes(folder_ / "base/train_log.jsonl"), read_bytes(folder_ / "again/train_log.jsonl"));
+  EXPECT_EQ(read_json(folder_ / "again/trainer_state.json")["global_step"], 5);
+}
+
+TEST_F(Training, ValuesThatOverflowAreNotSaved) {
+  Run run = make_run("out", 4);
+  run.train.learning_rate = 1e39;
+  run.train.warmup_steps = 0;
+  try {
+    go(run);
+    ADD_FAILURE() << "saved";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ExitCode::kDiverged);
+  }
+  EXPECT_FALSE(fs::exists(folder_ / "out/adapter_model.safetensors"));
+}
+
+TEST_F(Training, ATensorThatNobodyReadsIsRefused) {
+  auto weights = std::vector<std::pair<std::string, at::Tensor>>();
+  const TensorFile file = TensorFile::open(folder_ / "model/model.safetensors");
+  for (const TensorInfo& info : file.tensors()) weights.emplace_back(info.name, file.tensor(info.name).clone());
+  weights.emplace_back("model.layers.0.self_attn.W_pack.bias", at::zeros({96}));
+  write_tensor_file(folder_ / "model/model.safetensors", weights);
+  const std::string error = error_of<UserError>([&] { CausalLM::load(folder_ / "model", {.device = "cpu"}); });
+  EXPECT_TRUE(contains(error, "W_pack.bias' has no place in BaiChuanForCausalLM")) << error;
 }
 
 TEST_F(Training, OnlyTheNewestCheckpointsAreKept) {

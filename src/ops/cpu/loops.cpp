@@ -1,6 +1,6 @@
-// Compiled once per instruction set (CMakeLists.txt) with RANKFOLD_LOOPS = baseline, avx2 or avx512. Everything is in an
-// unnamed namespace and no shared inline function is used: one compiled with wider instructions could otherwise be the
-// copy that the linker keeps for everybody.
+// Compiled once per instruction set (CMakeLists.txt) with RANKFOLD_LOOPS = baseline, avx2 or avx512. Everything is in
+// an unnamed namespace and no shared inline function is used: one compiled with wider instructions could otherwise be
+// the copy that the linker keeps for everybody.
 #include "ops/cpu/loops.h"
 
 #include <math.h>
@@ -70,8 +70,8 @@ void rms_norm(const T* x, const T* g, double eps, int64_t m, int64_t k, T* y, Su
 }
 
 template <class T>
-void rms_norm_backward(const T* dy, const T* x, const T* g, const Sum<T>* rstd_m, const T* residual, int64_t m, int64_t k,
-                       T* dx, Sum<T>* dg) {
+void rms_norm_backward(const T* dy, const T* x, const T* g, const Sum<T>* rstd_m, const T* residual, int64_t m,
+                       int64_t k, T* dx, Sum<T>* dg) {
   for (int64_t i = 0; i < m; ++i, dy += k, x += k, dx += k) {
     Sum<T> rstd = rstd_m[i], dot = 0;
 #pragma omp simd reduction(+ : dot)

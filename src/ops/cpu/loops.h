@@ -1,5 +1,5 @@
-// The single-pass loops of the CPU path over raw pointers, one table per element type. src/ops/cpu/loops.cpp is compiled
-// once per instruction set; loops() picks the widest the processor has. Callers split the rows over threads.
+// The single-pass loops of the CPU path over raw pointers, one table per element type. src/ops/cpu/loops.cpp is
+// compiled once per instruction set; loops() picks the widest the processor has. Callers split the rows over threads.
 // Legend: M tokens (rows), K inputs, V vocabulary, D head size. All matrices are row-major and contiguous unless a
 // pitch is given. Sums are fp32 (double for double).
 #pragma once
@@ -63,11 +63,17 @@ struct Loops {
   const LoopTable<T>& of() const;
 };
 template <>
-inline const LoopTable<float>& Loops::of() const { return f32; }
+inline const LoopTable<float>& Loops::of() const {
+  return f32;
+}
 template <>
-inline const LoopTable<Bf16>& Loops::of() const { return bf16; }
+inline const LoopTable<Bf16>& Loops::of() const {
+  return bf16;
+}
 template <>
-inline const LoopTable<double>& Loops::of() const { return f64; }
+inline const LoopTable<double>& Loops::of() const {
+  return f64;
+}
 
 const Loops& loops();
 
