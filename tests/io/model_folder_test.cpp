@@ -45,7 +45,7 @@ TEST(ModelFolder, OneFile) {
   EXPECT_FALSE(model.is_sharded());
   EXPECT_EQ(model.names(), (std::vector<std::string>{"x", "y"}));
   EXPECT_TRUE(model.tensor("x").equal(at::ones({2})));
-  expect_error<UserError>([&] { model.info("z"); }, "no tensor 'z' (did you mean 'x'?)");
+  expect_error<UserError>([&] { model.info("z"); }, "no tensor 'z'");
 }
 
 TEST(ModelFolder, Shards) {

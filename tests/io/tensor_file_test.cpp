@@ -196,7 +196,7 @@ TEST(TensorFile, ViewsTheMapping) {
     kept = file.tensor("a");
     EXPECT_EQ(kept.data_ptr(), file.tensor("a").data_ptr());
     EXPECT_TRUE(file.contains("a"));
-    expect_error<UserError>([&] { file.tensor("b"); }, "x: no tensor 'b' (did you mean 'a'?)");
+    expect_error<UserError>([&] { file.tensor("b"); }, "x: no tensor 'b'");
   }
   std::filesystem::remove(folder / "x");
   EXPECT_TRUE(kept.equal(at::arange(6, at::kFloat).view({2, 3})));
