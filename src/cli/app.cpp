@@ -169,7 +169,7 @@ int report_exception(const AppSpec& spec) {
 int run_app(const AppSpec& spec, int argc, char** argv, const Fields& fields,
             const std::function<void(const Given&)>& job) {
   std::signal(SIGPIPE, SIG_IGN);  // a reader that went away must not kill a training run
-  if (spec.name == program_invocation_short_name) wait_passively(argv);  // not inside a test
+  if (spec.name == program_invocation_short_name) set_up_libraries(argv);  // not inside a test
   if (spec.keeps_pages) keep_freed_pages();
   CLI::App app(spec.description, spec.name);
   try {

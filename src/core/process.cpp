@@ -48,12 +48,15 @@ void keep_freed_pages() {
   c10::SetCPUAllocator(&allocator);
 }
 
-void wait_passively(char** argv) {
-  if (std::getenv("OMP_WAIT_POLICY") || std::getenv("GOMP_SPINCOUNT")) return;
-  ::setenv("OMP_WAIT_POLICY", "passive", 1);
+void set_up_libraries(char** argv) {
+  constexpr const char* kDone = "RANKFOLD_SET_UP";  // never twice
+  if (std::getenv(kDone)) return;
+  ::setenv(kDone, "1", 1);
+  if (!std::getenv("GOMP_SPINCOUNT")) ::setenv("OMP_WAIT_POLICY", "passive", 0);
+  ::setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128", 0);
   std::error_code error;
   const std::filesystem::path program = std::filesystem::read_symlink("/proc/self/exe", error);
-  ::execv(program.c_str(), argv);  // comes back only where it failed; then threads spin, and all else is the same
+  ::execv(program.c_str(), argv);  // comes back only where it failed; then the libraries have their own settings
 }
 
 }  // namespace rankfold

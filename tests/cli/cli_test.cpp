@@ -1,6 +1,9 @@
 // The four programs as a person runs them: exit code, standard output, standard error, what is left on the
 // disk.
 #include "rankfold/tensor_file.h"
+
+#include "checkpoint/checkpoint.h"
+#include "core/check.h"
 #include "support/contains.h"
 #include "support/temp_folder.h"
 #include "support/tiny_tokenizer.h"
@@ -96,9 +99,9 @@ class Programs : public ::testing::Test {
   }
 
   // Runs in the folder; `arguments` is shell text.
-  Outcome run(const std::string& arguments) const {
-    const std::string line = "cd '" + folder_.path().string() + "' && OMP_NUM_THREADS=2 '" RANKFOLD_BIN "'/" +
-                             arguments + " >.out 2>.err </dev/null";
+  Outcome run(const std::string& arguments, const std::string& under = "") const {
+    const std::string line = "cd '" + folder_.path().string() + "' && OMP_NUM_THREADS=2 " + under +
+                             " '" RANKFOLD_BIN "'/" + arguments + " >.out 2>.err </dev/null";
     const int status = std::system(line.c_str());
     return {WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status), read_bytes(folder_ / ".out"),
             read_bytes(folder_ / ".err")};
@@ -172,6 +175,25 @@ TEST_F(Programs, TrainEvaluateMergeGenerate) {
   EXPECT_EQ(run("lora-generate --model_name_or_path model --prompt= --raw").code, 2);
   EXPECT_EQ(run("lora-generate --model_name_or_path model --prompt ''").err,
             "lora-generate: --prompt: expected a text, got \"\"\n");
+}
+
+TEST_F(Programs, ASignalEndsTheRunWithItsStateSaved) {
+  for (const auto& [signal, code] : {std::pair{"INT", 130}, std::pair{"TERM", 143}}) {
+    const std::string out = join("out-", signal);
+    settings_["output_dir"] = out;
+    settings_["max_steps"] = 1000000;
+    folder_.write("run.json", settings_.dump());
+    const Outcome stopped = run("lora-train run.json", join("timeout --preserve-status -s ", signal, " 3"));
+    EXPECT_EQ(stopped.code, code) << stopped.err;
+    EXPECT_EQ(stopped.err, join("lora-train: stopped by SIG", signal, "\n"));
+    const auto saved = list_checkpoints(folder_ / out);
+    ASSERT_FALSE(saved.empty());
+    EXPECT_EQ(damage(saved[0].path), "");
+    const Outcome resumed = train(join("--resume_from_checkpoint auto --max_steps ", saved[0].step + 2));
+    EXPECT_EQ(resumed.code, 0) << resumed.err;
+    EXPECT_TRUE(contains(resumed.out, join("at step ", saved[0].step)));
+    EXPECT_TRUE(fs::exists(folder_ / out / "adapter_model.safetensors"));
+  }
 }
 
 TEST_F(Programs, FullTrainingWritesAModelFolder) {
