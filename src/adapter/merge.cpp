@@ -2,6 +2,7 @@
 #include "core/check.h"
 #include "core/file.h"
 #include "core/json.h"
+#include "io/dtype.h"
 #include "io/model_folder.h"
 #include "io/tensor_writer.h"
 #include "rankfold/adapter.h"
@@ -43,17 +44,8 @@ std::vector<LinearModule> linear_modules(const ModelFolder& base) {
 
 std::optional<at::ScalarType> parse_dtype(const std::string& name) {
   if (name == "auto") return std::nullopt;
-  if (name == "float32" || name == "fp32") return at::kFloat;
-  if (name == "bfloat16" || name == "bf16") return at::kBFloat16;
-  if (name == "float16" || name == "fp16") return at::kHalf;
+  if (const auto dtype = parse_model_dtype(name, /*short_names=*/true)) return dtype;
   fail("dtype: expected auto, float32, bfloat16 or float16, got '", name, "'");
-}
-
-const char* dtype_name(at::ScalarType dtype) {
-  return dtype == at::kFloat      ? "float32"
-         : dtype == at::kBFloat16 ? "bfloat16"
-         : dtype == at::kHalf     ? "float16"
-                                  : "float64";
 }
 
 // "5GB", "500MB" (powers of ten, as in Hugging Face's tools), "4GiB", or bytes.
@@ -183,7 +175,7 @@ class Merger {
       const at::Tensor rounded = merged_rows.narrow(0, row, count).copy_(block);
       if (!rounded.isfinite().equal(block.isfinite()))
         fail(base_.file_of(info.name).path().string(), ": tensor '", info.name, "': a value of ",
-             block.abs().max().item<double>(), " does not fit ", dtype_name(info.dtype));
+             block.abs().max().item<double>(), " does not fit ", model_dtype_name(info.dtype));
     }
     if (match != matches_.end()) check_base_weight(match->second.module.name, stored);
     return merged;
@@ -205,7 +197,7 @@ class Merger {
     auto config =
         nlohmann::ordered_json::parse(read_text(base_.path() / "config.json"));  // keeps the order of its keys
     const char* key = config.contains("dtype") ? "dtype" : "torch_dtype";
-    config[key] = dtype_name(*dtype_);
+    config[key] = model_dtype_name(*dtype_);
     return config.dump(2) + "\n";
   }
 

@@ -1,10 +1,10 @@
-// The names that safetensors gives to element types, in the order of the reference library's enum: its writer sorts by
-// that order, descending.
+// The names of element types: safetensors' and those of config.json and our flags.
 #pragma once
 
 #include <c10/core/ScalarType.h>
 
 #include <cstdint>
+#include <optional>
 #include <string_view>
 
 namespace rankfold {
@@ -15,6 +15,7 @@ struct StoredDtype {
   at::ScalarType type;  // Undefined: known to the format, not to us
 };
 
+// In the order of the reference library's enum: its writer sorts by that order, descending.
 inline constexpr StoredDtype kStoredDtypes[] = {
     {"BOOL", 8, at::kBool},
     {"F4", 4, at::ScalarType::Undefined},
@@ -50,6 +51,28 @@ inline const StoredDtype* find_dtype(at::ScalarType type) {
   for (const StoredDtype& dtype : kStoredDtypes)
     if (type == dtype.type && type != at::ScalarType::Undefined) return &dtype;
   return nullptr;
+}
+
+// What a model may compute in or be stored as. Flags take the short names too, config.json does not.
+struct ModelDtype {
+  const char* name;
+  const char* short_name;
+  at::ScalarType type;
+};
+
+inline constexpr ModelDtype kModelDtypes[] = {
+    {"float32", "fp32", at::kFloat}, {"bfloat16", "bf16", at::kBFloat16}, {"float16", "fp16", at::kHalf}};
+
+inline std::optional<at::ScalarType> parse_model_dtype(std::string_view name, bool short_names) {
+  for (const ModelDtype& dtype : kModelDtypes)
+    if (name == dtype.name || (short_names && name == dtype.short_name)) return dtype.type;
+  return std::nullopt;
+}
+
+inline const char* model_dtype_name(at::ScalarType type) {
+  for (const ModelDtype& dtype : kModelDtypes)
+    if (type == dtype.type) return dtype.name;
+  return "float64";
 }
 
 }  // namespace rankfold

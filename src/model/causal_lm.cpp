@@ -2,6 +2,7 @@
 
 #include "core/check.h"
 #include "core/device.h"
+#include "io/dtype.h"
 #include "model/architecture.h"
 #include "model/decoder.h"
 #include "model/model_config.h"
@@ -13,10 +14,13 @@ namespace {
 
 // float16 has no fast arithmetic on CPUs; bfloat16 is as wide where the processor multiplies it.
 at::ScalarType cpu_dtype(const std::string& asked, at::ScalarType stored) {
-  if (asked == "float32" || asked == "fp32") return at::kFloat;
-  if (asked == "bfloat16" || asked == "bf16") return at::kBFloat16;
-  if (asked == "float16" || asked == "fp16")
-    fail("dtype: float16 is computed on CUDA devices only; expected float32, bfloat16 or auto on a CPU");
+  if (asked != "auto") {
+    const auto dtype = parse_model_dtype(asked, /*short_names=*/true);
+    if (!dtype) fail("dtype: expected auto, float32, bfloat16 or float16, got '", asked, "'");
+    if (*dtype == at::kHalf)
+      fail("dtype: float16 is computed on CUDA devices only; expected float32, bfloat16 or auto on a CPU");
+    return *dtype;
+  }
   if (stored != at::kHalf) return stored == at::kBFloat16 ? at::kBFloat16 : at::kFloat;
 #if defined(__x86_64__)
   if (__builtin_cpu_supports("avx512bf16")) return at::kBFloat16;

@@ -3,6 +3,7 @@
 #include "core/check.h"
 #include "core/config.h"
 #include "core/json.h"
+#include "io/dtype.h"
 #include "model/architecture.h"
 
 #include <nlohmann/json.hpp>
@@ -112,9 +113,8 @@ at::ScalarType read_dtype(const Reader& reader, const ModelFolder& folder) {
   const std::string key = reader.has("dtype") ? "dtype" : "torch_dtype";
   if (reader.has(key)) {
     const json& name = reader.at(key);
-    if (name == "float32") return at::kFloat;
-    if (name == "bfloat16") return at::kBFloat16;
-    if (name == "float16") return at::kHalf;
+    if (name.is_string())
+      if (const auto dtype = parse_model_dtype(name.get<std::string>(), /*short_names=*/false)) return *dtype;
     reader.refuse(key, "float32, bfloat16 or float16");
   }
   for (const std::string& name : folder.names())

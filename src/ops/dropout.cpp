@@ -9,6 +9,8 @@
 namespace rankfold {
 namespace ops {
 
+namespace {
+
 cpu::DropoutCounters dropout_counters(const Pass& pass, int64_t module) {
   const auto threshold = static_cast<uint32_t>(std::lround(pass.dropout * 65536));
   return {.row = const_data<int32_t>(pass.rows),
@@ -19,7 +21,6 @@ cpu::DropoutCounters dropout_counters(const Pass& pass, int64_t module) {
           .scale = 65536.0f / static_cast<float>(65536 - std::min(threshold, 65535u))};
 }
 
-namespace {
 void run(const at::Tensor& x, const Pass& pass, int64_t module, at::Tensor& y, bool add) {
   const cpu::DropoutCounters counters = dropout_counters(pass, module);
   const int64_t k = x.size(1);
@@ -33,6 +34,7 @@ void run(const at::Tensor& x, const Pass& pass, int64_t module, at::Tensor& y, b
     });
   });
 }
+
 }  // namespace
 
 at::Tensor dropout(const at::Tensor& x, const Pass& pass, int64_t module) {

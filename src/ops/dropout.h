@@ -5,7 +5,6 @@
 // realised. A mask therefore depends neither on the split into micro-batches nor on tiling nor on the device.
 #pragma once
 
-#include "ops/cpu/loops.h"
 #include "ops/projection.h"
 
 #include <ATen/core/Tensor.h>
@@ -17,7 +16,6 @@ at::Tensor dropout_mask(uint64_t seed, int64_t step, int64_t module, const at::T
                         const at::Tensor& positions, int64_t features, double p);
 
 namespace ops {
-cpu::DropoutCounters dropout_counters(const Pass& pass, int64_t module);
 at::Tensor dropout(const at::Tensor& x, const Pass& pass, int64_t module);               // new tensor
 void dropout_add(at::Tensor& y, const at::Tensor& x, const Pass& pass, int64_t module);  // y += drop(x)
 }  // namespace ops

@@ -33,6 +33,7 @@ struct Trainer::State {
   TrainConfig config;
   StepPlan plan;
   RunState run;
+  nlohmann::json identity;  // reads from every tensor of the base: made once
   std::string run_id;
   std::vector<int64_t> order;  // of the rows in epoch order_epoch
   int64_t order_epoch = -1;
@@ -92,7 +93,7 @@ void Trainer::State::save(const AdamW& optimizer) {
   save_checkpoint(config.output_dir, run_id, run.step, [&](const fs::path& folder) {
     save_result(folder);
     save_optimizer(folder, adapter, optimizer);
-    write_text(folder / "training_state.json", run_state_json(run, identity_of(model, adapter, dataset, config)));
+    write_text(folder / "training_state.json", run_state_json(run, identity));
   });
   remove_old_checkpoints(config.output_dir, run_id, config.save_total_limit);
 }
@@ -107,7 +108,7 @@ void Trainer::State::resume(AdamW& optimizer) {
   } else if (const std::string problem = damage(folder); !problem.empty()) {
     fail("resume_from_checkpoint: ", folder.string(), ": expected a whole checkpoint, but ", problem);
   }
-  run = read_run_state(folder, identity_of(model, adapter, dataset, config));
+  run = read_run_state(folder, identity);
   load_optimizer(folder, adapter, optimizer);
   optimizer.steps = run.optimizer_steps;
   run_id = run_of(folder);
@@ -134,6 +135,7 @@ bool Trainer::run() {
   const TrainConfig& config = s.config;
   RunState& run = s.run;
   AdamW optimizer(s.adapter);
+  s.identity = identity_of(s.model, s.adapter, s.dataset, config);
   s.resume(optimizer);
   prepare_folder(config.output_dir);
   if (s.run_id.empty()) {
