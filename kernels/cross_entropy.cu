@@ -1,0 +1,132 @@
+// Kernels of cross_entropy.h.
+// Traffic  the logits of a row in, and, with `gradient`, in again from the second-level cache and out: 2 M V sizeof(T)
+// of
+//          device memory. M=256 V=64000 bf16: 66 MB, 20 us at 3.35 TB/s.
+// Work     a block a row. Every thread keeps the largest value it saw and the sum of exponentials relative to it; pairs
+// of
+//          those are merged by shuffles, then across warps, always in the same order.
+#include "kernels/cross_entropy.h"
+
+#include "kernels/launch.h"
+#include "kernels/tile.h"
+
+namespace rankfold::kernels {
+namespace {
+
+constexpr int kThreads = 512;
+constexpr int kWarps = kThreads / kWarp;
+
+// Sum of e^(x - largest) over some x.
+struct LogSum {
+  float largest, sum;
+};
+__device__ __forceinline__ LogSum merge(const LogSum& a, const LogSum& b) {
+  const float largest = fmaxf(a.largest, b.largest);
+  if (largest == -INFINITY) return {largest, 0};
+  return {largest, a.sum * expf(a.largest - largest) + b.sum * expf(b.largest - largest)};
+}
+
+template <class T, bool kAligned>
+__global__ void __launch_bounds__(kThreads, 2) cross_entropy_kernel(const __grid_constant__ CrossEntropy p) {
+  const int64_t row = blockIdx.x;
+  T* logits = static_cast<T*>(p.logits) + row * p.ld;
+  const int64_t label = p.label_M[row], step = kThreads * 8;
+  Shared shared;
+  LogSum* warps = shared.take<LogSum>(kWarps);
+  const auto load = [&](int64_t i, float(&z)[8]) {
+    unpack(load_some<kAligned>(logits + i, p.v - i), z);
+    if (p.column_scale_V) {
+#pragma unroll
+      for (int j = 0; j < 8; ++j)
+        if (i + j < p.v) z[j] *= p.column_scale_V[i + j];
+    }
+  };
+
+  // A NaN goes through every comparison into the sum, so that it reaches the loss.
+  LogSum mine{-INFINITY, 0};
+  if (label >= 0) {
+    for (int64_t i = int64_t{threadIdx.x} * 8; i < p.v; i += step) {
+      float z[8];
+      load(i, z);
+      float largest = -INFINITY;
+#pragma unroll
+      for (int j = 0; j < 8; ++j)
+        if (i + j < p.v) largest = fmaxf(largest, z[j]);
+      LogSum here{largest, 0};
+#pragma unroll
+      for (int j = 0; j < 8; ++j)
+        if (i + j < p.v) here.sum += largest == -INFINITY ? z[j] - z[j] : expf(z[j] - largest);
+      mine = merge(mine, here);
+    }
+  }
+#pragma unroll
+  for (int lane = 16; lane > 0; lane /= 2) {
+    const LogSum other{__shfl_xor_sync(0xffffffffu, mine.largest, lane), __shfl_xor_sync(0xffffffffu, mine.sum, lane)};
+    mine = merge(mine, other);
+  }
+  if (threadIdx.x % kWarp == 0) warps[threadIdx.x / kWarp] = mine;
+  __syncthreads();
+  LogSum all = warps[0];
+  for (int w = 1; w < kWarps; ++w) all = merge(all, warps[w]);
+  const float log_sum = all.largest + logf(all.sum);
+
+  float scale = 1;
+  if (label >= 0 && p.column_scale_V) scale = p.column_scale_V[label];
+  if (threadIdx.x == 0) p.loss_M[row] = label < 0 ? 0.0f : log_sum - to_float(logits[label]) * scale;
+  if (!p.gradient) return;
+  __syncthreads();  // the loss has read its logit before the logits are written
+  for (int64_t i = int64_t{threadIdx.x} * 8; i < p.v; i += step) {
+    float z[8];
+    load(i, z);
+#pragma unroll
+    for (int j = 0; j < 8; ++j) {
+      z[j] = label < 0 ? 0.0f : expf(z[j] - log_sum) - (i + j == label ? 1.0f : 0.0f);
+      if (p.column_scale_V && i + j < p.v) z[j] *= p.column_scale_V[i + j];
+    }
+    store_some<kAligned>(logits + i, pack_row<T, 8>(z), p.v - i);
+  }
+}
+
+// A warp a row.
+template <class T, bool kAligned>
+__global__ void __launch_bounds__(256, 4) inverse_row_norms_kernel(const __grid_constant__ InverseRowNorms p) {
+  const Lane lane = this_lane();
+  const int64_t row = static_cast<int64_t>(blockIdx.x) * 8 + threadIdx.x / kWarp;
+  float sum = 0;
+  if (row < p.m) {
+    const T* w = static_cast<const T*>(p.w) + row * p.ld;
+    for (int64_t i = int64_t{lane.index} * 8; i < p.k; i += kWarp * 8) {
+      float x[8];
+      unpack(load_some<kAligned>(w + i, p.k - i), x);
+#pragma unroll
+      for (int j = 0; j < 8; ++j) sum = fmaf(x[j], x[j], sum);
+    }
+  }
+#pragma unroll
+  for (int other = 16; other > 0; other /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, other);
+  if (row < p.m && lane.index == 0) p.scale_M[row] = 1 / fmaxf(sqrtf(sum), p.eps);
+}
+
+bool is_aligned(const void* x, int64_t ld, int64_t width) {
+  return reinterpret_cast<uintptr_t>(x) % 16 == 0 && ld % 8 == 0 && width % 8 == 0;
+}
+
+}  // namespace
+
+void cross_entropy(const CrossEntropy& p, Stream stream) {
+  with_dtype(p.dtype, [&]<class T>(T) {
+    launch("cross_entropy",
+           is_aligned(p.logits, p.ld, p.v) ? cross_entropy_kernel<T, true> : cross_entropy_kernel<T, false>, {p.m},
+           kThreads, shared_bytes<LogSum>(kWarps), stream, p);
+  });
+}
+
+void inverse_row_norms(const InverseRowNorms& p, Stream stream) {
+  with_dtype(p.dtype, [&]<class T>(T) {
+    launch("inverse_row_norms",
+           is_aligned(p.w, p.ld, p.k) ? inverse_row_norms_kernel<T, true> : inverse_row_norms_kernel<T, false>,
+           {ceil_div(p.m, 8)}, 256, 0, stream, p);
+  });
+}
+
+}  // namespace rankfold::kernels

@@ -1,0 +1,49 @@
+// input_grad: what lies between dX = dY W and the gradient of what x was made of.
+//   dx = dX + mask * (dS A)                         the low-rank part; mask drawn again
+//   dA = dS^T (mask * x)                            x made again from what was kept
+//   plain    dX becomes dx in place
+//   norm     dh = residual + rstd * (dx gain - h rstd^2 mean(dx gain h));   dgain = sum over rows of dx h rstd
+//   swiglu   dgate = dx up silu'(gate), dup = dx silu(gate)
+//   in         what was kept: x or h [M, K], gate_up [M, 2 K]; pitch ld_in
+//   dx         [M, K] in (plain: in and out), pitch ld_dx; null: only dA is wanted
+//   ds_MR      [M, R], pitch ld_ds (carries scale / (1 - p)); at_KR [K, R] A transposed, pitch ld_at; null: dX is
+//              complete already, as after [dY | dS] . [W; A]
+//   residual   [M, K], pitch ld_residual, or null;    out [M, K] or [M, 2 K], pitch ld_out
+//   da_RK      [R, K] out, dense, fp32; null: not wanted;    dgain_K fp32 out; null: not wanted
+// Two-stage fp32 partial sums in `workspace`, fixed order, no atomics. Norm works through the rows in slices that stay
+// in the second-level cache: the first kernel reads dX and h for the sums, the second finds them there.
+// Needs at_KR and ds_MR 16-byte aligned, ld_at and ld_ds multiples of 8; any M, K and pitches; R a multiple of 8.
+#pragma once
+
+#include "kernels/types.h"
+
+namespace rankfold::kernels {
+
+struct InputGrad {
+  Source source = Source::plain;
+  Dtype dtype = Dtype::f32;
+  int64_t m = 0, k = 0;
+  const void* in = nullptr;
+  int64_t ld_in = 0;
+  const void* gain_K = nullptr;  // norm
+  const float* rstd_M = nullptr;
+  void* dx = nullptr;
+  int64_t ld_dx = 0;
+  const void* ds_MR = nullptr;
+  int64_t ld_ds = 0;
+  const void* at_KR = nullptr;
+  int64_t ld_at = 0;
+  const void* residual = nullptr;
+  int64_t ld_residual = 0;
+  void* out = nullptr;
+  int64_t ld_out = 0;
+  float* da_RK = nullptr;
+  float* dgain_K = nullptr;
+  Updates updates;
+  float* workspace = nullptr;  // input_grad_workspace(p) bytes
+};
+
+int64_t input_grad_workspace(const InputGrad& p);
+void input_grad(const InputGrad& p, Stream stream);
+
+}  // namespace rankfold::kernels

@@ -1,0 +1,55 @@
+// The one launch: checks it and names the kernel in the error.
+#pragma once
+
+#include "kernels/device.h"
+
+#include <stdexcept>
+#include <string>
+
+#if !defined(__CUDACC__)
+#include "simt/engine.h"
+#endif
+
+namespace rankfold::kernels {
+
+struct Grid {
+  int64_t x = 1, y = 1;
+};
+
+#if defined(__CUDACC__)
+inline void check_cuda(cudaError_t status, const char* name) {
+  if (status != cudaSuccess)
+    throw std::runtime_error(std::string("kernel ") + name + ": " + cudaGetErrorString(status));
+}
+#endif
+
+// kernel(params) on grid.x * grid.y blocks of `threads`. An empty grid is no work, not an error.
+template <class Params>
+void launch(const char* name, void (*kernel)(Params), Grid grid, int threads, int64_t shared_bytes, Stream stream,
+            const Params& params) {
+  if (grid.x == 0 || grid.y == 0) return;
+#if defined(__CUDACC__)
+  if (shared_bytes > 48 * 1024)
+    check_cuda(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                    static_cast<int>(shared_bytes)),
+               name);
+  const dim3 blocks(static_cast<unsigned>(grid.x), static_cast<unsigned>(grid.y));
+  kernel<<<blocks, static_cast<unsigned>(threads), static_cast<size_t>(shared_bytes), stream>>>(params);
+  check_cuda(cudaGetLastError(), name);
+#else
+  (void)stream;
+  simt::launch({.name = name,
+                .grid = {static_cast<unsigned>(grid.x), static_cast<unsigned>(grid.y), 1},
+                .block = {static_cast<unsigned>(threads), 1, 1},
+                .shared_bytes = static_cast<size_t>(shared_bytes)},
+               kernel, params);
+#endif
+}
+
+// Bytes that Shared::take<T>(count) uses.
+template <class T>
+constexpr int64_t shared_bytes(int64_t count) {
+  return round_up(count * static_cast<int64_t>(sizeof(T)), 16);
+}
+
+}  // namespace rankfold::kernels

@@ -1,0 +1,226 @@
+// Kernels of output_grad.h.
+// Traffic  dY once in; partial sums of dS (a [M, R] for each stripe of columns) and of dB (an [R, N] for each slab of
+//          rows) out and in again, mostly in the second-level cache. M=8192 N=12288 R=16 bf16: dY 201 MB, partial sums
+//          13 + 9 MB each way: 66 us at 3.35 TB/s. Two products would read dY twice and, at 16 columns, reach 40 % of
+//          it.
+// Work     a block owns a stripe of columns and a slab of rows; each of its 8 warps has 32 or 64 of the columns. A tile
+// of
+//          dY goes from memory into registers once and is both the left operand of dY B and, turned over by movmatrix,
+//          the right one of S^T dY. dB stays in registers over the slab; the warps' parts of dS meet in shared memory,
+//          two buffers by turns, so one barrier a round.
+#include "kernels/output_grad.h"
+
+#include "kernels/launch.h"
+#include "kernels/slices.h"
+#include "kernels/tile.h"
+
+namespace rankfold::kernels {
+namespace {
+
+constexpr int kWarps = 8;
+constexpr int kThreads = kWarps * kWarp;
+constexpr int64_t kBlocks = 264;  // aimed at: two for each multiprocessor of an H100; fixed, so that sums repeat
+constexpr int64_t kFewestRows = 64;
+
+// Columns that a warp has of dY: two tiles where registers allow.
+template <class T>
+RANKFOLD_HOST_DEVICE constexpr int tiles_of(int column_tiles) {
+  return kIs16Bit<T> && column_tiles <= 2 ? 2 : 1;
+}
+template <class T>
+constexpr int64_t stripe_of(int column_tiles) {
+  return kWarps * kTileFeatures * tiles_of<T>(column_tiles);
+}
+
+struct Cut {
+  int64_t stripes = 0, slabs = 0, slab_rows = 0;
+};
+Cut cut_of(int64_t m, int64_t n, int64_t stripe) {
+  Cut cut;
+  cut.stripes = ceil_div(n, stripe);
+  const int64_t wanted = std::clamp<int64_t>(kBlocks / std::max<int64_t>(cut.stripes, 1), 1, ceil_div(m, kFewestRows));
+  cut.slab_rows = round_up(ceil_div(m, std::max<int64_t>(wanted, 1)), kTileRows);
+  cut.slabs = ceil_div(m, std::max<int64_t>(cut.slab_rows, 1));
+  return cut;
+}
+
+struct Params {
+  OutputGrad p;
+  int64_t slab_rows;
+  int32_t columns;  // of this slice
+  float* ds_parts;  // [stripes][M][columns]
+  float* db_parts;  // [slabs][columns][N]
+};
+
+template <class T, int kColumnTiles, bool kAligned>
+__global__ void __launch_bounds__(kThreads, kIs16Bit<T>&& kColumnTiles <= 2 ? 2 : 1)
+    output_grad_kernel(const __grid_constant__ Params params) {
+  constexpr int kTiles = tiles_of<T>(kColumnTiles), kColumns = 8 * kColumnTiles;
+  const OutputGrad& p = params.p;
+  const Lane lane = this_lane();
+  const int warp = static_cast<int>(threadIdx.x) / kWarp;
+  const int64_t feature = (static_cast<int64_t>(blockIdx.x) * kWarps + warp) * kTiles * kTileFeatures + 8 * lane.t;
+  const int64_t begin = static_cast<int64_t>(blockIdx.y) * params.slab_rows;
+  const int64_t end = begin + params.slab_rows < p.m ? begin + params.slab_rows : p.m;
+  const int64_t ld_kept = p.ld_kept;
+  Shared shared;
+  float* buffers = shared.take<float>(2 * kWarps * kTileRows * kColumns);
+
+  float db[kTiles][(kColumnTiles + 1) / 2][4][4] = {};
+  Row<T, 8> low[kTiles], high[kTiles], next_low[kTiles], next_high[kTiles];
+  const auto load = [&](int64_t first) {
+#pragma unroll
+    for (int i = 0; i < kTiles; ++i) {
+      const int64_t row = first + lane.g, left = p.n - feature - i * kTileFeatures;
+      const T* dy = static_cast<const T*>(p.dy) + row * p.ld_dy + feature + i * kTileFeatures;
+      next_low[i] = row < end ? load_some<kAligned>(dy, left) : zero_row<T, 8>();
+      next_high[i] = row + 8 < end ? load_some<kAligned>(dy + 8 * p.ld_dy, left) : zero_row<T, 8>();
+    }
+  };
+  load(begin);
+  int turn = 0;
+  for (int64_t first = begin; first < end; first += kTileRows) {
+    const int64_t rows = end - first;
+    float ds[kColumnTiles][4] = {};
+#pragma unroll
+    for (int i = 0; i < kTiles; ++i) low[i] = next_low[i], high[i] = next_high[i];
+    load(first + kTileRows);  // under way during this round
+#pragma unroll
+    for (int i = 0; i < kTiles; ++i) {
+      const int64_t left = p.n - feature - i * kTileFeatures;
+      const T* bt = static_cast<const T*>(p.bt_RN) + lane.g * p.ld_bt + feature + i * kTileFeatures;
+#pragma unroll
+      for (int c = 0; c < kColumnTiles; ++c)
+        multiply_rows<T, 8>(ds[c], low[i], high[i],
+                            load_some<true>(bt + 8 * c * p.ld_bt, 8 * c < params.columns ? left : 0));
+    }
+    const T* s = static_cast<const T*>(p.kept_MR) + first * ld_kept;
+#pragma unroll
+    for (int r = 0; r < (kColumnTiles + 1) / 2; ++r) {
+      const Turned<T> turned = load_turned(s, ld_kept, rows, 16 * r, 0, params.columns, lane);
+#pragma unroll
+      for (int i = 0; i < kTiles; ++i) multiply_columns<T>(db[i][r], turned, low[i], high[i], lane);
+    }
+    // Sum of the warps' parts. A warp comes back to this buffer two rounds later, after the next round's barrier, which
+    // the readers of this one have passed by then.
+    float* buffer = buffers + turn * kWarps * kTileRows * kColumns;
+    float* mine = buffer + warp * kTileRows * kColumns;
+#pragma unroll
+    for (int c = 0; c < kColumnTiles; ++c) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) mine[(lane.g + 8 * (i / 2)) * kColumns + 8 * c + 2 * lane.t + i % 2] = ds[c][i];
+    }
+    __syncthreads();
+    float* parts = params.ds_parts + (static_cast<int64_t>(blockIdx.x) * p.m + first) * params.columns;
+    for (int i = static_cast<int>(threadIdx.x); i < kTileRows * params.columns; i += kThreads) {
+      const int row = i / params.columns, column = i % params.columns;
+      float sum = 0;
+#pragma unroll
+      for (int w = 0; w < kWarps; ++w) sum += buffer[(w * kTileRows + row) * kColumns + column];
+      if (row < rows) parts[i] = sum;
+    }
+    turn ^= 1;
+  }
+
+#pragma unroll
+  for (int i = 0; i < kTiles; ++i) {
+    const int64_t column = feature + i * kTileFeatures;
+#pragma unroll
+    for (int r = 0; r < (kColumnTiles + 1) / 2; ++r) {
+      float* parts = params.db_parts + static_cast<int64_t>(blockIdx.y) * params.columns * p.n + column;
+      store_columns(parts, p.n, 16 * r, params.columns, p.n - column, db[i][r], false, lane);
+    }
+  }
+}
+
+struct SumParams {
+  const float* parts;  // [count][size]
+  int64_t count, size;
+  OutputGrad p;
+  int32_t columns;
+};
+
+// dS: element (m, column) of every stripe, scaled and rounded.
+template <class T>
+__global__ void __launch_bounds__(256, 4) sum_ds_kernel(const __grid_constant__ SumParams params) {
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * 256 + threadIdx.x;
+  if (i >= params.size) return;
+  const OutputGrad& p = params.p;
+  float sum = 0, scale = 0;
+  for (int64_t part = 0; part < params.count; ++part) sum += params.parts[part * params.size + i];
+  const int64_t row = i / params.columns, column = i % params.columns;
+  for (int u = 0; u < p.updates.count; ++u)
+    if (column >= p.updates.update[u].begin) scale = p.updates.update[u].scale;
+  static_cast<T*>(p.ds_MR)[row * p.ld_ds + column] = from_float<T>(sum * scale);
+}
+
+// dB: element (column, n) of every slab, to row n.
+__global__ void __launch_bounds__(256, 4) sum_db_kernel(const __grid_constant__ SumParams params) {
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * 256 + threadIdx.x;
+  if (i >= params.size) return;
+  const OutputGrad& p = params.p;
+  float sum = 0;
+  for (int64_t part = 0; part < params.count; ++part) sum += params.parts[part * params.size + i];
+  p.db_NR[i % p.n * p.ld_db + i / p.n] = sum;
+}
+
+template <class T, int kColumnTiles, bool kAligned>
+void launch_output_grad(const OutputGrad& p, Stream stream) {
+  const Cut cut = cut_of(p.m, p.n, stripe_of<T>(kColumnTiles));
+  const auto columns = static_cast<int32_t>(p.updates.columns());
+  Params params{p, cut.slab_rows, columns, p.workspace, p.workspace + cut.stripes * p.m * columns};
+  launch("output_grad", output_grad_kernel<T, kColumnTiles, kAligned>, {cut.stripes, cut.slabs}, kThreads,
+         shared_bytes<float>(2 * kWarps * kTileRows * 8 * kColumnTiles), stream, params);
+  const SumParams ds{params.ds_parts, cut.stripes, p.m * columns, p, columns};
+  launch("output_grad sum dS", sum_ds_kernel<T>, {ceil_div(ds.size, 256)}, 256, 0, stream, ds);
+  const SumParams db{params.db_parts, cut.slabs, p.n * columns, p, columns};
+  launch("output_grad sum dB", sum_db_kernel, {ceil_div(db.size, 256)}, 256, 0, stream, db);
+}
+
+bool is_aligned(const OutputGrad& p) {
+  return reinterpret_cast<uintptr_t>(p.dy) % 16 == 0 && p.n % 8 == 0 && p.ld_dy % 8 == 0;
+}
+
+// Calls f with kernel variant for each slice of the columns: f(slice, aligned, column tiles), the last two constants.
+template <class T, class F>
+void for_slices(const OutputGrad& p, F&& f) {
+  for (const Slice& slice : slices(p.updates, kMostColumns<T>)) {
+    const int64_t columns = slice.updates.columns();
+    if (is_aligned(p)) {
+      with_column_tiles<T, true>(columns, [&](auto tiles) { f(slice, std::true_type(), tiles); });
+    } else {
+      with_column_tiles<T, false>(columns, [&](auto tiles) { f(slice, std::false_type(), tiles); });
+    }
+  }
+}
+
+}  // namespace
+
+int64_t output_grad_workspace(const OutputGrad& p) {
+  int64_t most = 0;
+  with_dtype(p.dtype, [&]<class T>(T) {
+    for_slices<T>(p, [&](const Slice& slice, auto, auto tiles) {
+      const Cut cut = cut_of(p.m, p.n, stripe_of<T>(decltype(tiles)::value));
+      most = std::max(most, (cut.stripes * p.m + cut.slabs * p.n) * slice.updates.columns());
+    });
+  });
+  return most * static_cast<int64_t>(sizeof(float));
+}
+
+void output_grad(const OutputGrad& p, Stream stream) {
+  with_dtype(p.dtype, [&]<class T>(T) {
+    for_slices<T>(p, [&](const Slice& slice, auto aligned, auto tiles) {
+      if constexpr (decltype(tiles)::value > 0) {
+        OutputGrad part = p;
+        part.updates = slice.updates;
+        part.bt_RN = static_cast<const T*>(p.bt_RN) + slice.begin * p.ld_bt;
+        part.kept_MR = static_cast<const T*>(p.kept_MR) + slice.begin;
+        part.ds_MR = static_cast<T*>(p.ds_MR) + slice.begin;
+        part.db_NR = p.db_NR + slice.begin;
+        launch_output_grad<T, decltype(tiles)::value, decltype(aligned)::value>(part, stream);
+      }
+    });
+  });
+}
+
+}  // namespace rankfold::kernels

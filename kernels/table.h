@@ -1,0 +1,37 @@
+// The functions by which the ops reach the kernels: filled by librankfold_cuda.so with the CUDA kernels and cuBLASLt,
+// by tests/simt with the same kernels on fibers and a host product. Every entry works on `stream` and may throw.
+#pragma once
+
+#include "kernels/adamw.h"
+#include "kernels/cross_entropy.h"
+#include "kernels/down.h"
+#include "kernels/embedding.h"
+#include "kernels/gemm.h"
+#include "kernels/input_grad.h"
+#include "kernels/output_grad.h"
+#include "kernels/rope.h"
+
+namespace rankfold::kernels {
+
+struct Table {
+  void (*down)(const Down&, Stream);
+  void (*output_grad)(const OutputGrad&, Stream);
+  void (*input_grad)(const InputGrad&, Stream);
+  void (*rope)(const Rope&, Stream);
+  void (*cross_entropy)(const CrossEntropy&, Stream);
+  void (*inverse_row_norms)(const InverseRowNorms&, Stream);
+  void (*embedding)(const Embedding&, Stream);
+  void (*adamw)(const AdamW&, Stream);
+  void (*images)(const AdamW&, Stream);
+  void (*square_sum)(const SquareSum&, Stream);
+  void (*gemm)(const Gemm&, Stream);
+  // Host functions: bytes of workspace, blocks of segments.
+  int64_t (*output_grad_workspace)(const OutputGrad&);
+  int64_t (*input_grad_workspace)(const InputGrad&);
+  int64_t (*lay_out)(Segment*, int64_t);
+};
+
+// All but gemm, which each side brings itself.
+Table table_of_kernels();
+
+}  // namespace rankfold::kernels

@@ -1,0 +1,61 @@
+// What the kernels' plain structs share. No CUDA and no torch header: the ops include these, the .cu files too.
+// Legend, everywhere: M tokens (rows), K inputs, N outputs, R columns of all low-rank updates of a projection (each
+// update padded to a multiple of 8), V vocabulary, D head size. Matrices are row-major; ld is the distance of rows in
+// elements. Pointers are device memory.
+#pragma once
+
+#include <cstdint>
+
+#if defined(__CUDACC__)
+#define RANKFOLD_HOST_DEVICE __host__ __device__
+#else
+#define RANKFOLD_HOST_DEVICE
+#endif
+
+struct CUstream_st;
+
+namespace rankfold::kernels {
+
+using Stream = CUstream_st*;
+
+enum class Dtype : int32_t { f32, bf16, f16 };
+
+constexpr int64_t size_of(Dtype dtype) { return dtype == Dtype::f32 ? 4 : 2; }
+RANKFOLD_HOST_DEVICE constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+RANKFOLD_HOST_DEVICE constexpr int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
+
+// The random numbers of dropout (src/ops/dropout.h): Philox 4x32-10 with key = seed and counter = (row within the
+// accumulation window, position in the row, feature / 8, stream).
+struct Dropout {
+  const int32_t* row_M = nullptr;
+  const int32_t* position_M = nullptr;
+  uint64_t key = 0;
+  uint32_t threshold = 0;  // of 65536: a 16-bit draw below it drops the element; 0: no dropout
+};
+
+// The low-rank updates side by side: update u owns columns [begin, end) of S and dS and those rows of A. Columns
+// beyond its rank are zero in the images of A and B.
+struct Update {
+  int32_t begin = 0, end = 0;  // multiples of 8
+  uint32_t stream = 0;         // step and module: the last word of its dropout counters
+  float scale = 1;             // of the update, times 1 / (1 - p) of the p realised
+};
+
+constexpr int kMostUpdates = 4;  // q, k, v or gate, up or W_pack in one projection
+
+struct Updates {
+  int32_t count = 0;
+  Update update[kMostUpdates];
+  Dropout dropout;
+
+  RANKFOLD_HOST_DEVICE int64_t columns() const { return count == 0 ? 0 : update[count - 1].end; }
+};
+
+// What makes a projection's input x [M, K] of a tensor that is kept for backward.
+enum class Source : int32_t {
+  plain,   // x is given
+  norm,    // x = h * rstd * gain, RMSNorm of h [M, K]
+  swiglu,  // x = silu(gate) * up of gate_up [M, 2 K]
+};
+
+}  // namespace rankfold::kernels

@@ -1,0 +1,45 @@
+// The other implementation of the ops: kernels behind a table of functions, chosen by where a tensor lies. On CUDA
+// devices librankfold_cuda.so brings it; the tests bring the same kernels on fibers, for CPU memory.
+#pragma once
+
+#include "kernels/table.h"
+#include "ops/projection.h"
+
+#include <ATen/core/Tensor.h>
+#include <c10/core/Device.h>
+
+#include <cstdint>
+#include <tuple>
+#include <vector>
+
+namespace rankfold::ops {
+
+// Where the sequences of a flat batch begin, for attention: offsets [B + 1] int32 on the device.
+struct Sequences {
+  at::Tensor offsets;
+  int64_t longest = 0;
+};
+
+struct Backend {
+  kernels::Table kernels;
+  // The stream that ATen's own work on x's device goes to, so that both are in order.
+  kernels::Stream (*stream)(const at::Tensor& x);
+  // Bytes of shared memory that one block may take on x's device.
+  int64_t (*shared_limit)(const at::Tensor& x);
+  // Causal attention within each sequence. q [T, query heads, D], k and v [T, key/value heads, D], strided views of one
+  // buffer. Gives what backward needs, the result [T, query heads, D] first.
+  std::vector<at::Tensor> (*attention)(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                                       const Sequences& sequences);
+  // dq, dk, dv, each [T, heads, D] dense.
+  std::tuple<at::Tensor, at::Tensor, at::Tensor> (*attention_backward)(const at::Tensor& dy, const at::Tensor& q,
+                                                                       const at::Tensor& k, const at::Tensor& v,
+                                                                       const std::vector<at::Tensor>& kept,
+                                                                       const Sequences& sequences);
+};
+
+// The backend that works on tensors of x's device type; null: the CPU path.
+const Backend* takes_kernels(const at::Tensor& x);
+// From now on tensors of this type are `backend`'s; null: nobody's. The backend must outlive every use.
+void use_backend(c10::DeviceType type, const Backend* backend);
+
+}  // namespace rankfold::ops
