@@ -1,6 +1,8 @@
 # LibTorch without the CUDA toolkit that torch's own package insists on. Looks in CMAKE_PREFIX_PATH (a torch folder, an
 # unpacked LibTorch, or torch.utils.cmake_prefix_path), then in the Python interpreter's torch package.
 #   LibTorch::cpu    libtorch_cpu + libc10 and their headers
+#   LibTorch::cuda   libtorch_cuda + libc10_cuda, and the libcudart and libcublasLt that they run with, where this
+#                    LibTorch has them (no CUDA headers: those come from the toolkit)
 #   LibTorch_ROOT_DIR, LibTorch_VERSION
 
 set(_hints ${CMAKE_PREFIX_PATH})
@@ -53,5 +55,30 @@ if(LibTorch_FOUND AND NOT TARGET LibTorch::cpu)
   set_target_properties(LibTorch::cpu PROPERTIES IMPORTED_LOCATION ${LibTorch_CPU_LIBRARY}
     INTERFACE_LINK_LIBRARIES LibTorch::c10
     INTERFACE_LINK_OPTIONS "LINKER:-rpath-link,${LibTorch_ROOT_DIR}/lib${_rpath_link}")
+
+  # A process must have one CUDA runtime: the one that torch loads, not the toolkit's. The wheels have no unversioned
+  # names, hence the patterns.
+  foreach(_name torch_cuda c10_cuda cudart cublasLt)
+    set(_library "")
+    foreach(_folder ${LibTorch_ROOT_DIR}/lib ${_nvidia})
+      file(GLOB _found "${_folder}/lib${_name}.so" "${_folder}/lib${_name}.so.[0-9]*" "${_folder}/lib${_name}-*.so.*")
+      if(_found AND NOT _library)
+        list(GET _found 0 _library)
+        cmake_path(NORMAL_PATH _library)
+      endif()
+    endforeach()
+    if(_library)
+      add_library(LibTorch::${_name} SHARED IMPORTED)
+      set_target_properties(LibTorch::${_name} PROPERTIES IMPORTED_LOCATION ${_library})
+    endif()
+  endforeach()
+  if(TARGET LibTorch::torch_cuda AND TARGET LibTorch::c10_cuda AND TARGET LibTorch::cudart
+     AND TARGET LibTorch::cublasLt)
+    add_library(LibTorch::cuda INTERFACE IMPORTED)
+    # Linked for what it registers, too, hence --no-as-needed.
+    set_target_properties(LibTorch::cuda PROPERTIES INTERFACE_LINK_OPTIONS LINKER:--no-as-needed
+      INTERFACE_LINK_LIBRARIES
+      "LibTorch::cpu;LibTorch::torch_cuda;LibTorch::c10_cuda;LibTorch::cudart;LibTorch::cublasLt")
+  endif()
 endif()
 mark_as_advanced(LibTorch_INCLUDE_DIR LibTorch_CPU_LIBRARY LibTorch_C10_LIBRARY LibTorch_PYTHON)

@@ -245,22 +245,20 @@ void down(const Down& p, Stream stream) {
       part.s_MR = at(p.s_MR, slice.begin);
       part.kept_MR = at(p.kept_MR, slice.begin);
       if (p.a_RK) part.a_RK = static_cast<const T*>(p.a_RK) + slice.begin * p.ld_a;
-      if (slice.begin == 0) {
-        switch (p.source) {
-          case Source::plain:
-            launch_down<T, Source::plain>(part, stream);
-            break;
-          case Source::norm:
-            launch_down<T, Source::norm>(part, stream);
-            break;
-          case Source::swiglu:
-            launch_down<T, Source::swiglu>(part, stream);
-            break;
-        }
-      } else {  // further columns of S read the x that the first launch wrote
-        if (p.source != Source::plain) part.in = p.x, part.ld_in = p.ld_x;
+      if (slice.begin > 0) {  // further columns of S read the x that the first launch wrote, if it did
+        if (p.source != Source::plain && p.x) part.source = Source::plain, part.in = p.x, part.ld_in = p.ld_x;
         part.x = nullptr;
-        launch_down<T, Source::plain>(part, stream);
+      }
+      switch (part.source) {
+        case Source::plain:
+          launch_down<T, Source::plain>(part, stream);
+          break;
+        case Source::norm:
+          launch_down<T, Source::norm>(part, stream);
+          break;
+        case Source::swiglu:
+          launch_down<T, Source::swiglu>(part, stream);
+          break;
       }
     }
   });

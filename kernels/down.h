@@ -29,7 +29,7 @@ struct Down {
   int64_t ld_s = 0;
   void* kept_MR = nullptr;
   int64_t ld_kept = 0;
-  Updates updates;
+  Updates updates = {};
   int64_t shared_limit = 99 * 1024;  // bytes of shared memory a block may take on this device
 };
 

@@ -29,15 +29,15 @@ namespace rankfold::kernels {
 namespace {
 
 constexpr int kCandidates = 16;
-constexpr size_t kMostPlans = 4096;         // token counts differ from batch to batch: the cache is emptied when full
-constexpr double kWorthTiming = 1 << 28;    // m n k; below it a product takes a few microseconds whatever the algorithm
+constexpr size_t kMostPlans = 4096;       // token counts differ from batch to batch: the cache is emptied when full
+constexpr double kWorthTiming = 1 << 28;  // m n k; below it a product takes a few microseconds whatever the algorithm
 constexpr int kTimedRuns = 5;
 constexpr size_t kMostAlignment = 256;
 
 [[noreturn]] void fail(const Gemm& p, const std::string& why) {
   std::ostringstream line;
-  line << "gemm m " << p.m << " n " << p.n << " k " << p.k << (p.transpose_a ? " A^T" : "") << (p.transpose_b ? " B^T" : "")
-       << ": " << why;
+  line << "gemm m " << p.m << " n " << p.n << " k " << p.k << (p.transpose_a ? " A^T" : "")
+       << (p.transpose_b ? " B^T" : "") << ": " << why;
   throw std::runtime_error(line.str());
 }
 void check(const Gemm& p, cublasStatus_t status) {
@@ -122,7 +122,9 @@ void* workspace_of(const Gemm& p, Device& device, Stream stream) {
 cublasStatus_t multiply(const Gemm& p, const Plan& plan, const cublasLtMatmulAlgo_t& algorithm, const Device& device,
                         void* workspace, void* d, Stream stream) {
   // The opaque structs are what Create would allocate; the calls only read them.
-  const auto layout = [](const cublasLtMatrixLayoutOpaque_t& x) { return const_cast<cublasLtMatrixLayoutOpaque_t*>(&x); };
+  const auto layout = [](const cublasLtMatrixLayoutOpaque_t& x) {
+    return const_cast<cublasLtMatrixLayoutOpaque_t*>(&x);
+  };
   return cublasLtMatmul(device.handle, const_cast<cublasLtMatmulDescOpaque_t*>(&plan.operation), &p.alpha, p.a,
                         layout(plan.a), p.b, layout(plan.b), &p.beta, p.beta == 0 ? d : p.c, layout(plan.c), d,
                         layout(plan.d), &algorithm, workspace, device.workspace_bytes, stream);
@@ -198,13 +200,15 @@ Plan make_plan(const Gemm& p, const Key& key, const Device& device, void* worksp
   static const bool tf32 = switched_on("RANKFOLD_GEMM_TF32"), tune = switched_on("RANKFOLD_GEMM_TUNE");
   const bool rounds = tf32 && p.dtype == Dtype::f32;
   Plan plan{};
-  check(p, cublasLtMatmulDescInit(&plan.operation, rounds ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F, CUDA_R_32F));
+  check(p, cublasLtMatmulDescInit(&plan.operation, rounds ? CUBLAS_COMPUTE_32F_FAST_TF32 : CUBLAS_COMPUTE_32F,
+                                  CUDA_R_32F));
   set(p, &plan.operation, CUBLASLT_MATMUL_DESC_TRANSA, p.transpose_a ? CUBLAS_OP_T : CUBLAS_OP_N);
   set(p, &plan.operation, CUBLASLT_MATMUL_DESC_TRANSB, p.transpose_b ? CUBLAS_OP_T : CUBLAS_OP_N);
   const auto layout = [&p](cublasLtMatrixLayoutOpaque_t& x, Dtype dtype, bool transposed, int64_t rows, int64_t columns,
                            int64_t ld) {
     if (transposed) std::swap(rows, columns);
-    check(p, cublasLtMatrixLayoutInit(&x, data_type(dtype), static_cast<uint64_t>(rows), static_cast<uint64_t>(columns), ld));
+    check(p, cublasLtMatrixLayoutInit(&x, data_type(dtype), static_cast<uint64_t>(rows), static_cast<uint64_t>(columns),
+                                      ld));
   };
   layout(plan.a, p.dtype, p.transpose_a, p.m, p.k, p.lda);
   layout(plan.b, p.dtype, p.transpose_b, p.k, p.n, p.ldb);
@@ -223,8 +227,8 @@ Plan make_plan(const Gemm& p, const Key& key, const Device& device, void* worksp
 
   std::array<cublasLtMatmulHeuristicResult_t, kCandidates> found{};
   int count = 0;
-  check(p, cublasLtMatmulAlgoGetHeuristic(device.handle, &plan.operation, &plan.a, &plan.b, &plan.c, &plan.d, &preference,
-                                          kCandidates, found.data(), &count));
+  check(p, cublasLtMatmulAlgoGetHeuristic(device.handle, &plan.operation, &plan.a, &plan.b, &plan.c, &plan.d,
+                                          &preference, kCandidates, found.data(), &count));
   std::vector<cublasLtMatmulAlgo_t> candidates;
   for (int i = 0; i < count; ++i)
     if (found[i].state == CUBLAS_STATUS_SUCCESS && found[i].workspaceSize <= device.workspace_bytes)
@@ -245,8 +249,8 @@ void multiply_nothing(const Gemm& p, Stream stream) {
     check(p, cudaMemset2DAsync(p.d, pitch, 0, width, height, stream));
   } else if (p.beta == 1) {
     if (p.c != p.d)
-      check(p, cudaMemcpy2DAsync(p.d, pitch, p.c, static_cast<size_t>(p.ldc) * size, width, height, cudaMemcpyDeviceToDevice,
-                                 stream));
+      check(p, cudaMemcpy2DAsync(p.d, pitch, p.c, static_cast<size_t>(p.ldc) * size, width, height,
+                                 cudaMemcpyDeviceToDevice, stream));
   } else {
     fail(p, "with k = 0, beta must be 0 or 1");
   }

@@ -26,7 +26,7 @@ constexpr int kWarps = 8;  // of row_kernel
 constexpr int kThreads = kWarps * kWarp;
 constexpr int64_t kBlocks = 1056;  // aimed at; fixed, so that sums repeat
 constexpr int64_t kFewestRows = 64;
-constexpr int64_t kCachedBytes = 16 << 20;  // of dX and h together that stay in the second-level cache between kernels
+constexpr int64_t kFewestSliceRows = 256;
 
 struct Cut {
   int64_t stripes = 0, row_parts = 0;  // row_parts: warps that have columns
@@ -40,7 +40,7 @@ Cut cut_of(const InputGrad& p) {
   cut.slice_rows = p.m;
   if (p.source == Source::norm && p.dx) {
     const int64_t row_bytes = std::max<int64_t>(1, 2 * p.k * size_of(p.dtype));
-    cut.slice_rows = std::min(p.m, round_up(std::max<int64_t>(kCachedBytes / row_bytes, 256), kTileRows));
+    cut.slice_rows = std::min(p.m, round_up(std::max(p.cached_bytes / row_bytes, kFewestSliceRows), kTileRows));
   }
   const int64_t wanted =
       std::clamp<int64_t>(kBlocks / std::max<int64_t>(cut.stripes, 1), 1, ceil_div(cut.slice_rows, kFewestRows) + 1);

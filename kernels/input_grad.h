@@ -39,8 +39,9 @@ struct InputGrad {
   int64_t ld_out = 0;
   float* da_RK = nullptr;
   float* dgain_K = nullptr;
-  Updates updates;
-  float* workspace = nullptr;  // input_grad_workspace(p) bytes
+  Updates updates = {};
+  float* workspace = nullptr;       // input_grad_workspace(p) bytes
+  int64_t cached_bytes = 16 << 20;  // of dX and h together that stay in the second-level cache between norm's kernels
 };
 
 int64_t input_grad_workspace(const InputGrad& p);

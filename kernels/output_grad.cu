@@ -38,8 +38,9 @@ struct Cut {
 Cut cut_of(int64_t m, int64_t n, int64_t stripe) {
   Cut cut;
   cut.stripes = ceil_div(n, stripe);
-  const int64_t wanted = std::clamp<int64_t>(kBlocks / std::max<int64_t>(cut.stripes, 1), 1, ceil_div(m, kFewestRows));
-  cut.slab_rows = round_up(ceil_div(m, std::max<int64_t>(wanted, 1)), kTileRows);
+  const int64_t most = std::max<int64_t>(1, ceil_div(m, kFewestRows));
+  const int64_t wanted = std::clamp<int64_t>(kBlocks / std::max<int64_t>(cut.stripes, 1), 1, most);
+  cut.slab_rows = round_up(ceil_div(m, wanted), kTileRows);
   cut.slabs = ceil_div(m, std::max<int64_t>(cut.slab_rows, 1));
   return cut;
 }

@@ -26,7 +26,7 @@ struct OutputGrad {
   int64_t ld_ds = 0;
   float* db_NR = nullptr;
   int64_t ld_db = 0;
-  Updates updates;
+  Updates updates = {};
   float* workspace = nullptr;  // output_grad_workspace(p) bytes
 };
 

@@ -45,8 +45,8 @@ constexpr int kMostUpdates = 4;  // q, k, v or gate, up or W_pack in one project
 
 struct Updates {
   int32_t count = 0;
-  Update update[kMostUpdates];
-  Dropout dropout;
+  Update update[kMostUpdates] = {};
+  Dropout dropout = {};
 
   RANKFOLD_HOST_DEVICE int64_t columns() const { return count == 0 ? 0 : update[count - 1].end; }
 };

@@ -148,6 +148,7 @@ struct TrainConfig {
   int64_t save_steps = 500;      // 0: only at the end
   int64_t save_total_limit = 0;  // 0: keep all
   std::string resume_from_checkpoint = {};
+  std::string gradient_checkpointing = "none";
 
   template <class V>
   void fields(V&& v) {
@@ -184,6 +185,9 @@ struct TrainConfig {
       "an integer of 0 or more", {});
     v("resume_from_checkpoint", resume_from_checkpoint, "a checkpoint folder, or auto: the newest whole one",
       allow::any, "a path or auto", {"resume"});
+    v("gradient_checkpointing", gradient_checkpointing,
+      "what is computed again in the backward pass instead of kept: none, mlp or full",
+      allow::one_of({"none", "mlp", "full"}), "none, mlp or full", {});
   }
 };
 

@@ -51,8 +51,8 @@ void claim(Decoder& decoder) {
 void Adapter::State::allocate(const std::vector<std::tuple<std::string, std::vector<int64_t>, bool>>& shapes) {
   int64_t total = 0;
   for (const auto& [name, shape, decay] : shapes) total += c10::multiply_integers(shape);
-  values = at::zeros({total}, at::kFloat);
-  gradient = at::zeros({total}, at::kFloat);
+  values = at::zeros({total}, at::TensorOptions(decoder->device).dtype(at::kFloat));
+  gradient = at::zeros_like(values);
   int64_t begin = 0;
   for (const auto& [name, shape, decay] : shapes) {
     const int64_t count = c10::multiply_integers(shape);
@@ -112,7 +112,7 @@ Adapter Adapter::create(const CausalLM& model, const LoraConfig& config, int64_t
   for (size_t i = 0; i < state.parameters.size(); i += 2) {
     at::Tensor& a = state.parameters[i].value;
     const double bound = 1 / std::sqrt(static_cast<double>(a.size(1)));
-    a.uniform_(-bound, bound, generator);
+    a.copy_(at::empty(a.sizes(), at::kFloat).uniform_(-bound, bound, generator));  // the same values on every device
   }
   return adapter;
 }

@@ -1,8 +1,8 @@
 // lora-merge: base + adapter as one model folder.
 #include "cli/app.h"
 #include "core/check.h"
-#include "core/device.h"
 #include "core/file.h"
+#include "ops/open_cuda.h"
 #include "rankfold/adapter.h"
 
 #include <ATen/core/grad_mode.h>
@@ -83,7 +83,7 @@ void merge_verified(const MergeCommand& command) {
 }
 
 void run(MergeCommand& command, const Given&) {
-  resolve_device(command.device);
+  ops::open_device(command.device);
   if (command.verify)
     merge_verified(command);
   else

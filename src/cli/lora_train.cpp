@@ -5,10 +5,10 @@
 #include "cli/console.h"
 #include "cli/inference.h"
 #include "core/check.h"
-#include "core/device.h"
 #include "core/file.h"
 #include "core/json.h"
 #include "data/rows.h"
+#include "ops/open_cuda.h"
 
 #include <nlohmann/json.hpp>
 
@@ -115,7 +115,7 @@ void validate(RunConfig& config, const Given& given) {
   check_output_dir(where("output_dir"), config.train.output_dir);
   check_resume(where("resume_from_checkpoint"), config.train.resume_from_checkpoint);
   if (continues) take_adapter_settings(config, given);
-  resolve_device(config.load.device);
+  ops::open_device(config.load.device);
   RowFile::open(config.dataset);  // a broken file is reported before the weights are read
 }
 

@@ -1,27 +1,29 @@
 #include "rankfold/causal_lm.h"
 
 #include "core/check.h"
-#include "core/device.h"
 #include "io/dtype.h"
 #include "model/architecture.h"
 #include "model/decoder.h"
 #include "model/model_config.h"
+#include "ops/open_cuda.h"
 
 #include <ATen/ATen.h>
 
 namespace rankfold {
 namespace {
 
-// float16 has no fast arithmetic on CPUs; bfloat16 is as wide where the processor multiplies it.
-at::ScalarType cpu_dtype(const std::string& asked, at::ScalarType stored) {
+// float16 has no fast arithmetic on CPUs; bfloat16 is as wide where the processor multiplies it. GPUs compute in
+// bfloat16 as fast as in float16, and no value of a gradient falls out of its range.
+at::ScalarType compute_dtype(const std::string& asked, at::ScalarType stored, at::Device device) {
   if (asked != "auto") {
     const auto dtype = parse_model_dtype(asked, /*short_names=*/true);
     if (!dtype) fail("dtype: expected auto, float32, bfloat16 or float16, got '", asked, "'");
-    if (*dtype == at::kHalf)
+    if (*dtype == at::kHalf && device.is_cpu())
       fail("dtype: float16 is computed on CUDA devices only; expected float32, bfloat16 or auto on a CPU");
     return *dtype;
   }
   if (stored != at::kHalf) return stored == at::kBFloat16 ? at::kBFloat16 : at::kFloat;
+  if (!device.is_cpu()) return at::kBFloat16;
 #if defined(__x86_64__)
   if (__builtin_cpu_supports("avx512bf16")) return at::kBFloat16;
 #endif
@@ -31,12 +33,12 @@ at::ScalarType cpu_dtype(const std::string& asked, at::ScalarType stored) {
 }  // namespace
 
 CausalLM CausalLM::load(const std::filesystem::path& path, const LoadConfig& load) {
-  resolve_device(load.device);
+  const at::Device device = ops::open_device(load.device);
   ModelFolder folder = ModelFolder::open(path);
   ModelConfig config = read_model_config(folder);
-  const at::ScalarType dtype = cpu_dtype(load.dtype, config.stored_dtype);
+  const at::ScalarType dtype = compute_dtype(load.dtype, config.stored_dtype, device);
   CausalLM model;
-  model.decoder_ = std::make_shared<Decoder>(std::move(folder), std::move(config), dtype);
+  model.decoder_ = std::make_shared<Decoder>(std::move(folder), std::move(config), dtype, device);
   return model;
 }
 
@@ -45,7 +47,7 @@ at::Tensor CausalLM::logits(const Batch& batch) const { return decoder_->logits(
 const ModelConfig& CausalLM::config() const { return decoder_->config; }
 const std::filesystem::path& CausalLM::folder() const { return decoder_->folder.path(); }
 at::ScalarType CausalLM::dtype() const { return decoder_->dtype; }
-at::Device CausalLM::device() const { return decoder_->embedding.device(); }
+at::Device CausalLM::device() const { return decoder_->device; }
 const std::vector<LinearModule>& CausalLM::linear_modules() const { return decoder_->linears; }
 
 int64_t CausalLM::parameter_count() const {

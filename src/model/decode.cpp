@@ -10,16 +10,16 @@
 
 namespace rankfold {
 
-KvCache::KvCache(const ModelConfig& config, at::ScalarType dtype, int64_t rows, int64_t capacity_in)
+KvCache::KvCache(const ModelConfig& config, const at::TensorOptions& options, int64_t rows, int64_t capacity_in)
     : lengths(rows, 0), capacity(capacity_in) {
   for (int64_t i = 0; i < config.num_hidden_layers; ++i) {
-    keys.push_back(at::empty({rows, config.num_key_value_heads, capacity, config.head_dim}, dtype));
+    keys.push_back(at::empty({rows, config.num_key_value_heads, capacity, config.head_dim}, options));
     values.push_back(at::empty_like(keys.back()));
   }
 }
 
 void KvCache::keep_rows(const std::vector<int64_t>& rows) {
-  const at::Tensor which = at::tensor(rows);
+  const at::Tensor which = at::tensor(rows).to(keys.front().device());
   for (at::Tensor& x : keys) x = x.index_select(0, which);
   for (at::Tensor& x : values) x = x.index_select(0, which);
   std::vector<int64_t> kept;
@@ -43,19 +43,20 @@ void KvCache::reserve(int64_t positions) {
 namespace {
 
 // Appends rotated keys and values of each sequence to its row of the cache and attends over all that row holds.
-at::Tensor attend_cached(at::Tensor qkv, const Heads& heads, const Rope& rope, const Batch& batch, KvCache& cache,
-                         size_t layer) {
+at::Tensor attend_cached(at::Tensor qkv, const Heads& heads, const Rope& rope, const at::Tensor& positions,
+                         const Sequences& sequences, KvCache& cache, size_t layer) {
   const int64_t group = heads.query / heads.key_value, q_size = heads.query * heads.size;
   const int64_t kv_size = heads.key_value * heads.size;
   // Prompts see nothing but themselves: the op of training attends, without a matrix of all scores.
   const bool is_prompt = std::all_of(cache.lengths.begin(), cache.lengths.end(), [](int64_t n) { return n == 0; });
-  at::Tensor out = is_prompt ? ops::attend(qkv, heads, rope, batch.positions, batch.offsets)
-                             : at::empty({qkv.size(0), q_size}, qkv.options());
-  ops::rotate(qkv, heads, rope, batch.positions);
-  at::parallel_for(0, batch.rows(), 1, [&](int64_t first, int64_t last) {
+  at::Tensor out =
+      is_prompt ? ops::attend(qkv, heads, rope, positions, sequences) : at::empty({qkv.size(0), q_size}, qkv.options());
+  ops::rotate(qkv, heads, rope, positions);
+  const int64_t rows_here = static_cast<int64_t>(cache.lengths.size());
+  at::parallel_for(0, rows_here, qkv.is_cpu() ? 1 : rows_here, [&](int64_t first, int64_t last) {
     at::NoGradGuard no_grad;  // the mode is per thread
     for (int64_t b = first; b < last; ++b) {
-      const int64_t begin = batch.offsets[b], added = batch.offsets[b + 1] - begin, before = cache.lengths[b];
+      const int64_t begin = sequences.begin[b], added = sequences.begin[b + 1] - begin, before = cache.lengths[b];
       const at::Tensor rows = qkv.narrow(0, begin, added);
       const auto part = [&](int64_t from, int64_t size, int64_t count) {
         return rows.narrow(1, from, size).view({added, count, heads.size}).transpose(0, 1);
@@ -70,7 +71,7 @@ at::Tensor attend_cached(at::Tensor qkv, const Heads& heads, const Rope& rope, c
       at::Tensor scores = at::matmul(q, keys.narrow(1, 0, length).transpose(1, 2)).to(at::kFloat) /
                           std::sqrt(static_cast<double>(heads.size));
       if (added > 1) {
-        const at::Tensor future = at::ones({added, length}, at::kBool).triu(before + 1);
+        const at::Tensor future = at::ones({added, length}, qkv.options().dtype(at::kBool)).triu(before + 1);
         scores = scores.view({heads.key_value, group, added, length}).masked_fill_(future, -INFINITY);
       }
       const at::Tensor weights =
@@ -95,15 +96,17 @@ at::Tensor Decoder::next_logits(const Batch& batch, KvCache& cache) {
     longest = std::max(longest, cache.lengths[b] + batch.offsets[b + 1] - batch.offsets[b]);
   cache.reserve(longest);
   const Rope& rope = rope_for(longest);
+  const Sequences sequences(batch.offsets, device);
+  const at::Tensor positions = on_device(batch.positions);
   const at::Tensor h = hidden(batch, pass, [&](const at::Tensor& qkv, size_t layer) {
-    return attend_cached(qkv, heads, rope, batch, cache, layer);
+    return attend_cached(qkv, heads, rope, positions, sequences, cache, layer);
   });
   std::vector<int64_t> last;
   for (int64_t b = 0; b < batch.rows(); ++b) {
     last.push_back(batch.offsets[b + 1] - 1);
     cache.lengths[b] += batch.offsets[b + 1] - batch.offsets[b];
   }
-  return ops::norm_project(h.index_select(0, at::tensor(last)), norm, head, pass).first;
+  return ops::norm_project(h.index_select(0, on_device(at::tensor(last))), norm, head, pass).first;
 }
 
 }  // namespace rankfold

@@ -19,9 +19,10 @@ std::string shape_text(at::IntArrayRef shape) {
   return text + "]";
 }
 
-// A weight as the folder stores it, or converted where the model computes in another dtype.
-at::Tensor load_weight(const ModelFolder& folder, const std::string& name, at::IntArrayRef shape,
-                       at::ScalarType dtype) {
+// A weight as the folder stores it, or converted where the model computes in another dtype. On a device it goes there
+// straight from the mapping, and is converted there.
+at::Tensor load_weight(const ModelFolder& folder, const std::string& name, at::IntArrayRef shape, at::ScalarType dtype,
+                       at::Device device) {
   const at::Tensor stored = folder.tensor(name);
   if (stored.sizes() != shape)
     fail(folder.path().string(), ": ", name, ": expected shape ", shape_text(shape), ", got ",
@@ -29,13 +30,14 @@ at::Tensor load_weight(const ModelFolder& folder, const std::string& name, at::I
   if (!stored.is_floating_point())
     fail(folder.path().string(), ": ", name, ": expected a floating-point tensor, got ",
          c10::toString(stored.scalar_type()));
-  return stored.to(dtype);
+  return stored.to(device).to(dtype);
 }
 
 // One matrix of several: a view where they lie one after the other in the mapping (Hugging Face's files are sorted by
 // name, so gate and up do), a copy otherwise.
 at::Tensor stack(const std::vector<at::Tensor>& parts) {
   if (parts.size() == 1) return parts[0];
+  if (!parts[0].is_cpu()) return at::cat(parts);
   int64_t rows = parts[0].size(0);
   bool adjacent = true;
   for (size_t i = 1; i < parts.size(); ++i) {
@@ -50,8 +52,8 @@ at::Tensor stack(const std::vector<at::Tensor>& parts) {
 
 }  // namespace
 
-Decoder::Decoder(ModelFolder folder_in, ModelConfig config_in, at::ScalarType dtype_in)
-    : folder(std::move(folder_in)), config(std::move(config_in)), dtype(dtype_in) {
+Decoder::Decoder(ModelFolder folder_in, ModelConfig config_in, at::ScalarType dtype_in, at::Device device_in)
+    : folder(std::move(folder_in)), config(std::move(config_in)), dtype(dtype_in), device(device_in) {
   const Architecture& architecture = find_architecture(config.architecture);
   const int64_t hidden = config.hidden_size, inner = config.intermediate_size;
   const int64_t q = config.num_attention_heads * config.head_dim, kv = config.num_key_value_heads * config.head_dim;
@@ -59,7 +61,7 @@ Decoder::Decoder(ModelFolder folder_in, ModelConfig config_in, at::ScalarType dt
   std::set<std::string> used;
   const auto load_weight = [&](const std::string& name, at::IntArrayRef shape) {
     used.insert(name);
-    return rankfold::load_weight(folder, name, shape, dtype);
+    return rankfold::load_weight(folder, name, shape, dtype, device);
   };
   const auto load_norm = [&](const std::string& name) {
     Norm n;
@@ -154,7 +156,7 @@ const Rope& Decoder::rope_for(int64_t positions) {
       cos.data_ptr<float>()[p * half + i] = std::cos(angle);
       sin.data_ptr<float>()[p * half + i] = std::sin(angle);
     }
-  rope_ = {cos, sin};
+  rope_ = {on_device(cos), on_device(sin)};
   return rope_;
 }
 
@@ -164,10 +166,11 @@ Pass Decoder::pass_of(const Batch& batch) const {
   pass.dropout = dropout;
   pass.seed = seed;
   pass.step = batch.step;
-  pass.positions = batch.positions.to(at::kInt);
-  pass.rows = at::empty({batch.token_count()}, at::kInt);
+  pass.positions = on_device(batch.positions.to(at::kInt));
+  at::Tensor rows = at::empty({batch.token_count()}, at::kInt);
   for (int64_t b = 0; b < batch.rows(); ++b)
-    pass.rows.narrow(0, batch.offsets[b], batch.offsets[b + 1] - batch.offsets[b]).fill_(batch.first_row + b);
+    rows.narrow(0, batch.offsets[b], batch.offsets[b + 1] - batch.offsets[b]).fill_(batch.first_row + b);
+  pass.rows = on_device(rows);
   return pass;
 }
 
@@ -176,16 +179,18 @@ at::Tensor Decoder::embed(const Batch& batch) {
   const int64_t smallest = batch.tokens.min().item<int64_t>(), largest = batch.tokens.max().item<int64_t>();
   RANKFOLD_CHECK(smallest >= 0 && largest < config.vocab_size, "token id ", smallest < 0 ? smallest : largest,
                  " is outside the ", config.vocab_size, " rows of the embedding");
-  if (embedding_master.defined()) return at::embedding(embedding_master, batch.tokens).to(dtype);
-  return at::embedding(embedding, batch.tokens);
+  const at::Tensor tokens = on_device(batch.tokens);
+  if (embedding_master.defined()) return at::embedding(embedding_master, tokens).to(dtype);
+  return ops::embed(embedding, tokens);
 }
 
 at::Tensor Decoder::hidden(const Batch& batch, const Pass& pass) {
   const Heads heads{config.num_attention_heads, config.num_key_value_heads, config.head_dim};
-  const Rope& rope = rope_for(batch.positions.max().item<int64_t>() + 1);
-  return hidden(batch, pass, [&](const at::Tensor& qkv, size_t) {
-    return ops::attend(qkv, heads, rope, batch.positions, batch.offsets);
-  });
+  const int64_t longest = batch.positions.max().item<int64_t>() + 1;
+  const Sequences sequences(batch.offsets, device);
+  return hidden(batch, pass,
+                [heads, rope = rope_for(longest), sequences, positions = on_device(batch.positions)](
+                    const at::Tensor& qkv, size_t) { return ops::attend(qkv, heads, rope, positions, sequences); });
 }
 
 at::Tensor Decoder::loss(const Batch& batch) {

@@ -4,6 +4,7 @@
 
 #include "io/model_folder.h"
 #include "ops/ops.h"
+#include "ops/recompute.h"
 #include "rankfold/causal_lm.h"
 
 #include <optional>
@@ -22,7 +23,7 @@ struct Layer {
 
 // Keys (rotated) and values of a few sequences that are decoded together.
 struct KvCache {
-  KvCache(const ModelConfig& config, at::ScalarType dtype, int64_t rows, int64_t capacity);
+  KvCache(const ModelConfig& config, const at::TensorOptions& options, int64_t rows, int64_t capacity);
   std::vector<at::Tensor> keys, values;  // per layer [rows, key_value heads, capacity, head size]
   std::vector<int64_t> lengths;          // per row: positions filled
   int64_t capacity = 0;
@@ -30,9 +31,12 @@ struct KvCache {
   void reserve(int64_t positions);                   // makes room, keeping what is there
 };
 
+// What the backward pass computes again instead of keeping it: nothing, gate and up of each layer, or whole layers.
+enum class Checkpointing { none, mlp, full };
+
 class Decoder {
  public:
-  Decoder(ModelFolder folder, ModelConfig config, at::ScalarType dtype);
+  Decoder(ModelFolder folder, ModelConfig config, at::ScalarType dtype, at::Device device);
 
   at::Tensor loss(const Batch& batch);
   at::Tensor logits(const Batch& batch);
@@ -47,6 +51,7 @@ class Decoder {
   ModelFolder folder;
   ModelConfig config;
   at::ScalarType dtype;
+  at::Device device;
   std::string embedding_name;
   at::Tensor embedding;         // [V, K]
   at::Tensor embedding_master;  // fp32 leaf in full tuning
@@ -56,6 +61,8 @@ class Decoder {
   std::vector<LinearModule> linears;
   std::optional<Tokenizer> tokenizer;
 
+  Checkpointing checkpointing = Checkpointing::none;
+
   // Of the adapter that is attached.
   bool has_adapter = false;
   double dropout = 0;
@@ -63,16 +70,26 @@ class Decoder {
 
  private:
   at::Tensor embed(const Batch& batch);
-  // The layers, with attend(qkv, layer number) in the middle of each.
+  at::Tensor on_device(const at::Tensor& x) const { return x.to(device, /*non_blocking=*/true); }
+  // The layers, with attend(qkv, layer number) in the middle of each. What backward may run again holds its own copies.
   template <class Attend>
-  at::Tensor hidden(const Batch& batch, const Pass& pass, Attend&& attend) {
+  at::Tensor hidden(const Batch& batch, const Pass& pass, const Attend& attend) {
     at::Tensor h = embed(batch);
     for (size_t i = 0; i < layers.size(); ++i) {
-      Layer& layer = layers[i];
-      const auto [qkv, h_attention] = ops::norm_project(h, layer.input_norm, layer.qkv, pass);
-      h = ops::project_add(attend(qkv, i), layer.o, h_attention, pass);
-      const auto [gate_up, h_mlp] = ops::norm_project(h, layer.post_norm, layer.gate_up, pass);
-      h = ops::swiglu_project_add(gate_up, layer.down, h_mlp, pass);
+      const auto attention = [layer = &layers[i], pass, attend, i](const at::Tensor& x) {
+        const auto [qkv, through] = ops::norm_project(x, layer->input_norm, layer->qkv, pass);
+        return ops::project_add(attend(qkv, i), layer->o, through, pass);
+      };
+      const auto mlp = [layer = &layers[i], pass](const at::Tensor& x) {
+        const auto [gate_up, through] = ops::norm_project(x, layer->post_norm, layer->gate_up, pass);
+        return ops::swiglu_project_add(gate_up, layer->down, through, pass);
+      };
+      if (checkpointing == Checkpointing::full) {
+        h = ops::recompute(h, [=](const at::Tensor& x) { return mlp(attention(x)); });
+      } else {
+        h = attention(h);
+        h = checkpointing == Checkpointing::mlp ? ops::recompute(h, mlp) : mlp(h);
+      }
     }
     return h;
   }

@@ -14,12 +14,6 @@
 
 namespace rankfold::ops {
 
-// Where the sequences of a flat batch begin, for attention: offsets [B + 1] int32 on the device.
-struct Sequences {
-  at::Tensor offsets;
-  int64_t longest = 0;
-};
-
 struct Backend {
   kernels::Table kernels;
   // The stream that ATen's own work on x's device goes to, so that both are in order.
@@ -35,6 +29,8 @@ struct Backend {
                                                                        const at::Tensor& k, const at::Tensor& v,
                                                                        const std::vector<at::Tensor>& kept,
                                                                        const Sequences& sequences);
+  // Which kernels attention took last, for a run's report.
+  const char* (*attention_name)();
 };
 
 // The backend that works on tensors of x's device type; null: the CPU path.

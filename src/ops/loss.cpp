@@ -1,6 +1,7 @@
-#include "ops/dropout.h"
+#include "ops/augmented.h"
 #include "ops/ops.h"
 #include "ops/project.h"
+#include "ops/rows.h"
 #include "ops/rowwise.h"
 
 #include <ATen/ATen.h>
@@ -14,10 +15,26 @@ using torch::autograd::variable_list;
 
 namespace {
 
-constexpr int64_t kChunk = 256;  // tokens whose logits are held at a time
+// Tokens whose logits are held at a time: few on the CPU, where they stay in the cache; as many as make the product of
+// a chunk worth reading the head for on a device.
+constexpr int64_t kChunk = 256, kChunkByKernels = 2048;
 
-double cross_entropy_in_place(at::Tensor& logits, const at::Tensor& labels, bool gradient) {
+// The sum of the losses, double; the logits become its gradient where wanted.
+at::Tensor cross_entropy_in_place(at::Tensor& logits, const at::Tensor& labels, bool gradient) {
   const int64_t m = logits.size(0), v = logits.size(1);
+  if (const Backend* backend = takes_kernels(logits)) {
+    const at::Tensor losses = at::empty({m}, logits.options().dtype(at::kFloat));
+    backend->kernels.cross_entropy({.dtype = dtype_of(logits.scalar_type()),
+                                    .m = m,
+                                    .v = v,
+                                    .logits = logits.data_ptr(),
+                                    .ld = pitch_of(logits),
+                                    .label_M = labels.const_data_ptr<int64_t>(),
+                                    .loss_M = losses.data_ptr<float>(),
+                                    .gradient = gradient},
+                                   backend->stream(logits));
+    return losses.sum(at::kDouble);
+  }
   std::vector<double> losses(m);
   with_dtype(logits.scalar_type(), [&]<class T>(T) {
     for_rows(m, v, [&](int64_t begin, int64_t end) {
@@ -27,7 +44,7 @@ double cross_entropy_in_place(at::Tensor& logits, const at::Tensor& labels, bool
   });
   double sum = 0;
   for (double x : losses) sum += x;
-  return sum;
+  return at::scalar_tensor(sum, at::kDouble);
 }
 
 // The gradients are made in the forward pass, while a chunk's logits are there: the alternative is to make the logits,
@@ -37,36 +54,33 @@ struct NormHeadLoss : Function<NormHeadLoss> {
                             const at::Tensor& labels, const Pass& pass, bool recorded) {
     const at::Tensor& h = inputs[0];
     const bool has_gain = norm.master.defined(), needs_dh = recorded && h.requires_grad();
-    const bool needs_dx = needs_dh || has_gain;
+    const int64_t most = takes_kernels(h) ? kChunkByKernels : kChunk;
     const at::Tensor which = labels.ge(0).nonzero().squeeze(1);
-    const at::Tensor g = norm.current_weight();
-    at::Tensor dh = needs_dh ? at::zeros_like(h) : at::Tensor();
+    const at::Tensor which_here = which.to(h.device(), /*non_blocking=*/true);
+    const at::Tensor marked = labels.index_select(0, which).to(h.device(), /*non_blocking=*/true);
+    at::Tensor dh = needs_dh ? at::zeros_like(h, at::MemoryFormat::Contiguous) : at::Tensor();
     std::vector<at::Tensor> sums(has_gain + trained_leaves(head).size());
-    double loss = 0;
-    for (int64_t begin = 0; begin < which.size(0); begin += kChunk) {
-      const at::Tensor chunk = which.narrow(0, begin, std::min(kChunk, which.size(0) - begin));
-      const at::Tensor h_c = h.index_select(0, chunk), labels_c = labels.index_select(0, chunk);
+    at::Tensor loss = at::zeros({}, h.options().dtype(at::kDouble));
+    for (int64_t begin = 0; begin < which.size(0); begin += most) {
+      const int64_t count = std::min(most, which.size(0) - begin);
+      const at::Tensor chunk = which_here.narrow(0, begin, count);
       const Pass pass_c = pass.select(chunk);
-      at::Tensor rstd;
-      const at::Tensor x = rms_norm(h_c, g, norm.eps, &rstd);
-      std::vector<at::Tensor> s;
-      at::Tensor logits = project(x, head, pass_c, &s);
-      loss += cross_entropy_in_place(logits, labels_c, recorded);
+      Input input{Source::norm, h.index_select(0, chunk), &norm, {}};
+      Projected made = project(input, head, pass_c, {});
+      loss.add_(cross_entropy_in_place(made.y, marked.narrow(0, begin, count), recorded));
       if (!recorded) continue;
-      ProjectionGradient gradient = project_backward(logits, x, head, pass_c, s, needs_dx);
+      input.rstd = made.rstd;
+      ProjectedGradient gradient = project_backward(made.y, input, head, pass_c, made.s, {}, needs_dh);
+      if (needs_dh) dh.index_copy_(0, chunk, gradient.d_in);
       std::vector<at::Tensor> parts;
-      if (needs_dx) {
-        auto [dh_c, dg] = rms_norm_backward(gradient.dx, h_c, g, rstd, {}, has_gain);
-        if (needs_dh) dh.index_copy_(0, chunk, dh_c);
-        if (has_gain) parts.push_back(dg);
-      }
+      if (has_gain) parts.push_back(gradient.d_gain);
       parts.insert(parts.end(), gradient.leaves.begin(), gradient.leaves.end());
       for (size_t i = 0; i < sums.size(); ++i) sums[i] = sums[i].defined() ? sums[i].add_(parts[i]) : parts[i];
     }
     sums.insert(sums.begin(), dh);
     ctx->save_for_backward(std::move(sums));
     ctx->set_materialize_grads(false);
-    return at::scalar_tensor(loss, h.options().dtype(sum_dtype(h.scalar_type())));
+    return loss.to(sum_dtype(h.scalar_type()));
   }
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
     variable_list result = ctx->get_saved_variables();
@@ -81,7 +95,8 @@ struct NormHeadLoss : Function<NormHeadLoss> {
 
 at::Tensor norm_head_loss(const at::Tensor& h, Norm& norm, Projection& head, const at::Tensor& labels,
                           const Pass& pass) {
-  RANKFOLD_CHECK(h.is_contiguous(), "norm_head_loss: h must be contiguous, got strides ", h.strides());
+  RANKFOLD_CHECK(h.dim() == 2 && (h.stride(1) == 1 || h.size(1) <= 1),
+                 "norm_head_loss: h must be a matrix with dense rows, got strides ", h.strides());
   RANKFOLD_CHECK(labels.dim() == 1 && labels.size(0) == h.size(0) && labels.scalar_type() == at::kLong,
                  "norm_head_loss: expected int64 labels [", h.size(0), "], got ", labels.sizes());
   if (labels.numel() > 0) {

@@ -26,13 +26,17 @@ at::Tensor project_add(const at::Tensor& x, Projection& projection, const at::Te
 at::Tensor swiglu_project_add(const at::Tensor& gate_up, Projection& projection, const at::Tensor& residual,
                               const Pass& pass);
 
-// Rotary embedding on q and k, then causal attention within each sequence offsets[b] ... offsets[b + 1].
+// Rotary embedding on q and k, then causal attention within each sequence.
 // qkv [T, (query + 2 key_value) * size] -> [T, query * size]. Kept: rotated qkv, the result, its log-sum-exp.
 at::Tensor attend(const at::Tensor& qkv, const Heads& heads, const Rope& rope, const at::Tensor& positions,
-                  const std::vector<int64_t>& offsets);
+                  const Sequences& sequences);
+
+// Rows of a frozen table [V, K]; tokens [T] int64 -> [T, K]. No gradient.
+at::Tensor embed(const at::Tensor& table, const at::Tensor& tokens);
 
 // Sum over labels >= 0 of the negative log-likelihood of softmax(project(rms_norm(h) * g)); scalar, fp32 (double for
-// double). Works in chunks of tokens that carry a label and never holds [T, V]. Kept: the gradients themselves.
+// double). Works in chunks of tokens that carry a label and never holds [T, V]. Kept: the gradients themselves. Labels
+// on the CPU spare a device the wait for their number.
 at::Tensor norm_head_loss(const at::Tensor& h, Norm& norm, Projection& head, const at::Tensor& labels,
                           const Pass& pass);
 
@@ -44,7 +48,7 @@ at::Tensor rms_norm(const at::Tensor& h, const at::Tensor& g, double eps);
 at::Tensor swiglu(const at::Tensor& gate_up);
 at::Tensor rope(const at::Tensor& x, const Heads& heads, const Rope& rope, const at::Tensor& positions);
 at::Tensor attend(const at::Tensor& qkv, const Heads& heads, const Rope& rope, const at::Tensor& positions,
-                  const std::vector<int64_t>& offsets);
+                  const Sequences& sequences);
 at::Tensor project(const at::Tensor& x, const Projection& projection, const Pass& pass);  // leaves in x's dtype
 at::Tensor cross_entropy(const at::Tensor& logits, const at::Tensor& labels);
 }  // namespace reference

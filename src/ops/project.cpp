@@ -1,10 +1,8 @@
 // norm_project, project_add and swiglu_project_add: three ways to make the input of a projection, one projection.
 #include "ops/project.h"
 
-#include "ops/dropout.h"
-#include "ops/gemm.h"
+#include "core/check.h"
 #include "ops/ops.h"
-#include "ops/rowwise.h"
 
 #include <ATen/ATen.h>
 #include <torch/csrc/autograd/custom_function.h>
@@ -24,79 +22,17 @@ std::vector<at::Tensor> trained_leaves(const Projection& projection) {
   return leaves;
 }
 
-at::Tensor project(const at::Tensor& x, Projection& projection, const Pass& pass, std::vector<at::Tensor>* kept_s) {
-  at::Tensor y = gemm_nt(x, projection.current_weight());
-  for (Module& m : projection.modules) {
-    if (!m.has_update()) continue;
-    const at::Tensor dropped = pass.dropout > 0 ? dropout(x, pass, m.index) : x;
-    const at::Tensor s = gemm_nt(dropped, m.a_image.of(m.a, x.scalar_type())).mul_(m.scale);
-    y.narrow(1, m.begin, m.end - m.begin).addmm_(s, m.b_image.of(m.b, x.scalar_type()).t());
-    if (kept_s) kept_s->push_back(s);
-  }
-  return y;
+Projected project(const Input& input, Projection& projection, const Pass& pass, const at::Tensor& residual) {
+  if (const Backend* backend = takes_kernels(input.in))
+    return by_kernels::project(*backend, input, projection, pass, residual);
+  return on_cpu::project(input, projection, pass, residual);
 }
 
-ProjectionGradient project_backward(const at::Tensor& dy, const at::Tensor& x, Projection& projection, const Pass& pass,
-                                    at::TensorList kept_s, bool needs_dx) {
-  ProjectionGradient gradient;
-  if (needs_dx) gradient.dx = gemm_nn(dy, projection.current_weight());
-  size_t update = 0;
-  for (Module& m : projection.modules) {
-    if (!m.trains()) continue;
-    const at::Tensor dy_m = dy.narrow(1, m.begin, m.end - m.begin);
-    if (m.master.defined()) gradient.leaves.push_back(gemm_tn(dy_m, x));
-    if (!m.has_update()) continue;
-    const at::Tensor ds = gemm_nn(dy_m, m.b_image.of(m.b, dy.scalar_type())).mul_(m.scale);
-    const at::Tensor dropped = pass.dropout > 0 ? dropout(x, pass, m.index) : x;
-    gradient.leaves.push_back(gemm_tn(ds, dropped));
-    gradient.leaves.push_back(gemm_tn(dy_m, kept_s[update++]));
-    if (!needs_dx) continue;
-    const at::Tensor through = gemm_nn(ds, m.a_image.of(m.a, dy.scalar_type()));
-    if (pass.dropout > 0) {
-      dropout_add(gradient.dx, through, pass, m.index);
-    } else {
-      gradient.dx.add_(through);
-    }
-  }
-  return gradient;
-}
-
-at::Tensor rms_norm(const at::Tensor& h, const at::Tensor& g, double eps, at::Tensor* rstd) {
-  at::Tensor y = at::empty_like(h);
-  at::Tensor r = at::empty({h.size(0)}, h.options().dtype(sum_dtype(h.scalar_type())));
-  const int64_t k = h.size(1);
-  with_dtype(h.scalar_type(), [&]<class T>(T) {
-    using Sum = typename cpu::LoopTable<T>::Sum;
-    for_rows(h.size(0), k, [&](int64_t begin, int64_t end) {
-      cpu::loops().of<T>().rms_norm(const_data<T>(h) + begin * k, const_data<T>(g), eps, end - begin, k,
-                                    data<T>(y) + begin * k, data<Sum>(r) + begin);
-    });
-  });
-  if (rstd) *rstd = r;
-  return y;
-}
-
-std::pair<at::Tensor, at::Tensor> rms_norm_backward(const at::Tensor& dy, const at::Tensor& h, const at::Tensor& g,
-                                                    const at::Tensor& rstd, const at::Tensor& residual, bool needs_dg) {
-  // The gain's gradient: partial sums over fixed blocks of rows, added in order, so that the bytes do not depend on
-  // which thread came first.
-  constexpr int64_t kBlock = 64;
-  const int64_t m = h.size(0), k = h.size(1), blocks = (m + kBlock - 1) / kBlock;
-  at::Tensor dh = at::empty_like(h);
-  at::Tensor partial = needs_dg ? at::zeros({blocks, k}, rstd.options()) : at::Tensor();
-  with_dtype(h.scalar_type(), [&]<class T>(T) {
-    using Sum = typename cpu::LoopTable<T>::Sum;
-    for_rows(blocks, kBlock * k, [&](int64_t first, int64_t last) {
-      for (int64_t block = first; block < last; ++block) {
-        const int64_t begin = block * kBlock, rows = std::min(kBlock, m - begin);
-        cpu::loops().of<T>().rms_norm_backward(
-            const_data<T>(dy) + begin * k, const_data<T>(h) + begin * k, const_data<T>(g),
-            const_data<Sum>(rstd) + begin, residual.defined() ? const_data<T>(residual) + begin * k : nullptr, rows, k,
-            data<T>(dh) + begin * k, needs_dg ? data<Sum>(partial) + block * k : nullptr);
-      }
-    });
-  });
-  return {dh, needs_dg ? partial.sum(0) : at::Tensor()};
+ProjectedGradient project_backward(const at::Tensor& dy, const Input& input, Projection& projection, const Pass& pass,
+                                   const std::vector<at::Tensor>& s, const at::Tensor& through, bool needs_d_in) {
+  if (const Backend* backend = takes_kernels(dy))
+    return by_kernels::project_backward(*backend, dy, input, projection, pass, s, through, needs_d_in);
+  return on_cpu::project_backward(dy, input, projection, pass, s, through, needs_d_in);
 }
 
 namespace {
@@ -119,110 +55,83 @@ variable_list followed_by(variable_list first, std::vector<at::Tensor> rest) {
   return first;
 }
 
-// Leaves are kept too, only for their version check: an optimizer step between forward and backward is an error.
+// What lies between the first `before` and the last `after` of the saved tensors: S. The last ones are the trained
+// leaves, kept only for their version check: an optimizer step between forward and backward is an error.
+std::vector<at::Tensor> sums_of(const variable_list& saved, size_t before, size_t after) {
+  return {saved.begin() + static_cast<std::ptrdiff_t>(before), saved.end() - static_cast<std::ptrdiff_t>(after)};
+}
+
 struct NormProject : Function<NormProject> {
   static variable_list forward(AutogradContext* ctx, at::TensorList inputs, Norm& norm, Projection& projection,
                                const Pass& pass) {
     const at::Tensor& h = inputs[0];
-    at::Tensor rstd;
-    const at::Tensor x = rms_norm(h, norm.current_weight(), norm.eps, &rstd);
-    std::vector<at::Tensor> s;
-    at::Tensor y = project(x, projection, pass, &s);
+    Projected made = project({Source::norm, h, &norm, {}}, projection, pass, {});
     hold(ctx, projection, &norm, pass);
-    ctx->save_for_backward(followed_by({h, rstd}, followed_by(s, inputs.slice(1).vec())));
-    return {y, h};
+    ctx->save_for_backward(followed_by(followed_by({h, made.rstd}, std::move(made.s)), inputs.slice(1).vec()));
+    return {made.y, h};
   }
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
     const Held& held = ops::held(ctx);
-    Norm& norm = *held.norm;
     const variable_list saved = ctx->get_saved_variables();
-    const at::Tensor &h = saved[0], &rstd = saved[1], &through = grads[1];
-    const bool has_gain = norm.master.defined(), needs_dh = ctx->needs_input_grad(0);
+    const at::Tensor& through = grads[1];
+    const bool has_gain = held.norm->master.defined();
     const size_t leaves = trained_leaves(held.projection).size();
     if (!grads[0].defined()) return followed_by({through}, std::vector<at::Tensor>(has_gain + leaves + 3));
-    const at::Tensor g = norm.current_weight();
-    const at::Tensor x = held.projection.trains() ? rms_norm(h, g, norm.eps, nullptr) : at::Tensor();
-    ProjectionGradient gradient = project_backward(grads[0].contiguous(), x, held.projection, held.pass,
-                                                   at::TensorList(saved).slice(2), needs_dh || has_gain);
-    variable_list result(1);
-    if (needs_dh || has_gain) {
-      auto [dh, dg] =
-          rms_norm_backward(gradient.dx, h, g, rstd, through.defined() ? through.contiguous() : through, has_gain);
-      if (needs_dh) result[0] = dh;
-      if (has_gain) result.push_back(dg);
-    }
+    ProjectedGradient gradient =
+        project_backward(grads[0], {Source::norm, saved[0], held.norm, saved[1]}, held.projection, held.pass,
+                         sums_of(saved, 2, has_gain + leaves), through, ctx->needs_input_grad(0));
+    variable_list result{gradient.d_in};
+    if (has_gain) result.push_back(gradient.d_gain);
     return followed_by(followed_by(std::move(result), std::move(gradient.leaves)), std::vector<at::Tensor>(3));
   }
 };
 
-at::Tensor swiglu(const at::Tensor& gate_up) {
-  const int64_t k = gate_up.size(1) / 2;
-  at::Tensor y = at::empty({gate_up.size(0), k}, gate_up.options());
-  with_dtype(gate_up.scalar_type(), [&]<class T>(T) {
-    for_rows(gate_up.size(0), k, [&](int64_t begin, int64_t end) {
-      cpu::loops().of<T>().swiglu(const_data<T>(gate_up) + begin * 2 * k, end - begin, k, data<T>(y) + begin * k);
-    });
-  });
-  return y;
-}
-
-at::Tensor swiglu_backward(const at::Tensor& dy, const at::Tensor& gate_up) {
-  const int64_t k = dy.size(1);
-  at::Tensor d = at::empty_like(gate_up);
-  with_dtype(gate_up.scalar_type(), [&]<class T>(T) {
-    for_rows(gate_up.size(0), k, [&](int64_t begin, int64_t end) {
-      cpu::loops().of<T>().swiglu_backward(const_data<T>(dy) + begin * k, const_data<T>(gate_up) + begin * 2 * k,
-                                           end - begin, k, data<T>(d) + begin * 2 * k);
-    });
-  });
-  return d;
-}
-
 // y = residual + projection(x), where x is the input itself or silu(gate) * up of it.
-template <bool kSwiglu>
-struct ProjectAdd : Function<ProjectAdd<kSwiglu>> {
+template <Source kSource>
+struct ProjectAdd : Function<ProjectAdd<kSource>> {
   static at::Tensor forward(AutogradContext* ctx, at::TensorList inputs, Projection& projection, const Pass& pass) {
     const at::Tensor &input = inputs[0], &residual = inputs[1];
-    std::vector<at::Tensor> s;
-    at::Tensor y = project(kSwiglu ? swiglu(input) : input, projection, pass, &s).add_(residual);
+    Projected made = project({kSource, input, nullptr, {}}, projection, pass, residual);
     hold(ctx, projection, nullptr, pass);
-    const bool keep = kSwiglu || projection.trains();
-    ctx->save_for_backward(followed_by({keep ? input : at::Tensor()}, followed_by(s, inputs.slice(2).vec())));
-    return y;
+    const bool keep = kSource == Source::swiglu || projection.trains();
+    ctx->save_for_backward(
+        followed_by(followed_by({keep ? input : at::Tensor()}, std::move(made.s)), inputs.slice(2).vec()));
+    return made.y;
   }
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
     const Held& held = ops::held(ctx);
     const variable_list saved = ctx->get_saved_variables();
-    const at::Tensor& input = saved[0];
     if (!grads[0].defined()) return variable_list(4 + trained_leaves(held.projection).size());
-    const at::Tensor dy = grads[0].contiguous();
-    const at::Tensor x = !held.projection.trains() ? at::Tensor() : kSwiglu ? swiglu(input) : input;
-    const bool needs_input = ctx->needs_input_grad(0);
-    ProjectionGradient gradient =
-        project_backward(dy, x, held.projection, held.pass, at::TensorList(saved).slice(1), needs_input);
-    at::Tensor d_input = gradient.dx;
-    if (kSwiglu && needs_input) d_input = swiglu_backward(gradient.dx, input);
-    return followed_by(followed_by({d_input, grads[0]}, std::move(gradient.leaves)), std::vector<at::Tensor>(2));
+    ProjectedGradient gradient =
+        project_backward(grads[0], {kSource, saved[0], nullptr, {}}, held.projection, held.pass,
+                         sums_of(saved, 1, trained_leaves(held.projection).size()), {}, ctx->needs_input_grad(0));
+    return followed_by(followed_by({gradient.d_in, grads[0]}, std::move(gradient.leaves)), std::vector<at::Tensor>(2));
   }
 };
 
-template <bool kSwiglu>
-at::Tensor project_add_as(const at::Tensor& input, Projection& projection, const at::Tensor& residual,
+// Rows may be apart, as a view of some columns has them; the elements of a row lie side by side.
+void check_rows(const char* op, const char* name, const at::Tensor& x) {
+  RANKFOLD_CHECK(x.dim() == 2 && (x.stride(1) == 1 || x.size(1) <= 1), op, ": ", name,
+                 " must be a matrix with dense rows, got strides ", x.strides());
+}
+
+template <Source kSource>
+at::Tensor project_add_as(const char* op, const at::Tensor& input, Projection& projection, const at::Tensor& residual,
                           const Pass& pass) {
-  const int64_t features = kSwiglu ? input.size(1) / 2 : input.size(1);
-  RANKFOLD_CHECK(features == projection.in_features(), "project_add: expected ", projection.in_features(),
-                 " features, got ", features);
-  RANKFOLD_CHECK(input.is_contiguous() && residual.is_contiguous(), "project_add: inputs must be contiguous, got ",
-                 input.strides(), " and ", residual.strides());
+  const int64_t features = kSource == Source::swiglu ? input.size(1) / 2 : input.size(1);
+  RANKFOLD_CHECK(features == projection.in_features(), op, ": expected ", projection.in_features(), " features, got ",
+                 features);
+  check_rows(op, "input", input);
+  check_rows(op, "residual", residual);
   const variable_list inputs = followed_by({input, residual}, trained_leaves(projection));
-  return ProjectAdd<kSwiglu>::apply(at::TensorList(inputs), projection, pass);
+  return ProjectAdd<kSource>::apply(at::TensorList(inputs), projection, pass);
 }
 
 }  // namespace
 
 std::pair<at::Tensor, at::Tensor> norm_project(const at::Tensor& h, Norm& norm, Projection& projection,
                                                const Pass& pass) {
-  RANKFOLD_CHECK(h.is_contiguous(), "norm_project: h must be contiguous, got strides ", h.strides());
+  check_rows("norm_project", "h", h);
   RANKFOLD_CHECK(h.size(1) == projection.in_features(), "norm_project: expected ", projection.in_features(),
                  " features, got ", h.size(1));
   variable_list inputs{h};
@@ -233,12 +142,12 @@ std::pair<at::Tensor, at::Tensor> norm_project(const at::Tensor& h, Norm& norm, 
 }
 
 at::Tensor project_add(const at::Tensor& x, Projection& projection, const at::Tensor& residual, const Pass& pass) {
-  return project_add_as<false>(x, projection, residual, pass);
+  return project_add_as<Source::plain>("project_add", x, projection, residual, pass);
 }
 
 at::Tensor swiglu_project_add(const at::Tensor& gate_up, Projection& projection, const at::Tensor& residual,
                               const Pass& pass) {
-  return project_add_as<true>(gate_up, projection, residual, pass);
+  return project_add_as<Source::swiglu>("swiglu_project_add", gate_up, projection, residual, pass);
 }
 
 }  // namespace rankfold::ops

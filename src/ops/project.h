@@ -1,32 +1,59 @@
-// The parts the projection ops are composed of, on plain tensors without autograd.
+// A projection together with what makes its input: the two passes that all projection ops are composed of, on plain
+// tensors without autograd, on the CPU path (project_cpu.cpp) or by kernels (project_kernels.cpp).
 #pragma once
 
+#include "ops/backend.h"
 #include "ops/projection.h"
 
 #include <ATen/core/Tensor.h>
 
-#include <utility>
 #include <vector>
 
 namespace rankfold::ops {
 
+using kernels::Source;
+
+// x [T, K]: `in` itself, rms_norm(in) * norm's weight, or silu(gate) * up of in [T, 2 K].
+struct Input {
+  Source source = Source::plain;
+  at::Tensor in;
+  Norm* norm = nullptr;
+  at::Tensor rstd;  // of norm, by project()
+};
+
+struct Projected {
+  at::Tensor y;               // [T, N]
+  at::Tensor rstd;            // norm: [T] fp32
+  std::vector<at::Tensor> s;  // what project_backward wants back: S of the updates
+};
+// y = x W^T + sum of updates + residual where that is defined.
+Projected project(const Input& input, Projection& projection, const Pass& pass, const at::Tensor& residual);
+
+struct ProjectedGradient {
+  at::Tensor d_in;                 // where wanted
+  at::Tensor d_gain;               // fp32, where the norm's weight trains
+  std::vector<at::Tensor> leaves;  // fp32, in the order of trained_leaves
+};
+// d_in = the gradient of `in`, plus `through` where that is defined (norm only). input.in may be undefined where
+// neither the projection trains nor the source needs it.
+ProjectedGradient project_backward(const at::Tensor& dy, const Input& input, Projection& projection, const Pass& pass,
+                                   const std::vector<at::Tensor>& s, const at::Tensor& through, bool needs_d_in);
+
 // Leaves of a projection in the order in which project_backward gives their gradients: per module master, a, b.
 std::vector<at::Tensor> trained_leaves(const Projection& projection);
 
-// y = x W^T + sum of updates; S = scale * drop(x) A^T of each update is appended to kept_s where that is given.
-at::Tensor project(const at::Tensor& x, Projection& projection, const Pass& pass, std::vector<at::Tensor>* kept_s);
+namespace on_cpu {
+Projected project(const Input& input, Projection& projection, const Pass& pass, const at::Tensor& residual);
+ProjectedGradient project_backward(const at::Tensor& dy, const Input& input, Projection& projection, const Pass& pass,
+                                   const std::vector<at::Tensor>& s, const at::Tensor& through, bool needs_d_in);
+}  // namespace on_cpu
 
-struct ProjectionGradient {
-  at::Tensor dx;                   // [T, K] where asked for
-  std::vector<at::Tensor> leaves;  // fp32
-};
-// x may be undefined where the projection does not train.
-ProjectionGradient project_backward(const at::Tensor& dy, const at::Tensor& x, Projection& projection, const Pass& pass,
-                                    at::TensorList kept_s, bool needs_dx);
-
-at::Tensor rms_norm(const at::Tensor& h, const at::Tensor& g, double eps, at::Tensor* rstd);
-// {dh (+ residual where defined), dg in fp32 where asked for}
-std::pair<at::Tensor, at::Tensor> rms_norm_backward(const at::Tensor& dy, const at::Tensor& h, const at::Tensor& g,
-                                                    const at::Tensor& rstd, const at::Tensor& residual, bool needs_dg);
+namespace by_kernels {
+Projected project(const Backend& backend, const Input& input, Projection& projection, const Pass& pass,
+                  const at::Tensor& residual);
+ProjectedGradient project_backward(const Backend& backend, const at::Tensor& dy, const Input& input,
+                                   Projection& projection, const Pass& pass, const std::vector<at::Tensor>& s,
+                                   const at::Tensor& through, bool needs_d_in);
+}  // namespace by_kernels
 
 }  // namespace rankfold::ops

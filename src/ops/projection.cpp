@@ -24,6 +24,12 @@ bool Projection::trains() const {
   return false;
 }
 
+bool Projection::has_update() const {
+  for (const Module& m : modules)
+    if (m.has_update()) return true;
+  return false;
+}
+
 const at::Tensor& Projection::current_weight() {
   for (Module& m : modules) {
     if (!m.master.defined() || m.master.is_alias_of(weight)) continue;
@@ -34,6 +40,12 @@ const at::Tensor& Projection::current_weight() {
     m.master_version = version;
   }
   return weight;
+}
+
+Sequences::Sequences(std::vector<int64_t> begin_in, const at::Device& device) : begin(std::move(begin_in)) {
+  RANKFOLD_CHECK(!begin.empty() && begin.front() == 0, "expected the sequences' offsets to begin with 0");
+  for (size_t b = 0; b + 1 < begin.size(); ++b) longest = std::max(longest, begin[b + 1] - begin[b]);
+  offsets = at::tensor(begin, at::kInt).to(device, /*non_blocking=*/true);
 }
 
 Pass Pass::select(const at::Tensor& indices) const {

@@ -4,6 +4,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -35,14 +36,18 @@ struct Module {
   bool trains() const { return a.defined() || master.defined(); }
 };
 
+struct Augmented;  // ops/augmented.h: the weight and the images of its updates as the kernels read them
+
 // W [N, K] with the modules whose rows lie in it: W_pack, q/k/v or gate/up are one projection and one GEMM.
 struct Projection {
   at::Tensor weight;  // [N, K] in the model's dtype; read-only where it is mapped
   std::vector<Module> modules;
+  std::shared_ptr<Augmented> augmented;  // made at the first use by kernels
 
   int64_t in_features() const { return weight.size(1); }
   int64_t out_features() const { return weight.size(0); }
   bool trains() const;
+  bool has_update() const;
   const at::Tensor& current_weight();  // brings the rows of changed masters up to date
 };
 
@@ -63,6 +68,15 @@ struct Heads {
 // cos and sin of position * frequency, fp32 [positions, head size / 2].
 struct Rope {
   at::Tensor cos, sin;
+};
+
+// Where the sequences of a flat batch begin: sequence b is tokens [begin[b], begin[b + 1]).
+struct Sequences {
+  Sequences(std::vector<int64_t> begin, const at::Device& device);
+
+  std::vector<int64_t> begin;
+  at::Tensor offsets;  // the same, int32 on the device
+  int64_t longest = 0;
 };
 
 // What the ops need to know of the pass they are in.

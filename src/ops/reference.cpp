@@ -28,7 +28,8 @@ at::Tensor rope(const at::Tensor& x, const Heads& heads, const Rope& rope, const
 }
 
 at::Tensor attend(const at::Tensor& qkv, const Heads& heads, const Rope& rope, const at::Tensor& positions,
-                  const std::vector<int64_t>& offsets) {
+                  const Sequences& sequences) {
+  const std::vector<int64_t>& offsets = sequences.begin;
   const at::Tensor turned = reference::rope(qkv, heads, rope, positions);
   const int64_t group = heads.query / heads.key_value;
   std::vector<at::Tensor> rows;

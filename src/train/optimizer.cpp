@@ -2,25 +2,95 @@
 
 #include <ATen/ATen.h>
 
+#include <cmath>
+#include <set>
+
 namespace rankfold {
 
-AdamW::AdamW(const Adapter& adapter)
+AdamW::AdamW(const CausalLM& model, const Adapter& adapter)
     : values(adapter.flat_values()),
       gradient(adapter.flat_gradient()),
       first_moment(at::zeros_like(values)),
       second_moment(at::zeros_like(values)),
-      decayed(adapter.decayed_count()) {}
+      decayed(adapter.decayed_count()),
+      decoder_(model.shared_decoder()) {
+  const ops::Backend* backend = ops::takes_kernels(values);
+  if (!backend) return;
+  std::vector<kernels::Segment> segments;
+  std::set<int64_t> with_image;
+  for (Projection* p : decoder_->projections()) {
+    if (decoder_->is_tied(p) && p->modules[0].master.defined()) continue;  // the embedding's master, below
+    for (const kernels::Segment& segment : ops::image_segments(*p, values)) {
+      segments.push_back(segment);
+      with_image.insert(segment.begin);
+    }
+  }
+  int64_t begin = 0;
+  for (const Parameter& p : adapter.named_parameters()) {
+    if (!with_image.contains(begin))
+      segments.push_back({.begin = begin, .rows = 1, .cols = p.value.numel(), .decays = begin < decayed});
+    begin += p.value.numel();
+  }
+  segments_ = ops::to_device(*backend, std::move(segments), values.device());
+}
+
+double AdamW::gradient_norm() {
+  const ops::Backend* backend = ops::takes_kernels(gradient);
+  if (!backend) return at::linalg_vector_norm(gradient, 2, std::nullopt, false, at::kDouble).item<double>();
+  at::Tensor sums = at::empty({kernels::kSquareSumBlocks + 1}, gradient.options().dtype(at::kDouble));
+  double* workspace = sums.data_ptr<double>();
+  backend->kernels.square_sum({.count = gradient.numel(),
+                               .x = gradient.const_data_ptr<float>(),
+                               .workspace = workspace,
+                               .sum = workspace + kernels::kSquareSumBlocks},
+                              backend->stream(gradient));
+  return std::sqrt(sums[kernels::kSquareSumBlocks].item<double>());
+}
 
 double AdamW::clip(double max_norm) {
-  const double norm = at::linalg_vector_norm(gradient, 2, std::nullopt, false, at::kDouble).item<double>();
+  const double norm = gradient_norm();
   // torch.nn.utils.clip_grad_norm_'s formula. A norm that is not finite is the caller's to see.
   const double factor = max_norm / (norm + 1e-6);
-  if (max_norm > 0 && factor < 1) gradient.mul_(factor);
+  gradient_scale_ = 1;
+  if (max_norm > 0 && factor < 1) {
+    if (ops::takes_kernels(gradient)) {
+      gradient_scale_ = factor;  // the step's kernel scales what it reads
+    } else {
+      gradient.mul_(factor);
+    }
+  }
   return norm;
+}
+
+void AdamW::step_by_kernel(const TrainConfig& config, double learning_rate) {
+  const ops::Backend* backend = ops::takes_kernels(values);
+  const auto correction = [&](double beta) {
+    return static_cast<float>(1 - std::pow(beta, static_cast<double>(steps)));
+  };
+  backend->kernels.adamw({.dtype = ops::dtype_of(decoder_->dtype),
+                          .segments = segments_.data(),
+                          .segment_count = segments_.count,
+                          .block_count = segments_.blocks,
+                          .value = values.data_ptr<float>(),
+                          .gradient = gradient.data_ptr<float>(),
+                          .first_moment = first_moment.data_ptr<float>(),
+                          .second_moment = second_moment.data_ptr<float>(),
+                          .rate = static_cast<float>(learning_rate),
+                          .beta1 = static_cast<float>(config.adam_beta1),
+                          .beta2 = static_cast<float>(config.adam_beta2),
+                          .eps = static_cast<float>(config.adam_epsilon),
+                          .decay = static_cast<float>(config.weight_decay),
+                          .correction1 = correction(config.adam_beta1),
+                          .correction2 = correction(config.adam_beta2),
+                          .gradient_scale = static_cast<float>(gradient_scale_)},
+                         backend->stream(values));
+  values.unsafeGetTensorImpl()->bump_version();
+  for (Projection* p : decoder_->projections()) ops::images_written(*p);
 }
 
 void AdamW::step(const TrainConfig& config, double learning_rate) {
   ++steps;
+  if (ops::takes_kernels(values)) return step_by_kernel(config, learning_rate);
   const at::Tensor count = at::scalar_tensor(static_cast<double>(steps), at::kFloat);
   const auto update = [&](int64_t begin, int64_t size, double decay) {
     if (size == 0) return;

@@ -1,6 +1,8 @@
 // AdamW (Loshchilov and Hutter, 2019) over an adapter's flat buffers: fp32 values, gradient and moments.
 #pragma once
 
+#include "model/decoder.h"
+#include "ops/augmented.h"
 #include "rankfold/adapter.h"
 #include "rankfold/config.h"
 
@@ -10,10 +12,13 @@
 
 namespace rankfold {
 
-struct AdamW {
-  explicit AdamW(const Adapter& adapter);
+class AdamW {
+ public:
+  // `model` is the one the adapter is attached to: with kernels, a step also writes what they read of the adapter.
+  AdamW(const CausalLM& model, const Adapter& adapter);
 
-  // Scales the gradient down to max_norm where it is longer (0: never); returns its norm before.
+  // Scales the gradient down to max_norm where it is longer (0: never), at the latest in step(); returns its norm
+  // before.
   double clip(double max_norm);
   void step(const TrainConfig& config, double learning_rate);
   void zero_gradient() { gradient.zero_(); }
@@ -22,6 +27,13 @@ struct AdamW {
   at::Tensor first_moment, second_moment;  // [P]
   int64_t steps = 0;                       // taken so far
   int64_t decayed = 0;                     // weight decay holds for the first so many
+
+ private:
+  double gradient_norm();
+  void step_by_kernel(const TrainConfig& config, double learning_rate);
+  std::shared_ptr<Decoder> decoder_;
+  ops::DeviceSegments segments_;  // of every leaf, where kernels take the step
+  double gradient_scale_ = 1;
 };
 
 }  // namespace rankfold

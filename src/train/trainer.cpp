@@ -134,7 +134,10 @@ bool Trainer::run() {
   State& s = *state_;
   const TrainConfig& config = s.config;
   RunState& run = s.run;
-  AdamW optimizer(s.adapter);
+  s.model.shared_decoder()->checkpointing = config.gradient_checkpointing == "full"  ? Checkpointing::full
+                                            : config.gradient_checkpointing == "mlp" ? Checkpointing::mlp
+                                                                                     : Checkpointing::none;
+  AdamW optimizer(s.model, s.adapter);
   s.identity = identity_of(s.model, s.adapter, s.dataset, config);
   s.resume(optimizer);
   prepare_folder(config.output_dir);
@@ -158,13 +161,13 @@ bool Trainer::run() {
     // The loss of the step is the mean over every label of the window, known before backward: a mean of micro-batch
     // means would weigh short rows more.
     optimizer.zero_gradient();
-    double loss = 0;
+    at::Tensor loss_sum = at::zeros({}, at::TensorOptions(s.model.device()).dtype(at::kDouble));  // read once a step
     bool stopped = false;
     for (const Batch& batch : window) {
       if ((stopped = s.stop && s.stop())) break;
       const at::Tensor mean = s.model.loss(batch) / static_cast<double>(labels);
       mean.backward();
-      loss += mean.item<double>();
+      loss_sum.add_(mean.detach());
     }
     if (stopped) {
       if (saved_step != run.step && first_step < run.step) s.save(optimizer);
@@ -172,6 +175,7 @@ bool Trainer::run() {
                  "; --resume_from_checkpoint auto goes on from there"));
       return false;
     }
+    const double loss = loss_sum.item<double>();
     const double rate = learning_rate(config, run.step, s.plan.total_steps);
     const double norm = optimizer.clip(config.max_grad_norm);
     if (std::isfinite(loss) && std::isfinite(norm)) {

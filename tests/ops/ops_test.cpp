@@ -155,9 +155,11 @@ Case attention_case(const std::string& name, std::vector<int64_t> lengths, Heads
         const at::Tensor qkv = input({layout.offsets.back(), (heads.query + 2 * heads.key_value) * heads.size}, dtype);
         Problem p;
         p.leaves = {qkv};
-        p.run = [=]() -> Tensors { return {ops::attend(qkv, heads, rope, layout.positions, layout.offsets)}; };
+        p.run = [=]() -> Tensors {
+          return {ops::attend(qkv, heads, rope, layout.positions, {layout.offsets, at::kCPU})};
+        };
         p.reference = [=]() -> Tensors {
-          return {ops::reference::attend(qkv, heads, rope, layout.positions, layout.offsets)};
+          return {ops::reference::attend(qkv, heads, rope, layout.positions, {layout.offsets, at::kCPU})};
         };
         return p;
       }};

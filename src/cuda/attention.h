@@ -1,0 +1,17 @@
+// Causal attention over sequences lying end to end, by the kernels in LibTorch: what ops::Backend asks for.
+#pragma once
+
+#include "ops/backend.h"
+
+namespace rankfold::cuda {
+
+std::vector<at::Tensor> attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                                  const Sequences& sequences);
+std::tuple<at::Tensor, at::Tensor, at::Tensor> attention_backward(const at::Tensor& dy, const at::Tensor& q,
+                                                                  const at::Tensor& k, const at::Tensor& v,
+                                                                  const std::vector<at::Tensor>& kept,
+                                                                  const Sequences& sequences);
+// The kernels that the last call of attention took; "none yet" before it.
+const char* attention_name();
+
+}  // namespace rankfold::cuda

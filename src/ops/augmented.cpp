@@ -1,0 +1,177 @@
+#include "ops/augmented.h"
+
+#include "core/check.h"
+
+#include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
+
+#include <cmath>
+#include <cstring>
+
+namespace rankfold {
+
+const void* Augmented::at(int64_t row, int64_t column) const {
+  return static_cast<const char*>(buffer.const_data_ptr()) + (row * pitch() + column) * buffer.element_size();
+}
+
+namespace ops {
+namespace {
+
+using kernels::round_up;
+
+// The columns that the update of a module takes.
+int64_t columns_of(const Module& m) { return m.has_update() ? round_up(m.a.size(0), 8) : 0; }
+
+void* address(const at::Tensor& x, int64_t row, int64_t column) {
+  return static_cast<char*>(x.data_ptr()) + (row * x.stride(0) + column * x.stride(1)) * x.element_size();
+}
+
+// f(module, first column of its update)
+template <class F>
+void for_updates(const Projection& projection, F&& f) {
+  int64_t column = 0;
+  for (const Module& m : projection.modules) {
+    if (!m.has_update()) continue;
+    f(m, column);
+    column += columns_of(m);
+  }
+}
+
+std::vector<uint32_t> leaf_versions(const Projection& projection) {
+  std::vector<uint32_t> versions;
+  for_updates(projection, [&](const Module& m, int64_t) {
+    versions.push_back(static_cast<uint32_t>(m.a._version()));
+    versions.push_back(static_cast<uint32_t>(m.b._version()));
+  });
+  return versions;
+}
+
+// Built when an adapter has been attached since, and anew should another rank come.
+void lay_out(Projection& projection) {
+  int64_t columns = 0;
+  for (const Module& m : projection.modules) columns += columns_of(m);
+  if (projection.augmented && projection.augmented->columns == columns) return;
+  const at::Tensor& weight = projection.weight;
+  const int64_t n = weight.size(0), k = weight.size(1);
+  auto w = std::make_shared<Augmented>();
+  w->n8 = round_up(n, 8), w->k8 = round_up(k, 8), w->columns = columns;
+  w->buffer = at::zeros({w->n8 + columns, w->k8 + round_up(columns, 64)}, weight.options());
+  w->a_transposed = at::zeros({k, columns}, weight.options());
+  w->b_transposed = at::zeros({columns, w->n8}, weight.options());
+  at::Tensor place = w->buffer.narrow(0, 0, n).narrow(1, 0, k);
+  place.copy_(weight);
+  projection.weight = place;
+  projection.augmented = std::move(w);
+}
+
+}  // namespace
+
+kernels::Dtype dtype_of(at::ScalarType dtype) {
+  switch (dtype) {
+    case at::kFloat:
+      return kernels::Dtype::f32;
+    case at::kBFloat16:
+      return kernels::Dtype::bf16;
+    case at::kHalf:
+      return kernels::Dtype::f16;
+    default:
+      RANKFOLD_CHECK(false, "expected float32, bfloat16 or float16, got ", c10::toString(dtype));
+  }
+  return {};
+}
+
+DeviceSegments to_device(const Backend& backend, std::vector<kernels::Segment> segments, const at::Device& device) {
+  DeviceSegments result;
+  result.count = static_cast<int64_t>(segments.size());
+  result.blocks = backend.kernels.lay_out(segments.data(), result.count);
+  const int64_t bytes = result.count * static_cast<int64_t>(sizeof(kernels::Segment));
+  at::Tensor host = at::empty({bytes}, at::kByte);
+  if (bytes > 0) std::memcpy(host.data_ptr(), segments.data(), static_cast<size_t>(bytes));
+  result.memory = host.to(device);
+  return result;
+}
+
+Augmented& current(Projection& projection) {
+  at::NoGradGuard no_grad;
+  lay_out(projection);
+  Augmented& w = *projection.augmented;
+  const std::vector<uint32_t> versions = leaf_versions(projection);
+  if (versions == w.versions) return w;
+  // Somebody other than AdamW's kernel has written the leaves: a load, a user's optimizer, the first use.
+  for_updates(projection, [&](const Module& m, int64_t column) {
+    w.buffer.narrow(0, w.n8 + column, m.a.size(0)).narrow(1, 0, m.a.size(1)).copy_(m.a);
+    w.a_transposed.narrow(1, column, m.a.size(0)).copy_(m.a.t());
+    w.buffer.narrow(0, m.begin, m.b.size(0)).narrow(1, w.k8 + column, m.b.size(1)).copy_(m.b);
+    w.b_transposed.narrow(0, column, m.b.size(1)).narrow(1, m.begin, m.b.size(0)).copy_(m.b.t());
+  });
+  w.versions = versions;
+  return w;
+}
+
+std::vector<kernels::Segment> image_segments(Projection& projection, const at::Tensor& flat) {
+  const auto begin = [&](const at::Tensor& leaf) {
+    return (static_cast<const char*>(leaf.const_data_ptr()) - static_cast<const char*>(flat.const_data_ptr())) /
+           static_cast<int64_t>(sizeof(float));
+  };
+  std::vector<kernels::Segment> segments;
+  if (projection.has_update()) {
+    const Augmented& w = current(projection);
+    for_updates(projection, [&](const Module& m, int64_t column) {
+      segments.push_back({.begin = begin(m.a),
+                          .rows = m.a.size(0),
+                          .cols = m.a.size(1),
+                          .image = address(w.buffer, w.n8 + column, 0),
+                          .ld = w.pitch(),
+                          .transposed = address(w.a_transposed, 0, column),
+                          .ld_transposed = w.columns,
+                          .decays = 1});
+      segments.push_back({.begin = begin(m.b),
+                          .rows = m.b.size(0),
+                          .cols = m.b.size(1),
+                          .image = address(w.buffer, m.begin, w.k8 + column),
+                          .ld = w.pitch(),
+                          .transposed = address(w.b_transposed, column, m.begin),
+                          .ld_transposed = w.n8,
+                          .decays = 1});
+    });
+  }
+  for (const Module& m : projection.modules) {
+    if (!m.master.defined() || m.master.is_alias_of(projection.weight)) continue;
+    segments.push_back({.begin = begin(m.master),
+                        .rows = m.master.size(0),
+                        .cols = m.master.size(1),
+                        .image = address(projection.weight, m.begin, 0),
+                        .ld = projection.weight.stride(0),
+                        .decays = 1});
+  }
+  return segments;
+}
+
+void images_written(Projection& projection) {
+  if (projection.augmented) projection.augmented->versions = leaf_versions(projection);
+  for (Module& m : projection.modules)
+    if (m.master.defined()) m.master_version = static_cast<uint32_t>(m.master._version());
+}
+
+kernels::Updates updates_of(const Projection& projection, const Pass& pass) {
+  const auto threshold = static_cast<uint32_t>(std::lround(pass.dropout * 65536));
+  const double kept = 65536.0 / (65536 - std::min<uint32_t>(threshold, 65535));
+  kernels::Updates updates;
+  for_updates(projection, [&](const Module& m, int64_t column) {
+    RANKFOLD_CHECK(updates.count < kernels::kMostUpdates, "a projection of more than ", kernels::kMostUpdates,
+                   " updated modules");
+    updates.update[updates.count++] = {.begin = static_cast<int32_t>(column),
+                                       .end = static_cast<int32_t>(column + columns_of(m)),
+                                       .stream = static_cast<uint32_t>(pass.step * 4096 + m.index),
+                                       .scale = static_cast<float>(m.scale * kept)};
+  });
+  if (threshold > 0)
+    updates.dropout = {.row_M = static_cast<const int32_t*>(pass.rows.const_data_ptr()),
+                       .position_M = static_cast<const int32_t*>(pass.positions.const_data_ptr()),
+                       .key = pass.seed,
+                       .threshold = threshold};
+  return updates;
+}
+
+}  // namespace ops
+}  // namespace rankfold

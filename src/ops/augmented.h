@@ -1,0 +1,55 @@
+// What the kernels read of a projection that has low-rank updates, in the model's dtype:
+//     buffer [N8 + R, K8 + R64]      W  | B        K8 = round_up(K, 8), N8 likewise: the columns and rows between are
+//     zero
+//                                    A  |          R: the columns of all updates side by side, each padded to 8
+// so that y = [x | S] [W | B]^T and dX = [dY | dS] [W; A] are one product each over neighbouring memory, and any R up
+// to 64 costs one step of its loop. B is block-diagonal where a projection has several modules. Beside it A and B
+// transposed. The images are written by the optimizer's kernel after each of its steps (Segment, kernels/adamw.h), and
+// by ops::current where a leaf's version says that somebody else has changed it.
+#pragma once
+
+#include "ops/backend.h"
+#include "ops/projection.h"
+
+#include <vector>
+
+namespace rankfold {
+
+struct Augmented {
+  at::Tensor buffer;        // [N8 + R, K8 + R64]
+  at::Tensor a_transposed;  // [K, R]
+  at::Tensor b_transposed;  // [R, N8]
+  int64_t k8 = 0, n8 = 0, columns = 0;
+  std::vector<uint32_t> versions;  // of the leaves the images were written from
+
+  int64_t pitch() const { return buffer.size(1); }
+  // First element of row, column of the buffer.
+  const void* at(int64_t row, int64_t column) const;
+};
+
+namespace ops {
+
+// The projection's augmented form with images as its leaves are now. Lays the weight out anew the first time; from then
+// on projection.weight is a view of the buffer. The projection has an update.
+Augmented& current(Projection& projection);
+
+// The trained leaves of a projection in a flat fp32 buffer, with the places of their images, for AdamW's kernel; and,
+// to be called after it has run, the note that the images are those of the leaves as they are now.
+std::vector<kernels::Segment> image_segments(Projection& projection, const at::Tensor& flat);
+void images_written(Projection& projection);
+
+// The updates of a projection as the kernels want them.
+kernels::Updates updates_of(const Projection& projection, const Pass& pass);
+
+// Segments in the memory of the device, and how many blocks they are.
+struct DeviceSegments {
+  at::Tensor memory;
+  int64_t count = 0, blocks = 0;
+  const kernels::Segment* data() const { return static_cast<const kernels::Segment*>(memory.const_data_ptr()); }
+};
+DeviceSegments to_device(const Backend& backend, std::vector<kernels::Segment> segments, const at::Device& device);
+
+kernels::Dtype dtype_of(at::ScalarType dtype);
+
+}  // namespace ops
+}  // namespace rankfold

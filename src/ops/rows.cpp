@@ -1,0 +1,17 @@
+#include "ops/rows.h"
+
+#include <ATen/ATen.h>
+
+namespace rankfold::ops {
+
+at::Tensor with_room(int64_t rows, int64_t columns, const at::TensorOptions& options) {
+  return at::empty({rows, kernels::round_up(columns, 8) + kRoom}, options).narrow(1, 0, columns);
+}
+
+bool has_room(const at::Tensor& x, int64_t columns) {
+  if (x.size(0) == 0 || x.size(1) % 8 != 0 || x.stride(1) != 1 || x.stride(0) < x.size(1) + columns) return false;
+  const int64_t end = x.storage_offset() + (x.size(0) - 1) * x.stride(0) + x.size(1) + columns;
+  return x.storage().use_count() == 1 && end * x.element_size() <= static_cast<int64_t>(x.storage().nbytes());
+}
+
+}  // namespace rankfold::ops

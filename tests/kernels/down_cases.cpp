@@ -1,0 +1,180 @@
+// down.h.
+#include <cmath>
+
+#include "kernels/cases.h"
+#include "kernels/low_rank.h"
+
+namespace rankfold::kernels::testing {
+namespace {
+
+struct Problem {
+  Source source = Source::plain;
+  Dtype dtype = Dtype::f32;
+  int64_t m = 0, k = 0;
+  std::vector<int64_t> ranks;
+  double drop_prob = 0;
+  std::string special;  // "_" and what is unusual of it; also chooses it, see shapes()
+
+  int64_t in_offset = 0, in_extra = 0;  // elements: of the base beyond 16 bytes, of the pitch beyond the width
+  bool x = true, s = true, kept = true;
+  int64_t shared_limit = 99 * 1024;
+};
+
+template <class Real>
+struct Result {
+  Numbers x, rstd, s;
+};
+
+// Dense [M, ...] numbers in; the columns of S that are padding stay 0.
+template <class Real>
+Result<Real> reference(const Problem& p, const LowRank& low_rank, const Numbers& in, const Numbers& gain,
+                       const Numbers& a, Real eps) {
+  Result<Real> result;
+  const int64_t columns = low_rank.columns();
+  for (int64_t m = 0; m < p.m; ++m) {
+    const double* row = &in[static_cast<size_t>(p.source == Source::swiglu ? m * 2 * p.k : m * p.k)];
+    Real squares = 0;
+    for (int64_t k = 0; k < p.k; ++k) squares += Real(row[k]) * Real(row[k]);
+    const Real rstd = 1 / std::sqrt(squares / Real(p.k) + eps);
+    if (p.source == Source::norm) result.rstd.push_back(rstd);
+    for (int64_t k = 0; k < p.k; ++k) {
+      Real x = Real(row[k]);
+      if (p.source == Source::norm) x = x * rstd * Real(gain[static_cast<size_t>(k)]);
+      if (p.source == Source::swiglu) x = x / (1 + std::exp(-x)) * Real(row[p.k + k]);
+      result.x.push_back(stored(x, p.dtype));
+    }
+  }
+  result.s.resize(static_cast<size_t>(p.m * columns));
+  for (int64_t m = 0; m < p.m; ++m) {
+    low_rank.each_column([&](int u, int64_t r) {
+      Real sum = 0;
+      for (int64_t k = 0; k < p.k; ++k)
+        if (low_rank.is_kept(u, m, k))
+          sum += Real(result.x[static_cast<size_t>(m * p.k + k)]) * Real(a[static_cast<size_t>(r * p.k + k)]);
+      result.s[static_cast<size_t>(m * columns + r)] = stored(Real(low_rank.updates.update[u].scale) * sum, p.dtype);
+    });
+  }
+  return result;
+}
+
+void run(Context& c, const Problem& p) {
+  const LowRank low_rank = make_low_rank(c, p.ranks, p.drop_prob, p.m, p.k);
+  const int64_t columns = low_rank.columns(), padded = round_up(p.k, 8);
+  const int64_t width = p.source == Source::swiglu ? 2 * p.k : p.k;
+  Numbers numbers = c.normal(p.m * width);
+  // Every third row so small that eps counts, or, for swiglu, large gates.
+  for (int64_t m = 0; m < p.m; m += 3)
+    for (int64_t k = 0; k < p.k; ++k)
+      numbers[static_cast<size_t>(m * width + k)] *= p.source == Source::norm ? 0.003 : p.source == Source::swiglu ? 8 : 1;
+  const Matrix in = c.input(p.dtype, {p.m, width, width + p.in_extra, 0, p.in_offset}, numbers);
+  const Matrix gain = c.input(p.dtype, {1, p.k, 0, 0, p.in_offset}, c.normal(p.k));
+  // Zero in the padding between updates as well as after the last feature.
+  const Numbers a_numbers = transposed(low_rank.padded(c, p.k, 1 / std::sqrt(static_cast<double>(p.k))), p.k, columns);
+  const Matrix a = c.input(p.dtype, {columns, p.k, padded + 8, padded - p.k}, a_numbers);
+  const Matrix rstd = c.output(Dtype::f32, {1, p.source == Source::norm ? p.m : 0});
+  const int64_t width_x = p.x ? padded : 0, width_s = p.s ? columns : 0;
+  const Matrix operand = c.output(p.dtype, {p.m, width_x + width_s, width_x + width_s + 8});
+  const Matrix kept = c.output(p.dtype, {p.m, p.kept ? columns : 0, columns + 3});
+
+  Down d;
+  d.source = p.source;
+  d.dtype = p.dtype;
+  d.m = p.m, d.k = p.k;
+  d.in = in.data(), d.ld_in = in.ld();
+  if (p.source == Source::norm) d.gain_K = gain.data(), d.eps = 1e-5f, d.rstd_M = rstd.floats();
+  if (p.x) d.x = operand.data(), d.ld_x = operand.ld();
+  if (columns > 0) d.a_RK = a.data(), d.ld_a = a.ld();
+  if (p.s && columns > 0) d.s_MR = operand.columns(width_x, columns).data(), d.ld_s = operand.ld();
+  if (p.kept && columns > 0) d.kept_MR = kept.data(), d.ld_kept = kept.ld();
+  d.updates = low_rank.updates;
+  d.shared_limit = p.shared_limit;
+  c.run([&] { c.table().down(d, c.stream()); });
+  if (!c.checks()) return;
+
+  const auto exact = reference<double>(p, low_rank, in.numbers(), gain.numbers(), a.numbers(), d.eps);
+  const auto plain = reference<float>(p, low_rank, in.numbers(), gain.numbers(), a.numbers(), d.eps);
+  const Dtype coarse = p.source == Source::plain ? Dtype::f32 : p.dtype;
+  if (p.source == Source::norm) {  // relative to each, as they differ much
+    Numbers ours = rstd.numbers(), one, plain_ratio = plain.rstd;
+    for (size_t i = 0; i < ours.size(); ++i) {
+      ours[i] /= exact.rstd[i], plain_ratio[i] /= exact.rstd[i];
+      one.push_back(1);
+    }
+    c.expect_close("rstd", ours, one, plain_ratio, Dtype::f32, {p.k});
+  }
+  if (p.x) {
+    c.expect_close("x", operand.columns(0, p.k), exact.x, plain.x, {});
+    const Numbers zero(static_cast<size_t>(p.m * (padded - p.k)));
+    c.expect_close("padding of x", operand.columns(p.k, padded - p.k), zero, zero, {});
+  }
+  for (int u = 0; u < low_rank.updates.count; ++u) {  // scales differ
+    const Update& update = low_rank.updates.update[u];
+    const int64_t begin = update.begin, count = update.end - update.begin;
+    const Numbers s = columns_of(exact.s, columns, begin, begin + count);
+    const Numbers plain_s = columns_of(plain.s, columns, begin, begin + count);
+    const std::string name = " of update " + std::to_string(u);
+    if (p.s) c.expect_close("S" + name, operand.columns(width_x + begin, count), s, plain_s, {p.k, coarse});
+    if (p.kept) c.expect_close("kept S" + name, kept.columns(begin, count), s, plain_s, {p.k, coarse});
+  }
+  if (p.s && p.kept && columns > 0)
+    c.expect(operand.columns(width_x, columns).numbers() == kept.numbers(), "S and the kept S differ");
+}
+
+std::vector<Problem> problems() {
+  std::vector<Problem> all;
+  for (const Source source : {Source::plain, Source::norm, Source::swiglu}) {
+    for (const Dtype dtype : {Dtype::f32, Dtype::bf16, Dtype::f16}) {
+      const auto add = [&](int64_t m, int64_t k, std::vector<int64_t> ranks, double drop_prob,
+                           const std::string& special = "", const std::function<void(Problem&)>& change = {}) {
+        Problem p{source, dtype, m, k, std::move(ranks), drop_prob, special};
+        if (change) change(p);
+        all.push_back(p);
+      };
+      const auto odd = [](Problem& p) { p.in_offset = 1, p.in_extra = 3; };
+      add(1, 8, {16}, 0);
+      add(15, 24, {1}, 0.05);
+      add(16, 32, {8}, 0.5);
+      add(17, 37, {4}, 0.05, "_odd", odd);
+      add(33, 40, {8, 8, 8}, 0.05, "_pitched", [](Problem& p) { p.in_extra = 8; });
+      add(33, 129, {48}, 0.5);
+      add(17, 264, {16, 16, 16}, 0.05, "_odd_base", [](Problem& p) { p.in_offset = 1; });
+      add(17, 300, {64}, 0);
+      add(16, 264, {5, 12}, 0.05);
+      add(17, 264, {32, 32, 32}, 0.05);
+      add(17, 129, {96}, 0.5, "_odd", odd);
+      add(70, 40, {}, 0);
+      add(17, 40, {16}, 0.05, "_without_x", [](Problem& p) { p.x = false; });
+      add(17, 40, {96}, 0, "_without_x", [](Problem& p) { p.x = false, p.s = false; });
+      add(17, 40, {8, 8}, 0.05, "_without_s", [](Problem& p) { p.s = false; });
+      add(17, 40, {64}, 0.05, "_without_kept", [](Problem& p) { p.kept = false; });
+      add(0, 40, {8}, 0.05);
+      if (source != Source::norm) continue;
+      // 25 tiles of 32 features: three or four for a warp, of which none, some and all stay in shared memory.
+      for (const int64_t kilobytes : {0, 48, 80, 99, 227}) {
+        for (const int64_t rank : {16, 64}) {
+          if (rank == 64 && kilobytes % 2 == 0) continue;
+          add(17, 776, {rank}, 0.05, "_shared" + std::to_string(kilobytes),
+              [=](Problem& p) { p.shared_limit = kilobytes * 1024; });
+        }
+      }
+    }
+  }
+  return all;
+}
+
+}  // namespace
+
+std::vector<Case> down_cases() {
+  constexpr const char* kSources[] = {"plain", "norm", "swiglu"};
+  std::vector<Case> cases;
+  for (const Problem& p : problems()) {
+    const std::string drop = p.drop_prob == 0 ? "" : p.drop_prob == 0.5 ? "_drop50" : "_drop5";
+    cases.push_back({"down",
+                     std::string("down_") + kSources[static_cast<int>(p.source)] + "_" + name_of(p.dtype) + "_m" +
+                         std::to_string(p.m) + "_k" + std::to_string(p.k) + "_" + name_of_ranks(p.ranks) + drop + p.special,
+                     [p](Context& c) { run(c, p); }});
+  }
+  return cases;
+}
+
+}  // namespace rankfold::kernels::testing
