@@ -7,6 +7,9 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 build=$root/build
 venv=$build/venv
 
+# shellcheck source=cmake/nvcc.sh
+source "$root/cmake/nvcc.sh"
+
 say() { printf '== %s\n' "$*"; }
 die() {
   printf '%s: %s\n' "$(basename "$0")" "$*" >&2
@@ -14,7 +17,7 @@ die() {
 }
 
 debian_packages=(g++ cmake ninja-build ccache python3-venv libsentencepiece-dev nlohmann-json3-dev libcli11-dev
-                 libgtest-dev)
+                 libgtest-dev libboost-context-dev)
 
 install_debian_packages() {
   if ! command -v dpkg-query >/dev/null; then
@@ -41,7 +44,7 @@ install_debian_packages() {
 install_python_packages() {
   local pattern='^[a-z]' wanted stamp=$venv/rankfold-$1.stamp
   [[ $1 != quickstart ]] || pattern='^torch=='
-  mapfile -t wanted < <(grep "$pattern" "$root/cmake/requirements.txt")
+  mapfile -t wanted < <(grep "$pattern" "$root/cmake/requirements.txt" | grep -v '^nvidia-')  # those: nvcc.sh
   if [[ -f $stamp && $(<"$stamp") == "${wanted[*]}" ]]; then
     say "Python packages: there"
     return
@@ -53,15 +56,17 @@ install_python_packages() {
   printf '%s' "${wanted[*]}" >"$stamp"
 }
 
-# Configures once; afterwards ninja runs CMake again when a list of sources changed.
+# Configures once, and again when there is another nvcc; afterwards ninja runs CMake when a list of sources changed.
 build_targets() {
-  local torch
+  local torch cuda=(-DRANKFOLD_CUDA=OFF)
   torch=$(echo "$venv"/lib/python3*/site-packages/torch)
-  if [[ ! -f $build/build.ninja ]]; then
+  [[ -z $nvcc ]] || cuda=(-DRANKFOLD_CUDA=AUTO -DRANKFOLD_NVCC="$nvcc")
+  if ! [[ -f $build/build.ninja && -f $build/rankfold-nvcc.stamp && $(<"$build/rankfold-nvcc.stamp") == "$nvcc" ]]; then
     say "configuring"
-    (cd "$root" && cmake --preset default -DCMAKE_PREFIX_PATH="$torch" -DRANKFOLD_TESTS=ON) \
+    (cd "$root" && cmake --preset default -DCMAKE_PREFIX_PATH="$torch" -DRANKFOLD_TESTS=ON "${cuda[@]}") \
       >"$build/configure.log" 2>&1 ||
       { tail -n 20 "$build/configure.log" >&2; die "cmake failed: the whole output is in build/configure.log"; }
+    printf '%s' "$nvcc" >"$build/rankfold-nvcc.stamp"
   fi
   say "building $*"
   cmake --build "$build" --parallel "$(nproc)" --target "$@" || die "the build failed"
@@ -72,5 +77,7 @@ prepare() {
   shift
   install_debian_packages
   install_python_packages "$scope"
+  find_nvcc "$scope"
+  if (($# > 0)) && [[ -n $nvcc ]] && has_device; then set -- "$@" rankfold_cuda; fi
   build_targets "${@:-all}"
 }

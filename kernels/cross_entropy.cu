@@ -22,7 +22,7 @@ struct LogSum {
 };
 __device__ __forceinline__ LogSum merge(const LogSum& a, const LogSum& b) {
   const float largest = fmaxf(a.largest, b.largest);
-  if (largest == -INFINITY) return {largest, 0};
+  if (largest == -INFINITY) return {largest, a.sum + b.sum};  // zero, or NaN
   return {largest, a.sum * expf(a.largest - largest) + b.sum * expf(b.largest - largest)};
 }
 
@@ -55,7 +55,7 @@ __global__ void __launch_bounds__(kThreads, 2) cross_entropy_kernel(const __grid
       LogSum here{largest, 0};
 #pragma unroll
       for (int j = 0; j < 8; ++j)
-        if (i + j < p.v) here.sum += largest == -INFINITY ? z[j] - z[j] : expf(z[j] - largest);
+        if (i + j < p.v && z[j] != -INFINITY) here.sum += expf(z[j] - largest);
       mine = merge(mine, here);
     }
   }

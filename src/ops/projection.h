@@ -86,6 +86,8 @@ struct Pass {
   int64_t step = 0;
   at::Tensor rows;       // [T] int32: row within the accumulation window
   at::Tensor positions;  // [T] int32: position within the row
+  // Owns the projection and the norm where no decoder does: an op's backward runs after its caller has returned.
+  std::shared_ptr<void> owner = nullptr;
 
   Pass select(const at::Tensor& indices) const;  // the same for some of the tokens
 };

@@ -4,6 +4,7 @@
 #include <bit>
 #include <cmath>
 #include <functional>
+#include <iostream>
 #include <numeric>
 #include <thread>
 #include <vector>
@@ -133,11 +134,22 @@ TEST_F(ShimTest, RunsThreadsAndBlocksInTheOrderSet) {
   EXPECT_EQ(simt::set_order(Order::forward).seed, 2u);
 }
 
+// Exits with the turn that the last thread had.
+[[noreturn]] void exit_with_order(const char* name) {
+  setenv("RANKFOLD_SIMT_ORDER", name, 1);
+  try {
+    std::exit(static_cast<int>(turns()[96]));
+  } catch (const std::invalid_argument& error) {
+    std::cerr << error.what();
+    std::exit(1);
+  }
+}
+
 TEST(ShimOrderTest, ComesFromTheEnvironment) {
   GTEST_FLAG_SET(death_test_style, "threadsafe");
-  EXPECT_EXIT((setenv("RANKFOLD_SIMT_ORDER", "backward", 1), std::exit(turns()[96] == 0 ? 0 : 1)),
-              testing::ExitedWithCode(0), "");
-  EXPECT_DEATH((setenv("RANKFOLD_SIMT_ORDER", "sideways", 1), turns()), "expected forward, backward or random:SEED");
+  EXPECT_EXIT(exit_with_order("forward"), testing::ExitedWithCode(95), "");
+  EXPECT_EXIT(exit_with_order("backward"), testing::ExitedWithCode(0), "");
+  EXPECT_EXIT(exit_with_order("sideways"), testing::ExitedWithCode(1), "expected forward, backward or random:SEED");
 }
 
 TEST_F(ShimTest, SeveralOsThreadsLaunchAtOnce) {
@@ -491,8 +503,9 @@ TEST_F(ShimTest, SeesCopiesLeftInFlight) {
   EXPECT_TRUE(contains(failure([] { run(staging_kernel, kNoCommit); }), "leaves the kernel with 4 copies in flight"));
 }
 
-// --- Races
+// --- Blocks and launches
 
+#if defined(__SANITIZE_THREAD__)  // blocks run one after another, so nothing else can see that they are not ordered
 constexpr int kSameWord = 1, kOneWriterABlock = 2;
 
 void blocks_kernel(Params p) {
@@ -506,12 +519,12 @@ void blocks_kernel(Params p) {
 void run_blocks(int variant) { run(blocks_kernel, variant, 0, {kThreads}, {30}); }
 
 TEST_F(ShimTest, SeesRacesBetweenBlocks) {
-  if (!kTsan) GTEST_SKIP() << "blocks run one after another: only TSan sees that nothing orders them";
   for (const int variant : {kSameWord, kOneWriterABlock}) {
     EXPECT_EXIT((run_blocks(variant), std::exit(0)), testing::ExitedWithCode(66), "ThreadSanitizer: data race");
   }
   EXPECT_EXIT((run_blocks(kCorrect), std::exit(0)), testing::ExitedWithCode(0), "");
 }
+#endif
 
 // A grid that failed leaves nothing behind that would disturb, or be a race with, the next one.
 TEST_F(ShimTest, WorksAfterAFailure) {
@@ -521,6 +534,16 @@ TEST_F(ShimTest, WorksAfterAFailure) {
     failure([&] { run(warp_kernel, variant, 0, {32}); });
     EXPECT_TRUE(orders_agree(staging_kernel, kCorrect));
   }
+}
+
+void refusing_kernel(Params) {
+  if (threadIdx.x == 33) simt::fail("seen by the kernel");
+}
+
+TEST_F(ShimTest, LetsKernelsFail) {
+  EXPECT_TRUE(
+      contains(failure([] { run(refusing_kernel, kCorrect); }), "kernel 'seeded' block (0,0,0): seen by the kernel"));
+  EXPECT_THROW(simt::fail("seen outside of a kernel"), simt::Failure);
 }
 
 }  // namespace

@@ -1,0 +1,174 @@
+// Whole runs through the kernels against the same runs on the CPU path: same masks, so the same losses and adapters up
+// to rounding.
+#include "fused/backend.h"
+#include "ops/augmented.h"
+#include "rankfold/rankfold.h"
+#include "support/temp_folder.h"
+#include "support/tiny_model.h"
+
+#include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+namespace rankfold {
+namespace {
+
+using testing::Kernels;
+using testing::TempFolder;
+using testing::TinyModel;
+
+constexpr int64_t kVocabulary = 96;
+
+struct Setting {
+  std::string name;
+  TinyModel model;
+  LoraConfig lora;
+  bool full = false;
+  std::string checkpointing = "none";
+};
+
+struct Result {
+  std::vector<LogRow> log;
+  at::Tensor values;
+};
+
+class Fused : public ::testing::TestWithParam<Setting> {
+ protected:
+  Fused() {
+    TinyModel model = GetParam().model;
+    model.vocabulary = kVocabulary;
+    testing::write_tiny_model(folder_ / "model", model);
+    testing::write_tiny_rows(folder_ / "rows.jsonl", 25, kVocabulary);
+  }
+
+  Result train(bool by_kernels, const std::string& output, int64_t steps, int64_t stop_after = -1,
+               const std::string& resume = "") const {
+    const Setting& setting = GetParam();
+    const Kernels kernels(by_kernels);
+    TrainConfig config;
+    config.output_dir = (folder_ / output).string();
+    config.per_device_train_batch_size = 2;
+    config.gradient_accumulation_steps = 2;
+    config.max_steps = steps;
+    config.learning_rate = 3e-3;
+    config.weight_decay = 0.01;
+    config.logging_steps = 1;
+    config.resume_from_checkpoint = resume;
+    config.gradient_checkpointing = setting.checkpointing;
+    const CausalLM model = CausalLM::load(folder_ / "model", {.device = "cpu"});
+    const Dataset data = Dataset::open(folder_ / "rows.jsonl", nullptr, {.max_length = 64}, kVocabulary);
+    const Adapter adapter = setting.full ? Adapter::full(model) : Adapter::create(model, setting.lora, 7);
+    Trainer trainer(model, adapter, data, config);
+    int64_t done = 0;
+    trainer.on_progress([&](const Progress&) { ++done; });
+    if (stop_after >= 0) trainer.stop_when([&] { return done == stop_after; });
+    trainer.run();
+    return {trainer.log(), adapter.flat_values().clone()};
+  }
+
+  TempFolder folder_;
+};
+
+TEST_P(Fused, TenStepsAreTheCpuPaths) {
+  const Result kernels = train(true, "kernels", 10), cpu = train(false, "cpu", 10);
+  ASSERT_EQ(kernels.log.size(), 10u);
+  ASSERT_EQ(cpu.log.size(), 10u);
+  const bool is_fp32 = GetParam().model.dtype == "float32";
+  const double loss_limit = is_fp32 ? 1e-5 : 1e-2, value_limit = is_fp32 ? 2e-3 : 0.1;
+  for (size_t i = 0; i < 10; ++i)
+    EXPECT_NEAR(kernels.log[i].loss, cpu.log[i].loss, loss_limit * cpu.log[i].loss) << "step " << i + 1;
+  EXPECT_LT(cpu.log[9].loss, cpu.log[0].loss);
+  const double largest = cpu.values.abs().max().item<double>();
+  EXPECT_LE((kernels.values - cpu.values).abs().max().item<double>(), value_limit * largest);
+}
+
+TEST_P(Fused, StopsAndGoesOnToTheBit) {
+  const Result whole = train(true, "whole", 6);
+  train(true, "parts", 6, 3);
+  const Result resumed = train(true, "parts", 6, -1, "auto");
+  EXPECT_TRUE(whole.values.equal(resumed.values));
+  ASSERT_EQ(resumed.log.size(), 6u);
+  for (size_t i = 0; i < 6; ++i) EXPECT_EQ(whole.log[i].loss, resumed.log[i].loss) << "step " << i + 1;
+}
+
+const TinyModel kBaichuan{.hidden = 40, .inner = 56}, kGrouped{.baichuan = false, .tied = true};
+
+INSTANTIATE_TEST_SUITE_P(
+    Runs, Fused,
+    ::testing::Values(
+        Setting{
+            "W_pack_dropout", kBaichuan, {.r = 4, .lora_alpha = 8, .lora_dropout = 0.1, .target_modules = StringList{"W_pack"}}},
+        Setting{"W_pack_no_dropout", kBaichuan, {.r = 16, .lora_alpha = 8, .target_modules = StringList{"W_pack"}}},
+        Setting{
+            "all_linear", kGrouped, {.r = 8, .lora_alpha = 8, .lora_dropout = 0.05, .target_modules = "all-linear"}},
+        Setting{"all_linear_no_dropout", kGrouped, {.r = 3, .lora_alpha = 8, .target_modules = "all-linear"}},
+        Setting{"all_linear_checkpointing_full",
+                kBaichuan,
+                {.r = 8, .lora_alpha = 8, .lora_dropout = 0.05, .target_modules = "all-linear"},
+                false,
+                "full"},
+        Setting{"some_modules_checkpointing_mlp",
+                kGrouped,
+                {.r = 48,
+                 .lora_alpha = 8,
+                 .lora_dropout = 0.2,
+                 .target_modules = StringList{"q_proj", "v_proj", "up_proj"}},
+                false,
+                "mlp"},
+        Setting{"full_tuning", kGrouped, {}, true},
+        Setting{"full_tuning_checkpointing_full", kBaichuan, {}, true, "full"},
+        Setting{"bfloat16",
+                {.dtype = "bfloat16"},
+                {.r = 8, .lora_alpha = 8, .lora_dropout = 0.05, .target_modules = "all-linear"}},
+        Setting{"bfloat16_full_tuning", {.baichuan = false, .dtype = "bfloat16"}, {}, true}),
+    [](const auto& info) { return info.param.name; });
+
+class FusedModel : public ::testing::Test {
+ protected:
+  FusedModel() {
+    testing::write_tiny_model(folder_ / "model", {.baichuan = false, .vocabulary = kVocabulary});
+    testing::write_tiny_rows(folder_ / "rows.jsonl", 9, kVocabulary);
+  }
+  TempFolder folder_;
+};
+
+TEST_F(FusedModel, EvaluatesAndGeneratesAsTheCpuPath) {
+  const std::vector<std::vector<int32_t>> prompts{{5, 9, 31}, {7}, {50, 3, 3, 8, 60}};
+  EvalResult results[2];
+  std::vector<std::vector<int32_t>> completions[2];
+  for (int on = 0; on < 2; ++on) {
+    const Kernels kernels(on == 1);
+    const CausalLM model = CausalLM::load(folder_ / "model", {.device = "cpu"});
+    const Adapter adapter = Adapter::create(model, {.r = 8, .lora_alpha = 8, .target_modules = "all-linear"}, 3);
+    at::manual_seed(11);
+    {
+      at::NoGradGuard no_grad;
+      for (at::Tensor leaf : adapter.parameters()) leaf.copy_(at::randn(leaf.sizes()) * 0.1);
+    }
+    const Dataset data = Dataset::open(folder_ / "rows.jsonl", nullptr, {.max_length = 64}, kVocabulary);
+    results[on] = evaluate(model, data, 4);
+    completions[on] = generate(model, prompts, {.max_new_tokens = 12});
+  }
+  EXPECT_NEAR(results[1].loss, results[0].loss, 1e-5 * results[0].loss);
+  EXPECT_EQ(completions[1], completions[0]);
+}
+
+// An image is written again when a leaf has changed behind AdamW's kernel.
+TEST_F(FusedModel, ImagesFollowAnotherOptimizer) {
+  const CausalLM model = CausalLM::load(folder_ / "model", {.device = "cpu"});
+  const Adapter adapter = Adapter::create(model, {.r = 8, .lora_alpha = 8, .target_modules = "all-linear"}, 3);
+  const Dataset data = Dataset::open(folder_ / "rows.jsonl", nullptr, {.max_length = 64}, kVocabulary);
+  const Batch batch = data.batch({0, 1, 2});
+  at::NoGradGuard no_grad;
+  const at::Tensor before = model.loss(batch);
+  for (at::Tensor leaf : adapter.parameters()) leaf.add_(0.05);
+  const at::Tensor after = model.loss(batch);
+  EXPECT_NE(before.item<float>(), after.item<float>());
+  const Kernels cpu(false);
+  EXPECT_NEAR(after.item<float>(), model.loss(batch).item<float>(), 1e-4 * after.item<float>());
+}
+
+}  // namespace
+}  // namespace rankfold
