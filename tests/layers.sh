@@ -1,24 +1,28 @@
 #!/usr/bin/env bash
 # The layers of docs/design.md: a file includes only files of a lower number or of its own folder; no torch header in
-# kernels/, torch/torch.h nowhere; only src/core/file.cpp opens files for writing.
+# kernels/, torch/torch.h nowhere; one launch, one header with PTX; only src/core/file.cpp opens files for writing.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-declare -A level=([core]=0 [io]=1 [ops]=2 [data]=2 [model]=3 [adapter]=4 [eval]=5 [checkpoint]=5 [train]=6 [cli]=7)
+declare -A level=([core]=0 [io]=1 [kernels]=1 [ops]=2 [data]=2 [model]=3 [cuda]=3 [adapter]=4 [eval]=5 [checkpoint]=5 [train]=6 [cli]=7)
 bad=0
 complain() {
   echo "$*"
   bad=1
 }
 while IFS=: read -r file line; do
-  from=${file#src/} from=${from%%/*}
+  from=${file#src/} from=${from%%/*}  # kernels/x.cu is of the folder kernels
   to=${line#*\"} to=${to%%/*}
   [[ -n ${level[$from]:-} ]] || { complain "$file: folder $from has no level"; continue; }
   [[ $to == rankfold || $to == "$from" ]] && continue
   [[ -n ${level[$to]:-} ]] || { complain "$file: $line: unknown folder"; continue; }
   ((${level[$to]} < ${level[$from]})) || complain "$file (level ${level[$from]}) includes $to (level ${level[$to]})"
-done < <(grep -rHoE '^#include "[^"]+"' src)
+done < <(grep -rHoE '^#include "[^"]+"' src kernels | grep -v '#include "simt/')
 grep -rnE '#include *[<"]torch/torch\.h' include src tests examples && complain "torch/torch.h takes 25 s a file"
-if [[ -d kernels ]]; then grep -rnE '#include *[<"](torch|ATen|c10)/' kernels && complain "a torch header in kernels/"; fi
+grep -rnE '#include *[<"](torch|ATen|c10)/' kernels && complain "a torch header in kernels/"
+grep -rn '<<<' kernels | grep -v '^kernels/launch.h:' && complain "a launch outside kernels/launch.h"
+grep -rnwE 'asm' kernels | grep -v '^kernels/ptx.h:' && complain "PTX outside kernels/ptx.h"
+grep -rn '__shared__' kernels | grep -v '^kernels/device.h:' && complain "shared memory that kernels/device.h does not carve"
+grep -rnE 'atomicAdd|cooperative_groups|curand' kernels && complain "sums in no fixed order, or what the shim does not have"
 grep -rnE '\bofstream\b|\bfopen\(|O_WRONLY|O_CREAT' src | grep -v '^src/core/file.cpp:' && complain "opened for writing outside src/core/file.cpp"
 ((bad == 0)) && echo "layers: in order"
 exit $bad

@@ -19,7 +19,6 @@ AdamW::AdamW(const CausalLM& model, const Adapter& adapter)
   std::vector<kernels::Segment> segments;
   std::set<int64_t> with_image;
   for (Projection* p : decoder_->projections()) {
-    if (decoder_->is_tied(p) && p->modules[0].master.defined()) continue;  // the embedding's master, below
     for (const kernels::Segment& segment : ops::image_segments(*p, values)) {
       segments.push_back(segment);
       with_image.insert(segment.begin);

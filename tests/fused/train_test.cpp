@@ -122,7 +122,8 @@ INSTANTIATE_TEST_SUITE_P(
         Setting{"bfloat16",
                 {.dtype = "bfloat16"},
                 {.r = 8, .lora_alpha = 8, .lora_dropout = 0.05, .target_modules = "all-linear"}},
-        Setting{"bfloat16_full_tuning", {.baichuan = false, .dtype = "bfloat16"}, {}, true}),
+        Setting{"bfloat16_full_tuning", {.baichuan = false, .dtype = "bfloat16"}, {}, true},
+        Setting{"bfloat16_full_tuning_tied", {.tied = true, .dtype = "bfloat16"}, {}, true}),
     [](const auto& info) { return info.param.name; });
 
 class FusedModel : public ::testing::Test {

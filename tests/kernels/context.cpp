@@ -173,7 +173,9 @@ Buffer* Context::add(size_t bytes, size_t guard, uint16_t fill) {
   return buffers_.emplace_back(std::move(buffer)).get();
 }
 
-void Context::upload(const Buffer& buffer) { machine_.upload(buffer.data, buffer.before.data(), buffer.before.size()); }
+void Context::upload(const Buffer& buffer) {
+  if (!buffer.before.empty()) machine_.upload(buffer.data, buffer.before.data(), buffer.before.size());
+}
 
 Matrix Context::add(Dtype dtype, Shape shape, const Numbers* numbers, bool is_output) {
   if (shape.ld == 0) shape.ld = shape.cols + shape.zeros;
@@ -222,7 +224,7 @@ void Context::run(const std::function<void()>& work) {
   for (size_t b = 0; b < buffers_.size(); ++b) {
     Buffer& buffer = *buffers_[b];
     buffer.after.resize(buffer.before.size());
-    machine_.download(buffer.after.data(), buffer.data, buffer.after.size());
+    if (!buffer.after.empty()) machine_.download(buffer.after.data(), buffer.data, buffer.after.size());
     for (size_t i = 0; i < buffer.after.size(); ++i) {
       if (buffer.may_change[i]) {
         bytes_.push_back(buffer.after[i]);

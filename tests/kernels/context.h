@@ -25,6 +25,7 @@ class Machine {
   virtual void download(void* to, const void* from, size_t bytes) = 0;
   virtual void synchronize() = 0;  // throws what a kernel did wrong
   virtual Stream stream() = 0;
+  virtual int64_t shared_limit() = 0;  // bytes of shared memory that a block may take
 };
 
 using Numbers = std::vector<double>;  // of a matrix: dense, row after row
@@ -100,6 +101,7 @@ class Context {
 
   const Table& table() const { return table_; }
   Stream stream() const { return machine_.stream(); }
+  int64_t shared_limit() const { return machine_.shared_limit(); }
   bool checks() const { return checks_; }
   const std::vector<std::string>& failures() const { return failures_; }
   const std::vector<std::byte>& bytes() const { return bytes_; }  // of all that kernels wrote

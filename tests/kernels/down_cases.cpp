@@ -1,4 +1,5 @@
 // down.h.
+#include <algorithm>
 #include <cmath>
 
 #include "kernels/cases.h"
@@ -87,7 +88,7 @@ void run(Context& c, const Problem& p) {
   if (p.s && columns > 0) d.s_MR = operand.columns(width_x, columns).data(), d.ld_s = operand.ld();
   if (p.kept && columns > 0) d.kept_MR = kept.data(), d.ld_kept = kept.ld();
   d.updates = low_rank.updates;
-  d.shared_limit = p.shared_limit;
+  d.shared_limit = std::min(p.shared_limit, c.shared_limit());
   c.run([&] { c.table().down(d, c.stream()); });
   if (!c.checks()) return;
 

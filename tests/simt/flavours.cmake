@@ -1,7 +1,7 @@
 # The kernels compiled by g++ for the CPU (tests/simt/device.h) and their tests, once for each flavour:
 #   plain  as fast as it gets           asan  addresses and undefined behaviour           tsan  races between CUDA threads
-# rankfold_simt_flavour(NAME) makes simt_engine_NAME, simt_kernels_NAME and, of the tests in this folder,
-# simt_tests_NAME, which is the test simt_NAME. Neither needs LibTorch, which no sanitizer has seen.
+# rankfold_simt_flavour(NAME) makes simt_engine_NAME, simt_kernels_NAME and, of the tests in this folder and the cases
+# in tests/kernels, simt_tests_NAME, which is the test simt_NAME. Neither needs LibTorch, which no sanitizer has seen.
 find_package(Boost 1.74 REQUIRED COMPONENTS context)
 find_package(GTest REQUIRED)
 
@@ -39,7 +39,9 @@ function(rankfold_simt_flavour flavour)
   target_compile_options(simt_kernels_${flavour} PRIVATE ${warnings} ${options})
   target_link_libraries(simt_kernels_${flavour} PUBLIC simt_engine_${flavour})
 
-  file(GLOB tests CONFIGURE_DEPENDS ${RANKFOLD_SIMT_FOLDER}/*_test.cpp)
+  file(GLOB tests CONFIGURE_DEPENDS ${RANKFOLD_SIMT_FOLDER}/*_test.cpp ${root}/tests/kernels/*.cpp
+       ${root}/tests/kernels/*.cu)
+  set_source_files_properties(${root}/tests/kernels/ptx_kernels.cu PROPERTIES LANGUAGE CXX)
   add_executable(simt_tests_${flavour} ${tests})
   target_compile_options(simt_tests_${flavour} PRIVATE ${warnings} ${options})
   target_link_options(simt_tests_${flavour} PRIVATE ${options})

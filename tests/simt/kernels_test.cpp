@@ -29,6 +29,7 @@ class SimtMachine : public Machine {
   void download(void* to, const void* from, size_t bytes) override { std::memcpy(to, from, bytes); }
   void synchronize() override {}
   Stream stream() override { return nullptr; }
+  int64_t shared_limit() override { return 227 << 10; }  // of an H100
 };
 
 struct Outcome {

@@ -87,6 +87,17 @@ class Training : public ::testing::Test {
   TempFolder folder_;
 };
 
+TEST_F(Training, WhatIsComputedAgainGivesTheSameBytes) {
+  Run kept = make_run("kept", 4);
+  go(kept);
+  for (const char* what : {"mlp", "full"}) {
+    Run again = make_run(what, 4);
+    again.train.gradient_checkpointing = what;
+    go(again);
+    expect_same(kept, again);
+  }
+}
+
 TEST_F(Training, LossFalls) {
   Run run = make_run("out", 60);
   go(run);
