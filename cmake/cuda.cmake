@@ -55,7 +55,8 @@ file(GLOB _kernels CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/kernels/*.cu)
 file(GLOB _sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/kernels/*.cpp ${PROJECT_SOURCE_DIR}/src/cuda/*.cpp)
 set(_nvcc_flags -std=c++20 -O3 -lineinfo --compress-mode=size ${_gencode} -I${PROJECT_SOURCE_DIR}
                 -ccbin ${CMAKE_CXX_COMPILER} -Werror all-warnings --resource-usage
-                -Xptxas -warn-spills,-warn-lmem-usage,-Werror -Xcompiler -Wall,-Wextra,-Werror,-fPIC,-fvisibility=hidden)
+                -Xptxas -warn-spills,-warn-lmem-usage,-Werror
+                -Xcompiler -Wall,-Wextra,-Werror,-fPIC,-fvisibility=hidden)
 set(_objects "")
 file(MAKE_DIRECTORY ${PROJECT_BINARY_DIR}/kernels)
 foreach(_kernel IN LISTS _kernels)
@@ -87,4 +88,4 @@ foreach(_library cudart cublasLt)
 endforeach()
 list(REMOVE_DUPLICATES _run_path)
 set_target_properties(rankfold_cuda PROPERTIES INSTALL_RPATH "${_run_path}")
-install(TARGETS rankfold_cuda LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
+install(TARGETS rankfold_cuda LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR} OPTIONAL)  # the quickstart may not build it

@@ -72,9 +72,10 @@ int capability(c10::DeviceIndex device) {
 bool suits_flash(const Tensor& q) {
   const int64_t size = q.size(2);
   if (q.scalar_type() == at::kFloat || size % 8 != 0 || size > 256) return false;
+  if (size <= 192) return true;
   // Its backward needs more shared memory for wide heads than the smaller chips of a generation have.
   const int chip = capability(q.device().index());
-  return size <= 192 || chip == 80 || chip == 90 || chip == 100;
+  return chip == 80 || chip == 90 || chip == 100;
 }
 
 // With a longest sequence of one token it would fold grouped heads into rows and give another shape of lse.
@@ -175,7 +176,7 @@ std::vector<Tensor> attention(const Tensor& q, const Tensor& k, const Tensor& v,
   Choice choice = Choices::get().find(q);
   for (size_t i = choice.candidate;; ++i) {
     const bool last = i + 1 == kCandidates.size();
-    if (!last && !kCandidates[i].suits(q)) continue;
+    if (!last && !choice.works && !kCandidates[i].suits(q)) continue;
     try {
       std::vector<Tensor> kept = kCandidates[i].forward(q, k, v, sequences);
       // Backward must go to the same kernels, whatever is chosen in the meantime.

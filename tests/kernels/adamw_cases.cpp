@@ -38,9 +38,9 @@ void step_reference(State& s, const Numbers& gradient, const std::vector<Paramet
 
 std::vector<Parameter> make_parameters(Context& c, Dtype dtype) {
   // Several blocks, one block, an empty one, one element; gaps between them that belong to nobody.
-  std::vector<Parameter> parameters = {{3, 70, 61, true, true, true},    {4280, 0, 40, true, true, true},
+  std::vector<Parameter> parameters = {{3, 70, 61, true, true, true},       {4280, 0, 40, true, true, true},
                                        {4280, 48, 128, false, true, false}, {10430, 16, 16, true, false, true},
-                                       {10686, 1, 1, true, true, true},  {10690, 5, 37, false, false, false}};
+                                       {10686, 1, 1, true, true, true},     {10690, 5, 37, false, false, false}};
   for (Parameter& p : parameters) {
     if (p.has_image) p.image = c.output(dtype, {p.rows, p.cols, p.cols + 3});
     if (p.has_transposed) p.transposed = c.output(dtype, {p.cols, p.rows, round_up(p.rows, 8) + 8});
@@ -73,7 +73,8 @@ void expect_images(Context& c, const std::vector<Parameter>& parameters, const M
       const double x = value(0, p.begin + i);
       if ((p.image && p.image(row, col) != rounded(x, p.image.dtype())) ||
           (p.transposed && p.transposed(col, row) != rounded(x, p.transposed.dtype())))
-        return c.expect(false, "image of the parameter at " + std::to_string(p.begin) + ", element " + std::to_string(i));
+        return c.expect(false,
+                        "image of the parameter at " + std::to_string(p.begin) + ", element " + std::to_string(i));
     }
   }
 }
@@ -123,7 +124,8 @@ void run_square_sum(Context& c, int64_t count, double deviation) {
   double exact = 0;
   for (const double number : x.numbers()) exact += number * number;
   const double ours = c.read(sum, 1)[0];
-  c.expect(std::abs(ours - exact) <= 1e-13 * exact, "sum of squares " + std::to_string(ours) + ", exactly " + std::to_string(exact));
+  c.expect(std::abs(ours - exact) <= 1e-13 * exact,
+           "sum of squares " + std::to_string(ours) + ", exactly " + std::to_string(exact));
 }
 
 }  // namespace

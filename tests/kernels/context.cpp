@@ -88,7 +88,8 @@ uint32_t bits_of_number(double x, Dtype dtype) {
   const double size = std::abs(x);
   if (size < 0x1p-14) return sign | static_cast<uint32_t>(size * 0x1p24);
   const int exponent = std::ilogb(size);
-  return sign | static_cast<uint32_t>(exponent + 15) << 10 | (static_cast<uint32_t>(std::ldexp(size, 10 - exponent)) & 0x3ff);
+  return sign | static_cast<uint32_t>(exponent + 15) << 10 |
+         (static_cast<uint32_t>(std::ldexp(size, 10 - exponent)) & 0x3ff);
 }
 
 double number_of_bits(uint32_t bits, Dtype dtype) {
@@ -99,9 +100,7 @@ double number_of_bits(uint32_t bits, Dtype dtype) {
   return bits & 0x8000 ? -size : size;
 }
 
-const char* name_of(Dtype dtype) {
-  return dtype == Dtype::f32 ? "f32" : dtype == Dtype::bf16 ? "bf16" : "f16";
-}
+const char* name_of(Dtype dtype) { return dtype == Dtype::f32 ? "f32" : dtype == Dtype::bf16 ? "bf16" : "f16"; }
 
 // ---- Matrix
 
@@ -166,8 +165,7 @@ Buffer* Context::add(size_t bytes, size_t guard, uint16_t fill) {
   auto buffer = std::make_unique<Buffer>();
   const size_t all = guard + bytes + guard;
   buffer->before.resize(all);
-  for (size_t i = 0; i < all; ++i)
-    buffer->before[i] = static_cast<std::byte>(i % 2 == 0 ? fill & 0xff : fill >> 8);
+  for (size_t i = 0; i < all; ++i) buffer->before[i] = static_cast<std::byte>(i % 2 == 0 ? fill & 0xff : fill >> 8);
   buffer->may_change.resize(all);
   buffer->data = machine_.allocate(all);
   return buffers_.emplace_back(std::move(buffer)).get();
@@ -182,7 +180,8 @@ Matrix Context::add(Dtype dtype, Shape shape, const Numbers* numbers, bool is_ou
   const int64_t width = shape.cols + shape.zeros;
   const int64_t elements = shape.rows > 0 ? (shape.rows - 1) * shape.ld + width : 0;
   const size_t guard = is_output ? kGuard : 0;
-  Buffer* buffer = add(static_cast<size_t>((shape.offset + elements) * size_of(dtype)), guard, is_output ? kCanary : kGap);
+  Buffer* buffer =
+      add(static_cast<size_t>((shape.offset + elements) * size_of(dtype)), guard, is_output ? kCanary : kGap);
   const Matrix matrix(buffer, dtype, shape, guard + static_cast<size_t>(shape.offset * size_of(dtype)));
   for (int64_t row = 0; row < shape.rows; ++row) {
     for (int64_t col = 0; col < width; ++col) {
@@ -229,7 +228,8 @@ void Context::run(const std::function<void()>& work) {
       if (buffer.may_change[i]) {
         bytes_.push_back(buffer.after[i]);
       } else if (buffer.after[i] != buffer.before[i]) {
-        failures_.push_back(format("buffer %zu, in the order made: byte %zu of %zu was written", b, i, buffer.after.size()));
+        failures_.push_back(
+            format("buffer %zu, in the order made: byte %zu of %zu was written", b, i, buffer.after.size()));
         break;
       }
     }
@@ -258,9 +258,10 @@ void Context::expect_close(const std::string& what, const Numbers& ours, const N
   if (!(error <= limit) || !(limit >= 0)) {
     size_t where = 0;
     while (where + 1 < exact.size() && std::abs(ours[where] - exact[where]) <= limit) ++where;
-    failures_.push_back(what + format(": error %.3g, limit %.3g (plain %.3g, largest %.3g); element %zu of %zu is %.9g, "
-                                      "exactly %.9g",
-                                      error, limit, plain_error, largest, where, exact.size(), ours[where], exact[where]));
+    failures_.push_back(what +
+                        format(": error %.3g, limit %.3g (plain %.3g, largest %.3g); element %zu of %zu is %.9g, "
+                               "exactly %.9g",
+                               error, limit, plain_error, largest, where, exact.size(), ours[where], exact[where]));
   }
   if (rms == 0) return;
   // Tensor cores cut off what does not fit when they add: eight terms at a time, always towards zero.

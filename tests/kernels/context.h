@@ -31,8 +31,8 @@ class Machine {
 using Numbers = std::vector<double>;  // of a matrix: dense, row after row
 
 double epsilon(Dtype dtype);
-double rounded(double x, Dtype dtype);            // to nearest even, overflow to infinity
-uint32_t bits_of_number(double x, Dtype dtype);   // of a number that the dtype has
+double rounded(double x, Dtype dtype);           // to nearest even, overflow to infinity
+uint32_t bits_of_number(double x, Dtype dtype);  // of a number that the dtype has
 double number_of_bits(uint32_t bits, Dtype dtype);
 const char* name_of(Dtype dtype);
 
@@ -86,7 +86,7 @@ class Matrix {
 
 // How close a result must be.
 struct Close {
-  int64_t terms = 1;             // that an element is a sum of
+  int64_t terms = 1;              // that an element is a sum of
   Dtype on_the_way = Dtype::f32;  // what intermediate results are rounded to, where it is coarser than the result
 };
 

@@ -24,7 +24,8 @@ struct Result {
 };
 
 template <class Real>
-Result<Real> reference(const Problem& p, const Numbers& logits, const std::vector<int64_t>& label, const Numbers& scale) {
+Result<Real> reference(const Problem& p, const Numbers& logits, const std::vector<int64_t>& label,
+                       const Numbers& scale) {
   Result<Real> result;
   for (int64_t m = 0; m < p.m; ++m) {
     std::vector<Real> z;
@@ -38,8 +39,8 @@ Result<Real> reference(const Problem& p, const Numbers& logits, const std::vecto
     result.loss.push_back(target < 0 ? 0 : log_sum - z[static_cast<size_t>(target)]);
     for (int64_t v = 0; v < p.v; ++v) {
       const Real d = std::exp(z[static_cast<size_t>(v)] - log_sum) - Real(v == target ? 1 : 0);
-      result.gradient.push_back(
-          target < 0 ? 0 : stored(d * Real(p.scaled ? scale[static_cast<size_t>(v)] : 1), p.dtype));
+      result.gradient.push_back(target < 0 ? 0
+                                           : stored(d * Real(p.scaled ? scale[static_cast<size_t>(v)] : 1), p.dtype));
     }
   }
   return result;
@@ -97,7 +98,8 @@ void run_not_a_number(Context& c, Dtype dtype, int64_t v, int64_t begin, int64_t
   const std::vector<int64_t> label(3, v - 1);
   const CrossEntropy e = entropy_of(p, logits, c.array(label), loss);
   c.run([&] { c.table().cross_entropy(e, c.stream()); });
-  c.expect(std::isnan(loss(0, 1)), "a row with a logit that is not a number has the loss " + std::to_string(loss(0, 1)));
+  c.expect(std::isnan(loss(0, 1)),
+           "a row with a logit that is not a number has the loss " + std::to_string(loss(0, 1)));
   bool all_nan = true, others_finite = std::isfinite(loss(0, 0)) && std::isfinite(loss(0, 2));
   for (int64_t i = 0; i < v; ++i) {
     all_nan = all_nan && std::isnan(logits(1, i));
@@ -112,7 +114,8 @@ Numbers norms_reference(const Numbers& w, int64_t m, int64_t k, Real eps) {
   Numbers norms;
   for (int64_t i = 0; i < m; ++i) {
     Real sum = 0;
-    for (int64_t j = 0; j < k; ++j) sum += Real(w[static_cast<size_t>(i * k + j)]) * Real(w[static_cast<size_t>(i * k + j)]);
+    for (int64_t j = 0; j < k; ++j)
+      sum += Real(w[static_cast<size_t>(i * k + j)]) * Real(w[static_cast<size_t>(i * k + j)]);
     norms.push_back(1 / std::max(std::sqrt(sum), eps));
   }
   return norms;
@@ -165,10 +168,10 @@ std::vector<Case> cross_entropy_cases() {
       int64_t v, begin, end;
     };
     for (const Place at : {Place{1, 0, 1}, {7, 3, 4}, {16, 0, 8}, {520, 512, 520}, {5000, 8, 16}, {16, 0, 16}}) {
-      const std::string place = "_v" + std::to_string(at.v) + "_" + std::to_string(at.begin) + "_" + std::to_string(at.end);
-      cases.push_back({"cross_entropy", "cross_entropy_" + type + "_nan" + place, [=](Context& c) {
-                         run_not_a_number(c, dtype, at.v, at.begin, at.end, std::nan(""));
-                       }});
+      const std::string place =
+          "_v" + std::to_string(at.v) + "_" + std::to_string(at.begin) + "_" + std::to_string(at.end);
+      cases.push_back({"cross_entropy", "cross_entropy_" + type + "_nan" + place,
+                       [=](Context& c) { run_not_a_number(c, dtype, at.v, at.begin, at.end, std::nan("")); }});
     }
     cases.push_back({"cross_entropy", "cross_entropy_" + type + "_infinite",
                      [=](Context& c) { run_not_a_number(c, dtype, 100, 8, 9, kInfinity); }});

@@ -32,7 +32,8 @@ std::vector<Case> embedding_cases() {
   };
   std::vector<Case> cases;
   for (const Dtype dtype : {Dtype::f32, Dtype::bf16, Dtype::f16}) {
-    for (const Problem p : {Problem{1, 8, 0, 0}, {17, 40, 0, 8}, {33, 37, 0, 3}, {9, 264, 1, 0}, {70, 1, 0, 0}, {0, 8, 0, 0}})
+    for (const Problem p :
+         {Problem{1, 8, 0, 0}, {17, 40, 0, 8}, {33, 37, 0, 3}, {9, 264, 1, 0}, {70, 1, 0, 0}, {0, 8, 0, 0}})
       cases.push_back({"embedding",
                        std::string("embedding_") + name_of(dtype) + "_m" + std::to_string(p.m) + "_k" +
                            std::to_string(p.k) + (p.offset ? "_odd_base" : "") + (p.extra ? "_pitched" : ""),

@@ -17,7 +17,9 @@ struct LowRank {
   std::vector<std::vector<uint8_t>> kept_MK;  // of each update
 
   int64_t columns() const { return updates.columns(); }
-  bool is_kept(int u, int64_t m, int64_t feature) const { return kept_MK[static_cast<size_t>(u)][static_cast<size_t>(m * k + feature)]; }
+  bool is_kept(int u, int64_t m, int64_t feature) const {
+    return kept_MK[static_cast<size_t>(u)][static_cast<size_t>(m * k + feature)];
+  }
   // Calls f(update, column of S) for the columns that are not padding.
   template <class F>
   void each_column(F&& f) const {

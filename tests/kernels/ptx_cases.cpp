@@ -1,7 +1,9 @@
 // ptx.h and philox.h: what each instruction must give, computed from its description.
+#include <algorithm>
 #include <array>
 #include <bit>
 #include <cmath>
+#include <cstdio>
 #include <limits>
 
 #include "kernels/cases.h"
@@ -26,11 +28,12 @@ void run_conversions(Context& c, Dtype dtype) {
   std::vector<uint16_t> narrow;
   for (uint32_t bits = 0; bits < 65536; ++bits) narrow.push_back(static_cast<uint16_t>(bits));
   const uint32_t infinity = dtype == Dtype::f16 ? 0x7c00 : 0x7f80;
-  std::vector<float> wide = {kInfinity, -kInfinity, std::nanf(""), -std::nanf(""), 1e38f, -1e38f, 3.4e38f, 65519.96f,
-                             1e-45f,    -1e-45f};
+  std::vector<float> wide = {kInfinity, -kInfinity, std::nanf(""), -std::nanf(""), 1e38f,
+                             -1e38f,    3.4e38f,    65519.96f,     1e-45f,         -1e-45f};
   for (uint32_t bits = 0; bits < infinity; bits += bits < 2100 || bits + 64 > infinity ? 1 : 7) {
     const double here = number_of_bits(bits, dtype);
-    const double next = bits + 1 < infinity ? number_of_bits(bits + 1, dtype) : 2 * here - number_of_bits(bits - 1, dtype);
+    const double next =
+        bits + 1 < infinity ? number_of_bits(bits + 1, dtype) : 2 * here - number_of_bits(bits - 1, dtype);
     const auto half = static_cast<float>((here + next) / 2);
     for (const float x : {static_cast<float>(here), half, std::nextafterf(half, 0), std::nextafterf(half, kInfinity)})
       wide.push_back(x), wide.push_back(-x);
@@ -177,7 +180,9 @@ void run_philox(Context& c) {
     add({w[0], w[1], w[2], w[3]}, {w[4], w[5]}, philox_reference({w[0], w[1], w[2], w[3]}, {w[4], w[5]}));
   }
   auto* words = static_cast<uint32_t*>(c.memory(expected.size() * sizeof(uint32_t)));
-  c.run([&] { random_words({static_cast<int64_t>(keys.size()), c.array(keys), c.array(counters), words}, c.stream()); });
+  c.run([&] {
+    random_words({static_cast<int64_t>(keys.size()), c.array(keys), c.array(counters), words}, c.stream());
+  });
   c.expect(c.read(words, expected.size()) == expected, "words that are not Philox's");
 }
 

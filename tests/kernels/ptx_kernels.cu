@@ -94,8 +94,6 @@ void copies(const Copies& p, Stream stream) {
 
 void shuffles(const Shuffles& p, Stream stream) { launch("shuffles", shuffles_kernel, {1}, kWarp, 0, stream, p); }
 
-void random_words(const Random& p, Stream stream) {
-  launch("random", random_kernel, {1}, kThreads, 0, stream, p);
-}
+void random_words(const Random& p, Stream stream) { launch("random", random_kernel, {1}, kThreads, 0, stream, p); }
 
 }  // namespace rankfold::kernels::testing

@@ -43,8 +43,8 @@ struct Turn {
 };
 void turn(const Turn& p, Stream stream);
 
-// 64 threads copy `x`, 64 x 8 floats, to shared memory in two groups of four floats each. own: what a thread sees of its
-// first group while the second may be under way; all: the whole array in reverse order, after everything.
+// 64 threads copy `x`, 64 x 8 floats, to shared memory in two groups of four floats each. own: what a thread sees of
+// its first group while the second may be under way; all: the whole array in reverse order, after everything.
 struct Copies {
   const float* x = nullptr;
   float* own = nullptr;  // 64 x 4

@@ -113,8 +113,8 @@ std::vector<Case> rope_cases() {
     cases.push_back({"rope",
                      std::string("rope_") + name_of(p.dtype) + kFrom[static_cast<int>(p.from)] + "_m" +
                          std::to_string(p.m) + "_heads" + std::to_string(p.query_heads) + "_" +
-                         std::to_string(p.key_value_heads) + "_d" + std::to_string(p.d) + (p.offset ? "_odd_base" : "") +
-                         (p.extra ? "_pitched" : "") + (p.sign < 0 ? "_back" : ""),
+                         std::to_string(p.key_value_heads) + "_d" + std::to_string(p.d) +
+                         (p.offset ? "_odd_base" : "") + (p.extra ? "_pitched" : "") + (p.sign < 0 ? "_back" : ""),
                      [p](Context& c) { run(c, p); }});
   }
   return cases;

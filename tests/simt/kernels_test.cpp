@@ -101,11 +101,26 @@ class Coverage : public testing::Environment {
   }
 
  private:
-  static constexpr const char* kKernels[] = {
-      "down plain", "down norm", "down swiglu", "output_grad", "output_grad sum dS", "output_grad sum dB",
-      "input_grad plain", "input_grad norm", "input_grad norm rows", "input_grad swiglu", "input_grad sum dA",
-      "input_grad sum dgain", "rope", "cross_entropy", "inverse_row_norms", "embedding", "adamw", "images",
-      "square_sum parts", "square_sum"};
+  static constexpr const char* kKernels[] = {"down plain",
+                                             "down norm",
+                                             "down swiglu",
+                                             "output_grad",
+                                             "output_grad sum dS",
+                                             "output_grad sum dB",
+                                             "input_grad plain",
+                                             "input_grad norm",
+                                             "input_grad norm rows",
+                                             "input_grad swiglu",
+                                             "input_grad sum dA",
+                                             "input_grad sum dgain",
+                                             "rope",
+                                             "cross_entropy",
+                                             "inverse_row_norms",
+                                             "embedding",
+                                             "adamw",
+                                             "images",
+                                             "square_sum parts",
+                                             "square_sum"};
 };
 const testing::Environment* const coverage = testing::AddGlobalTestEnvironment(new Coverage);
 
