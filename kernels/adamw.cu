@@ -35,6 +35,7 @@ __global__ void __launch_bounds__(kThreads, 4) adamw_kernel(const __grid_constan
   const Segment s = segment_of(p.segments, p.segment_count, block);
   const int64_t size = s.rows * s.cols, first = (block - s.first_block) * kSegmentBlock;
   const int64_t end = first + kSegmentBlock < size ? first + kSegmentBlock : size;
+  const auto cols = static_cast<uint32_t>(s.cols);  // a 64-bit division takes as long as the rest
   const float decay = s.decays ? p.decay : 0.0f;
   const float step = p.rate / p.correction1, root = sqrtf(p.correction2);
   for (int64_t i = first + threadIdx.x; i < end; i += kThreads) {
@@ -49,7 +50,7 @@ __global__ void __launch_bounds__(kThreads, 4) adamw_kernel(const __grid_constan
       p.second_moment[at] = v;
       p.value[at] = value;
     }
-    const int64_t row = i / s.cols, column = i % s.cols;
+    const int64_t row = static_cast<uint32_t>(i) / cols, column = static_cast<uint32_t>(i) % cols;
     if (s.image) static_cast<T*>(s.image)[row * s.ld + column] = from_float<T>(value);
     if (s.transposed) static_cast<T*>(s.transposed)[column * s.ld_transposed + row] = from_float<T>(value);
   }

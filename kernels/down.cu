@@ -1,12 +1,12 @@
 // Kernel of down.h.
 // Traffic  source norm: h once in, x and S once out, A from the second-level cache: (2 M K + 2 M R) sizeof(T).
 //          M=8192 K=4096 R=16 bf16: 135 MB, 40 us at 3.35 TB/s. Unfused (norm, dropout, product): 5 M K.
-// Work     a block of 8 warps owns 16 rows; a warp takes every eighth tile of 32 features. Norm needs h twice, for the
-// sum
-//          of squares and for x: every lane copies its own parts of h to shared memory (no barrier: only the lane
-//          itself reads them) as far as they fit; what does not is read again from the second-level cache. S is a
-//          product on the tensor cores of the very registers that x is stored from; the warps' parts are added in fixed
-//          order.
+// Work     a block of 8 or 16 warps owns 16 rows; a warp takes every eighth or sixteenth tile of 32 features. Norm
+// needs h
+//          twice, for the sum of squares and for x: every lane copies its own parts of h to shared memory (no barrier:
+//          only the lane itself reads them) as far as they fit; what does not is read again from the second-level
+//          cache. S is a product on the tensor cores of the very registers that x is stored from; the warps' parts are
+//          added in fixed order.
 #include "kernels/down.h"
 
 #include "kernels/launch.h"
@@ -16,12 +16,13 @@
 namespace rankfold::kernels {
 namespace {
 
-constexpr int kWarps = 8;
-constexpr int kThreads = kWarps * kWarp;
-constexpr int kSlotRow = kThreads * 8;  // elements: what the lanes hold of one row each, of one tile
+constexpr int64_t kManyBlocks = 264;  // two for each multiprocessor of an H100
 
-template <class T, int kColumnTiles>
-constexpr int kBlocksPerMultiprocessor = kIs16Bit<T>&& kColumnTiles <= 6 ? 2 : 1;  // by registers
+// Elements that the lanes of a block hold of one row each, of one tile.
+RANKFOLD_HOST_DEVICE constexpr int slot_row(int warps) { return warps * kWarp * 8; }
+
+template <class T, int kColumnTiles, int kWarps>  // by registers
+constexpr int kBlocksPerMultiprocessor = kIs16Bit<T>&& kColumnTiles <= 6 && kWarps == 8 ? 2 : 1;
 
 struct Params {
   Down p;
@@ -29,10 +30,11 @@ struct Params {
   int32_t held;   // tiles a warp keeps in shared memory
 };
 
-template <class T, Source kSource, int kColumnTiles, bool kAligned>
-__global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor<T, kColumnTiles>)
+template <class T, Source kSource, int kColumnTiles, bool kAligned, int kWarps>
+__global__ void __launch_bounds__(kWarps* kWarp, kBlocksPerMultiprocessor<T, kColumnTiles, kWarps>)
     down_kernel(const __grid_constant__ Params params) {
-  constexpr int kColumns = 8 * (kColumnTiles > 0 ? kColumnTiles : 1);
+  constexpr int kColumns = 8 * (kColumnTiles > 0 ? kColumnTiles : 1), kThreads = kWarps * kWarp;
+  constexpr int kSlotRow = slot_row(kWarps);
   const Down& p = params.p;
   const Lane lane = this_lane();
   const int warp = static_cast<int>(threadIdx.x) / kWarp;
@@ -135,16 +137,12 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor<T, kColumnT
       for (int i = 0; i < 8; ++i) h[i] = h[i] * rstd_high * gain[i];
       x_high = pack_row<T, 8>(h);
     } else if constexpr (kSource == Source::swiglu) {
-      const auto product = [&](const T* row) {
-        float gate[8], up[8];
-        unpack(load_some<kAligned>(row + feature, left), gate);
-        unpack(load_some<kAligned>(row + p.k + feature, left), up);
-#pragma unroll
-        for (int i = 0; i < 8; ++i) gate[i] = gate[i] / (1 + expf(-gate[i])) * up[i];
-        return pack_row<T, 8>(gate);
-      };
-      x_low = product(in_low);
-      x_high = product(in_high);
+      const Row<T, 8> gate_low = load_some<kAligned>(in_low + feature, left);
+      const Row<T, 8> gate_high = load_some<kAligned>(in_high + feature, left);
+      const Row<T, 8> up_low = load_some<kAligned>(in_low + p.k + feature, left);
+      const Row<T, 8> up_high = load_some<kAligned>(in_high + p.k + feature, left);
+      x_low = swiglu_row<T>(gate_low, up_low);
+      x_high = swiglu_row<T>(gate_high, up_high);
     } else {
       x_low = load_some<kAligned>(in_low + feature, left);
       x_high = load_some<kAligned>(in_high + feature, left);
@@ -200,16 +198,17 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor<T, kColumnT
   }
 }
 
-template <class T, Source kSource, int kColumnTiles, bool kAligned>
+template <class T, Source kSource, int kColumnTiles, bool kAligned, int kWarps>
 void launch_down(const Down& p, Stream stream) {
   constexpr int64_t kColumns = 8 * (kColumnTiles > 0 ? kColumnTiles : 1);
   Params params{p, static_cast<int32_t>(ceil_div(p.k, kTileFeatures)), 0};
   int64_t bytes = shared_bytes<float>(kWarps * kTileRows * kColumns);
   if constexpr (kSource == Source::norm) {
     bytes += shared_bytes<float>(kWarps * kTileRows);
-    constexpr int64_t kTileBytes = shared_bytes<T>(2 * kSlotRow);
+    constexpr int64_t kTileBytes = shared_bytes<T>(2 * slot_row(kWarps));
     // Half of what a block may take leaves room for a second block beside it.
-    const int64_t limit = kBlocksPerMultiprocessor<T, kColumnTiles> == 1 ? p.shared_limit : (p.shared_limit - 2048) / 2;
+    const int64_t limit =
+        kBlocksPerMultiprocessor<T, kColumnTiles, kWarps> == 1 ? p.shared_limit : (p.shared_limit - 2048) / 2;
     if (kAligned && limit > bytes)
       params.held =
           static_cast<int32_t>(std::min<int64_t>((limit - bytes) / kTileBytes, ceil_div(params.tiles, kWarps)));
@@ -218,7 +217,8 @@ void launch_down(const Down& p, Stream stream) {
   launch(kSource == Source::plain  ? "down plain"
          : kSource == Source::norm ? "down norm"
                                    : "down swiglu",
-         down_kernel<T, kSource, kColumnTiles, kAligned>, {ceil_div(p.m, kTileRows)}, kThreads, bytes, stream, params);
+         down_kernel<T, kSource, kColumnTiles, kAligned, kWarps>, {ceil_div(p.m, kTileRows)}, kWarps * kWarp, bytes,
+         stream, params);
 }
 
 template <class T, Source kSource>
@@ -226,11 +226,17 @@ void launch_down(const Down& p, Stream stream) {
   const auto is_aligned = [](const void* x) { return reinterpret_cast<uintptr_t>(x) % 16 == 0; };
   const int64_t columns = p.updates.columns();
   if (is_aligned(p.in) && is_aligned(p.gain_K) && p.k % 8 == 0 && p.ld_in % 8 == 0) {
-    with_column_tiles<T, true>(columns,
-                               [&](auto tiles) { launch_down<T, kSource, decltype(tiles)::value, true>(p, stream); });
+    with_column_tiles<T, true>(columns, [&](auto tiles) {
+      constexpr int kColumnTiles = decltype(tiles)::value;
+      // Too few rows for two blocks a multiprocessor: blocks of twice as many warps, where registers allow.
+      if constexpr (kIs16Bit<T> && kColumnTiles <= 6) {
+        if (ceil_div(p.m, kTileRows) < kManyBlocks) return launch_down<T, kSource, kColumnTiles, true, 16>(p, stream);
+      }
+      launch_down<T, kSource, kColumnTiles, true, 8>(p, stream);
+    });
   } else {
-    with_column_tiles<T, false>(columns,
-                                [&](auto tiles) { launch_down<T, kSource, decltype(tiles)::value, false>(p, stream); });
+    with_column_tiles<T, false>(
+        columns, [&](auto tiles) { launch_down<T, kSource, decltype(tiles)::value, false, 8>(p, stream); });
   }
 }
 

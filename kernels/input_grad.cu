@@ -24,7 +24,11 @@ constexpr int kColumnThreads = kColumnWarps * kWarp;
 constexpr int kStripe = kColumnWarps * kTileFeatures;
 constexpr int kWarps = 8;  // of row_kernel
 constexpr int kThreads = kWarps * kWarp;
-constexpr int64_t kBlocks = 1056;  // aimed at; fixed, so that sums repeat
+constexpr int64_t kRowFeatures = 2048;
+template <class T, Source kSource, int kColumnTiles>  // of column_kernel, by registers
+constexpr int kBlocksPerMultiprocessor = kIs16Bit<T>&& kColumnTiles <= 2 && kSource != Source::swiglu ? 3 : 2;
+constexpr int64_t kMultiprocessors = 132;  // of an H100; fixed, so that sums repeat on every device
+constexpr int64_t kMostWaves = 3;
 constexpr int64_t kFewestRows = 64;
 constexpr int64_t kFewestSliceRows = 256;
 
@@ -42,8 +46,16 @@ Cut cut_of(const InputGrad& p) {
     const int64_t row_bytes = std::max<int64_t>(1, 2 * p.k * size_of(p.dtype));
     cut.slice_rows = std::min(p.m, round_up(std::max(p.cached_bytes / row_bytes, kFewestSliceRows), kTileRows));
   }
-  const int64_t wanted =
-      std::clamp<int64_t>(kBlocks / std::max<int64_t>(cut.stripes, 1), 1, ceil_div(cut.slice_rows, kFewestRows) + 1);
+  // The number of slabs with which the blocks fill whole waves best.
+  const int64_t most = ceil_div(cut.slice_rows, kFewestRows) + 1;
+  const int64_t resident = kMultiprocessors * (p.source == Source::swiglu ? 2 : 3);
+  int64_t wanted = 1;
+  double fullest = 0;
+  for (int64_t waves = 1; waves <= kMostWaves; ++waves) {
+    const int64_t slabs = std::min(resident * waves / std::max<int64_t>(cut.stripes, 1), most);
+    const double full = static_cast<double>(slabs * cut.stripes) / static_cast<double>(resident * waves);
+    if (slabs > 0 && full > fullest + 0.02) wanted = slabs, fullest = full;
+  }
   cut.slab_rows = round_up(ceil_div(cut.slice_rows, wanted), kTileRows);
   cut.slabs = ceil_div(cut.slice_rows, std::max<int64_t>(cut.slab_rows, 1));
   return cut;
@@ -58,49 +70,11 @@ struct Params {
   int32_t da_count;
   float* da_parts;     // [slabs][da_count][K]
   float* dgain_parts;  // [slabs][K]
-  float* row_parts;    // [row parts][M]: sums of dx gain h over a warp's columns
+  float* row_parts;    // [M][row parts]: sums of dx gain h over a warp's columns
 };
 
-// This warp's tile of dx: dX and the low-rank part.
-template <class T>
-__device__ __forceinline__ void add_low_rank(float (&low)[8], float (&high)[8], const InputGrad& p, int64_t row_low,
-                                             int64_t row_high, int64_t end_row, int64_t tile_feature,
-                                             const DropoutRow& draw_low, const DropoutRow& draw_high,
-                                             const Lane& lane) {
-  const T* ds = static_cast<const T*>(p.ds_MR);
-  const T* s_low = row_low < end_row ? ds + row_low * p.ld_ds : nullptr;
-  const T* s_high = row_high < end_row ? ds + row_high * p.ld_ds : nullptr;
-  const T* at = static_cast<const T*>(p.at_KR) + tile_feature * p.ld_at;
-  const uint32_t threshold = p.updates.dropout.threshold;
-#pragma unroll 1
-  for (int u = 0; u < p.updates.count; ++u) {
-    const Update& update = p.updates.update[u];
-    float y[4][4] = {};
-    add_product<T>(y, s_low, s_high, at, p.ld_at, update.begin, update.end, p.k - tile_feature, lane);
-    if (threshold > 0) {
-      const uint32_t block = static_cast<uint32_t>(tile_feature / 8 + lane.t);
-      const Draws d_low = draw(p.updates.dropout, draw_low, update.stream, block);
-      const Draws d_high = draw(p.updates.dropout, draw_high, update.stream, block);
-#pragma unroll
-      for (int j = 0; j < 4; ++j) {
-#pragma unroll
-        for (int i = 0; i < 2; ++i) {
-          if (kept(d_low, 2 * j + i, threshold)) low[2 * j + i] += y[j][i];
-          if (kept(d_high, 2 * j + i, threshold)) high[2 * j + i] += y[j][2 + i];
-        }
-      }
-    } else {
-#pragma unroll
-      for (int j = 0; j < 4; ++j) {
-#pragma unroll
-        for (int i = 0; i < 2; ++i) low[2 * j + i] += y[j][i], high[2 * j + i] += y[j][2 + i];
-      }
-    }
-  }
-}
-
 template <class T, Source kSource, int kColumnTiles, bool kAligned>
-__global__ void __launch_bounds__(kColumnThreads, kIs16Bit<T>&& kColumnTiles <= 2 ? 3 : 2)
+__global__ void __launch_bounds__(kColumnThreads, kBlocksPerMultiprocessor<T, kSource, kColumnTiles>)
     column_kernel(const __grid_constant__ Params params) {
   constexpr int kTurned = (kColumnTiles + 1) / 2;
   const InputGrad& p = params.p;
@@ -112,10 +86,12 @@ __global__ void __launch_bounds__(kColumnThreads, kIs16Bit<T>&& kColumnTiles <= 
   const int64_t end = begin + params.slab_rows < params.end_row ? begin + params.slab_rows : params.end_row;
   const Dropout& dropout = p.updates.dropout;
 
-  float gain[8] = {};
+  Row<T, 8> gain_row = zero_row<T, 8>();
   if constexpr (kSource == Source::norm)
-    unpack(load_some<kAligned>(static_cast<const T*>(p.gain_K) + feature, left), gain);
+    gain_row = load_some<kAligned>(static_cast<const T*>(p.gain_K) + feature, left);
   float da[kTurned > 0 ? kTurned : 1][4][4] = {};
+  // Registers for both are only there with few or many columns of dA; run() takes the kernel for many then.
+  constexpr bool kHasGain = kSource == Source::norm && (kTurned == 0 || kColumnTiles > 2);
   float dgain[8] = {};
 
   for (int64_t first = begin; first < end; first += kTileRows) {
@@ -142,7 +118,8 @@ __global__ void __launch_bounds__(kColumnThreads, kIs16Bit<T>&& kColumnTiles <= 
     if constexpr (kSource == Source::norm) {
       if (low_there) rstd_low = p.rstd_M[row_low];
       if (high_there) rstd_high = p.rstd_M[row_high];
-      float h[8];
+      float h[8], gain[8];
+      unpack(gain_row, gain);
       unpack(in_low, h);
 #pragma unroll
       for (int i = 0; i < 8; ++i) h[i] = h[i] * rstd_low * gain[i];
@@ -153,16 +130,8 @@ __global__ void __launch_bounds__(kColumnThreads, kIs16Bit<T>&& kColumnTiles <= 
       x_high = pack_row<T, 8>(h);
     }
     if constexpr (kSource == Source::swiglu) {
-      const auto product = [](const Row<T, 8>& gate_row, const Row<T, 8>& up_row) {
-        float gate[8], up[8];
-        unpack(gate_row, gate);
-        unpack(up_row, up);
-#pragma unroll
-        for (int i = 0; i < 8; ++i) gate[i] = gate[i] / (1 + expf(-gate[i])) * up[i];
-        return pack_row<T, 8>(gate);
-      };
-      x_low = product(in_low, up_low);
-      x_high = product(in_high, up_high);
+      x_low = swiglu_row<T>(in_low, up_low);
+      x_high = swiglu_row<T>(in_high, up_high);
     }
     DropoutRow draw_low{}, draw_high{};
     if (p.updates.count > 0) {
@@ -170,40 +139,60 @@ __global__ void __launch_bounds__(kColumnThreads, kIs16Bit<T>&& kColumnTiles <= 
       draw_high = dropout_row(dropout, high_there ? row_high : first);
     }
 
-    if constexpr (kTurned > 0) {
-      const T* ds = static_cast<const T*>(p.ds_MR) + first * p.ld_ds;
-      const int da_end = params.da_begin + params.da_count;
+    // Update by update: one draw of its mask serves dA and the low-rank part of dx.
+    const T* ds = static_cast<const T*>(p.ds_MR);
+    const bool adds = p.dx && p.at_KR;
 #pragma unroll 1
-      for (int u = 0; u < p.updates.count; ++u) {
-        const Update& update = p.updates.update[u];
-        // Of this update the columns that are summed here: tiles of 16 that begin with its first.
-        const int from = update.begin > params.da_begin ? update.begin : params.da_begin;
-        const int to = update.end < da_end ? update.end : da_end;
-        if (from >= to) continue;
-        Row<T, 8> low = x_low, high = x_high;
-        if (dropout.threshold > 0) {
-          const uint32_t block = static_cast<uint32_t>(feature / 8);
-          low = masked(x_low, draw(dropout, draw_low, update.stream, block), dropout.threshold);
-          high = masked(x_high, draw(dropout, draw_high, update.stream, block), dropout.threshold);
-        }
+    for (int u = 0; u < p.updates.count; ++u) {
+      const Update& update = p.updates.update[u];
+      // The columns of this update whose dA is summed here.
+      const int da_end = params.da_begin + params.da_count;
+      const int from = update.begin > params.da_begin ? update.begin : params.da_begin;
+      const int to = update.end < da_end ? update.end : da_end;
+      Draws keep_low{}, keep_high{};
+      if (dropout.threshold > 0) {
+        const uint32_t block = static_cast<uint32_t>(feature / 8);
+        keep_low = draw(dropout, draw_low, update.stream, block);
+        keep_high = draw(dropout, draw_high, update.stream, block);
+      }
+      if constexpr (kTurned > 0) {
+        if (from < to) {
+          Row<T, 8> low = x_low, high = x_high;
+          if (dropout.threshold > 0) {
+            low = masked(x_low, keep_low, dropout.threshold);
+            high = masked(x_high, keep_high, dropout.threshold);
+          }
 #pragma unroll
-        for (int r = 0; r < kTurned; ++r) {
-          // A tile of 16 columns may hold the end of one update and the begin of the next: each adds its own columns.
-          const int column = params.da_begin + 16 * r;
-          if (column < to && column + 16 > from)
-            multiply_columns<T>(da[r], load_turned(ds, p.ld_ds, end - first, column, from, to, lane), low, high, lane);
+          for (int r = 0; r < kTurned; ++r) {
+            // A tile of 16 columns may hold the end of one update and the begin of the next: each adds its own columns.
+            const int column = params.da_begin + 16 * r;
+            if (column < to && column + 16 > from)
+              multiply_columns<T>(da[r],
+                                  load_turned(ds + first * p.ld_ds, p.ld_ds, end - first, column, from, to, lane), low,
+                                  high, lane);
+          }
+        }
+      }
+      if (adds) {
+        float y[4][4] = {};
+        add_product<T>(y, low_there ? ds + row_low * p.ld_ds : nullptr, high_there ? ds + row_high * p.ld_ds : nullptr,
+                       static_cast<const T*>(p.at_KR) + tile_feature * p.ld_at, p.ld_at, update.begin, update.end,
+                       p.k - tile_feature, lane);
+#pragma unroll
+        for (int i = 0; i < 8; ++i) {
+          if (dropout.threshold == 0 || kept(keep_low, i, dropout.threshold)) dx_low[i] += y[i / 2][i % 2];
+          if (dropout.threshold == 0 || kept(keep_high, i, dropout.threshold)) dx_high[i] += y[i / 2][2 + i % 2];
         }
       }
     }
 
     if (p.dx) {
-      if (p.at_KR) add_low_rank<T>(dx_low, dx_high, p, row_low, row_high, end, tile_feature, draw_low, draw_high, lane);
-      if constexpr (kSource == Source::plain) {
-        const auto store = [&](const float(&x)[8], int64_t row, bool there) {
-          if (there) store_some<kAligned>(static_cast<T*>(p.dx) + row * p.ld_dx + feature, pack_row<T, 8>(x), left);
-        };
-        store(dx_low, row_low, low_there);
-        store(dx_high, row_high, high_there);
+      if (kSource == Source::plain || (kSource == Source::norm && adds)) {
+        // norm: dx, complete, waits for row_kernel in the place of dh.
+        T* to = static_cast<T*>(kSource == Source::plain ? p.dx : p.out) + feature;
+        const int64_t ld = kSource == Source::plain ? p.ld_dx : p.ld_out;
+        if (low_there) store_some<kAligned>(to + row_low * ld, pack_row<T, 8>(dx_low), left);
+        if (high_there) store_some<kAligned>(to + row_high * ld, pack_row<T, 8>(dx_high), left);
       }
       if constexpr (kSource == Source::swiglu) {
         const auto store = [&](const Row<T, 8>& gate_row, const Row<T, 8>& up_row, const float(&dx)[8], int64_t row) {
@@ -212,9 +201,9 @@ __global__ void __launch_bounds__(kColumnThreads, kIs16Bit<T>&& kColumnTiles <= 
           unpack(up_row, up);
 #pragma unroll
           for (int i = 0; i < 8; ++i) {
-            const float sigmoid = 1 / (1 + expf(-gate[i])), silu = gate[i] * sigmoid;
+            const float s = sigmoid<T>(gate[i]), silu = gate[i] * s;
             dup[i] = dx[i] * silu;
-            dgate[i] = dx[i] * up[i] * (sigmoid + silu * (1 - sigmoid));
+            dgate[i] = dx[i] * up[i] * (s + silu * (1 - s));
           }
           T* out = static_cast<T*>(p.out) + row * p.ld_out + feature;
           store_some<kAligned>(out, pack_row<T, 8>(dgate), left);
@@ -224,24 +213,26 @@ __global__ void __launch_bounds__(kColumnThreads, kIs16Bit<T>&& kColumnTiles <= 
         if (high_there) store(in_high, up_high, dx_high, row_high);
       }
       if constexpr (kSource == Source::norm) {
-        float dot_low = 0, dot_high = 0, h[8];
+        float dot_low = 0, dot_high = 0, h[8], gain[8];
+        unpack(gain_row, gain);
         unpack(in_low, h);
 #pragma unroll
         for (int i = 0; i < 8; ++i) {
           dot_low += dx_low[i] * gain[i] * h[i];
-          dgain[i] += dx_low[i] * h[i] * rstd_low;
+          if constexpr (kHasGain) dgain[i] += dx_low[i] * h[i] * rstd_low;
         }
         unpack(in_high, h);
 #pragma unroll
         for (int i = 0; i < 8; ++i) {
           dot_high += dx_high[i] * gain[i] * h[i];
-          dgain[i] += dx_high[i] * h[i] * rstd_high;
+          if constexpr (kHasGain) dgain[i] += dx_high[i] * h[i] * rstd_high;
         }
         dot_low = sum_of_row(dot_low), dot_high = sum_of_row(dot_high);
         if (lane.t == 0 && tile_feature < p.k) {
-          float* parts = params.row_parts + tile_feature / kTileFeatures * p.m;
-          if (low_there) parts[row_low] = dot_low;
-          if (high_there) parts[row_high] = dot_high;
+          float* parts = params.row_parts + tile_feature / kTileFeatures;
+          const int64_t ld = ceil_div(p.k, kTileFeatures);
+          if (low_there) parts[row_low * ld] = dot_low;
+          if (high_there) parts[row_high * ld] = dot_high;
         }
       }
     }
@@ -252,7 +243,7 @@ __global__ void __launch_bounds__(kColumnThreads, kIs16Bit<T>&& kColumnTiles <= 
 #pragma unroll
     for (int r = 0; r < kTurned; ++r) store_columns(parts, p.k, 16 * r, params.da_count, left, da[r], params.add, lane);
   }
-  if constexpr (kSource == Source::norm) {
+  if constexpr (kHasGain) {
     if (params.dgain_parts) {
 #pragma unroll
       for (int i = 0; i < 8; ++i) {  // sum over the eight groups of lanes, which hold the rows
@@ -266,61 +257,40 @@ __global__ void __launch_bounds__(kColumnThreads, kIs16Bit<T>&& kColumnTiles <= 
   }
 }
 
-// dh of 16 rows a block, from the sums that column_kernel left.
+// dh from the sums that column_kernel left: a warp has kRowFeatures features of one row.
 template <class T, bool kAligned>
-__global__ void __launch_bounds__(kThreads, kIs16Bit<T> ? 2 : 1) row_kernel(const __grid_constant__ Params params) {
+__global__ void __launch_bounds__(kThreads, 4) row_kernel(const __grid_constant__ Params params) {
   const InputGrad& p = params.p;
-  const Lane lane = this_lane();
-  const int warp = static_cast<int>(threadIdx.x) / kWarp;
-  const int64_t first = params.first_row + static_cast<int64_t>(blockIdx.x) * kTileRows;
-  const int64_t row_low = first + lane.g, row_high = row_low + 8, end = params.end_row;
-  const bool low_there = row_low < end, high_there = row_high < end;
-  const int parts = static_cast<int>(ceil_div(p.k, kTileFeatures));
-
-  Shared shared;
-  float* sums = shared.take<float>(kThreads);
-  {
-    const int row = static_cast<int>(threadIdx.x) % kTileRows;
-    float sum = 0;
-    if (first + row < end)
-      for (int i = static_cast<int>(threadIdx.x) / kTileRows; i < parts; i += kThreads / kTileRows)
-        sum += params.row_parts[i * p.m + first + row];
-    sums[threadIdx.x] = sum;
-  }
-  __syncthreads();
-  float dot_low = 0, dot_high = 0;
+  const int lane = this_lane().index;
+  const int64_t row = params.first_row + static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / kWarp;
+  const bool there = row < params.end_row;
+  const int64_t parts = ceil_div(p.k, kTileFeatures);
+  float dot = 0;
+  if (there)
+    for (int64_t i = lane; i < parts; i += kWarp) dot += params.row_parts[row * parts + i];
 #pragma unroll
-  for (int i = 0; i < kThreads / kTileRows; ++i) {
-    dot_low += sums[i * kTileRows + lane.g];
-    dot_high += sums[i * kTileRows + lane.g + 8];
-  }
-  const float rstd_low = low_there ? p.rstd_M[row_low] : 0, rstd_high = high_there ? p.rstd_M[row_high] : 0;
-  const float width = static_cast<float>(p.k);
-  const float c_low = dot_low * rstd_low * rstd_low * rstd_low / width;
-  const float c_high = dot_high * rstd_high * rstd_high * rstd_high / width;
-  const DropoutRow draw_low = dropout_row(p.updates.dropout, low_there ? row_low : first);
-  const DropoutRow draw_high = dropout_row(p.updates.dropout, high_there ? row_high : first);
-
-  for (int tile = warp; tile < parts; tile += kWarps) {
-    const int64_t tile_feature = int64_t{tile} * kTileFeatures, feature = tile_feature + 8 * lane.t,
-                  left = p.k - feature;
-    const auto load = [&](const void* from, int64_t ld, int64_t row, bool there, float(&x)[8]) {
-      unpack(there ? load_some<kAligned>(static_cast<const T*>(from) + row * ld + feature, left) : zero_row<T, 8>(), x);
-    };
-    float dx_low[8], dx_high[8], h[8], gain[8], rest[8];
-    load(p.dx, p.ld_dx, row_low, low_there, dx_low);
-    load(p.dx, p.ld_dx, row_high, high_there, dx_high);
-    load(p.gain_K, 0, 0, true, gain);
-    if (p.at_KR) add_low_rank<T>(dx_low, dx_high, p, row_low, row_high, end, tile_feature, draw_low, draw_high, lane);
-    const auto finish = [&](float(&dx)[8], int64_t row, bool there, float rstd, float c) {
-      load(p.in, p.ld_in, row, there, h);
-      load(p.residual, p.ld_residual, row, there && p.residual, rest);
+  for (int other = 16; other > 0; other /= 2) dot += __shfl_xor_sync(0xffffffffu, dot, other);
+  if (!there) return;  // no barrier follows
+  const float rstd = p.rstd_M[row], c = dot * rstd * rstd * rstd / static_cast<float>(p.k);
+  const T* from = p.at_KR ? static_cast<const T*>(p.out) + row * p.ld_out : static_cast<const T*>(p.dx) + row * p.ld_dx;
+  const T* in = static_cast<const T*>(p.in) + row * p.ld_in;
+  const T* residual = static_cast<const T*>(p.residual) + row * p.ld_residual;
+  T* out = static_cast<T*>(p.out) + row * p.ld_out;
+  const int64_t begin = static_cast<int64_t>(blockIdx.y) * kRowFeatures;
+  const int64_t end = begin + kRowFeatures < p.k ? begin + kRowFeatures : p.k;
+#pragma unroll 2
+  for (int64_t feature = begin + 8 * lane; feature < end; feature += 8 * kWarp) {
+    const int64_t left = p.k - feature;
+    const Row<T, 8> dx_row = load_some<kAligned>(from + feature, left), h_row = load_some<kAligned>(in + feature, left);
+    const Row<T, 8> rest_row = p.residual ? load_some<kAligned>(residual + feature, left) : zero_row<T, 8>();
+    float dx[8], h[8], gain[8], rest[8];
+    unpack(dx_row, dx);
+    unpack(h_row, h);
+    unpack(rest_row, rest);
+    unpack(load_some<kAligned>(static_cast<const T*>(p.gain_K) + feature, left), gain);
 #pragma unroll
-      for (int i = 0; i < 8; ++i) dx[i] = rest[i] + (dx[i] * gain[i] * rstd - h[i] * c);
-      if (there) store_some<kAligned>(static_cast<T*>(p.out) + row * p.ld_out + feature, pack_row<T, 8>(dx), left);
-    };
-    finish(dx_low, row_low, low_there, rstd_low, c_low);
-    finish(dx_high, row_high, high_there, rstd_high, c_high);
+    for (int i = 0; i < 8; ++i) dx[i] = rest[i] + (dx[i] * gain[i] * rstd - h[i] * c);
+    store_some<kAligned>(out + feature, pack_row<T, 8>(dx), left);
   }
 }
 
@@ -366,15 +336,16 @@ void run(const InputGrad& p, Stream stream) {
       params.da_begin = static_cast<int32_t>(begin);
       params.da_count = static_cast<int32_t>(std::min(columns - begin, kMostColumns<T>));
       params.da_parts = da_parts + begin * cut.slabs * p.k;
-      if (begin > 0) params.p.dx = nullptr, params.dgain_parts = nullptr;  // done by the first launch
-      with_column_tiles<T, kAligned>(params.da_count, [&](auto tiles) {
+      if (begin > 0) params.p.dx = nullptr, params.dgain_parts = nullptr;        // done by the first launch
+      const int64_t least = params.dgain_parts && params.da_count > 0 ? 17 : 0;  // of the kernels that sum dgain too
+      with_column_tiles<T, kAligned>(std::max<int64_t>(params.da_count, least), [&](auto tiles) {
         launch_column<T, kSource, decltype(tiles)::value, kAligned>(params, slabs, stream);
       });
     }
     if (kSource == Source::norm && p.dx) {
       params.p.dx = p.dx;
-      launch("input_grad norm rows", row_kernel<T, kAligned>, {ceil_div(params.end_row - first, kTileRows)}, kThreads,
-             shared_bytes<float>(kThreads), stream, params);
+      launch("input_grad norm rows", row_kernel<T, kAligned>,
+             {ceil_div(params.end_row - first, kWarps), ceil_div(p.k, kRowFeatures)}, kThreads, 0, stream, params);
     }
   }
   const int64_t slabs = p.m > 0 ? cut.slabs : 0;

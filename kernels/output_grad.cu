@@ -1,8 +1,8 @@
 // Kernels of output_grad.h.
 // Traffic  dY once in; partial sums of dS (a [M, R] for each stripe of columns) and of dB (an [R, N] for each slab of
 //          rows) out and in again, mostly in the second-level cache. M=8192 N=12288 R=16 bf16: dY 201 MB, partial sums
-//          13 + 9 MB each way: 66 us at 3.35 TB/s. Two products would read dY twice and, at 16 columns, reach 40 % of
-//          it.
+//          13 + 9 MB each way. The floor is 60 us for dY at 3.35 TB/s, 66 us with one crossing of the partial sums. Two
+//          products would read dY twice and, at 16 columns, reach 40 % of it.
 // Work     a block owns a stripe of columns and a slab of rows; each of its 8 warps has 32 or 64 of the columns. A tile
 // of
 //          dY goes from memory into registers once and is both the left operand of dY B and, turned over by movmatrix,
@@ -78,6 +78,21 @@ __global__ void __launch_bounds__(kThreads, kIs16Bit<T>&& kColumnTiles <= 2 ? 2 
       next_high[i] = row + 8 < end ? load_some<kAligned>(dy + 8 * p.ld_dy, left) : zero_row<T, 8>();
     }
   };
+  // B transposed belongs to the columns alone: it stays in registers where there is room for it.
+  constexpr bool kHeld = kIs16Bit<T> && kColumnTiles <= 2;
+  const auto load_bt = [&](int i, int c) {
+    const int64_t column = feature + i * kTileFeatures;
+    return load_some<true>(static_cast<const T*>(p.bt_RN) + (8 * c + lane.g) * p.ld_bt + column,
+                           8 * c < params.columns ? p.n - column : 0);
+  };
+  Row<T, 8> bt[kTiles][kColumnTiles];
+  if constexpr (kHeld) {
+#pragma unroll
+    for (int i = 0; i < kTiles; ++i) {
+#pragma unroll
+      for (int c = 0; c < kColumnTiles; ++c) bt[i][c] = load_bt(i, c);
+    }
+  }
   load(begin);
   int turn = 0;
   for (int64_t first = begin; first < end; first += kTileRows) {
@@ -88,12 +103,9 @@ __global__ void __launch_bounds__(kThreads, kIs16Bit<T>&& kColumnTiles <= 2 ? 2 
     load(first + kTileRows);  // under way during this round
 #pragma unroll
     for (int i = 0; i < kTiles; ++i) {
-      const int64_t left = p.n - feature - i * kTileFeatures;
-      const T* bt = static_cast<const T*>(p.bt_RN) + lane.g * p.ld_bt + feature + i * kTileFeatures;
 #pragma unroll
       for (int c = 0; c < kColumnTiles; ++c)
-        multiply_rows<T, 8>(ds[c], low[i], high[i],
-                            load_some<true>(bt + 8 * c * p.ld_bt, 8 * c < params.columns ? left : 0));
+        multiply_rows<T, 8>(ds[c], low[i], high[i], kHeld ? bt[i][c] : load_bt(i, c));
     }
     const T* s = static_cast<const T*>(p.kept_MR) + first * ld_kept;
 #pragma unroll
@@ -135,34 +147,40 @@ __global__ void __launch_bounds__(kThreads, kIs16Bit<T>&& kColumnTiles <= 2 ? 2 
 }
 
 struct SumParams {
-  const float* parts;  // [count][size]
-  int64_t count, size;
   OutputGrad p;
   int32_t columns;
+  const float *ds_parts, *db_parts;
+  int64_t stripes, slabs;
+  int64_t ds_blocks;  // the first blocks sum dS, the others dB
 };
 
-// dS: element (m, column) of every stripe, scaled and rounded.
-template <class T>
-__global__ void __launch_bounds__(256, 4) sum_ds_kernel(const __grid_constant__ SumParams params) {
-  const int64_t i = static_cast<int64_t>(blockIdx.x) * 256 + threadIdx.x;
-  if (i >= params.size) return;
-  const OutputGrad& p = params.p;
-  float sum = 0, scale = 0;
-  for (int64_t part = 0; part < params.count; ++part) sum += params.parts[part * params.size + i];
-  const int64_t row = i / params.columns, column = i % params.columns;
-  for (int u = 0; u < p.updates.count; ++u)
-    if (column >= p.updates.update[u].begin) scale = p.updates.update[u].scale;
-  static_cast<T*>(p.ds_MR)[row * p.ld_ds + column] = from_float<T>(sum * scale);
+constexpr int kSumThreads = 256;
+
+// Element i of `count` parts of `size` each, added in their order.
+__device__ __forceinline__ float sum_of_parts(const float* parts, int64_t count, int64_t size, int64_t i) {
+  float sum = 0;
+  for (int64_t part = 0; part < count; ++part) sum += parts[part * size + i];
+  return sum;
 }
 
-// dB: element (column, n) of every slab, to row n.
-__global__ void __launch_bounds__(256, 4) sum_db_kernel(const __grid_constant__ SumParams params) {
-  const int64_t i = static_cast<int64_t>(blockIdx.x) * 256 + threadIdx.x;
-  if (i >= params.size) return;
+template <class T>
+__global__ void __launch_bounds__(kSumThreads, 4) sum_kernel(const __grid_constant__ SumParams params) {
   const OutputGrad& p = params.p;
-  float sum = 0;
-  for (int64_t part = 0; part < params.count; ++part) sum += params.parts[part * params.size + i];
-  p.db_NR[i % p.n * p.ld_db + i / p.n] = sum;
+  const auto block = static_cast<int64_t>(blockIdx.x);
+  if (block < params.ds_blocks) {  // dS: element (row, column), scaled and rounded
+    const int64_t size = p.m * params.columns, i = block * kSumThreads + threadIdx.x;
+    if (i >= size) return;
+    const float sum = sum_of_parts(params.ds_parts, params.stripes, size, i);
+    const int64_t row = i / params.columns, column = i % params.columns;
+    float scale = 0;
+    for (int u = 0; u < p.updates.count; ++u)
+      if (column >= p.updates.update[u].begin) scale = p.updates.update[u].scale;
+    static_cast<T*>(p.ds_MR)[row * p.ld_ds + column] = from_float<T>(sum * scale);
+  } else {  // dB: element (column, n), to row n
+    const int64_t size = p.n * params.columns, i = (block - params.ds_blocks) * kSumThreads + threadIdx.x;
+    if (i >= size) return;
+    p.db_NR[i % p.n * p.ld_db + i / p.n] = sum_of_parts(params.db_parts, params.slabs, size, i);
+  }
 }
 
 template <class T, int kColumnTiles, bool kAligned>
@@ -172,10 +190,10 @@ void launch_output_grad(const OutputGrad& p, Stream stream) {
   Params params{p, cut.slab_rows, columns, p.workspace, p.workspace + cut.stripes * p.m * columns};
   launch("output_grad", output_grad_kernel<T, kColumnTiles, kAligned>, {cut.stripes, cut.slabs}, kThreads,
          shared_bytes<float>(2 * kWarps * kTileRows * 8 * kColumnTiles), stream, params);
-  const SumParams ds{params.ds_parts, cut.stripes, p.m * columns, p, columns};
-  launch("output_grad sum dS", sum_ds_kernel<T>, {ceil_div(ds.size, 256)}, 256, 0, stream, ds);
-  const SumParams db{params.db_parts, cut.slabs, p.n * columns, p, columns};
-  launch("output_grad sum dB", sum_db_kernel, {ceil_div(db.size, 256)}, 256, 0, stream, db);
+  const SumParams sums{
+      p, columns, params.ds_parts, params.db_parts, cut.stripes, cut.slabs, ceil_div(p.m * columns, kSumThreads)};
+  launch("output_grad sums", sum_kernel<T>, {sums.ds_blocks + ceil_div(p.n * columns, kSumThreads)}, kSumThreads, 0,
+         stream, sums);
 }
 
 bool is_aligned(const OutputGrad& p) {

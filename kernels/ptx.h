@@ -66,9 +66,11 @@ __device__ __forceinline__ uint32_t load_word(const void* p) {
 #endif
 }
 
+// To global memory.
 __device__ __forceinline__ void store_words(void* p, const Word4& w) {
 #if defined(__CUDACC__)
-  *static_cast<uint4*>(p) = make_uint4(w.x, w.y, w.z, w.w);
+  // As PTX: the compiler takes a vector store apart where its parts are ready at different times.
+  asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(p), "r"(w.x), "r"(w.y), "r"(w.z), "r"(w.w) : "memory");
 #else
   memcpy(const_cast<void*>(aligned<Word4>(p)), &w, sizeof(w));
 #endif
@@ -171,6 +173,26 @@ __device__ __forceinline__ uint32_t pack(float low, float high) {
   return word;
 #else
   return uint32_t{from_float<T>(low).bits} | uint32_t{from_float<T>(high).bits} << 16;
+#endif
+}
+
+// e^x and x / y to about 2^-22, for results that are rounded to 16 bits.
+__device__ __forceinline__ float fast_exp(float x) {
+#if defined(__CUDACC__)
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x * 1.44269504f));
+  return y;
+#else
+  return exp2f(x * 1.44269504f);
+#endif
+}
+__device__ __forceinline__ float fast_reciprocal(float x) {
+#if defined(__CUDACC__)
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+#else
+  return 1 / x;
 #endif
 }
 

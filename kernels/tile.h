@@ -292,6 +292,33 @@ __device__ __forceinline__ void store_columns(float* to, int64_t ld, int column,
   }
 }
 
+template <class T>
+__device__ __forceinline__ float exponential(float x) {
+  if constexpr (kIs16Bit<T>) {
+    return fast_exp(x);
+  } else {
+    return expf(x);
+  }
+}
+template <class T>
+__device__ __forceinline__ float sigmoid(float x) {
+  if constexpr (kIs16Bit<T>) {
+    return fast_reciprocal(1 + fast_exp(-x));
+  } else {
+    return 1 / (1 + expf(-x));
+  }
+}
+// silu(gate) * up
+template <class T>
+__device__ __forceinline__ Row<T, 8> swiglu_row(const Row<T, 8>& gate_row, const Row<T, 8>& up_row) {
+  float gate[8], up[8];
+  unpack(gate_row, gate);
+  unpack(up_row, up);
+#pragma unroll
+  for (int i = 0; i < 8; ++i) gate[i] = gate[i] * sigmoid<T>(gate[i]) * up[i];
+  return pack_row<T, 8>(gate);
+}
+
 // Sum over the four lanes that hold one row.
 __device__ __forceinline__ float sum_of_row(float x) {
   x += __shfl_xor_sync(0xffffffffu, x, 1);

@@ -13,10 +13,11 @@ struct EvalResult {
   double perplexity = 0;          // exp(loss)
   int64_t tokens = 0;             // labels that count
   double tokens_per_second = 0;   // all tokens
-  int64_t peak_memory_bytes = 0;  // of the process so far
+  int64_t peak_memory_bytes = 0;  // so far
 };
 EvalResult evaluate(const CausalLM& model, const Dataset& dataset, int64_t rows_per_batch = 8);
 
-int64_t peak_memory_bytes();  // of this process so far
+// Most memory used so far: of this process, or what its tensors have held on a CUDA device.
+int64_t peak_memory_bytes(at::Device device = at::kCPU);
 
 }  // namespace rankfold

@@ -123,7 +123,7 @@ void run(EvalOptions& options, const Given& given) {
                                    {"tokens", measured.tokens},
                                    {"tokens_per_second", measured.tokens_per_second}};
   if (!questions.empty()) score_terms(model, options, questions, result);
-  result["peak_memory_bytes"] = peak_memory_bytes();
+  result["peak_memory_bytes"] = peak_memory_bytes(model.device());
   const std::string text = result.dump(2) + "\n";
   if (!options.output.empty()) write_text(options.output, text);
   std::cout << text;

@@ -5,6 +5,7 @@
 #include "cuda/attention.h"
 
 #include <ATen/Context.h>
+#include <c10/cuda/CUDACachingAllocator.h>
 #include <c10/cuda/CUDAFunctions.h>
 #include <c10/cuda/CUDAStream.h>
 #include <cuda_runtime_api.h>
@@ -43,6 +44,11 @@ int64_t shared_limit(const at::Tensor& x) {
   return bytes;
 }
 
+int64_t peak_memory(c10::DeviceIndex device) {
+  const auto all = static_cast<size_t>(c10::CachingAllocator::StatType::AGGREGATE);
+  return c10::cuda::CUDACachingAllocator::getDeviceStats(device).allocated_bytes[all].peak;
+}
+
 ops::Backend make_backend() {
   ops::Backend backend{};
   backend.kernels = kernels::table_of_kernels();
@@ -52,6 +58,7 @@ ops::Backend make_backend() {
   backend.attention = &attention;
   backend.attention_backward = &attention_backward;
   backend.attention_name = &attention_name;
+  backend.peak_memory = &peak_memory;
   return backend;
 }
 
@@ -72,9 +79,7 @@ std::string refusal(int index) {
            " and the kernels need 8.0";
   // LibTorch looks for its CUDA side once, at the first question; the answer stays.
   if (!at::globalContext().hasCUDA())
-    return "LibTorch has decided before that there is no CUDA; a process must open the device before it computes on "
-           "the "
-           "CPU";
+    return "LibTorch has decided before that there is no CUDA: a process must open the device before it computes";
   return {};
 }
 

@@ -1,6 +1,7 @@
 #include "rankfold/evaluate.h"
 
 #include "core/check.h"
+#include "ops/backend.h"
 
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
@@ -30,11 +31,13 @@ EvalResult evaluate(const CausalLM& model, const Dataset& dataset, int64_t rows_
     throw Error(ExitCode::kDiverged, join(model.folder().string(), ": the loss is not a finite number"));
   result.perplexity = std::exp(result.loss);
   result.tokens_per_second = static_cast<double>(seen) / std::max(seconds, 1e-9);
-  result.peak_memory_bytes = peak_memory_bytes();
+  result.peak_memory_bytes = peak_memory_bytes(model.device());
   return result;
 }
 
-int64_t peak_memory_bytes() {
+int64_t peak_memory_bytes(at::Device device) {
+  if (!device.is_cpu())
+    if (const ops::Backend* backend = ops::backend_of(device.type())) return backend->peak_memory(device.index());
   rusage usage{};
   getrusage(RUSAGE_SELF, &usage);
   return usage.ru_maxrss * 1024;

@@ -31,10 +31,13 @@ struct Backend {
                                                                        const Sequences& sequences);
   // Which kernels attention took last, for a run's report.
   const char* (*attention_name)();
+  // Most bytes of the device's memory that tensors have held at a time.
+  int64_t (*peak_memory)(c10::DeviceIndex device);
 };
 
 // The backend that works on tensors of x's device type; null: the CPU path.
 const Backend* takes_kernels(const at::Tensor& x);
+const Backend* backend_of(c10::DeviceType type);
 // From now on tensors of this type are `backend`'s; null: nobody's. The backend must outlive every use.
 void use_backend(c10::DeviceType type, const Backend* backend);
 

@@ -207,7 +207,7 @@ bool Trainer::run() {
            .grad_norm = run.grad_norm,
            .learning_rate = rate,
            .tokens_per_second = static_cast<double>(log_tokens) / std::max(seconds_since(log_start), 1e-9),
-           .peak_memory_bytes = peak_memory_bytes()});
+           .peak_memory_bytes = peak_memory_bytes(s.model.device())});
       run.loss_sum = 0, run.loss_count = 0, log_tokens = 0;
       log_start = Clock::now();
       append_line(log_path, log_line(run.log.back()));
@@ -232,6 +232,8 @@ bool Trainer::run() {
     }
   }
   s.save_result(config.output_dir);
+  if (const ops::Backend* backend = ops::takes_kernels(s.adapter.flat_values()))
+    s.say(join("attention: ", backend->attention_name()));
   if (run.skipped > 0) s.say(join(run.skipped, " steps were skipped for a loss or gradient that was not finite"));
   s.say("saved " + config.output_dir);
   return true;

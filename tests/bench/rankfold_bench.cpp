@@ -4,7 +4,8 @@
 //   frozen   the same op without its low-rank updates: what LoRA costs
 //   floor    max(bytes / bandwidth of a copy, FLOPs / rate of the best matrix product), both measured in this run
 // The variants take turns, so that a change of clock or of the machine's other work hits all alike; caches are emptied
-// before each measurement. Shown are medians (and the 20 and 80 % quantiles) in ms.
+// before each measurement. Shown are medians (and the 20 and 80 % quantiles) in ms. norm_head_loss makes its gradients
+// on the way forward: compare its sums.
 //
 // Work that is counted: every matrix product of the op with its low-rank parts (2 FLOPs a multiply-add; attention
 // causal, its backward 2.5 times its forward), and each tensor that must come or go once: weights, activations,
@@ -71,7 +72,7 @@ const std::vector<ShapeSet>& shape_sets() {
        512,
        {2048, 8192},
        true},
-      {"tiny", {.vocabulary = 160, .hidden = 64, .inner = 96, .layers = 2, .heads = 4}, 2, 16, {64}, false},
+      {"tiny", {.vocabulary = 160, .hidden = 64, .inner = 96, .layers = 1, .heads = 4}, 2, 16, {64}, false},
   };
   return sets;
 }
@@ -97,10 +98,10 @@ struct Phase {
 struct Variant {
   std::string name;
   std::vector<Phase> phases;
+  std::shared_ptr<Tensor> first_loss = nullptr;  // of a step: that the variants compute the same
 };
 // The same work in several ways, in the same phases; ours first.
 struct Case {
-  std::string name;
   std::vector<std::vector<Cost>> costs;  // of each phase
   std::vector<Variant> variants;
 };
@@ -114,7 +115,7 @@ class Stopwatch {
   }
 
   double milliseconds(const std::function<void()>& f) {
-    if (scratch_.defined()) scratch_.zero_();
+    if (scratch_.defined()) scratch_.add_(1);  // not zero_(): memset writes past the caches
     if (device_.is_cpu()) {
       const auto begin = std::chrono::steady_clock::now();
       f();
@@ -148,18 +149,6 @@ struct Times {
   double median() const { return quantile(0.5); }
 };
 
-// What the machine does at best, by measurement.
-struct Machine {
-  double bytes_per_ms = 0, flops_per_ms = 0;
-  std::string text;
-
-  double floor_ms(const std::vector<Cost>& costs) const {
-    double ms = 0;
-    for (const Cost& c : costs) ms += std::max(c.bytes / bytes_per_ms, c.flops / flops_per_ms);
-    return ms;
-  }
-};
-
 std::string format(const char* pattern, double x) {
   char text[64];
   std::snprintf(text, sizeof text, pattern, x);
@@ -172,43 +161,54 @@ std::string flop_rate(double flops_per_ms) {
 }
 std::string byte_rate(double bytes_per_ms) { return three_digits(bytes_per_ms * 1e-6) + " GB/s"; }
 
-Machine measure_machine(Stopwatch& watch, const ShapeSet& set, int64_t tokens, const at::TensorOptions& options,
-                        int repeat) {
-  const at::NoGradGuard no_grad;
-  const auto best = [&](const std::function<void()>& f) {
-    f();
-    std::vector<double> ms;
-    for (int i = 0; i < repeat; ++i) ms.push_back(watch.milliseconds(f));
-    return Times(ms).quantile(0.2);  // a share of the floor compares medians with what is reached often
-  };
-  Machine machine;
-  const int64_t bytes = (set.cold ? int64_t{256} : int64_t{1}) << 20;
-  const Tensor from = at::ones({bytes}, options.dtype(at::kByte));
-  Tensor to = at::empty_like(from);
-  machine.bytes_per_ms = 2 * static_cast<double>(bytes) / best([&] { to.copy_(from); });
-  machine.text = "copy " + byte_rate(machine.bytes_per_ms);
-
-  const int64_t hidden = set.model.hidden, inner = set.model.inner;
-  using Product = Tensor (*)(const Tensor&, const Tensor&);
-  const Product plain = [](const Tensor& x, const Tensor& w) { return at::linear(x, w); };
-  const auto rate_of = [&](Product product) {
-    double most = 0;
-    for (const auto& [k, n] : {std::pair{hidden, 3 * hidden}, {hidden, 2 * inner}, {inner, hidden}}) {
-      const Tensor x = at::randn({tokens, k}, options), w = at::randn({n, k}, options);
-      most = std::max(most, 2.0 * static_cast<double>(tokens * k * n) / best([&] { product(x, w); }));
-    }
-    return most;
-  };
-  const double at_linear = rate_of(plain);
-  machine.flops_per_ms = at_linear;
-  machine.text += ", products: at::linear " + flop_rate(at_linear);
-  if (options.device().is_cpu()) {
-    const double ours = rate_of(ops::gemm_nt);
-    machine.flops_per_ms = std::max(at_linear, ours);
-    machine.text += ", ours " + flop_rate(ours);
+// What the machine does at best: the fastest of all measurements of this run, a few of them before each case, as on a
+// shared machine no single moment tells.
+class Machine {
+ public:
+  Machine(const ShapeSet& set, int64_t tokens, const at::TensorOptions& options)
+      : on_cpu_(options.device().is_cpu()),
+        from_(at::ones({(set.cold ? int64_t{256} : int64_t{1}) << 20}, options.dtype(at::kByte))),
+        to_(at::empty_like(from_)) {
+    const int64_t hidden = set.model.hidden, inner = set.model.inner;
+    for (const auto& [k, n] : {std::pair{hidden, 3 * hidden}, {hidden, 2 * inner}, {inner, hidden}})
+      products_.emplace_back(at::randn({tokens, k}, options), at::randn({n, k}, options));
   }
-  return machine;
-}
+
+  void observe(Stopwatch& watch) {
+    const at::NoGradGuard no_grad;
+    const auto keep_best = [&](double& best, double work, const std::function<void()>& f) {
+      for (int i = 0; i < 3; ++i) best = std::max(best, work / watch.milliseconds(f));
+    };
+    keep_best(copy_, 2 * static_cast<double>(from_.numel()), [&] { to_.copy_(from_); });
+    for (const auto& [x, w] : products_) {
+      const double flops = 2 * static_cast<double>(x.numel() * w.size(0));
+      keep_best(linear_, flops, [&x = x, &w = w] { at::linear(x, w); });
+      if (on_cpu_) keep_best(ours_, flops, [&x = x, &w = w] { ops::gemm_nt(x, w); });
+    }
+  }
+  // Whether the products, not the traffic, set the floor.
+  bool computes(const std::vector<Cost>& costs) const {
+    double arithmetic = 0, traffic = 0;
+    for (const Cost& c : costs) arithmetic += c.flops / product(), traffic += c.bytes / copy_;
+    return arithmetic > traffic;
+  }
+  double floor_ms(const std::vector<Cost>& costs) const {
+    double ms = 0;
+    for (const Cost& c : costs) ms += std::max(c.bytes / copy_, c.flops / product());
+    return ms;
+  }
+  std::string text() const {
+    return "copy " + byte_rate(copy_) + ", products: at::linear " + flop_rate(linear_) +
+           (on_cpu_ ? ", ours " + flop_rate(ours_) : "");
+  }
+
+ private:
+  double product() const { return std::max(linear_, ours_); }
+  bool on_cpu_;
+  Tensor from_, to_;
+  std::vector<std::pair<Tensor, Tensor>> products_;
+  double copy_ = 0, linear_ = 0, ours_ = 0;  // bytes and FLOPs a millisecond
+};
 
 // ---- What is measured against: transformers' and PEFT's sequence of ops
 
@@ -311,10 +311,15 @@ class Bench {
   void set_tokens(int64_t tokens) {
     if (tokens <= 0 || tokens % set_.length != 0)
       fail("--tokens: expected multiples of the sequence length ", set_.length, ", got ", tokens);
-    std::vector<int32_t> ids(static_cast<size_t>(set_.length));
-    const auto rows = static_cast<size_t>(tokens / set_.length);
-    for (size_t t = 0; t < ids.size(); ++t) ids[t] = static_cast<int32_t>(t * 7919 % set_.model.vocabulary);
-    batch_ = make_batch(std::vector<Sequence>(rows, {&ids, &ids}));
+    std::vector<std::vector<int32_t>> ids(static_cast<size_t>(tokens / set_.length));
+    std::vector<Sequence> rows;
+    int64_t id = 0;
+    for (std::vector<int32_t>& row : ids) {
+      for (int64_t t = 0; t < set_.length; ++t)
+        row.push_back(static_cast<int32_t>(id = (id + 7919) % set_.model.vocabulary));
+      rows.push_back({&row, &row});
+    }
+    batch_ = make_batch(rows);
     pass_ = {kDropout, 1, 0, at::arange(tokens, at::kInt).div(set_.length, "floor").to(at::kInt).to(decoder_.device),
              batch_.positions.to(at::kInt).to(decoder_.device)};
     positions_ = batch_.positions.to(decoder_.device);
@@ -405,8 +410,7 @@ class Bench {
 
   Case embed() {
     const Tensor tokens = batch_.tokens.to(decoder_.device);
-    return {"embed",
-            {embed_cost()},
+    return {{embed_cost()},
             {{"ours", {{"forward", [=, this] { ops::embed(decoder_.embedding, tokens); }}}},
              {"unfused", {{"forward", [=, this] { at::embedding(decoder_.embedding, tokens); }}}}}};
   }
@@ -415,7 +419,7 @@ class Bench {
     const auto frozen = std::make_shared<Projection>(loaded);
     const auto with_update = std::make_shared<Projection>(ours);
     const auto norm = std::make_shared<Norm>(decoder_.layers[0].input_norm);
-    Case c{"", costs_of(source, ours), {}};
+    Case c{costs_of(source, ours), {}};
     const Tensor in = leaf(ours.in_features() * (source == Source::swiglu ? 2 : 1)),
                  residual = leaf(ours.out_features());
     const auto variant = [&](const std::string& name, const std::shared_ptr<Projection>& p) {
@@ -434,14 +438,13 @@ class Bench {
       if (source != Source::norm) leaves.push_back(residual);
       std::vector<unfused::Linear> linears;
       for (size_t i = 0; i < ours.modules.size(); ++i) linears.push_back(linear_of(loaded, ours, i, adapters, &leaves));
-      const std::string name = adapters == decoder_.dtype ? "unfused" : "unfused, fp32 adapters";
       Tensors parts;  // gate and up are tensors of their own there
       if (source == Source::swiglu) {
         for (int i = 0; i < 2; ++i) parts.push_back(leaf(ours.in_features()));
         leaves.erase(leaves.begin());
         leaves.insert(leaves.end(), parts.begin(), parts.end());
       }
-      c.variants.push_back(differentiated(name, leaves, [=]() -> Tensors {
+      c.variants.push_back(differentiated(name_of(adapters), leaves, [=]() -> Tensors {
         if (source == Source::plain) return {residual + unfused::project(in, linears[0])};
         if (source == Source::swiglu)
           return {residual + unfused::project(unfused::mlp_input(parts[0], parts[1]), linears[0])};
@@ -460,7 +463,6 @@ class Bench {
     const Sequences sequences(batch_.offsets, decoder_.device);
     const auto [cos, sin] = wide_rope();
     return {
-        "attend",
         attention_costs(),
         {differentiated("ours", {qkv},
                         [=, this]() -> Tensors { return {ops::attend(qkv, heads_, rope_, positions_, sequences)}; }),
@@ -470,8 +472,7 @@ class Bench {
 
   Case loss() {
     const Tensor h = leaf(set_.model.hidden), labels = batch_.labels.to(decoder_.device);
-    return {"norm_head_loss",
-            loss_costs(),
+    return {loss_costs(),
             {differentiated("ours", {h},
                             [=, this]() -> Tensors {
                               return {ops::norm_head_loss(h, decoder_.norm, decoder_.head, batch_.labels, pass_)};
@@ -489,14 +490,13 @@ class Bench {
     const auto theirs = std::make_shared<unfused::Optimizer>(leaves);
     Tensors gradients;
     for (const Tensor& leaf : leaves) gradients.push_back(at::randn_like(leaf));
-    return {"adamw",
-            {clip_cost(), update_cost()},
+    return {{clip_cost(), update_cost()},
             {{"ours", {{"clip", [=] { ours->clip(kMaxNorm); }}, {"update", [=] { ours->step({}, kRate); }}}},
              {"unfused", {{"clip", [=] { theirs->clip(gradients); }}, {"update", [=] { theirs->step(gradients); }}}}}};
   }
 
   Case step() {
-    Case c{"step", {embed_cost(), {}, clip_cost()}, {}};
+    Case c{{embed_cost(), {}, clip_cost()}, {}};
     const auto add = [&](const std::vector<std::vector<Cost>>& costs) {
       for (size_t phase = 0; phase < costs.size(); ++phase)
         c.costs[phase].insert(c.costs[phase].end(), costs[phase].begin(), costs[phase].end());
@@ -515,23 +515,30 @@ class Bench {
 
     adapter_.flat_gradient().zero_();
     const auto optimizer = std::make_shared<AdamW>(model_, adapter_);
-    const auto loss = std::make_shared<Tensor>();
-    const auto scale = 1.0 / static_cast<double>(labels_);
-    c.variants.push_back({"ours",
-                          {{"forward", [=, this] { *loss = decoder_.loss(batch_) * scale; }},
-                           {"backward",
-                            [=] {
-                              loss->backward();
-                              loss->reset();
-                            }},
-                           {"optimizer", [=] {
-                              optimizer->clip(kMaxNorm);
-                              optimizer->step({}, kRate);
-                              optimizer->zero_gradient();
-                            }}}});
+    c.variants.push_back(step_variant(
+        "ours", [this] { return decoder_.loss(batch_); },
+        [=] {
+          optimizer->clip(kMaxNorm);
+          optimizer->step({}, kRate);
+          optimizer->zero_gradient();
+        }));
     for (const at::ScalarType adapters : adapter_dtypes(decoder_.layers[0].qkv))
       c.variants.push_back(plain_step(adapters));
     return c;
+  }
+
+  // `sum` gives the sum of the losses of the batch.
+  Variant step_variant(const std::string& name, std::function<Tensor()> sum, std::function<void()> optimizer) const {
+    const auto loss = std::make_shared<Tensor>(), first = std::make_shared<Tensor>();
+    const auto forward = [=, scale = 1.0 / static_cast<double>(labels_)] {
+      *loss = sum() * scale;
+      if (!first->defined()) *first = loss->detach();
+    };
+    const auto backward = [=] {
+      loss->backward();
+      loss->reset();
+    };
+    return {name, {{"forward", forward}, {"backward", backward}, {"optimizer", std::move(optimizer)}}, first};
   }
 
   Variant plain_step(at::ScalarType adapters) {
@@ -547,11 +554,10 @@ class Bench {
                          linear(loaded.gate_up, ours.gate_up, 1), linear(loaded.down, ours.down, 0)});
     }
     const auto optimizer = std::make_shared<unfused::Optimizer>(leaves);
-    const auto loss = std::make_shared<Tensor>();
     const Tensor tokens = batch_.tokens.to(decoder_.device), labels = batch_.labels.to(decoder_.device);
     const auto [cos, sin] = wide_rope();
-    const double eps = decoder_.config.rms_norm_eps, scale = 1.0 / static_cast<double>(labels_);
-    const auto forward = [=, this] {
+    const double eps = decoder_.config.rms_norm_eps;
+    const auto sum = [=, this] {
       Tensor h = at::embedding(decoder_.embedding, tokens);
       for (const unfused::Layer& layer : *layers) {
         const Tensor qkv = unfused::project(unfused::rms_norm(h, layer.input_gain, eps), layer.qkv);
@@ -560,28 +566,24 @@ class Bench {
         const Tensor inner = unfused::mlp_input(unfused::project(x, layer.gate), unfused::project(x, layer.up));
         h = h + unfused::project(inner, layer.down);
       }
-      *loss = unfused::loss(h, decoder_.norm.weight, eps, decoder_.head.weight, labels) * scale;
+      return unfused::loss(h, decoder_.norm.weight, eps, decoder_.head.weight, labels);
     };
-    return {adapters == decoder_.dtype ? "unfused" : "unfused, fp32 adapters",
-            {{"forward", forward},
-             {"backward",
-              [=] {
-                loss->backward();
-                loss->reset();
-              }},
-             {"optimizer", [=] {
-                Tensors gradients;
-                for (const Tensor& leaf : optimizer->leaves) gradients.push_back(leaf.grad());
-                optimizer->clip(gradients);
-                optimizer->step(gradients);
-                for (Tensor& leaf : optimizer->leaves) leaf.mutable_grad().reset();
-              }}}};
+    return step_variant(name_of(adapters), sum, [=] {
+      Tensors gradients;
+      for (const Tensor& leaf : optimizer->leaves) gradients.push_back(leaf.grad());
+      optimizer->clip(gradients);
+      optimizer->step(gradients);
+      for (Tensor& leaf : optimizer->leaves) leaf.mutable_grad().reset();
+    });
   }
 
   // In the model's dtype, and in fp32 where that differs and there is an update.
   std::vector<at::ScalarType> adapter_dtypes(const Projection& p) const {
     if (decoder_.dtype == at::kFloat || !p.has_update()) return {decoder_.dtype};
     return {decoder_.dtype, at::kFloat};
+  }
+  std::string name_of(at::ScalarType adapters) const {
+    return adapters == decoder_.dtype ? "unfused" : "unfused, fp32 adapters";
   }
   static unfused::Linear linear_of(const Projection& weight, const Projection& update, size_t module,
                                    at::ScalarType adapters, Tensors* leaves) {
@@ -616,13 +618,19 @@ class Bench {
 
 struct Row {
   std::string op, phase, variant;
-  Cost cost;
-  double floor_ms = 0;
-  std::optional<Times> times;  // none: out of memory
+  std::vector<Cost> costs;
+  std::optional<Times> times;        // none: out of memory
+  std::optional<double> first_loss;  // of a step
+
+  Cost cost() const {
+    Cost sum;
+    for (const Cost& c : costs) sum.flops += c.flops, sum.bytes += c.bytes;
+    return sum;
+  }
 };
 
 // One row for each variant and phase, and for their sum where there are several phases.
-std::vector<Row> measure(const Case& c, const std::string& name, Stopwatch& watch, const Machine& machine, int repeat) {
+std::vector<Row> measure(const Case& c, const std::string& name, Stopwatch& watch, int repeat) {
   const size_t phases = c.costs.size();
   std::vector<std::vector<std::vector<double>>> ms(c.variants.size(), std::vector<std::vector<double>>(phases + 1));
   std::vector<bool> failed(c.variants.size());
@@ -644,19 +652,18 @@ std::vector<Row> measure(const Case& c, const std::string& name, Stopwatch& watc
     }
   std::vector<Row> rows;
   for (size_t v = 0; v < c.variants.size(); ++v) {
-    Row all{name, "sum", c.variants[v].name, {}, 0, {}};
-    const auto finish = [&](Row row, size_t p) {
-      if (!failed[v]) row.times = Times(ms[v][p]);
-      rows.push_back(std::move(row));
+    const auto add = [&](const std::string& phase, const std::vector<Cost>& costs, size_t p) {
+      rows.push_back({name, phase, c.variants[v].name, costs, {}, {}});
+      if (!failed[v]) rows.back().times = Times(ms[v][p]);
+      if (const auto& loss = c.variants[v].first_loss; loss && loss->defined())
+        rows.back().first_loss = loss->item<double>();
     };
+    std::vector<Cost> all;
     for (size_t p = 0; p < phases; ++p) {
-      Row row{name, c.variants[v].phases[p].name, c.variants[v].name, {}, machine.floor_ms(c.costs[p]), {}};
-      for (const Cost& cost : c.costs[p]) row.cost.flops += cost.flops, row.cost.bytes += cost.bytes;
-      all.cost.flops += row.cost.flops, all.cost.bytes += row.cost.bytes;
-      all.floor_ms += row.floor_ms;
-      finish(std::move(row), p);
+      add(c.variants[v].phases[p].name, c.costs[p], p);
+      all.insert(all.end(), c.costs[p].begin(), c.costs[p].end());
     }
-    if (phases > 1) finish(std::move(all), phases);
+    if (phases > 1) add("sum", all, phases);
   }
   return rows;
 }
@@ -703,9 +710,9 @@ void report(const std::vector<Row>& rows, const Machine& machine, bool markdown)
     const double median = ours.times ? ours.times->median() : 0;
     Line line{ours.op, ours.phase, cell(ours), "", ""};
     if (ours.times) {
-      const bool computes = ours.cost.flops / machine.flops_per_ms > ours.cost.bytes / machine.bytes_per_ms;
-      line[3] = computes ? flop_rate(ours.cost.flops / median) : byte_rate(ours.cost.bytes / median);
-      line[4] = format("%.0f %%", 100 * ours.floor_ms / median);
+      const Cost cost = ours.cost();
+      line[3] = machine.computes(ours.costs) ? flop_rate(cost.flops / median) : byte_rate(cost.bytes / median);
+      line[4] = format("%.0f %%", 100 * machine.floor_ms(ours.costs) / median);
     }
     for (const std::string& other : others) {
       if (!shown(other)) continue;
@@ -719,12 +726,19 @@ void report(const std::vector<Row>& rows, const Machine& machine, bool markdown)
       } else if (other == "frozen") {
         line.push_back(format("%+.1f %%", 100 * (median / found->times->median() - 1)));
       } else {
-        line.push_back(format("%.2f x", found->times->median() / median));
+        const double ratio = found->times->median() / median;
+        line.push_back(ratio < 100 ? format("%.2f x", ratio) : "> 99 x");
       }
     }
     lines.push_back(std::move(line));
   }
   print(lines, markdown);
+  std::string losses;
+  for (const Row& row : rows)
+    if (row.first_loss && row.phase == "sum")
+      losses +=
+          (losses.empty() ? "loss of the first step: " : ", ") + row.variant + " " + format("%.4f", *row.first_loss);
+  if (!losses.empty()) std::cout << losses << "\n\n";
 }
 
 // The value of the first line of a file that begins with `key`.
@@ -785,28 +799,33 @@ void run(const Options& options) {
 
   for (const int64_t tokens : options.tokens.empty() ? set.tokens : options.tokens) {
     bench.set_tokens(tokens);
-    const Machine machine = measure_machine(watch, set, tokens, bench.tensor_options(), options.repeat);
+    Machine machine(set, tokens, bench.tensor_options());
     std::vector<Row> rows;
     for (const auto& [name, make] : bench.cases()) {
       const auto asked = [&name = name](const std::string& word) { return name.find(word) != std::string::npos; };
       if (!options.ops.empty() && std::none_of(options.ops.begin(), options.ops.end(), asked)) continue;
-      for (Row& row : measure(make(), name, watch, machine, options.repeat)) rows.push_back(std::move(row));
+      machine.observe(watch);
+      for (Row& row : measure(make(), name, watch, options.repeat)) rows.push_back(std::move(row));
     }
     if (rows.empty()) fail("--op: expected part of the name of an op, got none that is");
     std::cout << "\n"
-              << tokens << " tokens; " << machine.text
+              << tokens << " tokens; " << machine.text()
               << "; attention: " << attention_of(at::empty({1}, bench.tensor_options())) << "\n\n";
     report(rows, machine, options.markdown);
     for (const Row& row : rows) {
-      nlohmann::ordered_json line = {{"tokens", tokens},        {"op", row.op},
-                                     {"phase", row.phase},      {"variant", row.variant},
-                                     {"flops", row.cost.flops}, {"bytes", row.cost.bytes},
-                                     {"floor_ms", row.floor_ms}};
+      nlohmann::ordered_json line = {{"tokens", tokens},
+                                     {"op", row.op},
+                                     {"phase", row.phase},
+                                     {"variant", row.variant},
+                                     {"flops", row.cost().flops},
+                                     {"bytes", row.cost().bytes},
+                                     {"floor_ms", machine.floor_ms(row.costs)}};
       if (row.times) {
         line["median_ms"] = row.times->median();
         line["ms_20_percent"] = row.times->quantile(0.2);
         line["ms_80_percent"] = row.times->quantile(0.8);
       }
+      if (row.first_loss) line["first_loss"] = *row.first_loss;
       result["rows"].push_back(std::move(line));
     }
   }

@@ -145,22 +145,26 @@ std::vector<Problem> problems() {
       add(17, 264, {32, 32, 32}, 0.05);
       add(17, 129, {96}, 0.5, "_odd", odd);
       add(70, 40, {}, 0);
+      add(17, 37, {}, 0, "_odd", odd);
       add(17, 40, {16}, 0.05, "_without_x", [](Problem& p) { p.x = false; });
       add(17, 40, {96}, 0, "_without_x", [](Problem& p) { p.x = false, p.s = false; });
       add(17, 40, {8, 8}, 0.05, "_without_s", [](Problem& p) { p.s = false; });
       add(17, 40, {64}, 0.05, "_without_kept", [](Problem& p) { p.kept = false; });
       add(0, 40, {8}, 0.05);
+      // Blocks enough for the smaller kind, which 16-bit elements have.
+      if (dtype == Dtype::bf16) add(4230, 40, {16}, 0.05);
       if (source == Source::swiglu)
         add(17, 40, {16}, 0.05, "_large", [](Problem& p) { p.deviation = 30; });  // e^-gate overflows
       if (source != Source::norm) continue;
-      // 25 tiles of 32 features: three or four for a warp, of which none, some and all stay in shared memory.
-      for (const int64_t kilobytes : {0, 48, 80, 99, 227}) {
-        for (const int64_t rank : {16, 64}) {
-          if (rank == 64 && kilobytes % 2 == 0) continue;
-          add(17, 776, {rank}, 0.05, "_shared" + std::to_string(kilobytes),
-              [=](Problem& p) { p.shared_limit = kilobytes * 1024; });
-        }
-      }
+      // 25 tiles of 32 features: two to four for a warp, of which none, some and all stay in shared memory.
+      const auto add_shared = [&](std::vector<int64_t> ranks, int64_t kilobytes) {
+        add(17, 776, std::move(ranks), 0.05, "_shared" + std::to_string(kilobytes),
+            [=](Problem& p) { p.shared_limit = kilobytes * 1024; });
+      };
+      for (const int64_t kilobytes : {0, 48, 80, 99, 227}) add_shared({16}, kilobytes);
+      for (const int64_t kilobytes : {0, 99, 227}) add_shared({64}, kilobytes);
+      add_shared({48}, 99);
+      add_shared({}, 48);
     }
   }
   return all;

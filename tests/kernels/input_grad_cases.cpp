@@ -169,6 +169,7 @@ std::vector<Problem> problems() {
       add(17, 129, {96}, 0.5, "_odd", odd);
       add(33, 40, {64}, 0.05, "_pitched", pitched);
       add(17, 40, {}, 0);
+      add(17, 37, {}, 0, "_odd", odd);
       add(0, 40, {8}, 0.05);
       add(70, 40, {16}, 0.05, "_da_alone", [](Problem& p) { p.dx = false, p.dgain = false; });
       add(17, 40, {96}, 0.05, "_dx_complete", [](Problem& p) { p.low_rank_part = false; });
@@ -179,6 +180,8 @@ std::vector<Problem> problems() {
       add(17, 40, {16}, 0.05, "_without_residual", [](Problem& p) { p.residual = false; });
       add(17, 129, {16}, 0.05, "_without_dgain", [](Problem& p) { p.dgain = false; });
       if (dtype == Dtype::f16) continue;
+      add(9, 2056, {16}, 0.05);  // more features than one block finishes of a row
+      add(9, 2100, {8}, 0.05);
       add(300, 37, {16}, 0.05, "_two_slices", [](Problem& p) { p.cached_bytes = 0; });
       add(530, 24, {96}, 0, "_three_slices", [](Problem& p) { p.cached_bytes = 0; });
     }

@@ -84,6 +84,27 @@ void run_tf32(Context& c) {
       return c.expect(false, text(x[i]) + " becomes " + text(ours[i]) + ", exactly " + text(tf32_reference(x[i])));
 }
 
+// Numbers below the normal ones may become zero.
+void run_approximations(Context& c) {
+  std::vector<float> x = {0.0f, kInfinity, -kInfinity, std::nanf("")};
+  for (int i = 0; i < 4000; ++i) x.push_back(static_cast<float>(c.integer(-(1 << 20), 1 << 20)) * 0x1p-13f);  // to 128
+  auto* exponential = static_cast<float*>(c.memory(x.size() * sizeof(float)));
+  auto* reciprocal = static_cast<float*>(c.memory(x.size() * sizeof(float)));
+  c.run([&] { approximations({static_cast<int64_t>(x.size()), c.array(x), exponential, reciprocal}, c.stream()); });
+  const auto exps = c.read(exponential, x.size()), reciprocals = c.read(reciprocal, x.size());
+  const auto close = [](double ours, double exact, double limit) {
+    if (std::abs(exact) > double{std::numeric_limits<float>::max()}) return ours == exact || std::isinf(ours);
+    return same(ours, exact) || std::abs(ours - exact) <= std::abs(exact) * limit + 0x1p-126;
+  };
+  for (size_t i = 0; i < x.size(); ++i) {
+    const double exact = std::exp(double{x[i]});
+    const double limit = epsilon(Dtype::f32) * (2 + std::abs(x[i]));  // x log2(e) is rounded
+    c.expect(close(exps[i], exact, limit), "e^" + text(x[i]) + " is " + text(exps[i]));
+    c.expect(close(reciprocals[i], 1.0 / x[i], 2 * epsilon(Dtype::f32)),
+             "1 / " + text(x[i]) + " is " + text(reciprocals[i]));
+  }
+}
+
 // Exact where all products and sums are numbers of fp32: then every element must be equal, which also says that each
 // lies where it should.
 void run_product(Context& c, Dtype dtype, const std::string& what) {
@@ -196,6 +217,7 @@ std::vector<Case> ptx_cases() {
   for (const Dtype dtype : {Dtype::bf16, Dtype::f16})
     add(std::string("conversions_") + name_of(dtype), [=](Context& c) { run_conversions(c, dtype); });
   add("to_tf32", run_tf32);
+  add("approximations", run_approximations);
   for (const Dtype dtype : {Dtype::f32, Dtype::bf16, Dtype::f16})
     for (const std::string what : {"integers", "random"})
       add(std::string("mma_") + name_of(dtype) + "_" + what, [=](Context& c) { run_product(c, dtype, what); });

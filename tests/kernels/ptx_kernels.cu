@@ -22,6 +22,13 @@ __global__ void __launch_bounds__(kThreads) tf32_kernel(const __grid_constant__ 
   for (int64_t i = threadIdx.x; i < p.count; i += kThreads) p.y[i] = to_tf32(p.x[i]);
 }
 
+__global__ void __launch_bounds__(kThreads) approximations_kernel(const __grid_constant__ Approximations p) {
+  for (int64_t i = threadIdx.x; i < p.count; i += kThreads) {
+    p.exponential[i] = fast_exp(p.x[i]);
+    p.reciprocal[i] = fast_reciprocal(p.x[i]);
+  }
+}
+
 template <class T>
 __global__ void __launch_bounds__(kWarp) product_kernel(const __grid_constant__ Product p) {
   const int lane = static_cast<int>(threadIdx.x), g = lane / 4, t = lane % 4;
@@ -81,6 +88,10 @@ void conversions(const Conversions& p, Stream stream) {
 }
 
 void tf32(const Tf32& p, Stream stream) { launch("tf32", tf32_kernel, {1}, kThreads, 0, stream, p); }
+
+void approximations(const Approximations& p, Stream stream) {
+  launch("approximations", approximations_kernel, {1}, kThreads, 0, stream, p);
+}
 
 void product(const Product& p, Stream stream) {
   with_dtype(p.dtype, [&]<class T>(T) { launch("product", product_kernel<T>, {1}, kWarp, 0, stream, p); });

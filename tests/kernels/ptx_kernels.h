@@ -27,6 +27,15 @@ struct Tf32 {
 };
 void tf32(const Tf32& p, Stream stream);
 
+// exponential = fast_exp(x), reciprocal = fast_reciprocal(x).
+struct Approximations {
+  int64_t count = 0;
+  const float* x = nullptr;
+  float* exponential = nullptr;
+  float* reciprocal = nullptr;
+};
+void approximations(const Approximations& p, Stream stream);
+
 // c [16, 8] += a [16, K] b [8, K]^T; K = 16 of bf16 and f16, 8 of f32, which must be tf32 numbers.
 struct Product {
   Dtype dtype = Dtype::f32;

@@ -3,8 +3,8 @@
 # kernels/*.cu, one at a time, and runs that kernel's cases: every mutant must fail, in some order of the fibers or,
 # where no order shows it, under TSan.
 #   tests/simt/mutate.sh [--all] [BUILD]   without --all: kernels that changed since all their mutants were killed
-# Exit code 1 where a mutant survives. Works in BUILD/mutants, which holds the objects that stay and a checksum for each
-# kernel that is done.
+# Exit code 1 where a mutant survives. Works in BUILD/mutants, which holds a copy of the sources, the objects that stay
+# and a checksum for each kernel that is done.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 all=false
@@ -13,7 +13,11 @@ if [[ ${1:-} == --all ]]; then
   shift
 fi
 work=$(realpath -m "${1:-$root/build}")/mutants
-mkdir -p "$work/plain" "$work/tsan"
+rm -rf "$work/tree"
+mkdir -p "$work/plain" "$work/tsan" "$work/tree/tests"
+cp -r "$root/kernels" "$work/tree/"  # somebody may edit while this runs
+cp -r "$root/tests/kernels" "$root/tests/simt" "$work/tree/tests/"
+root=$work/tree
 compiler=(g++)
 if command -v ccache >/dev/null; then compiler=(ccache g++); fi
 jobs=$(nproc)
