@@ -16,8 +16,6 @@
 namespace rankfold::kernels {
 namespace {
 
-constexpr int64_t kManyBlocks = 264;  // two for each multiprocessor of an H100
-
 // Elements that the lanes of a block hold of one row each, of one tile.
 RANKFOLD_HOST_DEVICE constexpr int slot_row(int warps) { return warps * kWarp * 8; }
 
@@ -230,7 +228,7 @@ void launch_down(const Down& p, Stream stream) {
       constexpr int kColumnTiles = decltype(tiles)::value;
       // Too few rows for two blocks a multiprocessor: blocks of twice as many warps, where registers allow.
       if constexpr (kIs16Bit<T> && kColumnTiles <= 6) {
-        if (ceil_div(p.m, kTileRows) < kManyBlocks) return launch_down<T, kSource, kColumnTiles, true, 16>(p, stream);
+        if (p.m < p.many_rows) return launch_down<T, kSource, kColumnTiles, true, 16>(p, stream);
       }
       launch_down<T, kSource, kColumnTiles, true, 8>(p, stream);
     });

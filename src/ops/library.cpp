@@ -1,5 +1,5 @@
 // The ops for Python: after torch.ops.load_library("librankfold.so") they are torch.ops.rankfold.*, with a gradient for
-// every floating-point argument that requires one. ops.h has their formulas.
+// every floating-point argument that requires one (but cos and sin). ops.h has their formulas.
 //
 //   norm_project(h [T, K], norm_weight [K], eps, weight [N, K], UPDATES) -> (y [T, N], h)
 //   project_add(x [T, K], residual [T, N], weight [N, K], UPDATES) -> [T, N]

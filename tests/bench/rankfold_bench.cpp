@@ -736,8 +736,8 @@ void report(const std::vector<Row>& rows, const Machine& machine, bool markdown)
   std::string losses;
   for (const Row& row : rows)
     if (row.first_loss && row.phase == "sum")
-      losses +=
-          (losses.empty() ? "loss of the first step: " : ", ") + row.variant + " " + format("%.4f", *row.first_loss);
+      losses += (losses.empty() ? "loss of the first step (dropout masks differ): " : ", ") + row.variant + " " +
+                format("%.4f", *row.first_loss);
   if (!losses.empty()) std::cout << losses << "\n\n";
 }
 

@@ -18,7 +18,7 @@ struct Problem {
 
   int64_t in_offset = 0, in_extra = 0;  // elements: of the base beyond 16 bytes, of the pitch beyond the width
   bool x = true, s = true, kept = true;
-  int64_t shared_limit = 99 * 1024;
+  int64_t shared_limit = 99 * 1024, many_rows = Down().many_rows;
   double deviation = 1;  // of what x is made of
 };
 
@@ -89,6 +89,7 @@ void run(Context& c, const Problem& p) {
   if (p.s && columns > 0) d.s_MR = operand.columns(width_x, columns).data(), d.ld_s = operand.ld();
   if (p.kept && columns > 0) d.kept_MR = kept.data(), d.ld_kept = kept.ld();
   d.updates = low_rank.updates;
+  d.many_rows = p.many_rows;
   d.shared_limit = std::min(p.shared_limit, c.shared_limit());
   c.run([&] { c.table().down(d, c.stream()); });
   if (!c.checks()) return;
@@ -151,18 +152,24 @@ std::vector<Problem> problems() {
       add(17, 40, {8, 8}, 0.05, "_without_s", [](Problem& p) { p.s = false; });
       add(17, 40, {64}, 0.05, "_without_kept", [](Problem& p) { p.kept = false; });
       add(0, 40, {8}, 0.05);
-      // Blocks enough for the smaller kind, which 16-bit elements have.
-      if (dtype == Dtype::bf16) add(4230, 40, {16}, 0.05);
+      // As with many rows, where blocks of 16-bit elements are smaller.
+      const auto many = [](Problem& p) { p.many_rows = 0; };
+      if (dtype != Dtype::f32)
+        for (const std::vector<int64_t>& few : {std::vector<int64_t>{}, {16}, {48}})
+          add(17, 264, few, 0.05, "_many", many);
       if (source == Source::swiglu)
         add(17, 40, {16}, 0.05, "_large", [](Problem& p) { p.deviation = 30; });  // e^-gate overflows
       if (source != Source::norm) continue;
       // 25 tiles of 32 features: two to four for a warp, of which none, some and all stay in shared memory.
-      const auto add_shared = [&](std::vector<int64_t> ranks, int64_t kilobytes) {
-        add(17, 776, std::move(ranks), 0.05, "_shared" + std::to_string(kilobytes),
-            [=](Problem& p) { p.shared_limit = kilobytes * 1024; });
+      const auto add_shared = [&](const std::vector<int64_t>& ranks, int64_t kilobytes) {
+        const std::string special = "_shared" + std::to_string(kilobytes);
+        const int64_t limit = kilobytes * 1024;
+        add(17, 776, ranks, 0.05, special, [=](Problem& p) { p.shared_limit = limit; });
+        if (dtype != Dtype::f32)
+          add(17, 776, ranks, 0.05, special + "_many", [=](Problem& p) { p.shared_limit = limit, p.many_rows = 0; });
       };
       for (const int64_t kilobytes : {0, 48, 80, 99, 227}) add_shared({16}, kilobytes);
-      for (const int64_t kilobytes : {0, 99, 227}) add_shared({64}, kilobytes);
+      for (const int64_t kilobytes : {99, 227}) add_shared({64}, kilobytes);
       add_shared({48}, 99);
       add_shared({}, 48);
     }
