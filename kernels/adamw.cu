@@ -29,7 +29,7 @@ __device__ __forceinline__ Segment segment_of(const Segment* segments, int64_t c
   return segments[low];
 }
 
-template <class T, bool kUpdate>
+template <class T>
 __global__ void __launch_bounds__(kThreads, 4) adamw_kernel(const __grid_constant__ AdamW p) {
   const int64_t block = blockIdx.x;
   const Segment s = segment_of(p.segments, p.segment_count, block);
@@ -41,25 +41,17 @@ __global__ void __launch_bounds__(kThreads, 4) adamw_kernel(const __grid_constan
   for (int64_t i = first + threadIdx.x; i < end; i += kThreads) {
     const int64_t at = s.begin + i;
     float value = p.value[at];
-    if constexpr (kUpdate) {
-      const float g = p.gradient[at] * p.gradient_scale;
-      const float m = p.beta1 * p.first_moment[at] + (1 - p.beta1) * g;
-      const float v = p.beta2 * p.second_moment[at] + (1 - p.beta2) * g * g;
-      value = value * (1 - p.rate * decay) - step * m / (sqrtf(v) / root + p.eps);
-      p.first_moment[at] = m;
-      p.second_moment[at] = v;
-      p.value[at] = value;
-    }
+    const float g = p.gradient[at] * p.gradient_scale;
+    const float m = p.beta1 * p.first_moment[at] + (1 - p.beta1) * g;
+    const float v = p.beta2 * p.second_moment[at] + (1 - p.beta2) * g * g;
+    value = value * (1 - p.rate * decay) - step * m / (sqrtf(v) / root + p.eps);
+    p.first_moment[at] = m;
+    p.second_moment[at] = v;
+    p.value[at] = value;
     const int64_t row = static_cast<uint32_t>(i) / cols, column = static_cast<uint32_t>(i) % cols;
     if (s.image) static_cast<T*>(s.image)[row * s.ld + column] = from_float<T>(value);
     if (s.transposed) static_cast<T*>(s.transposed)[column * s.ld_transposed + row] = from_float<T>(value);
   }
-}
-
-template <bool kUpdate>
-void launch_adamw(const char* name, const AdamW& p, Stream stream) {
-  with_dtype(p.dtype,
-             [&]<class T>(T) { launch(name, adamw_kernel<T, kUpdate>, {p.block_count}, kThreads, 0, stream, p); });
 }
 
 // Sum over the block, in a fixed order.
@@ -103,8 +95,9 @@ int64_t lay_out(Segment* segments, int64_t count) {
   return blocks;
 }
 
-void adamw(const AdamW& p, Stream stream) { launch_adamw<true>("adamw", p, stream); }
-void images(const AdamW& p, Stream stream) { launch_adamw<false>("images", p, stream); }
+void adamw(const AdamW& p, Stream stream) {
+  with_dtype(p.dtype, [&]<class T>(T) { launch("adamw", adamw_kernel<T>, {p.block_count}, kThreads, 0, stream, p); });
+}
 
 void square_sum(const SquareSum& p, Stream stream) {
   const int64_t bytes = shared_bytes<double>(kSumThreads);

@@ -1,10 +1,10 @@
 // adamw: one step of AdamW (Loshchilov and Hutter, 2019) over a flat fp32 buffer, writing the images of every parameter
-// (what the other kernels read, in the model's dtype) in their places in the same pass. images: only the writing.
+// (what the other kernels read, in the model's dtype) in their places in the same pass.
 //   g = gradient * gradient_scale;  m = b1 m + (1 - b1) g;  v = b2 v + (1 - b2) g^2
 //   value = value (1 - rate decay) - rate / (1 - b1^t) * m / (sqrt(v) / sqrt(1 - b2^t) + eps)
 // A Segment is one parameter [rows, cols], dense in the flat buffers from element `begin` on. Its image goes to `image`
 // (pitch ld) and, transposed, to `transposed` (pitch ld_transposed); either may be null.
-// gradient_norm: sum of squares of a flat fp32 buffer in double, two-stage, fixed order.
+// square_sum: sum of squares of a flat fp32 buffer in double, two-stage, fixed order.
 #pragma once
 
 #include "kernels/types.h"
@@ -13,7 +13,7 @@ namespace rankfold::kernels {
 
 struct Segment {
   int64_t begin = 0;
-  int64_t rows = 0, cols = 0;
+  int64_t rows = 0, cols = 0;  // fewer than 2^32 elements
   void* image = nullptr;
   int64_t ld = 0;
   void* transposed = nullptr;
@@ -37,7 +37,6 @@ struct AdamW {
   float gradient_scale = 1;
 };
 void adamw(const AdamW& p, Stream stream);
-void images(const AdamW& p, Stream stream);  // reads value alone
 
 struct SquareSum {
   int64_t count = 0;

@@ -12,7 +12,6 @@ Table table_of_kernels() {
           .inverse_row_norms = inverse_row_norms,
           .embedding = embedding,
           .adamw = adamw,
-          .images = images,
           .square_sum = square_sum,
           .gemm = nullptr,
           .output_grad_workspace = output_grad_workspace,

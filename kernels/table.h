@@ -22,7 +22,6 @@ struct Table {
   void (*inverse_row_norms)(const InverseRowNorms&, Stream);
   void (*embedding)(const Embedding&, Stream);
   void (*adamw)(const AdamW&, Stream);
-  void (*images)(const AdamW&, Stream);
   void (*square_sum)(const SquareSum&, Stream);
   void (*gemm)(const Gemm&, Stream);
   // Host functions: bytes of workspace, blocks of segments.

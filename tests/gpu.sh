@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Everything that needs a CUDA device, in one command and without a network: the suite, the kernel tests under
-# compute-sanitizer, the benchmark. What is missing is said in a line, and again at the end.
-#   tests/gpu.sh [STEP...]  steps: suite memcheck racecheck synccheck initcheck bench; without: all, in this order
+# Everything that needs a CUDA device, in one command and without a network: the kernels' cases, every op and whole
+# trainings on the device, the kernels' cases under compute-sanitizer, the benchmark. What is missing is said in a line, and again at the end.
+#   tests/gpu.sh [STEP...]  steps: suite ops memcheck racecheck synccheck initcheck bench; without: all, in this order
 #   tests/gpu.sh --pack     collects what build/ holds into build/gpu_pack, for a machine that cannot build: copy that
 #                           folder there and run run.sh in it, which is this script. It needs python3's torch of the
 #                           version that the build linked, or RANKFOLD_TORCH=<torch folder>.
@@ -14,7 +14,7 @@
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 filter=${RANKFOLD_GPU_FILTER:-*KernelTest*}
-programs=(gpu_tests rankfold-bench)
+programs=(gpu_tests fused_tests rankfold-bench)
 packed=false
 [[ ! -f $here/torch_version ]] || packed=true
 
@@ -42,7 +42,7 @@ pack() {
   [[ -f $build/lib/librankfold_cuda.so ]] || give_up "librankfold_cuda.so is not built"
   cp "$build/lib/librankfold_cuda.so" "$build"/lib/librankfold.so.? "$to/lib/"
   # What these link and neither torch nor every Linux machine has.
-  ldd "$to/lib/"librankfold.so.? | awk '$3 ~ "/lib(sentencepiece|protobuf|absl|boost)" { print $3 }' |
+  ldd "$to/lib/"librankfold.so.? "$to"/bin/* | awk '$3 ~ "/lib(sentencepiece|protobuf|absl|boost)" { print $3 }' |
     while read -r library; do cp -L "$library" "$to/lib/"; done
   torch=$(sed -n 's/^LibTorch_INCLUDE_DIR:[A-Z]*=\(.*\)\/include$/\1/p' "$build/CMakeCache.txt")
   torch_version "$torch" >"$to/torch_version"
@@ -113,6 +113,12 @@ step() {
       else
         note_missing suite "there is no gpu_tests"
       fi ;;
+    ops)
+      if [[ -x $bin/fused_tests ]]; then
+        attempt ops "$bin/fused_tests" --device=cuda
+      else
+        note_missing ops "there is no fused_tests"
+      fi ;;
     memcheck | racecheck | synccheck | initcheck)
       program=$(sanitizer)
       if [[ -z $program ]]; then
@@ -127,7 +133,7 @@ step() {
       fi ;;
     bench)
       if [[ -x $bin/rankfold-bench ]]; then
-        attempt bench "$bin/rankfold-bench"
+        attempt bench "$bin/rankfold-bench" --device cuda --shapes 7b
       else
         note_missing bench "there is no rankfold-bench"
       fi ;;
@@ -145,7 +151,7 @@ if ! nvidia-smi -L 2>/dev/null | grep '^GPU'; then
   exit 77
 fi
 find_programs
-(($# > 0)) || set -- suite memcheck racecheck synccheck initcheck bench
+(($# > 0)) || set -- suite ops memcheck racecheck synccheck initcheck bench
 for name in "$@"; do step "$name"; done
 ((${#missing[@]} == 0)) || echo "gpu.sh: not run: ${missing[*]}"
 if ((${#failed[@]})); then

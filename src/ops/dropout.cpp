@@ -51,7 +51,8 @@ void dropout_add(at::Tensor& y, const at::Tensor& x, const Pass& pass, int64_t m
 
 at::Tensor dropout_mask(uint64_t seed, int64_t step, int64_t module, const at::Tensor& rows,
                         const at::Tensor& positions, int64_t features, double p) {
-  const Pass pass{p, seed, step, rows.to(at::kInt).contiguous(), positions.to(at::kInt).contiguous()};
+  const auto counters = [](const at::Tensor& x) { return x.to(at::kCPU, at::kInt).contiguous(); };
+  const Pass pass{p, seed, step, counters(rows), counters(positions)};
   return ops::dropout(at::ones({rows.size(0), features}), pass, module);
 }
 

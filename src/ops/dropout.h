@@ -11,7 +11,7 @@
 
 namespace rankfold {
 
-// mask * scale as a tensor [T, features] of 0 and 1 / (1 - p), fp32: for tests and for the reference.
+// mask * scale as a tensor [T, features] of 0 and 1 / (1 - p), fp32, on the CPU: for tests and for the reference.
 at::Tensor dropout_mask(uint64_t seed, int64_t step, int64_t module, const at::Tensor& rows,
                         const at::Tensor& positions, int64_t features, double p);
 

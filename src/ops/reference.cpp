@@ -39,7 +39,7 @@ at::Tensor attend(const at::Tensor& qkv, const Heads& heads, const Rope& rope, c
     const at::Tensor q = x.narrow(0, 0, heads.query);
     const at::Tensor k = x.narrow(0, heads.query, heads.key_value).repeat_interleave(group, 0);
     const at::Tensor v = x.narrow(0, heads.query + heads.key_value, heads.key_value).repeat_interleave(group, 0);
-    const at::Tensor future = at::ones({length, length}, at::kBool).triu(1);
+    const at::Tensor future = at::ones({length, length}, qkv.options().dtype(at::kBool)).triu(1);
     const at::Tensor scores =
         at::matmul(q, k.transpose(1, 2)).div(std::sqrt(static_cast<double>(heads.size))).masked_fill(future, -INFINITY);
     rows.push_back(at::matmul(scores.softmax(-1), v).transpose(0, 1).reshape({length, -1}));
@@ -56,7 +56,7 @@ at::Tensor project(const at::Tensor& x, const Projection& projection, const Pass
       at::Tensor dropped = x;
       if (pass.dropout > 0)
         dropped = x * dropout_mask(pass.seed, pass.step, m.index, pass.rows, pass.positions, x.size(1), pass.dropout)
-                          .to(x.scalar_type());
+                          .to(x.device(), x.scalar_type());
       y = y + at::linear(at::linear(dropped, m.a.to(x.scalar_type())), m.b.to(x.scalar_type())) * m.scale;
     }
     parts.push_back(y);

@@ -8,15 +8,23 @@ namespace rankfold::testing {
 
 const ops::Backend& host_backend();
 
-// CPU tensors are the kernels', or not, as long as it lives; afterwards they are the kernels', as everywhere in
-// fused_tests.
+// Whether runs go through the kernels, as long as it lives; afterwards they do, as everywhere in fused_tests. With a
+// CUDA device the kernels are that device's, otherwise the host backend's, for CPU tensors.
 class Kernels {
  public:
-  explicit Kernels(bool on) { use(on); }
+  static inline bool on_cuda = false;
+
+  explicit Kernels(bool on) : on_(on) { use(on); }
   ~Kernels() { use(true); }
   Kernels(const Kernels&) = delete;
   Kernels& operator=(const Kernels&) = delete;
-  static void use(bool on) { ops::use_backend(c10::DeviceType::CPU, on ? &host_backend() : nullptr); }
+  static void use(bool on) {
+    if (!on_cuda) ops::use_backend(c10::DeviceType::CPU, on ? &host_backend() : nullptr);
+  }
+  const char* device() const { return on_ && on_cuda ? "cuda" : "cpu"; }
+
+ private:
+  bool on_;
 };
 
 }  // namespace rankfold::testing

@@ -107,15 +107,6 @@ void run_steps(Context& c, Dtype dtype) {
   }
 }
 
-void run_images(Context& c, Dtype dtype) {
-  const std::vector<Parameter> parameters = make_parameters(c, dtype);
-  AdamW a = make_adamw(c, dtype, parameters);
-  const Matrix value = c.input(Dtype::f32, {1, kSize}, c.normal(kSize));
-  a.value = value.floats();
-  c.run([&] { c.table().images(a, c.stream()); });
-  if (c.checks()) expect_images(c, parameters, value);
-}
-
 void run_square_sum(Context& c, int64_t count, double deviation) {
   const Matrix x = c.input(Dtype::f32, {1, count}, c.normal(count, deviation));
   auto* workspace = static_cast<double*>(c.memory(kSquareSumBlocks * sizeof(double)));
@@ -134,7 +125,6 @@ std::vector<Case> adamw_cases() {
   std::vector<Case> cases;
   for (const Dtype dtype : {Dtype::f32, Dtype::bf16, Dtype::f16}) {
     cases.push_back({"adamw", std::string("adamw_") + name_of(dtype), [=](Context& c) { run_steps(c, dtype); }});
-    cases.push_back({"images", std::string("images_") + name_of(dtype), [=](Context& c) { run_images(c, dtype); }});
   }
   // More than each of the 512 blocks' 256 threads has one of; squares that fp32 could not hold.
   cases.push_back({"square_sum", "square_sum_131500", [](Context& c) { run_square_sum(c, 131500, 1e25); }});

@@ -23,9 +23,10 @@ struct Case {
 
 // Sum of outputs times fixed weights: a scalar whose gradient touches every output element.
 at::Tensor weigh(const Tensors& outputs) {
-  at::Tensor sum = at::zeros({}, at::kDouble);
+  const auto options = outputs[0].options().dtype(at::kDouble);
+  at::Tensor sum = at::zeros({}, options);
   for (size_t i = 0; i < outputs.size(); ++i) {
-    const at::Tensor w = at::cos(at::arange(outputs[i].numel(), at::kDouble) * 0.7 + static_cast<double>(i));
+    const at::Tensor w = at::cos(at::arange(outputs[i].numel(), options) * 0.7 + static_cast<double>(i));
     sum = sum + (outputs[i].to(at::kDouble).flatten() * w.to(at::kBFloat16).to(at::kDouble)).sum();
   }
   return sum;
@@ -37,7 +38,7 @@ Tensors gradients(const Problem& p, const Tensors& outputs) {
   return grads;
 }
 
-bool by_kernels() { return ops::takes_kernels(at::empty({0})) != nullptr; }
+bool by_kernels() { return ops::backend_of(test_device.type()) != nullptr; }
 
 void check_case(const Case& c) {
   at::manual_seed(1);
@@ -79,7 +80,7 @@ void check_case(const Case& c) {
 }
 
 at::Tensor input(at::IntArrayRef shape, at::ScalarType dtype) {
-  return random(shape).to(at::kBFloat16).to(dtype).requires_grad_(true);
+  return random(shape).to(at::kBFloat16).to(test_device, dtype).requires_grad_(true);
 }
 
 void add_leaves(Tensors& leaves, const Projection& p) {
@@ -101,7 +102,7 @@ Case projection_case(const std::string& name, Kind kind, Shape shape, bool full)
         auto projection = std::make_shared<Projection>(cast(exact, dtype));
         auto norm = std::make_shared<Norm>();
         const at::Tensor gain = (random({shape.k}, 0.2) + 1).to(at::kBFloat16).to(at::kDouble);
-        norm->weight = gain.to(dtype);
+        norm->weight = gain.to(test_device, dtype);
         if (full) norm->master = leaf_of(gain, dtype);
         const Pass pass = make_pass(layout, shape.dropout);
         const at::Tensor x = input({t, kind == Kind::kSwiglu ? 2 * shape.k : shape.k}, dtype);
@@ -143,7 +144,7 @@ Case projection_case(const std::string& name, Kind kind, Shape shape, bool full)
             p.reference = [=]() -> Tensors {
               return {ops::reference::cross_entropy(
                           ops::reference::project(ops::reference::rms_norm(x, gain_of(), norm->eps), *projection, pass),
-                          marked) /
+                          marked.to(test_device)) /
                       300};
             };
             break;
@@ -161,10 +162,10 @@ Case attention_case(const std::string& name, std::vector<int64_t> lengths, Heads
         Problem p;
         p.leaves = {qkv};
         p.run = [=]() -> Tensors {
-          return {ops::attend(qkv, heads, rope, layout.positions, {layout.offsets, at::kCPU})};
+          return {ops::attend(qkv, heads, rope, layout.positions, {layout.offsets, test_device})};
         };
         p.reference = [=]() -> Tensors {
-          return {ops::reference::attend(qkv, heads, rope, layout.positions, {layout.offsets, at::kCPU})};
+          return {ops::reference::attend(qkv, heads, rope, layout.positions, {layout.offsets, test_device})};
         };
         return p;
       }};
@@ -201,8 +202,8 @@ TEST(Ops, Attend) {
 TEST(Ops, NoLabelsGiveNoLoss) {
   Projection head = cast(make_projection({{3}, 8, 0, {11}}, false), at::kFloat);
   Norm norm;
-  norm.weight = at::ones({8});
-  const at::Tensor h = at::randn({3, 8}).requires_grad_(true);
+  norm.weight = at::ones({8}, test_device);
+  const at::Tensor h = at::randn({3, 8}, test_device).requires_grad_(true);
   const at::Tensor loss = ops::norm_head_loss(h, norm, head, at::full({3}, -100, at::kLong), {});
   EXPECT_EQ(loss.item<float>(), 0);
   loss.backward();
@@ -212,19 +213,21 @@ TEST(Ops, NoLabelsGiveNoLoss) {
 TEST(Ops, RefuseWhatTheyCannotDo) {
   Projection p = cast(make_projection({{3}, 8, 2, {8}}, false), at::kFloat);
   Norm norm;
-  norm.weight = at::ones({8});
-  EXPECT_THROW(ops::norm_project(at::randn({8, 3}).t(), norm, p, {}), std::invalid_argument);
-  EXPECT_THROW(ops::norm_project(at::randn({3, 9}), norm, p, {}), std::invalid_argument);
-  EXPECT_THROW(ops::project_add(at::randn({3, 9}), p, at::randn({3, 8}), {}), std::invalid_argument);
-  EXPECT_THROW(ops::norm_head_loss(at::randn({3, 8}), norm, p, at::full({3}, 8, at::kLong), {}), std::invalid_argument);
-  EXPECT_THROW(ops::norm_project(at::randn({3, 8}).to(at::kInt), norm, p, {}), std::exception);
+  norm.weight = at::ones({8}, test_device);
+  EXPECT_THROW(ops::norm_project(at::randn({8, 3}, test_device).t(), norm, p, {}), std::invalid_argument);
+  EXPECT_THROW(ops::norm_project(at::randn({3, 9}, test_device), norm, p, {}), std::invalid_argument);
+  EXPECT_THROW(ops::project_add(at::randn({3, 9}, test_device), p, at::randn({3, 8}, test_device), {}),
+               std::invalid_argument);
+  EXPECT_THROW(ops::norm_head_loss(at::randn({3, 8}, test_device), norm, p, at::full({3}, 8, at::kLong), {}),
+               std::invalid_argument);
+  EXPECT_THROW(ops::norm_project(at::randn({3, 8}, test_device).to(at::kInt), norm, p, {}), std::exception);
 }
 
 TEST(Ops, AnOptimizerStepBetweenForwardAndBackwardIsAnError) {
   Projection p = cast(make_projection({{3}, 8, 2, {8}}, false), at::kFloat);
   Norm norm;
-  norm.weight = at::ones({8});
-  const at::Tensor y = ops::norm_project(at::randn({3, 8}), norm, p, {}).first.sum();
+  norm.weight = at::ones({8}, test_device);
+  const at::Tensor y = ops::norm_project(at::randn({3, 8}, test_device), norm, p, {}).first.sum();
   {
     at::NoGradGuard no_grad;
     p.modules[0].a.add_(1);
@@ -234,7 +237,8 @@ TEST(Ops, AnOptimizerStepBetweenForwardAndBackwardIsAnError) {
 
 TEST(Ops, ImagesFollowTheirLeaves) {
   Projection p = cast(make_projection({{3}, 8, 2, {8}}, false), at::kBFloat16);
-  const at::Tensor x = at::randn({3, 8}).to(at::kBFloat16), zero = at::zeros({3, 8}, at::kBFloat16);
+  const at::Tensor x = at::randn({3, 8}, test_device).to(at::kBFloat16),
+                   zero = at::zeros({3, 8}, at::TensorOptions(test_device).dtype(at::kBFloat16));
   at::NoGradGuard no_grad;
   const at::Tensor before = ops::project_add(x, p, zero, {});
   p.modules[0].b.mul_(3);

@@ -16,6 +16,9 @@
 
 namespace rankfold {
 
+// Where the ops under test work.
+inline at::Device test_device = at::kCPU;
+
 inline double epsilon(at::ScalarType dtype) {
   switch (dtype) {
     case at::kBFloat16:
@@ -29,12 +32,12 @@ inline double epsilon(at::ScalarType dtype) {
   }
 }
 inline double worst(const at::Tensor& a, const at::Tensor& b) {
-  const double error = (a.to(at::kDouble) - b.to(at::kDouble)).abs().max().item<double>();
+  const double error = (a.to(at::kCPU, at::kDouble) - b.to(at::kCPU, at::kDouble)).abs().max().item<double>();
   return std::isnan(error) ? std::numeric_limits<double>::infinity() : error;
 }
 inline double bias(const at::Tensor& ours, const at::Tensor& exact) {  // |<y, e> / <e, e> - 1|: a wrong scale
-  const at::Tensor e = exact.to(at::kDouble).flatten();
-  return std::abs((ours.to(at::kDouble).flatten().dot(e) / e.dot(e)).item<double>() - 1);
+  const at::Tensor e = exact.to(at::kCPU, at::kDouble).flatten();
+  return std::abs((ours.to(at::kCPU, at::kDouble).flatten().dot(e) / e.dot(e)).item<double>() - 1);
 }
 
 // The limit comes from the dtype: twice the error of plain ATen in that dtype against double, at least 4 eps.
@@ -84,11 +87,11 @@ inline Projection make_projection(const Shape& shape, bool trains_weight) {
 // sees the same problem.
 inline at::Tensor leaf_of(const at::Tensor& x, at::ScalarType dtype) {
   const at::ScalarType leaf = dtype == at::kDouble ? at::kDouble : at::kFloat;
-  return x.detach().to(leaf).clone().requires_grad_(true);
+  return x.detach().to(test_device, leaf).clone().requires_grad_(true);
 }
 inline Projection cast(const Projection& p, at::ScalarType dtype) {
   Projection out;
-  out.weight = p.weight.to(dtype).clone();
+  out.weight = p.weight.to(test_device, dtype).clone();
   for (const Module& m : p.modules) {
     Module c;
     c.name = m.name, c.begin = m.begin, c.end = m.end, c.scale = m.scale, c.index = m.index;
@@ -122,8 +125,8 @@ inline Layout make_layout(const std::vector<int64_t>& lengths, int64_t first_row
     positions.push_back(at::arange(lengths[b], at::kLong));
     rows.push_back(at::full({lengths[b]}, first_row + static_cast<int64_t>(b), at::kInt));
   }
-  l.positions = at::cat(positions);
-  l.rows = at::cat(rows);
+  l.positions = at::cat(positions).to(test_device);
+  l.rows = at::cat(rows).to(test_device);
   return l;
 }
 inline Pass make_pass(const Layout& l, double dropout) {
@@ -131,7 +134,7 @@ inline Pass make_pass(const Layout& l, double dropout) {
 }
 inline Rope make_rope(int64_t positions, int64_t half) {
   const at::Tensor angle = at::outer(at::arange(positions, at::kFloat), at::rand({half}, at::kFloat));
-  return {angle.cos(), angle.sin()};
+  return {angle.cos().to(test_device), angle.sin().to(test_device)};
 }
 
 }  // namespace rankfold
