@@ -1,15 +1,13 @@
 // Kernels of input_grad.h.
 // Traffic  plain: dX and x in, dX out. swiglu: dX, gate, up in, dgate, dup out. norm: dX, h and the residual in, dh
-// out; the
-//          second reading of dX and h hits the second-level cache, as both kernels work through the rows in slices that
-//          fit it. M=8192 K=4096 bf16: norm 268 MB, 80 us; swiglu at K=11008 902 MB, 269 us at 3.35 TB/s. dA's partial
-//          sums: 4 R K bytes a slab of rows, in the cache.
+//          out; it works through the rows in slices, so that its second kernel finds h, and dx or dX, in the
+//          second-level cache. M=8192 K=4096 bf16: norm 268 MB, 80 us; swiglu at K=11008 902 MB, 269 us at 3.35 TB/s.
+//          dA's partial sums: 4 R K bytes a slab of rows, in the cache.
 // Work     column_kernel: a block owns 128 columns and a slab of rows, a warp 32 of the columns. Each tile of dX gets
-// its
-//          low-rank part by the tensor cores from A transposed (in the first-level cache), is masked with the same
-//          Philox call that masks x, and x, turned over by movmatrix, is the right operand of dA = dS^T x, which stays
-//          in registers over the slab. No barrier, no shared memory. norm's sum over a row's features leaves as one
-//          number a row and warp; row_kernel adds them up and writes dh.
+//          its low-rank part by the tensor cores from A transposed (in the first-level cache), masked with the same
+//          draws that mask x, which, turned over by movmatrix, is the right operand of dA = dS^T x; that stays in
+//          registers over the slab. No barrier, no shared memory. norm's sum over a row's features leaves as one
+//          number a row and warp, and its dx in the place of dh; row_kernel adds the numbers up and turns dx into dh.
 #include "kernels/input_grad.h"
 
 #include "kernels/launch.h"
@@ -25,8 +23,11 @@ constexpr int kStripe = kColumnWarps * kTileFeatures;
 constexpr int kWarps = 8;  // of row_kernel
 constexpr int kThreads = kWarps * kWarp;
 constexpr int64_t kRowFeatures = 2048;
-template <class T, Source kSource, int kColumnTiles>  // of column_kernel, by registers
-constexpr int kBlocksPerMultiprocessor = kIs16Bit<T>&& kColumnTiles <= 2 && kSource != Source::swiglu ? 3 : 2;
+// Blocks of column_kernel on a multiprocessor, by registers.
+RANKFOLD_HOST_DEVICE constexpr int blocks_of(bool is_16_bit, Source source, int64_t column_tiles) {
+  const int64_t most = source == Source::swiglu ? 0 : 2;
+  return is_16_bit && column_tiles <= most ? 3 : 2;
+}
 constexpr int64_t kMultiprocessors = 132;  // of an H100; fixed, so that sums repeat on every device
 constexpr int64_t kMostWaves = 3;
 constexpr int64_t kFewestRows = 64;
@@ -48,7 +49,8 @@ Cut cut_of(const InputGrad& p) {
   }
   // The number of slabs with which the blocks fill whole waves best.
   const int64_t most = ceil_div(cut.slice_rows, kFewestRows) + 1;
-  const int64_t resident = kMultiprocessors * (p.source == Source::swiglu ? 2 : 3);
+  const int64_t column_tiles = p.da_RK ? ceil_div(p.updates.columns(), 8) + (p.dgain_K ? 2 : 0) : 0;
+  const int64_t resident = kMultiprocessors * blocks_of(p.dtype != Dtype::f32, p.source, column_tiles);
   int64_t wanted = 1;
   double fullest = 0;
   for (int64_t waves = 1; waves <= kMostWaves; ++waves) {
@@ -74,7 +76,7 @@ struct Params {
 };
 
 template <class T, Source kSource, int kColumnTiles, bool kAligned>
-__global__ void __launch_bounds__(kColumnThreads, kBlocksPerMultiprocessor<T, kSource, kColumnTiles>)
+__global__ void __launch_bounds__(kColumnThreads, blocks_of(kIs16Bit<T>, kSource, kColumnTiles))
     column_kernel(const __grid_constant__ Params params) {
   constexpr int kTurned = (kColumnTiles + 1) / 2;
   const InputGrad& p = params.p;
@@ -90,7 +92,7 @@ __global__ void __launch_bounds__(kColumnThreads, kBlocksPerMultiprocessor<T, kS
   if constexpr (kSource == Source::norm)
     gain_row = load_some<kAligned>(static_cast<const T*>(p.gain_K) + feature, left);
   float da[kTurned > 0 ? kTurned : 1][4][4] = {};
-  // Registers for both are only there with few or many columns of dA; run() takes the kernel for many then.
+  // Registers for both are only there with none or many columns of dA; run() takes the kernel for many then.
   constexpr bool kHasGain = kSource == Source::norm && (kTurned == 0 || kColumnTiles > 2);
   float dgain[8] = {};
 

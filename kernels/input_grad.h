@@ -8,10 +8,11 @@
 //   dx         [M, K] in (plain: in and out), pitch ld_dx; null: only dA is wanted
 //   ds_MR      [M, R], pitch ld_ds (carries scale / (1 - p)); at_KR [K, R] A transposed, pitch ld_at; null: dX is
 //              complete already, as after [dY | dS] . [W; A]
-//   residual   [M, K], pitch ld_residual, or null;    out [M, K] or [M, 2 K], pitch ld_out
+//   residual   [M, K], pitch ld_residual, or null;    out [M, K] or [M, 2 K], pitch ld_out; norm's holds dx on the way,
+//              so it is nobody else's memory
 //   da_RK      [R, K] out, dense, fp32; null: not wanted;    dgain_K fp32 out; null: not wanted
 // Two-stage fp32 partial sums in `workspace`, fixed order, no atomics. Norm works through the rows in slices that stay
-// in the second-level cache: the first kernel reads dX and h for the sums, the second finds them there.
+// in the second-level cache: the first kernel reads dX and h for the sums, the second finds h and dx there.
 // Needs at_KR and ds_MR 16-byte aligned, ld_at and ld_ds multiples of 8; any M, K and pitches; R a multiple of 8.
 #pragma once
 
@@ -41,7 +42,7 @@ struct InputGrad {
   float* dgain_K = nullptr;
   Updates updates = {};
   float* workspace = nullptr;       // input_grad_workspace(p) bytes
-  int64_t cached_bytes = 16 << 20;  // of dX and h together that stay in the second-level cache between norm's kernels
+  int64_t cached_bytes = 16 << 20;  // of dX and h together in a slice of norm's rows
 };
 
 int64_t input_grad_workspace(const InputGrad& p);

@@ -2,8 +2,7 @@
 //   y_i = x_i cos - x_(i+D/2) sin,   y_(i+D/2) = x_(i+D/2) cos + x_i sin;   sign -1 turns back (the backward pass)
 //   q, k, v    [M, heads * D] in, each with its pitch: parts of one buffer, or what an attention library returned
 //   out        [M, (query_heads + 2 key_value_heads) * D] out, pitch ld_out: q, k, v side by side; may be q's own
-//   buffer, then v
-//              is left as it is
+//              buffer: then v is left as it is
 //   position_M int64;   cos, sin fp32 [positions, D/2]
 #pragma once
 

@@ -14,7 +14,7 @@ template <class T>
 constexpr int64_t kMostColumns = sizeof(T) == 2 ? 64 : 32;
 
 // Calls f with the number of 8-column tiles, an integral_constant, that a kernel for so many columns is made for. The
-// variant for data that is not aligned comes in one size.
+// variant for data that is not aligned is made for none and for the most.
 template <class T, bool kAligned, class F>
 void with_column_tiles(int64_t columns, F&& f) {
   if (columns == 0) return f(std::integral_constant<int, 0>());

@@ -1,7 +1,7 @@
 // The shape all matrix kernels work in: a warp holds 16 rows x 32 features, and of that a lane (g = lane / 4, t = lane
 // % 4) the eight neighbouring features 8t ... 8t + 7 of rows g and g + 8. That is a 16-byte access, one Philox call,
 // and, because the order of a contraction does not matter as long as both operands agree on it, an operand of the
-// tensor cores as it comes from memory: no shared memory, no ldmatrix, no barrier in a main loop.
+// tensor cores as it comes from memory, with neither shared memory nor ldmatrix between.
 #pragma once
 
 #include "kernels/philox.h"
