@@ -75,7 +75,7 @@ endforeach()
 
 add_library(rankfold_cuda SHARED ${_sources} ${_objects})
 set_source_files_properties(${_objects} PROPERTIES EXTERNAL_OBJECT ON GENERATED ON)
-target_include_directories(rankfold_cuda PRIVATE ${PROJECT_SOURCE_DIR} ${PROJECT_SOURCE_DIR}/src)
+target_include_directories(rankfold_cuda PRIVATE ${PROJECT_SOURCE_DIR} ${PROJECT_SOURCE_DIR}/src ${PROJECT_SOURCE_DIR}/include)
 target_include_directories(rankfold_cuda SYSTEM PRIVATE ${RANKFOLD_CUDA_INCLUDE} ${RANKFOLD_CUBLAS_INCLUDE})
 target_link_libraries(rankfold_cuda PRIVATE LibTorch::cuda rankfold_warnings)
 target_compile_features(rankfold_cuda PRIVATE cxx_std_20)

@@ -40,8 +40,8 @@ __global__ void __launch_bounds__(kThreads, 4) adamw_kernel(const __grid_constan
     const int64_t at = s.begin + i;
     float value = p.value[at];
     const float g = p.gradient[at] * p.gradient_scale;
-    const float m = p.beta1 * p.first_moment[at] + (1 - p.beta1) * g;
-    const float v = p.beta2 * p.second_moment[at] + (1 - p.beta2) * g * g;
+    const float m = p.beta1 * p.first_moment[at] + p.rest1 * g;
+    const float v = p.beta2 * p.second_moment[at] + p.rest2 * g * g;
     value = value * (1 - p.rate * decay) - step * m / (sqrtf(v) / root + p.eps);
     p.first_moment[at] = m;
     p.second_moment[at] = v;

@@ -33,7 +33,8 @@ struct AdamW {
   int64_t segment_count = 0, block_count = 0;
   float *value = nullptr, *gradient = nullptr, *first_moment = nullptr, *second_moment = nullptr;
   float rate = 0, beta1 = 0, beta2 = 0, eps = 0, decay = 0;
-  float correction1 = 1, correction2 = 1;  // 1 - b^t
+  float rest1 = 1, rest2 = 1;              // 1 - b, made in double
+  float correction1 = 1, correction2 = 1;  // 1 - b^t, likewise
   float gradient_scale = 1;
 };
 void adamw(const AdamW& p, Stream stream);

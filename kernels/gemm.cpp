@@ -1,4 +1,4 @@
-// gemm through cuBLASLt. Needs no nvcc; the host build has its own product (tests/simt).
+// gemm through cuBLASLt. Needs no nvcc; the host build has its own product (tests/fused).
 //   Sums    fp32 whatever the dtype; float32 operands are multiplied as float32. RANKFOLD_GEMM_TF32=1 lets the tensor
 //           cores round them to TF32 (10 bits), several times faster.
 //   Choice  the first algorithm that cuBLASLt's heuristic offers: the same for the same shape, device and cuBLAS.
@@ -20,6 +20,7 @@
 #include <cstdlib>
 #include <map>
 #include <mutex>
+#include <new>
 #include <sstream>
 #include <stdexcept>
 #include <string>
@@ -38,7 +39,7 @@ constexpr size_t kMostAlignment = 256;
   std::ostringstream line;
   line << "gemm m " << p.m << " n " << p.n << " k " << p.k << (p.transpose_a ? " A^T" : "")
        << (p.transpose_b ? " B^T" : "") << ": " << why;
-  throw std::runtime_error(line.str());
+  throw Failure(line.str());
 }
 void check(const Gemm& p, cublasStatus_t status) {
   if (status != CUBLAS_STATUS_SUCCESS) fail(p, cublasLtGetStatusString(status));
@@ -115,7 +116,14 @@ Device& device_of(const Gemm& p, int index) {
 
 void* workspace_of(const Gemm& p, Device& device, Stream stream) {
   void*& workspace = device.workspaces[stream];
-  if (workspace == nullptr) check(p, cudaMalloc(&workspace, device.workspace_bytes));
+  if (workspace == nullptr) {
+    const cudaError_t status = cudaMalloc(&workspace, device.workspace_bytes);
+    if (status == cudaErrorMemoryAllocation) {
+      cudaGetLastError();  // or the next launch would find it
+      throw std::bad_alloc();
+    }
+    check(p, status);
+  }
   return workspace;
 }
 

@@ -1,5 +1,5 @@
 // gemm: D = alpha op(A) op(B) + beta C, column-major as in BLAS (cuBLASLt takes this very descriptor; so does the host
-// twin in tests/simt). op(A) [m, k], op(B) [k, n], C and D [m, n]; C may be another matrix than D. Sums are fp32.
+// twin in tests/fused). op(A) [m, k], op(B) [k, n], C and D [m, n]; C may be another matrix than D. Sums are fp32.
 // A row-major y [M, N] = x [M, K] W [N, K]^T is: m = N, n = M, k = K, a = W transposed, b = x, d = y.
 #pragma once
 

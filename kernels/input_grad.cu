@@ -261,7 +261,7 @@ __global__ void __launch_bounds__(kColumnThreads, blocks_of(kIs16Bit<T>, kSource
 
 // dh from the sums that column_kernel left: a warp has kRowFeatures features of one row.
 template <class T, bool kAligned>
-__global__ void __launch_bounds__(kThreads, 4) row_kernel(const __grid_constant__ Params params) {
+__global__ void __launch_bounds__(kThreads, 3) row_kernel(const __grid_constant__ Params params) {
   const InputGrad& p = params.p;
   const int lane = this_lane().index;
   const int64_t row = params.first_row + static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / kWarp;
@@ -280,19 +280,29 @@ __global__ void __launch_bounds__(kThreads, 4) row_kernel(const __grid_constant_
   T* out = static_cast<T*>(p.out) + row * p.ld_out;
   const int64_t begin = static_cast<int64_t>(blockIdx.y) * kRowFeatures;
   const int64_t end = begin + kRowFeatures < p.k ? begin + kRowFeatures : p.k;
-#pragma unroll 2
-  for (int64_t feature = begin + 8 * lane; feature < end; feature += 8 * kWarp) {
-    const int64_t left = p.k - feature;
-    const Row<T, 8> dx_row = load_some<kAligned>(from + feature, left), h_row = load_some<kAligned>(in + feature, left);
-    const Row<T, 8> rest_row = p.residual ? load_some<kAligned>(residual + feature, left) : zero_row<T, 8>();
-    float dx[8], h[8], gain[8], rest[8];
-    unpack(dx_row, dx);
-    unpack(h_row, h);
-    unpack(rest_row, rest);
-    unpack(load_some<kAligned>(static_cast<const T*>(p.gain_K) + feature, left), gain);
+  constexpr int kAhead = kIs16Bit<T> ? 2 : 1;  // loads under way before the first store
+  constexpr int64_t kStep = 8 * kWarp;
+  for (int64_t feature = begin + 8 * lane; feature < end; feature += kAhead * kStep) {
+    Row<T, 8> dx_row[kAhead], h_row[kAhead], rest_row[kAhead];
 #pragma unroll
-    for (int i = 0; i < 8; ++i) dx[i] = rest[i] + (dx[i] * gain[i] * rstd - h[i] * c);
-    store_some<kAligned>(out + feature, pack_row<T, 8>(dx), left);
+    for (int a = 0; a < kAhead; ++a) {
+      const int64_t at = feature + a * kStep, left = end - at;
+      dx_row[a] = load_some<kAligned>(from + at, left);
+      h_row[a] = load_some<kAligned>(in + at, left);
+      rest_row[a] = p.residual ? load_some<kAligned>(residual + at, left) : zero_row<T, 8>();
+    }
+#pragma unroll
+    for (int a = 0; a < kAhead; ++a) {
+      const int64_t at = feature + a * kStep, left = end - at;
+      float dx[8], h[8], gain[8], rest[8];
+      unpack(dx_row[a], dx);
+      unpack(h_row[a], h);
+      unpack(rest_row[a], rest);
+      unpack(load_some<kAligned>(static_cast<const T*>(p.gain_K) + at, left), gain);
+#pragma unroll
+      for (int i = 0; i < 8; ++i) dx[i] = rest[i] + (dx[i] * gain[i] * rstd - h[i] * c);
+      store_some<kAligned>(out + at, pack_row<T, 8>(dx), left);
+    }
   }
 }
 

@@ -3,7 +3,6 @@
 
 #include "kernels/device.h"
 
-#include <stdexcept>
 #include <string>
 
 #if !defined(__CUDACC__)
@@ -18,8 +17,7 @@ struct Grid {
 
 #if defined(__CUDACC__)
 inline void check_cuda(cudaError_t status, const char* name) {
-  if (status != cudaSuccess)
-    throw std::runtime_error(std::string("kernel ") + name + ": " + cudaGetErrorString(status));
+  if (status != cudaSuccess) throw Failure(std::string("kernel ") + name + ": " + cudaGetErrorString(status));
 }
 #endif
 

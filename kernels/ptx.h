@@ -69,9 +69,8 @@ __device__ __forceinline__ uint32_t load_word(const void* p) {
 // To global memory.
 __device__ __forceinline__ void store_words(void* p, const Word4& w) {
 #if defined(__CUDACC__)
-  // As PTX: the compiler takes a vector store apart where its parts are ready at different times. No thread reads what it
-  // has stored so, hence no clobber, which would keep the loads of the next round behind it.
-  asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(p), "r"(w.x), "r"(w.y), "r"(w.z), "r"(w.w));
+  // As PTX: the compiler takes a vector store apart where its parts are ready at different times.
+  asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(p), "r"(w.x), "r"(w.y), "r"(w.z), "r"(w.w) : "memory");
 #else
   memcpy(const_cast<void*>(aligned<Word4>(p)), &w, sizeof(w));
 #endif

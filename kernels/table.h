@@ -1,5 +1,5 @@
 // The functions by which the ops reach the kernels: filled by librankfold_cuda.so with the CUDA kernels and cuBLASLt,
-// by tests/simt with the same kernels on fibers and a host product. Every entry works on `stream` and may throw.
+// by tests/fused with the same kernels on fibers and a host product. Every entry works on `stream` and may throw.
 #pragma once
 
 #include "kernels/adamw.h"

@@ -135,7 +135,6 @@ __device__ __forceinline__ DropoutRow dropout_row(const Dropout& d, int64_t m) {
   if (d.threshold == 0) return {0, 0};
   return {static_cast<uint32_t>(d.row_M[m]), static_cast<uint32_t>(d.position_M[m])};
 }
-// Bit i: feature i is kept.
 __device__ __forceinline__ Draws draw(const Dropout& d, const DropoutRow& row, uint32_t stream, uint32_t block) {
   return philox(d.key, row.row, row.position, block, stream);
 }

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <stdexcept>
 
 #if defined(__CUDACC__)
 #define RANKFOLD_HOST_DEVICE __host__ __device__
@@ -17,6 +18,11 @@ struct CUstream_st;
 namespace rankfold::kernels {
 
 using Stream = CUstream_st*;
+
+// A launch or a product failed; the text names the kernel.
+struct Failure : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
 
 enum class Dtype : int32_t { f32, bf16, f16 };
 

@@ -1,6 +1,7 @@
 // lora-merge: base + adapter as one model folder.
 #include "cli/app.h"
 #include "core/check.h"
+#include "core/device.h"
 #include "core/file.h"
 #include "ops/open_cuda.h"
 #include "rankfold/adapter.h"
@@ -83,11 +84,13 @@ void merge_verified(const MergeCommand& command) {
 }
 
 void run(MergeCommand& command, const Given&) {
-  ops::open_device(command.device);
-  if (command.verify)
+  if (command.verify) {
+    ops::open_device(command.device);
     merge_verified(command);
-  else
+  } else {
+    resolve_device(command.device);  // merging itself is the CPU's
     merge(command.model_name_or_path, command.adapter_name_or_path, command.output_dir, command.options);
+  }
   std::cout << "merged " << command.model_name_or_path << " + " << command.adapter_name_or_path << " into "
             << command.output_dir << "\n";
 }

@@ -1,17 +1,21 @@
 // Candidates, best first; the first one that suits and does not refuse is taken:
-//   flash             16 bits, head size a multiple of 8 up to 256. Takes strided q, k, v and grouped heads as they
-//   are. memory-efficient  the rest, float32 too. One key/value head for each query head: they are repeated, and their
+//   flash             16 bits, heads up to 256 wide. Takes strided q, k, v and grouped heads as they are.
+//   memory-efficient  the rest, float32 too. One key/value head for each query head: they are repeated, and their
 //                     gradients added up.
+// Both want head sizes that are multiples of 8: others get columns of zeros, which add nothing to any product.
 // cuDNN, the fastest on Hopper for long sequences, is not among them: at::_cudnn_attention_forward has cum_seq
 // arguments, but places sequences at row * heads * size, so our strided views would have to be copied, and it builds a
 // plan for every batch size and longest sequence, which here change from batch to batch.
 #include "cuda/attention.h"
+
+#include "core/check.h"
 
 #include <ATen/Context.h>
 #include <ATen/ops/_efficient_attention_backward.h>
 #include <ATen/ops/_efficient_attention_forward.h>
 #include <ATen/ops/_flash_attention_backward.h>
 #include <ATen/ops/_flash_attention_forward.h>
+#include <ATen/ops/constant_pad_nd.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/scalar_tensor.h>
 #include <c10/cuda/CUDAGuard.h>
@@ -19,7 +23,7 @@
 
 #include <algorithm>
 #include <array>
-#include <atomic>
+#include <cmath>
 #include <map>
 #include <mutex>
 #include <string>
@@ -71,7 +75,7 @@ int capability(c10::DeviceIndex device) {
 
 bool suits_flash(const Tensor& q) {
   const int64_t size = q.size(2);
-  if (q.scalar_type() == at::kFloat || size % 8 != 0 || size > 256) return false;
+  if (q.scalar_type() == at::kFloat || size > 256) return false;
   if (size <= 192) return true;
   // Its backward needs more shared memory for wide heads than the smaller chips of a generation have.
   const int chip = capability(q.device().index());
@@ -81,19 +85,19 @@ bool suits_flash(const Tensor& q) {
 // With a longest sequence of one token it would fold grouped heads into rows and give another shape of lse.
 int64_t flash_length(const Sequences& sequences) { return std::max<int64_t>(sequences.longest, 2); }
 
-std::vector<Tensor> flash(const Tensor& q, const Tensor& k, const Tensor& v, const Sequences& sequences) {
+std::vector<Tensor> flash(const Tensor& q, const Tensor& k, const Tensor& v, const Sequences& sequences, double scale) {
   const int64_t longest = flash_length(sequences);
   const auto [y, lse, state, unused, mask] =
       at::_flash_attention_forward(q, k, v, sequences.offsets, sequences.offsets, longest, longest, /*dropout_p=*/0,
-                                   /*is_causal=*/true, /*return_debug_mask=*/false);
+                                   /*is_causal=*/true, /*return_debug_mask=*/false, scale);
   return {y, lse, state, unused};
 }
 
 Gradients flash_backward(const Tensor& dy, const Tensor& q, const Tensor& k, const Tensor& v,
-                         const std::vector<Tensor>& kept, const Sequences& sequences) {
+                         const std::vector<Tensor>& kept, const Sequences& sequences, double scale) {
   const int64_t longest = flash_length(sequences);
   return at::_flash_attention_backward(dy, q, k, v, kept[0], kept[1], sequences.offsets, sequences.offsets, longest,
-                                       longest, /*dropout_p=*/0, /*is_causal=*/true, kept[2], kept[3]);
+                                       longest, /*dropout_p=*/0, /*is_causal=*/true, kept[2], kept[3], scale);
 }
 
 // ---- memory-efficient: [1, T, heads, size]
@@ -108,21 +112,22 @@ Tensor collect(const Tensor& x, int64_t group) {
   return group == 1 ? gradient : gradient.unflatten(1, {gradient.size(1) / group, group}).sum(2);
 }
 
-std::vector<Tensor> efficient(const Tensor& q, const Tensor& k, const Tensor& v, const Sequences& sequences) {
+std::vector<Tensor> efficient(const Tensor& q, const Tensor& k, const Tensor& v, const Sequences& sequences,
+                              double scale) {
   const int64_t group = q.size(1) / k.size(1);
   const auto [y, lse, seed, offset, longest_q, longest_k] = at::_efficient_attention_forward(
       q.unsqueeze(0), repeat(k, group), repeat(v, group), /*bias=*/{}, sequences.offsets, sequences.offsets,
-      sequences.longest, sequences.longest, /*dropout_p=*/0, kCausalFromTopLeft, /*compute_log_sumexp=*/true);
+      sequences.longest, sequences.longest, /*dropout_p=*/0, kCausalFromTopLeft, /*compute_log_sumexp=*/true, scale);
   return {y.squeeze(0), lse, seed, offset};
 }
 
 Gradients efficient_backward(const Tensor& dy, const Tensor& q, const Tensor& k, const Tensor& v,
-                             const std::vector<Tensor>& kept, const Sequences& sequences) {
+                             const std::vector<Tensor>& kept, const Sequences& sequences, double scale) {
   const int64_t group = q.size(1) / k.size(1);
   const auto [dq, dk, dv, dbias] = at::_efficient_attention_backward(
       dy.unsqueeze(0), q.unsqueeze(0), repeat(k, group), repeat(v, group), /*bias=*/{}, kept[0].unsqueeze(0),
       sequences.offsets, sequences.offsets, sequences.longest, sequences.longest, kept[1], /*dropout_p=*/0, kept[2],
-      kept[3], kCausalFromTopLeft, /*bias_requires_grad=*/false, /*scale=*/std::nullopt, /*num_splits_key=*/1);
+      kept[3], kCausalFromTopLeft, /*bias_requires_grad=*/false, scale, /*num_splits_key=*/1);
   return {dq.squeeze(0), collect(dk, group), collect(dv, group)};
 }
 
@@ -138,7 +143,20 @@ constexpr std::array<Candidate, 2> kCandidates = {{
     {"flash (LibTorch)", &suits_flash, &flash, &flash_backward},
     {"memory-efficient (LibTorch)", &suits_anything, &efficient, &efficient_backward},
 }};
-std::atomic<const char*> last_name{"none yet"};
+std::mutex name_mutex;
+std::string last_name = "none yet";
+void note(std::string name) {
+  const std::lock_guard lock(name_mutex);
+  last_name = std::move(name);
+}
+
+double scale_of(int64_t head_size) { return 1 / std::sqrt(static_cast<double>(head_size)); }
+
+// With columns of zeros up to a multiple of 8.
+Tensor widened(const Tensor& x) {
+  const int64_t spare = (8 - x.size(2) % 8) % 8;
+  return spare == 0 ? x : at::constant_pad_nd(x, {0, spare});
+}
 
 // Where the search begins for tensors like q: past the candidates that do not suit or have refused before. `works` says
 // that one has served such tensors already; what it throws from then on is an error like any other.
@@ -169,25 +187,37 @@ struct Choices {
 
 }  // namespace
 
-const char* attention_name() { return last_name.load(); }
+std::string attention_name() {
+  const std::lock_guard lock(name_mutex);
+  return last_name;
+}
 
-std::vector<Tensor> attention(const Tensor& q, const Tensor& k, const Tensor& v, const Sequences& sequences) {
-  const c10::cuda::CUDAGuard guard(q.device());
+std::vector<Tensor> attention(const Tensor& q_in, const Tensor& k_in, const Tensor& v_in, const Sequences& sequences) {
+  const c10::cuda::CUDAGuard guard(q_in.device());
+  const int64_t size = q_in.size(2);
+  const Tensor q = widened(q_in), k = widened(k_in), v = widened(v_in);
   Choice choice = Choices::get().find(q);
+  std::string refusals;
   for (size_t i = choice.candidate;; ++i) {
     const bool last = i + 1 == kCandidates.size();
-    if (!last && !choice.works && !kCandidates[i].suits(q)) continue;
+    if (!last && !kCandidates[i].suits(q)) continue;
     try {
-      std::vector<Tensor> kept = kCandidates[i].forward(q, k, v, sequences);
+      std::vector<Tensor> kept = kCandidates[i].forward(q, k, v, sequences, scale_of(size));
+      if (size != q.size(2)) kept[0] = kept[0].narrow(2, 0, size).contiguous();
       // Backward must go to the same kernels, whatever is chosen in the meantime.
       kept.push_back(at::scalar_tensor(static_cast<int64_t>(i), at::kLong));
-      if (!choice.works) Choices::get().set(q, {.candidate = i, .works = true});
-      last_name = kCandidates[i].name;
+      if (!choice.works) {
+        Choices::get().set(q, {.candidate = i, .works = true});
+        note(kCandidates[i].name + refusals);
+      }
       return kept;
     } catch (const c10::OutOfMemoryError&) {
       throw;
-    } catch (const c10::Error&) {
+    } catch (const c10::AcceleratorError&) {
+      throw;  // the device itself, not a refusal
+    } catch (const c10::Error& error) {
       if (last || choice.works) throw;
+      refusals += join("; ", kCandidates[i].name, " refused: ", error.what_without_backtrace());
     }
   }
 }
@@ -196,8 +226,15 @@ Gradients attention_backward(const Tensor& dy, const Tensor& q, const Tensor& k,
                              const std::vector<Tensor>& kept, const Sequences& sequences) {
   const c10::cuda::CUDAGuard guard(q.device());
   const Deterministic deterministic;
+  const int64_t size = q.size(2);
   const auto candidate = static_cast<size_t>(kept.back().item<int64_t>());
-  return kCandidates.at(candidate).backward(dy, q, k, v, kept, sequences);
+  std::vector<Tensor> whole = kept;
+  whole[0] = widened(kept[0]);
+  auto [dq, dk, dv] = kCandidates.at(candidate).backward(widened(dy), widened(q), widened(k), widened(v), whole,
+                                                         sequences, scale_of(size));
+  if (dq.size(2) == size) return {dq, dk, dv};
+  const auto narrowed = [size](const Tensor& x) { return x.narrow(2, 0, size).contiguous(); };
+  return {narrowed(dq), narrowed(dk), narrowed(dv)};
 }
 
 }  // namespace rankfold::cuda

@@ -12,6 +12,6 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> attention_backward(const at::Tens
                                                                   const std::vector<at::Tensor>& kept,
                                                                   const Sequences& sequences);
 // The kernels that the last call of attention took; "none yet" before it.
-const char* attention_name();
+std::string attention_name();
 
 }  // namespace rankfold::cuda

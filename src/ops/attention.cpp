@@ -184,8 +184,8 @@ struct Attend : Function<Attend> {
 
 at::Tensor attend(const at::Tensor& qkv, const Heads& heads, const Rope& rope, const at::Tensor& positions,
                   const Sequences& sequences) {
-  RANKFOLD_CHECK(qkv.dim() == 2 && (qkv.stride(1) == 1 || qkv.size(1) <= 1),
-                 "attend: qkv must be a matrix with dense rows, got strides ", qkv.strides());
+  RANKFOLD_CHECK(qkv.dim() == 2 && has_dense_rows(qkv), "attend: qkv must be a matrix with dense rows, got strides ",
+                 qkv.strides());
   RANKFOLD_CHECK(qkv.size(1) == (heads.query + 2 * heads.key_value) * heads.size, "attend: expected ",
                  (heads.query + 2 * heads.key_value) * heads.size, " features, got ", qkv.size(1));
   RANKFOLD_CHECK(sequences.begin.back() == qkv.size(0), "attend: offsets must end at ", qkv.size(0));

@@ -9,6 +9,7 @@
 #include <c10/core/Device.h>
 
 #include <cstdint>
+#include <string>
 #include <tuple>
 #include <vector>
 
@@ -24,21 +25,31 @@ struct Backend {
   // buffer. Gives what backward needs, the result [T, query heads, D] first.
   std::vector<at::Tensor> (*attention)(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                                        const Sequences& sequences);
-  // dq, dk, dv, each [T, heads, D] dense.
+  // dq, dk, dv, each [T, heads, D]; the elements of a head lie side by side.
   std::tuple<at::Tensor, at::Tensor, at::Tensor> (*attention_backward)(const at::Tensor& dy, const at::Tensor& q,
                                                                        const at::Tensor& k, const at::Tensor& v,
                                                                        const std::vector<at::Tensor>& kept,
                                                                        const Sequences& sequences);
   // Which kernels attention took last, for a run's report.
-  const char* (*attention_name)();
+  std::string (*attention_name)();
   // Most bytes of the device's memory that tensors have held at a time.
   int64_t (*peak_memory)(c10::DeviceIndex device);
 };
 
-// The backend that works on tensors of x's device type; null: the CPU path.
+// The backend that works on tensors of x's device type; null: the CPU path. Throws where x is on a device that has none.
 const Backend* takes_kernels(const at::Tensor& x);
 const Backend* backend_of(c10::DeviceType type);
 // From now on tensors of this type are `backend`'s; null: nobody's. The backend must outlive every use.
 void use_backend(c10::DeviceType type, const Backend* backend);
+
+// work(); where a kernel in it fails, the error names the op too.
+template <class Work>
+auto named(const char* op, Work&& work) {
+  try {
+    return work();
+  } catch (const kernels::Failure& failure) {
+    throw kernels::Failure(std::string(op) + ": " + failure.what());
+  }
+}
 
 }  // namespace rankfold::ops

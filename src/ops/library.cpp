@@ -22,6 +22,7 @@
 // arguments raise ValueError. No meta kernels, hence no torch.compile through an op.
 #include "core/check.h"
 #include "ops/dropout.h"
+#include "ops/open_cuda.h"
 #include "ops/ops.h"
 
 #include <ATen/ATen.h>
@@ -61,7 +62,10 @@ void check_matrix(const char* op, const std::string& name, const Tensor& x, cons
 }
 
 // The tensor that the tokens come in. Rows may be apart; the op itself asks that their elements be dense.
+// Also opens the device that x is on: Python has no other way to.
 void check_tokens(const char* op, const char* name, const Tensor& x) {
+  RANKFOLD_CHECK(x.is_cpu() || x.is_cuda(), op, ": ", name, " must be on the CPU or a CUDA device, got ", x.device());
+  if (x.is_cuda()) open_device(x.device().str());
   RANKFOLD_CHECK(x.dim() == 2 && x.is_floating_point(), op, ": ", name,
                  " must be a floating-point matrix [tokens, features], got ", x.scalar_type(), " ", x.sizes());
 }

@@ -95,8 +95,8 @@ struct NormHeadLoss : Function<NormHeadLoss> {
 
 at::Tensor norm_head_loss(const at::Tensor& h, Norm& norm, Projection& head, const at::Tensor& labels,
                           const Pass& pass) {
-  RANKFOLD_CHECK(h.dim() == 2 && (h.stride(1) == 1 || h.size(1) <= 1),
-                 "norm_head_loss: h must be a matrix with dense rows, got strides ", h.strides());
+  RANKFOLD_CHECK(h.dim() == 2 && has_dense_rows(h), "norm_head_loss: h must be a matrix with dense rows, got strides ",
+                 h.strides());
   RANKFOLD_CHECK(labels.dim() == 1 && labels.size(0) == h.size(0) && labels.scalar_type() == at::kLong,
                  "norm_head_loss: expected int64 labels [", h.size(0), "], got ", labels.sizes());
   if (labels.numel() > 0) {

@@ -3,6 +3,7 @@
 
 #include "core/check.h"
 #include "ops/ops.h"
+#include "ops/rows.h"
 
 #include <ATen/ATen.h>
 #include <torch/csrc/autograd/custom_function.h>
@@ -22,16 +23,25 @@ std::vector<at::Tensor> trained_leaves(const Projection& projection) {
   return leaves;
 }
 
+namespace {
+const char* name_of(Source source) {
+  return source == Source::norm ? "norm_project" : source == Source::swiglu ? "swiglu_project_add" : "project_add";
+}
+}  // namespace
+
 Projected project(const Input& input, Projection& projection, const Pass& pass, const at::Tensor& residual) {
   if (const Backend* backend = takes_kernels(input.in))
-    return by_kernels::project(*backend, input, projection, pass, residual);
+    return named(name_of(input.source),
+                 [&] { return by_kernels::project(*backend, input, projection, pass, residual); });
   return on_cpu::project(input, projection, pass, residual);
 }
 
 ProjectedGradient project_backward(const at::Tensor& dy, const Input& input, Projection& projection, const Pass& pass,
                                    const std::vector<at::Tensor>& s, const at::Tensor& through, bool needs_d_in) {
   if (const Backend* backend = takes_kernels(dy))
-    return by_kernels::project_backward(*backend, dy, input, projection, pass, s, through, needs_d_in);
+    return named(name_of(input.source), [&] {
+      return by_kernels::project_backward(*backend, dy, input, projection, pass, s, through, needs_d_in);
+    });
   return on_cpu::project_backward(dy, input, projection, pass, s, through, needs_d_in);
 }
 
@@ -111,8 +121,8 @@ struct ProjectAdd : Function<ProjectAdd<kSource>> {
 
 // Rows may be apart, as a view of some columns has them; the elements of a row lie side by side.
 void check_rows(const char* op, const char* name, const at::Tensor& x) {
-  RANKFOLD_CHECK(x.dim() == 2 && (x.stride(1) == 1 || x.size(1) <= 1), op, ": ", name,
-                 " must be a matrix with dense rows, got strides ", x.strides());
+  RANKFOLD_CHECK(x.dim() == 2 && has_dense_rows(x), op, ": ", name, " must be a matrix with dense rows, got strides ",
+                 x.strides());
 }
 
 template <Source kSource>

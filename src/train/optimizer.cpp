@@ -79,6 +79,8 @@ void AdamW::step_by_kernel(const TrainConfig& config, double learning_rate) {
                           .beta2 = static_cast<float>(config.adam_beta2),
                           .eps = static_cast<float>(config.adam_epsilon),
                           .decay = static_cast<float>(config.weight_decay),
+                          .rest1 = static_cast<float>(1 - config.adam_beta1),
+                          .rest2 = static_cast<float>(1 - config.adam_beta2),
                           .correction1 = correction(config.adam_beta1),
                           .correction2 = correction(config.adam_beta2),
                           .gradient_scale = static_cast<float>(gradient_scale_)},

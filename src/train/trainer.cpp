@@ -120,6 +120,8 @@ void Trainer::State::resume(AdamW& optimizer) {
 
 Trainer::Trainer(CausalLM model, Adapter adapter, Dataset dataset, TrainConfig config)
     : state_(std::make_shared<State>(std::move(model), std::move(adapter), std::move(dataset), std::move(config))) {
+  if (state_->model.dtype() == at::kHalf)
+    fail("dtype: expected bfloat16 or float32 for training, got float16, in which small gradients vanish");
   RANKFOLD_CHECK(!state_->config.output_dir.empty(), "output_dir: expected a path, got an empty text");
 }
 

@@ -86,7 +86,7 @@ const ops::Backend& host_backend() {
     b.shared_limit = [](const at::Tensor&) -> int64_t { return 99 * 1024; };
     b.attention = attention;
     b.attention_backward = attention_backward;
-    b.attention_name = [] { return "plain"; };
+    b.attention_name = [] { return std::string("plain"); };
     b.peak_memory = [](c10::DeviceIndex) -> int64_t { return 0; };
     return b;
   }();

@@ -88,7 +88,8 @@ void run_steps(Context& c, Dtype dtype) {
   const Matrix first = c.in_out(Dtype::f32, {1, kSize}, Numbers(kSize));
   const Matrix second = c.in_out(Dtype::f32, {1, kSize}, Numbers(kSize));
   a.value = value.floats(), a.first_moment = first.floats(), a.second_moment = second.floats();
-  a.rate = kRate, a.beta1 = kBeta1, a.beta2 = kBeta2, a.eps = kEps, a.decay = kDecay, a.gradient_scale = kGradientScale;
+  a.rate = kRate, a.rest1 = static_cast<float>(1 - double{kBeta1}), a.rest2 = static_cast<float>(1 - double{kBeta2});
+  a.beta1 = kBeta1, a.beta2 = kBeta2, a.eps = kEps, a.decay = kDecay, a.gradient_scale = kGradientScale;
   State exact{value.numbers(), first.numbers(), second.numbers()}, plain = exact;
   for (int t = 1; t <= 3; ++t) {
     const Matrix gradient = c.input(Dtype::f32, {1, kSize}, c.normal(kSize, t == 2 ? 1e-6 : 1));  // eps counts
