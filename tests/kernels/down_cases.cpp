@@ -134,6 +134,8 @@ std::vector<Problem> problems() {
         all.push_back(p);
       };
       const auto odd = [](Problem& p) { p.in_offset = 1, p.in_extra = 3; };
+      for (const int64_t rank : {1, 4, 8, 16, 48, 64, 96})  // every rank with and without dropout
+        for (const double drop_prob : {0.0, 0.05}) add(17, 72, {rank}, drop_prob);
       add(1, 8, {16}, 0);
       add(15, 24, {1}, 0.05);
       add(16, 32, {8}, 0.5);
