@@ -123,16 +123,8 @@ __global__ void __launch_bounds__(kWarps* kWarp, kBlocksPerMultiprocessor<T, kCo
         x_high = load_some<kAligned>(in_high + feature, left);
       }
       const Row<T, 8> gain_row = load_some<kAligned>(static_cast<const T*>(p.gain_K) + feature, left);
-      float gain[8], h[8];
-      unpack(gain_row, gain);
-      unpack(x_low, h);
-#pragma unroll
-      for (int i = 0; i < 8; ++i) h[i] = h[i] * rstd_low * gain[i];
-      x_low = pack_row<T, 8>(h);
-      unpack(x_high, h);
-#pragma unroll
-      for (int i = 0; i < 8; ++i) h[i] = h[i] * rstd_high * gain[i];
-      x_high = pack_row<T, 8>(h);
+      x_low = norm_row<T>(x_low, rstd_low, gain_row);
+      x_high = norm_row<T>(x_high, rstd_high, gain_row);
     } else if constexpr (kSource == Source::swiglu) {
       const Row<T, 8> gate_low = load_some<kAligned>(in_low + feature, left);
       const Row<T, 8> gate_high = load_some<kAligned>(in_high + feature, left);

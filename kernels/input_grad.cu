@@ -120,16 +120,8 @@ __global__ void __launch_bounds__(kColumnThreads, blocks_of(kIs16Bit<T>, kSource
     if constexpr (kSource == Source::norm) {
       if (low_there) rstd_low = p.rstd_M[row_low];
       if (high_there) rstd_high = p.rstd_M[row_high];
-      float h[8], gain[8];
-      unpack(gain_row, gain);
-      unpack(in_low, h);
-#pragma unroll
-      for (int i = 0; i < 8; ++i) h[i] = h[i] * rstd_low * gain[i];
-      x_low = pack_row<T, 8>(h);
-      unpack(in_high, h);
-#pragma unroll
-      for (int i = 0; i < 8; ++i) h[i] = h[i] * rstd_high * gain[i];
-      x_high = pack_row<T, 8>(h);
+      x_low = norm_row<T>(in_low, rstd_low, gain_row);
+      x_high = norm_row<T>(in_high, rstd_high, gain_row);
     }
     if constexpr (kSource == Source::swiglu) {
       x_low = swiglu_row<T>(in_low, up_low);

@@ -307,6 +307,16 @@ __device__ __forceinline__ float sigmoid(float x) {
     return 1 / (1 + expf(-x));
   }
 }
+// h * rstd * gain
+template <class T>
+__device__ __forceinline__ Row<T, 8> norm_row(const Row<T, 8>& h_row, float rstd, const Row<T, 8>& gain_row) {
+  float h[8], gain[8];
+  unpack(h_row, h);
+  unpack(gain_row, gain);
+#pragma unroll
+  for (int i = 0; i < 8; ++i) h[i] = h[i] * rstd * gain[i];
+  return pack_row<T, 8>(h);
+}
 // silu(gate) * up
 template <class T>
 __device__ __forceinline__ Row<T, 8> swiglu_row(const Row<T, 8>& gate_row, const Row<T, 8>& up_row) {
