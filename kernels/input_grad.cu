@@ -91,6 +91,19 @@ __global__ void __launch_bounds__(kColumnThreads, blocks_of(kIs16Bit<T>, kSource
   Row<T, 8> gain_row = zero_row<T, 8>();
   if constexpr (kSource == Source::norm)
     gain_row = load_some<kAligned>(static_cast<const T*>(p.gain_K) + feature, left);
+  // A transposed belongs to the features alone: up to 16 columns of it stay in registers. A launch with more columns in
+  // all, or for later ones, is not of this kind or adds nothing to dx.
+  constexpr bool kHeld = kColumnTiles == 2 && kIs16Bit<T>;
+  Row<T, 4> at_held[4];
+  if constexpr (kHeld) {
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+      const int64_t row = tile_feature + feature_of(j, lane.g);
+      at_held[j] = p.dx && p.at_KR && row < p.k && 4 * lane.t < p.updates.columns()
+                       ? load_row<T, 4>(static_cast<const T*>(p.at_KR) + row * p.ld_at + 4 * lane.t)
+                       : zero_row<T, 4>();
+    }
+  }
   float da[kTurned > 0 ? kTurned : 1][4][4] = {};
   // Registers for both are only there with none or many columns of dA; run() takes the kernel for many then.
   constexpr bool kHasGain = kSource == Source::norm && (kTurned == 0 || kColumnTiles > 2);
@@ -169,9 +182,20 @@ __global__ void __launch_bounds__(kColumnThreads, blocks_of(kIs16Bit<T>, kSource
       }
       if (adds) {
         float y[4][4] = {};
-        add_product<T>(y, low_there ? ds + row_low * p.ld_ds : nullptr, high_there ? ds + row_high * p.ld_ds : nullptr,
-                       static_cast<const T*>(p.at_KR) + tile_feature * p.ld_at, p.ld_at, update.begin, update.end,
-                       p.k - tile_feature, lane);
+        if constexpr (kHeld) {
+          const int column = 4 * lane.t;
+          const bool ours = column >= update.begin && column < update.end;
+          const Row<T, 4> low = ours && low_there ? load_row<T, 4>(ds + row_low * p.ld_ds + column) : zero_row<T, 4>();
+          const Row<T, 4> high =
+              ours && high_there ? load_row<T, 4>(ds + row_high * p.ld_ds + column) : zero_row<T, 4>();
+#pragma unroll
+          for (int j = 0; j < 4; ++j) multiply_rows<T, 4>(y[j], low, high, at_held[j]);
+        } else {
+          add_product<T>(y, low_there ? ds + row_low * p.ld_ds : nullptr,
+                         high_there ? ds + row_high * p.ld_ds : nullptr,
+                         static_cast<const T*>(p.at_KR) + tile_feature * p.ld_at, p.ld_at, update.begin, update.end,
+                         p.k - tile_feature, lane);
+        }
 #pragma unroll
         for (int i = 0; i < 8; ++i) {
           if (dropout.threshold == 0 || kept(keep_low, i, dropout.threshold)) dx_low[i] += y[i / 2][i % 2];
