@@ -6,6 +6,7 @@
 #include "kernels/cross_entropy.h"
 
 #include "kernels/launch.h"
+#include "kernels/slices.h"
 #include "kernels/tile.h"
 
 namespace rankfold::kernels {
@@ -105,25 +106,22 @@ __global__ void __launch_bounds__(256, 4) inverse_row_norms_kernel(const __grid_
   if (row < p.m && lane.index == 0) p.scale_M[row] = 1 / fmaxf(sqrtf(sum), p.eps);
 }
 
-bool is_aligned(const void* x, int64_t ld, int64_t width) {
-  return reinterpret_cast<uintptr_t>(x) % 16 == 0 && ld % 8 == 0 && width % 8 == 0;
-}
-
 }  // namespace
 
 void cross_entropy(const CrossEntropy& p, Stream stream) {
   with_dtype(p.dtype, [&]<class T>(T) {
     launch("cross_entropy",
-           is_aligned(p.logits, p.ld, p.v) ? cross_entropy_kernel<T, true> : cross_entropy_kernel<T, false>, {p.m},
-           kThreads, shared_bytes<LogSum>(kWarps), stream, p);
+           is_aligned(p.logits, p.ld) && p.v % 8 == 0 ? cross_entropy_kernel<T, true> : cross_entropy_kernel<T, false>,
+           {p.m}, kThreads, shared_bytes<LogSum>(kWarps), stream, p);
   });
 }
 
 void inverse_row_norms(const InverseRowNorms& p, Stream stream) {
   with_dtype(p.dtype, [&]<class T>(T) {
-    launch("inverse_row_norms",
-           is_aligned(p.w, p.ld, p.k) ? inverse_row_norms_kernel<T, true> : inverse_row_norms_kernel<T, false>,
-           {ceil_div(p.m, 8)}, 256, 0, stream, p);
+    launch(
+        "inverse_row_norms",
+        is_aligned(p.w, p.ld) && p.k % 8 == 0 ? inverse_row_norms_kernel<T, true> : inverse_row_norms_kernel<T, false>,
+        {ceil_div(p.m, 8)}, 256, 0, stream, p);
   });
 }
 

@@ -174,12 +174,10 @@ __global__ void __launch_bounds__(kWarps* kWarp, kBlocksPerMultiprocessor<T, kCo
     const int columns = static_cast<int>(p.updates.columns());
     for (int i = static_cast<int>(threadIdx.x); i < kTileRows * columns; i += kThreads) {
       const int row = i / columns, column = i % columns;
-      float sum = 0, scale = 0;
+      float sum = 0;
       for (int w = 0; w < kWarps; ++w) sum += parts[(w * kTileRows + row) * kColumns + column];
-      for (int u = 0; u < p.updates.count; ++u)
-        if (column >= p.updates.update[u].begin) scale = p.updates.update[u].scale;
       if (first + row < p.m) {
-        const T value = from_float<T>(sum * scale);
+        const T value = from_float<T>(sum * scale_of(p.updates, column));
         if (p.s_MR) static_cast<T*>(p.s_MR)[(first + row) * p.ld_s + column] = value;
         if (p.kept_MR) static_cast<T*>(p.kept_MR)[(first + row) * p.ld_kept + column] = value;
       }
@@ -212,9 +210,8 @@ void launch_down(const Down& p, Stream stream) {
 
 template <class T, Source kSource>
 void launch_down(const Down& p, Stream stream) {
-  const auto is_aligned = [](const void* x) { return reinterpret_cast<uintptr_t>(x) % 16 == 0; };
   const int64_t columns = p.updates.columns();
-  if (is_aligned(p.in) && is_aligned(p.gain_K) && p.k % 8 == 0 && p.ld_in % 8 == 0) {
+  if (is_aligned(p.in, p.ld_in) && is_aligned(p.gain_K) && p.k % 8 == 0) {
     with_column_tiles<T, true>(columns, [&](auto tiles) {
       constexpr int kColumnTiles = decltype(tiles)::value;
       // Too few rows for two blocks a multiprocessor: blocks of twice as many warps, where registers allow.

@@ -3,6 +3,7 @@
 #include "kernels/embedding.h"
 
 #include "kernels/launch.h"
+#include "kernels/slices.h"
 #include "kernels/tile.h"
 
 namespace rankfold::kernels {
@@ -23,8 +24,7 @@ __global__ void __launch_bounds__(kThreads, 4) embedding_kernel(const __grid_con
 }  // namespace
 
 void embedding(const Embedding& p, Stream stream) {
-  const auto ok = [](const void* x, int64_t ld) { return reinterpret_cast<uintptr_t>(x) % 16 == 0 && ld % 8 == 0; };
-  const bool aligned = p.k % 8 == 0 && ok(p.table, p.ld_table) && ok(p.y, p.ld_y);
+  const bool aligned = p.k % 8 == 0 && is_aligned(p.table, p.ld_table) && is_aligned(p.y, p.ld_y);
   with_dtype(p.dtype, [&]<class T>(T) {
     launch("embedding", aligned ? embedding_kernel<T, true> : embedding_kernel<T, false>,
            {ceil_div(p.m * ceil_div(p.k, 8), kThreads)}, kThreads, 0, stream, p);

@@ -34,6 +34,7 @@ constexpr size_t kMostPlans = 4096;       // token counts differ from batch to b
 constexpr double kWorthTiming = 1 << 28;  // m n k; below it a product takes a few microseconds whatever the algorithm
 constexpr int kTimedRuns = 5;
 constexpr size_t kMostAlignment = 256;
+constexpr float kOne = 1;  // alpha
 
 [[noreturn]] void fail(const Gemm& p, const std::string& why) {
   std::ostringstream line;
@@ -133,7 +134,7 @@ cublasStatus_t multiply(const Gemm& p, const Plan& plan, const cublasLtMatmulAlg
   const auto layout = [](const cublasLtMatrixLayoutOpaque_t& x) {
     return const_cast<cublasLtMatrixLayoutOpaque_t*>(&x);
   };
-  return cublasLtMatmul(device.handle, const_cast<cublasLtMatmulDescOpaque_t*>(&plan.operation), &p.alpha, p.a,
+  return cublasLtMatmul(device.handle, const_cast<cublasLtMatmulDescOpaque_t*>(&plan.operation), &kOne, p.a,
                         layout(plan.a), p.b, layout(plan.b), &p.beta, p.beta == 0 ? d : p.c, layout(plan.c), d,
                         layout(plan.d), &algorithm, workspace, device.workspace_bytes, stream);
 }

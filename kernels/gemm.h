@@ -1,4 +1,4 @@
-// gemm: D = alpha op(A) op(B) + beta C, column-major as in BLAS (cuBLASLt takes this very descriptor; so does the host
+// gemm: D = op(A) op(B) + beta C, column-major as in BLAS (cuBLASLt takes this very descriptor; so does the host
 // twin in tests/fused). op(A) [m, k], op(B) [k, n], C and D [m, n]; C may be another matrix than D. Sums are fp32.
 // A row-major y [M, N] = x [M, K] W [N, K]^T is: m = N, n = M, k = K, a = W transposed, b = x, d = y.
 #pragma once
@@ -20,7 +20,7 @@ struct Gemm {
   int64_t ldc = 0;
   void* d = nullptr;
   int64_t ldd = 0;
-  float alpha = 1, beta = 0;
+  float beta = 0;
 };
 void gemm(const Gemm& p, Stream stream);
 

@@ -397,11 +397,8 @@ int64_t input_grad_workspace(const InputGrad& p) {
 }
 
 void input_grad(const InputGrad& p, Stream stream) {
-  const auto aligned = [](const void* x, int64_t ld) {
-    return reinterpret_cast<uintptr_t>(x) % 16 == 0 && ld % 8 == 0;
-  };
-  const bool all = p.k % 8 == 0 && aligned(p.in, p.ld_in) && aligned(p.gain_K, 0) && aligned(p.dx, p.ld_dx) &&
-                   aligned(p.residual, p.ld_residual) && aligned(p.out, p.ld_out);
+  const bool all = p.k % 8 == 0 && is_aligned(p.in, p.ld_in) && is_aligned(p.gain_K) && is_aligned(p.dx, p.ld_dx) &&
+                   is_aligned(p.residual, p.ld_residual) && is_aligned(p.out, p.ld_out);
   with_dtype(p.dtype, [&]<class T>(T) {
     switch (p.source) {
       case Source::plain:

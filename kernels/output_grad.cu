@@ -155,13 +155,6 @@ struct SumParams {
 
 constexpr int kSumThreads = 256;
 
-// Element i of `count` parts of `size` each, added in their order.
-__device__ __forceinline__ float sum_of_parts(const float* parts, int64_t count, int64_t size, int64_t i) {
-  float sum = 0;
-  for (int64_t part = 0; part < count; ++part) sum += parts[part * size + i];
-  return sum;
-}
-
 template <class T>
 __global__ void __launch_bounds__(kSumThreads, 4) sum_kernel(const __grid_constant__ SumParams params) {
   const OutputGrad& p = params.p;
@@ -171,10 +164,7 @@ __global__ void __launch_bounds__(kSumThreads, 4) sum_kernel(const __grid_consta
     if (i >= size) return;
     const float sum = sum_of_parts(params.ds_parts, params.stripes, size, i);
     const int64_t row = i / params.columns, column = i % params.columns;
-    float scale = 0;
-    for (int u = 0; u < p.updates.count; ++u)
-      if (column >= p.updates.update[u].begin) scale = p.updates.update[u].scale;
-    static_cast<T*>(p.ds_MR)[row * p.ld_ds + column] = from_float<T>(sum * scale);
+    static_cast<T*>(p.ds_MR)[row * p.ld_ds + column] = from_float<T>(sum * scale_of(p.updates, column));
   } else {  // dB: element (column, n), to row n
     const int64_t size = p.n * params.columns, i = (block - params.ds_blocks) * kSumThreads + threadIdx.x;
     if (i >= size) return;
@@ -195,16 +185,12 @@ void launch_output_grad(const OutputGrad& p, Stream stream) {
          stream, sums);
 }
 
-bool is_aligned(const OutputGrad& p) {
-  return reinterpret_cast<uintptr_t>(p.dy) % 16 == 0 && p.n % 8 == 0 && p.ld_dy % 8 == 0;
-}
-
 // Calls f with kernel variant for each slice of the columns: f(slice, aligned, column tiles), the last two constants.
 template <class T, class F>
 void for_slices(const OutputGrad& p, F&& f) {
   for (const Slice& slice : slices(p.updates, kMostColumns<T>)) {
     const int64_t columns = slice.updates.columns();
-    if (is_aligned(p)) {
+    if (is_aligned(p.dy, p.ld_dy) && p.n % 8 == 0) {
       with_column_tiles<T, true>(columns, [&](auto tiles) { f(slice, std::true_type(), tiles); });
     } else {
       with_column_tiles<T, false>(columns, [&](auto tiles) { f(slice, std::false_type(), tiles); });

@@ -4,6 +4,7 @@
 #include "kernels/rope.h"
 
 #include "kernels/launch.h"
+#include "kernels/slices.h"
 #include "kernels/tile.h"
 
 namespace rankfold::kernels {
@@ -63,9 +64,8 @@ void rope(const Rope& p, Stream stream) {
   const auto groups = static_cast<int32_t>(ceil_div(p.d / 2, 8));
   const auto heads = static_cast<int32_t>(p.query_heads + p.key_value_heads * (in_place ? 1 : 2));
   const Params params{p, groups, p.m * heads * groups, heads};
-  const auto ok = [](const void* x, int64_t ld) { return reinterpret_cast<uintptr_t>(x) % 16 == 0 && ld % 8 == 0; };
-  const bool aligned = p.d % 16 == 0 && ok(p.q, p.ld_q) && ok(p.k, p.ld_k) && ok(p.v, p.ld_v) && ok(p.out, p.ld_out) &&
-                       ok(p.cos, 0) && ok(p.sin, 0);
+  const bool aligned = p.d % 16 == 0 && is_aligned(p.q, p.ld_q) && is_aligned(p.k, p.ld_k) && is_aligned(p.v, p.ld_v) &&
+                       is_aligned(p.out, p.ld_out) && is_aligned(p.cos) && is_aligned(p.sin);
   with_dtype(p.dtype, [&]<class T>(T) {
     launch("rope", aligned ? rope_kernel<T, true> : rope_kernel<T, false>, {ceil_div(params.work, kThreads)}, kThreads,
            0, stream, params);

@@ -1,5 +1,5 @@
-// Updates of more columns than one launch has registers for, cut into ranges that it has; and the choice of the kernel
-// by the number of columns.
+// The choice of the kernel: by alignment, and by the number of columns; updates of more columns than one launch has
+// registers for, cut into ranges that it has.
 #pragma once
 
 #include "kernels/types.h"
@@ -9,6 +9,11 @@
 #include <vector>
 
 namespace rankfold::kernels {
+
+// Whether eight elements of a row can be accessed at once: its pointer (null: not used) and its pitch.
+inline bool is_aligned(const void* x, int64_t ld = 0) {
+  return reinterpret_cast<uintptr_t>(x) % 16 == 0 && ld % 8 == 0;
+}
 
 template <class T>
 constexpr int64_t kMostColumns = sizeof(T) == 2 ? 64 : 32;

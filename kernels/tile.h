@@ -328,6 +328,21 @@ __device__ __forceinline__ Row<T, 8> swiglu_row(const Row<T, 8>& gate_row, const
   return pack_row<T, 8>(gate);
 }
 
+// The scale of the update that a column of S belongs to.
+__device__ __forceinline__ float scale_of(const Updates& updates, int64_t column) {
+  float scale = 0;
+  for (int u = 0; u < updates.count; ++u)
+    if (column >= updates.update[u].begin) scale = updates.update[u].scale;
+  return scale;
+}
+
+// Element i of `count` partial sums of `size` elements each, added in their order.
+__device__ __forceinline__ float sum_of_parts(const float* parts, int64_t count, int64_t size, int64_t i) {
+  float sum = 0;
+  for (int64_t part = 0; part < count; ++part) sum += parts[part * size + i];
+  return sum;
+}
+
 // Sum over the four lanes that hold one row.
 __device__ __forceinline__ float sum_of_row(float x) {
   x += __shfl_xor_sync(0xffffffffu, x, 1);

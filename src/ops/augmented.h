@@ -1,7 +1,6 @@
 // What the kernels read of a projection that has low-rank updates, in the model's dtype:
-//     buffer [N8 + R, K8 + R64]      W  | B        K8 = round_up(K, 8), N8 likewise: the columns and rows between are
-//     zero
-//                                    A  |          R: the columns of all updates side by side, each padded to 8
+//     buffer [N8 + R, K8 + R64]   W  | B    K8 = round_up(K, 8), N8 likewise: the columns and rows between are zero
+//                                 A  |      R: the columns of all updates side by side, each padded to 8
 // so that y = [x | S] [W | B]^T and dX = [dY | dS] [W; A] are one product each over neighbouring memory, and any R up
 // to 64 costs one step of its loop. B is block-diagonal where a projection has several modules. Beside it A and B
 // transposed. The images are written by the optimizer's kernel after each of its steps (Segment, kernels/adamw.h), and

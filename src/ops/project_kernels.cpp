@@ -1,8 +1,7 @@
 // A projection and its input by kernels: the low-rank work rides on passes that are there anyway (docs/kernels.md).
 //   forward   down: x and S side by side;  one product [x | S] [W | B]^T, the residual added by it
 //   backward  output_grad: dS and dB in one pass over dY;  one product dX = dY W;  input_grad: the masked dS A added on
-//   the way
-//             to the gradient of what x was made of, dA with it. Without dropout dS A is part of the product,
+//             the way to the gradient of what x was made of, dA with it. Without dropout dS A is part of the product,
 //             [dY | dS] [W; A], where the columns after dY are free.
 #include "ops/augmented.h"
 #include "ops/project.h"

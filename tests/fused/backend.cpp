@@ -29,7 +29,6 @@ void gemm(const kernels::Gemm& p, kernels::Stream) {
   };
   at::Tensor sum =
       at::matmul(operand(p.a, p.transpose_a, p.m, p.k, p.lda), operand(p.b, p.transpose_b, p.k, p.n, p.ldb));
-  sum.mul_(p.alpha);
   if (p.beta != 0) sum.add_(matrix(p.c, p.m, p.n, p.ldc, p.dtype_out).to(at::kDouble), p.beta);
   matrix(p.d, p.m, p.n, p.ldd, p.dtype_out).copy_(sum);
 }

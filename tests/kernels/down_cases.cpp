@@ -182,16 +182,10 @@ std::vector<Problem> problems() {
 }  // namespace
 
 std::vector<Case> down_cases() {
-  constexpr const char* kSources[] = {"plain", "norm", "swiglu"};
   std::vector<Case> cases;
-  for (const Problem& p : problems()) {
-    const std::string drop = p.drop_prob == 0 ? "" : p.drop_prob == 0.5 ? "_drop50" : "_drop5";
-    cases.push_back({"down",
-                     std::string("down_") + kSources[static_cast<int>(p.source)] + "_" + name_of(p.dtype) + "_m" +
-                         std::to_string(p.m) + "_k" + std::to_string(p.k) + "_" + name_of_ranks(p.ranks) + drop +
-                         p.special,
+  for (const Problem& p : problems())
+    cases.push_back({"down", name_of_case("down", p.source, p.dtype, p.m, p.k, p.ranks, p.drop_prob) + p.special,
                      [p](Context& c) { run(c, p); }});
-  }
   return cases;
 }
 

@@ -34,6 +34,9 @@ LowRank make_low_rank(Context& c, const std::vector<int64_t>& ranks, double drop
 
 // "r8_8_8"
 std::string name_of_ranks(const std::vector<int64_t>& ranks);
+// What tells the cases of down and of input_grad apart, but for what is special about one.
+std::string name_of_case(const char* kernel, Source source, Dtype dtype, int64_t m, int64_t k,
+                         const std::vector<int64_t>& ranks, double drop_prob);
 
 // Columns [begin, end) of a dense matrix of `width` columns.
 Numbers columns_of(const Numbers& x, int64_t width, int64_t begin, int64_t end);
