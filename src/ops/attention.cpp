@@ -6,6 +6,11 @@
 #include <ATen/ATen.h>
 #include <torch/csrc/autograd/custom_function.h>
 
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <numeric>
+
 namespace rankfold::ops {
 
 using torch::autograd::AutogradContext;
@@ -53,79 +58,107 @@ Parts parts_of(const at::Tensor& qkv, const Heads& heads) {
 
 }  // namespace
 
+namespace {
+
+// to = from with its q and k rotated; may be from itself.
+void rotate_on_cpu(const at::Tensor& from, const at::Tensor& to, const Heads& heads, const Rope& rope,
+                   const at::Tensor& positions, float sign) {
+  const int64_t width = to.size(1);
+  with_dtype(from.scalar_type(), [&]<class T>(T) {
+    for_rows(from.size(0), width, [&](int64_t begin, int64_t end) {
+      // q and k lie side by side: one call turns the heads of both.
+      cpu::loops().of<T>().rope(const_data<T>(from) + begin * pitch_of(from), pitch_of(from),
+                                const_data<int64_t>(positions) + begin, const_data<float>(rope.cos),
+                                const_data<float>(rope.sin), end - begin, heads.query + heads.key_value,
+                                heads.key_value, heads.size, sign, data<T>(to) + begin * width);
+    });
+  });
+}
+
+}  // namespace
+
 void rotate(at::Tensor& qkv, const Heads& heads, const Rope& rope, const at::Tensor& positions, float sign) {
   if (const Backend* backend = takes_kernels(qkv)) {
     const auto [q, k, v] = parts_of(qkv, heads);
     return rotate_by_kernel(*backend, q, k, v, qkv, heads, rope, positions, sign);
   }
-  const int64_t pitch = qkv.size(1);
-  with_dtype(qkv.scalar_type(), [&]<class T>(T) {
-    for_rows(qkv.size(0), pitch, [&](int64_t begin, int64_t end) {
-      // q and k lie side by side: one call turns the heads of both.
-      cpu::loops().of<T>().rope(data<T>(qkv) + begin * pitch, pitch, const_data<int64_t>(positions) + begin,
-                                const_data<float>(rope.cos), const_data<float>(rope.sin), end - begin,
-                                heads.query + heads.key_value, heads.size, sign);
-    });
-  });
+  rotate_on_cpu(qkv, qkv, heads, rope, positions, sign);
 }
 
 namespace {
 
-// Views [1, heads, length, size] of one sequence's part of a flat tensor.
-struct Sequence {
-  at::Tensor q, k, v;
-};
-Sequence split(const at::Tensor& qkv, const Heads& heads, int64_t begin, int64_t end) {
-  const at::Tensor rows = qkv.narrow(0, begin, end - begin);
-  const auto part = [&](int64_t first, int64_t count) {
-    return rows.narrow(1, first * heads.size, count * heads.size)
-        .view({end - begin, count, heads.size})
-        .transpose(0, 1)
-        .unsqueeze(0);
-  };
-  return {part(0, heads.query), part(heads.query, heads.key_value),
-          part(heads.query + heads.key_value, heads.key_value)};
-}
-// Each key/value head serves `group` neighbouring query heads.
-at::Tensor repeat(const at::Tensor& x, int64_t group) { return group == 1 ? x : x.repeat_interleave(group, 1); }
-at::Tensor collect(const at::Tensor& x, int64_t group) {
-  return group == 1 ? x : x.unflatten(1, {x.size(1) / group, group}).sum(2);
-}
-at::Tensor heads_of(const at::Tensor& flat, const Heads& heads, int64_t begin, int64_t end) {
-  return flat.narrow(0, begin, end - begin).view({end - begin, heads.query, heads.size}).transpose(0, 1).unsqueeze(0);
+// f(unit, head, scratch) for each key/value head of each sequence, long sequences first so that threads end together.
+// A unit is computed by one thread, so that no result depends on how many there are.
+template <class T, class F>
+void for_attention_units(const at::Tensor& turned, const at::Tensor& out, const at::Tensor& lse, const Heads& heads,
+                         const Sequences& sequences, bool backward, F&& f) {
+  const std::vector<int64_t>& begin = sequences.begin;
+  std::vector<size_t> order(begin.size() - 1);
+  std::iota(order.begin(), order.end(), size_t{0});
+  const auto length = [&](size_t b) { return begin[b + 1] - begin[b]; };
+  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return length(a) > length(b); });
+  const int64_t units = static_cast<int64_t>(order.size()) * heads.key_value, group = heads.query / heads.key_value;
+  const int64_t threads = std::min<int64_t>(units, at::get_num_threads());
+  const auto& table = cpu::loops().of<T>();
+  const ThreadScratch scratch(table.attention_scratch(sequences.longest, heads.size, backward));
+  std::atomic<int64_t> next = 0;
+  at::parallel_for(0, threads, 1, [&](int64_t first, int64_t last) {
+    for (int64_t thread = first; thread < last; ++thread)
+      for (int64_t unit; (unit = next++) < units;) {
+        const size_t b = order[static_cast<size_t>(unit / heads.key_value)];
+        const int64_t head = unit % heads.key_value, row = begin[b], pitch = turned.size(1);
+        if (length(b) == 0) continue;
+        const T* rows = const_data<T>(turned) + row * pitch;
+        f(cpu::Attention<T>{.length = length(b),
+                            .size = heads.size,
+                            .group = group,
+                            .scale = 1 / std::sqrt(static_cast<double>(heads.size)),
+                            .q = rows + head * group * heads.size,
+                            .k = rows + (heads.query + head) * heads.size,
+                            .v = rows + (heads.query + heads.key_value + head) * heads.size,
+                            .pitch = pitch,
+                            .out = data<T>(out) + row * out.size(1) + head * group * heads.size,
+                            .out_pitch = out.size(1),
+                            .lse = data<typename cpu::SumOf<T>::type>(lse) + head * group * lse.size(1) + row,
+                            .lse_pitch = lse.size(1)},
+          row, head, scratch.mine());
+      }
+  });
 }
 
-// The CPU path: sequence by sequence. Kept: the result and each sequence's log-sum-exp.
+// The CPU path. Kept: the result and the log-sum-exp of each query head and token.
 std::vector<at::Tensor> attend_on_cpu(const at::Tensor& turned, const Heads& heads, const Sequences& sequences) {
-  at::Tensor out = at::empty({turned.size(0), heads.query * heads.size}, turned.options());
-  const int64_t group = heads.query / heads.key_value;
-  std::vector<at::Tensor> kept{out};
-  const std::vector<int64_t>& begin = sequences.begin;
-  for (size_t b = 0; b + 1 < begin.size(); ++b) {
-    const auto [q, k, v] = split(turned, heads, begin[b], begin[b + 1]);
-    const auto [y, lse] = at::_scaled_dot_product_flash_attention_for_cpu(q, repeat(k, group), repeat(v, group),
-                                                                          /*dropout_p=*/0, /*is_causal=*/true);
-    heads_of(out, heads, begin[b], begin[b + 1]).copy_(y);
-    kept.push_back(lse);
-  }
-  return kept;
+  const at::Tensor out = empty_rows(turned.size(0), heads.query * heads.size, turned.options());
+  const at::Tensor lse =
+      at::empty({heads.query, turned.size(0)}, turned.options().dtype(sum_dtype(turned.scalar_type())));
+  with_dtype(turned.scalar_type(), [&]<class T>(T) {
+    for_attention_units<T>(turned, out, lse, heads, sequences, /*backward=*/false,
+                           [](const cpu::Attention<T>& unit, int64_t, int64_t, void* scratch) {
+                             cpu::loops().of<T>().attention(unit, scratch);
+                           });
+  });
+  return {out, lse};
 }
 
 at::Tensor attend_backward_on_cpu(const at::Tensor& dy, const at::Tensor& turned, const std::vector<at::Tensor>& kept,
                                   const Heads& heads, const Sequences& sequences) {
-  const int64_t group = heads.query / heads.key_value;
-  at::Tensor d_qkv = at::empty_like(turned);
-  for (size_t b = 0; b + 1 < sequences.begin.size(); ++b) {
-    const int64_t begin = sequences.begin[b], end = sequences.begin[b + 1];
-    const auto [q, k, v] = split(turned, heads, begin, end);
-    const auto [dq, dk, dv] = at::_scaled_dot_product_flash_attention_for_cpu_backward(
-        heads_of(dy, heads, begin, end), q, repeat(k, group), repeat(v, group), heads_of(kept[0], heads, begin, end),
-        kept[1 + b], /*dropout_p=*/0, /*is_causal=*/true);
-    const Sequence target = split(d_qkv, heads, begin, end);
-    target.q.copy_(dq);
-    target.k.copy_(collect(dk, group));
-    target.v.copy_(collect(dv, group));
-  }
+  const at::Tensor d_qkv = empty_rows(turned.size(0), turned.size(1), turned.options());
+  const int64_t pitch = d_qkv.size(1), group = heads.query / heads.key_value;
+  with_dtype(turned.scalar_type(), [&]<class T>(T) {
+    for_attention_units<T>(turned, kept[0], kept[1], heads, sequences, /*backward=*/true,
+                           [&](const cpu::Attention<T>& unit, int64_t row, int64_t head, void* scratch) {
+                             T* rows = data<T>(d_qkv) + row * pitch;
+                             cpu::loops().of<T>().attention_backward(
+                                 unit,
+                                 {.d_out = const_data<T>(dy) + row * pitch_of(dy) + head * group * heads.size,
+                                  .d_out_pitch = pitch_of(dy),
+                                  .dq = rows + head * group * heads.size,
+                                  .dk = rows + (heads.query + head) * heads.size,
+                                  .dv = rows + (heads.query + heads.key_value + head) * heads.size,
+                                  .pitch = pitch},
+                                 scratch);
+                           });
+  });
   return d_qkv;
 }
 
@@ -148,8 +181,8 @@ struct Attend : Function<Attend> {
       rotate_by_kernel(*backend, from.q, from.k, from.v, turned, heads, rope, positions, 1);
       kept = backend->attention(to.q, to.k, to.v, sequences);
     } else {
-      turned = qkv.clone(at::MemoryFormat::Contiguous);
-      rotate(turned, heads, rope, positions);
+      turned = at::empty(qkv.sizes(), qkv.options());
+      rotate_on_cpu(qkv, turned, heads, rope, positions, 1);
       kept = attend_on_cpu(turned, heads, sequences);
     }
     const at::Tensor out = kept[0].view({qkv.size(0), heads.query * heads.size});
@@ -174,8 +207,8 @@ struct Attend : Function<Attend> {
       rotate_by_kernel(*backend, dq, dk, dv, d_qkv, heads, rope, saved[3], -1);
       return {d_qkv, {}, {}, {}, {}};
     }
-    at::Tensor d_qkv = attend_backward_on_cpu(grads[0], turned, kept, heads, held.sequences);
-    rotate(d_qkv, heads, rope, saved[3], -1);
+    const at::Tensor d_qkv = attend_backward_on_cpu(dense_rows(grads[0]), turned, kept, heads, held.sequences);
+    rotate_on_cpu(d_qkv, d_qkv, heads, rope, saved[3], -1);
     return {d_qkv, {}, {}, {}, {}};
   }
 };

@@ -9,8 +9,6 @@
 namespace rankfold {
 namespace ops {
 
-namespace {
-
 cpu::DropoutCounters dropout_counters(const Pass& pass, int64_t module) {
   const auto threshold = static_cast<uint32_t>(std::lround(pass.dropout * 65536));
   return {.row = const_data<int32_t>(pass.rows),
@@ -21,30 +19,17 @@ cpu::DropoutCounters dropout_counters(const Pass& pass, int64_t module) {
           .scale = 65536.0f / static_cast<float>(65536 - std::min(threshold, 65535u))};
 }
 
-void run(const at::Tensor& x, const Pass& pass, int64_t module, at::Tensor& y, bool add) {
-  const cpu::DropoutCounters counters = dropout_counters(pass, module);
-  const int64_t k = x.size(1);
-  with_dtype(x.scalar_type(), [&]<class T>(T) {
-    const auto& table = cpu::loops().of<T>();
-    for_rows(x.size(0), k, [&](int64_t begin, int64_t end) {
-      cpu::DropoutCounters c = counters;
-      c.row += begin, c.position += begin;
-      (add ? table.dropout_add : table.dropout)(const_data<T>(x) + begin * k, c, end - begin, k,
-                                                data<T>(y) + begin * k);
-    });
-  });
-}
-
-}  // namespace
-
 at::Tensor dropout(const at::Tensor& x, const Pass& pass, int64_t module) {
   at::Tensor y = at::empty_like(x);
-  run(x, pass, module, y, false);
+  const int64_t k = x.size(1);
+  with_dtype(x.scalar_type(), [&]<class T>(T) {
+    for_rows(x.size(0), k, [&](int64_t begin, int64_t end) {
+      cpu::DropoutCounters c = dropout_counters(pass, module);
+      c.row += begin, c.position += begin;
+      cpu::loops().of<T>().dropout(const_data<T>(x) + begin * k, c, end - begin, k, data<T>(y) + begin * k);
+    });
+  });
   return y;
-}
-
-void dropout_add(at::Tensor& y, const at::Tensor& x, const Pass& pass, int64_t module) {
-  run(x, pass, module, y, true);
 }
 
 }  // namespace ops

@@ -5,6 +5,7 @@
 // realised. A mask therefore depends neither on the split into micro-batches nor on tiling nor on the device.
 #pragma once
 
+#include "ops/cpu/loops.h"
 #include "ops/projection.h"
 
 #include <ATen/core/Tensor.h>
@@ -16,8 +17,8 @@ at::Tensor dropout_mask(uint64_t seed, int64_t step, int64_t module, const at::T
                         const at::Tensor& positions, int64_t features, double p);
 
 namespace ops {
-at::Tensor dropout(const at::Tensor& x, const Pass& pass, int64_t module);               // new tensor
-void dropout_add(at::Tensor& y, const at::Tensor& x, const Pass& pass, int64_t module);  // y += drop(x)
+cpu::DropoutCounters dropout_counters(const Pass& pass, int64_t module);
+at::Tensor dropout(const at::Tensor& x, const Pass& pass, int64_t module);  // new tensor
 }  // namespace ops
 
 }  // namespace rankfold

@@ -1,5 +1,7 @@
 #include "ops/gemm.h"
 
+#include "ops/rowwise.h"
+
 #include <ATen/ATen.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 
@@ -55,19 +57,32 @@ const std::optional<Handle>& onednn_linear() {
   return handle;
 }
 
-}  // namespace
-
-at::Tensor gemm_nt(const at::Tensor& x, const at::Tensor& w) {
+at::Tensor product(const at::Tensor& x, const at::Tensor& w) {
   if (x.scalar_type() == at::kFloat && x.is_cpu() && x.numel() > 0) {
     if (const auto& op = onednn_linear()) return call_linear(*op, x, w);
   }
   return at::linear(x, w);
 }
 
+// x with the rows after its last up to a multiple of kProductRows, where its storage has them; what stands there only
+// reaches rows of the result that nobody reads.
+at::Tensor with_spare_rows(const at::Tensor& x) {
+  const int64_t rows = (x.size(0) + kProductRows - 1) / kProductRows * kProductRows;
+  if (rows == x.size(0) || !x.is_contiguous()) return x;
+  const int64_t end = (x.storage_offset() + rows * x.size(1)) * x.element_size();
+  return end <= static_cast<int64_t>(x.storage().nbytes()) ? x.as_strided({rows, x.size(1)}, x.strides()) : x;
+}
+
+}  // namespace
+
+at::Tensor gemm_nt(const at::Tensor& x, const at::Tensor& w) {
+  return product(with_spare_rows(x), w).narrow(0, 0, x.size(0));
+}
+
 at::Tensor gemm_nn(const at::Tensor& dy, const at::Tensor& w) { return gemm_nt(dy, w.t()); }
 
 at::Tensor gemm_tn(const at::Tensor& dy, const at::Tensor& x) {
-  const at::Tensor gradient = gemm_nt(dy.t(), x.t());
+  const at::Tensor gradient = product(dy.t(), x.t());
   return gradient.scalar_type() == at::kBFloat16 ? gradient.to(at::kFloat) : gradient;
 }
 

@@ -58,7 +58,7 @@ struct NormHeadLoss : Function<NormHeadLoss> {
     const at::Tensor which = labels.ge(0).nonzero().squeeze(1);
     const at::Tensor which_here = which.to(h.device(), /*non_blocking=*/true);
     const at::Tensor marked = labels.index_select(0, which).to(h.device(), /*non_blocking=*/true);
-    at::Tensor dh = needs_dh ? at::zeros_like(h, at::MemoryFormat::Contiguous) : at::Tensor();
+    at::Tensor dh = needs_dh ? empty_rows(h.size(0), h.size(1), h.options()).zero_() : at::Tensor();
     std::vector<at::Tensor> sums(has_gain + trained_leaves(head).size());
     at::Tensor loss = at::zeros({}, h.options().dtype(at::kDouble));
     for (int64_t begin = 0; begin < which.size(0); begin += most) {

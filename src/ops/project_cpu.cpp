@@ -1,4 +1,5 @@
-// The CPU path of a projection and its input: oneDNN's products and single-pass loops, one after the other.
+// The CPU path of a projection and its input: oneDNN's products, and between them as few passes over the rows as the
+// order of the work allows.
 #include "ops/dropout.h"
 #include "ops/gemm.h"
 #include "ops/project.h"
@@ -9,137 +10,231 @@
 namespace rankfold::ops::on_cpu {
 namespace {
 
-at::Tensor rms_norm(const at::Tensor& h, const at::Tensor& g, double eps, at::Tensor* rstd) {
-  at::Tensor y = at::empty_like(h);
-  at::Tensor r = at::empty({h.size(0)}, h.options().dtype(sum_dtype(h.scalar_type())));
-  const int64_t k = h.size(1);
-  with_dtype(h.scalar_type(), [&]<class T>(T) {
-    using Sum = typename cpu::LoopTable<T>::Sum;
-    for_rows(h.size(0), k, [&](int64_t begin, int64_t end) {
-      cpu::loops().of<T>().rms_norm(const_data<T>(h) + begin * k, const_data<T>(g), eps, end - begin, k,
-                                    data<T>(y) + begin * k, data<Sum>(r) + begin);
-    });
-  });
-  if (rstd) *rstd = r;
-  return y;
+// A low-rank update in one pass over its projection: y += scale * drop(x) A^T B^T.
+struct Update {
+  Module* module;
+  at::Tensor a, b;    // [r, K], [n, r] in the dtype of x
+  at::Tensor s;       // [T, r]
+  at::Tensor packed;  // the factor that the next loop reads
+  cpu::DropoutCounters counters{};
+  bool drops = false;
+
+  int64_t rank() const { return a.size(0); }
+  int64_t outputs() const { return b.size(0); }
+  // The counters of the rows from `begin` on; null where nothing is dropped.
+  const cpu::DropoutCounters* dropout(int64_t begin, cpu::DropoutCounters& room) const {
+    if (!drops) return nullptr;
+    room = counters;
+    room.row += begin, room.position += begin;
+    return &room;
+  }
+};
+
+std::vector<Update> updates_of(Projection& projection, const Pass& pass, at::ScalarType dtype) {
+  std::vector<Update> updates;
+  for (Module& m : projection.modules) {
+    if (!m.has_update()) continue;
+    Update u{&m, m.a_image.of(m.a, dtype), m.b_image.of(m.b, dtype), {}, {}};
+    u.drops = pass.dropout > 0;
+    if (u.drops) u.counters = dropout_counters(pass, m.index);
+    updates.push_back(std::move(u));
+  }
+  return updates;
 }
 
-std::pair<at::Tensor, at::Tensor> rms_norm_backward(const at::Tensor& dy, const at::Tensor& h, const at::Tensor& g,
-                                                    const at::Tensor& rstd, const at::Tensor& residual, bool needs_dg) {
-  // The gain's gradient: partial sums over fixed blocks of rows, added in order, so that the bytes do not depend on
-  // which thread came first.
-  constexpr int64_t kBlock = 64;
-  const int64_t m = h.size(0), k = h.size(1), blocks = (m + kBlock - 1) / kBlock;
-  at::Tensor dh = at::empty_like(h);
-  at::Tensor partial = needs_dg ? at::zeros({blocks, k}, rstd.options()) : at::Tensor();
-  with_dtype(h.scalar_type(), [&]<class T>(T) {
-    using Sum = typename cpu::LoopTable<T>::Sum;
-    for_rows(blocks, kBlock * k, [&](int64_t first, int64_t last) {
-      for (int64_t block = first; block < last; ++block) {
-        const int64_t begin = block * kBlock, rows = std::min(kBlock, m - begin);
-        cpu::loops().of<T>().rms_norm_backward(
-            const_data<T>(dy) + begin * k, const_data<T>(h) + begin * k, const_data<T>(g),
-            const_data<Sum>(rstd) + begin, residual.defined() ? const_data<T>(residual) + begin * k : nullptr, rows, k,
-            data<T>(dh) + begin * k, needs_dg ? data<Sum>(partial) + block * k : nullptr);
-      }
-    });
-  });
-  return {dh, needs_dg ? partial.sum(0) : at::Tensor()};
+template <class T>
+at::Tensor pack(const at::Tensor& factor, bool transposed) {
+  const auto& loops = cpu::loops().of<T>();
+  const int64_t m = factor.size(0), k = factor.size(1);
+  at::Tensor packed = at::empty({loops.low_rank_packed(m, k, transposed)}, at::kByte);
+  loops.low_rank_pack(const_data<T>(factor), m, k, transposed, packed.data_ptr());
+  return packed;
 }
 
-at::Tensor swiglu(const at::Tensor& gate_up) {
-  const int64_t k = gate_up.size(1) / 2;
-  at::Tensor y = at::empty({gate_up.size(0), k}, gate_up.options());
-  with_dtype(gate_up.scalar_type(), [&]<class T>(T) {
-    for_rows(gate_up.size(0), k, [&](int64_t begin, int64_t end) {
-      cpu::loops().of<T>().swiglu(const_data<T>(gate_up) + begin * 2 * k, end - begin, k, data<T>(y) + begin * k);
-    });
-  });
-  return y;
+template <class T>
+ThreadScratch scratch_for(const std::vector<Update>& updates) {
+  int64_t bytes = 0;
+  for (const Update& u : updates) bytes = std::max(bytes, cpu::loops().of<T>().low_rank_scratch(u.rank()));
+  return ThreadScratch(bytes);
 }
 
-at::Tensor swiglu_backward(const at::Tensor& dy, const at::Tensor& gate_up) {
-  const int64_t k = dy.size(1);
-  at::Tensor d = at::empty_like(gate_up);
-  with_dtype(gate_up.scalar_type(), [&]<class T>(T) {
-    for_rows(gate_up.size(0), k, [&](int64_t begin, int64_t end) {
-      cpu::loops().of<T>().swiglu_backward(const_data<T>(dy) + begin * k, const_data<T>(gate_up) + begin * 2 * k,
-                                           end - begin, k, data<T>(d) + begin * 2 * k);
-    });
-  });
-  return d;
+// x = the projection's input, rows [begin, end). `in` is contiguous.
+template <class T>
+void make_rows(const Input& input, const at::Tensor& in, const at::Tensor& x, const at::Tensor& rstd, int64_t begin,
+               int64_t end) {
+  using Sum = typename cpu::LoopTable<T>::Sum;
+  const auto& loops = cpu::loops().of<T>();
+  const int64_t k = x.size(1);
+  const T* from = const_data<T>(in) + begin * in.size(1);
+  if (input.source == Source::norm)
+    loops.rms_norm(from, const_data<T>(input.norm->current_weight()), input.norm->eps, end - begin, k,
+                   data<T>(x) + begin * k, data<Sum>(rstd) + begin);
+  if (input.source == Source::swiglu) loops.swiglu(from, end - begin, k, data<T>(x) + begin * k);
 }
 
-at::Tensor make_x(const Input& input, at::Tensor* rstd) {
+struct MadeInput {
+  at::Tensor in, x, rstd;
+};
+MadeInput room_for(const Input& input) {
+  const at::Tensor in = input.in.contiguous();
+  const int64_t m = in.size(0);
   switch (input.source) {
     case Source::norm:
-      return rms_norm(input.in.contiguous(), input.norm->current_weight(), input.norm->eps, rstd);
+      return {in, empty_rows(m, in.size(1), in.options()),
+              at::empty({m}, in.options().dtype(sum_dtype(in.scalar_type())))};
     case Source::swiglu:
-      return swiglu(input.in.contiguous());
+      return {in, empty_rows(m, in.size(1) / 2, in.options()), {}};
     default:
-      return input.in.contiguous();
+      return {in, in, {}};
   }
 }
 
 }  // namespace
 
 Projected project(const Input& input, Projection& projection, const Pass& pass, const at::Tensor& residual) {
-  Projected made;
-  const at::Tensor x = make_x(input, &made.rstd);
-  made.y = gemm_nt(x, projection.current_weight());
-  for (Module& m : projection.modules) {
-    if (!m.has_update()) continue;
-    const at::Tensor dropped = pass.dropout > 0 ? dropout(x, pass, m.index) : x;
-    const at::Tensor s = gemm_nt(dropped, m.a_image.of(m.a, x.scalar_type())).mul_(m.scale);
-    made.y.narrow(1, m.begin, m.end - m.begin).addmm_(s, m.b_image.of(m.b, x.scalar_type()).t());
-    made.s.push_back(s);
-  }
-  if (residual.defined()) made.y.add_(residual);
-  return made;
+  const MadeInput made = room_for(input);
+  const at::Tensor& x = made.x;
+  const int64_t m = x.size(0), k = x.size(1), n = projection.out_features();
+  std::vector<Update> updates = updates_of(projection, pass, x.scalar_type());
+  Projected result;
+  result.rstd = made.rstd;
+  with_dtype(x.scalar_type(), [&]<class T>(T) {
+    const auto& loops = cpu::loops().of<T>();
+    const ThreadScratch scratch = scratch_for<T>(updates);
+    for (Update& u : updates) {
+      u.packed = pack<T>(u.a, /*transposed=*/true);
+      u.s = at::empty({m, u.rank()}, x.options());
+      result.s.push_back(u.s);
+    }
+    if (input.source != Source::plain || !updates.empty())
+      for_row_blocks(m, k, [&](int64_t begin, int64_t end) {
+        make_rows<T>(input, made.in, x, made.rstd, begin, end);
+        for (const Update& u : updates) {
+          cpu::DropoutCounters counters;
+          loops.low_rank_down(const_data<T>(x) + begin * k, k, u.dropout(begin, counters), end - begin, k,
+                              u.packed.const_data_ptr(), u.rank(), u.module->scale, data<T>(u.s) + begin * u.rank(),
+                              scratch.mine());
+        }
+      });
+    result.y = gemm_nt(x, projection.current_weight());
+    for (Update& u : updates) u.packed = pack<T>(u.b, /*transposed=*/true);
+    const at::Tensor added = residual.defined() ? residual.contiguous() : residual;
+    if (added.defined() || !updates.empty())
+      for_row_blocks(m, n, [&](int64_t begin, int64_t end) {
+        T* y = data<T>(result.y) + begin * n;
+        for (const Update& u : updates)
+          loops.low_rank_up(const_data<T>(u.s) + begin * u.rank(), u.packed.const_data_ptr(), u.rank(), nullptr,
+                            end - begin, u.outputs(), y + u.module->begin, n, scratch.mine());
+        if (added.defined()) loops.add(const_data<T>(added) + begin * n, (end - begin) * n, y);
+      });
+  });
+  return result;
 }
 
 ProjectedGradient project_backward(const at::Tensor& dy_in, const Input& input, Projection& projection,
-                                   const Pass& pass, const std::vector<at::Tensor>& s, const at::Tensor& through,
+                                   const Pass& pass, const std::vector<at::Tensor>& s, const at::Tensor& through_in,
                                    bool needs_d_in) {
   const at::Tensor dy = dy_in.contiguous();
+  const int64_t m = dy.size(0), n = dy.size(1), k = projection.in_features();
   const bool has_gain = input.norm && input.norm->master.defined(), needs_dx = needs_d_in || has_gain;
-  const at::Tensor x = projection.trains() ? make_x(input, nullptr) : at::Tensor();
   ProjectedGradient gradient;
+  MadeInput made;
+  if (input.in.defined()) made = room_for(input);
+  std::vector<Update> updates = updates_of(projection, pass, dy.scalar_type());
   at::Tensor dx;
-  if (needs_dx) dx = gemm_nn(dy, projection.current_weight());
-  size_t update = 0;
-  for (Module& m : projection.modules) {
-    if (!m.trains()) continue;
-    const at::Tensor dy_m = dy.narrow(1, m.begin, m.end - m.begin);
-    if (m.master.defined()) gradient.leaves.push_back(gemm_tn(dy_m, x));
-    if (!m.has_update()) continue;
-    const at::Tensor ds = gemm_nn(dy_m, m.b_image.of(m.b, dy.scalar_type())).mul_(m.scale);
-    const at::Tensor dropped = pass.dropout > 0 ? dropout(x, pass, m.index) : x;
-    gradient.leaves.push_back(gemm_tn(ds, dropped));
-    gradient.leaves.push_back(gemm_tn(dy_m, s[update++]));
-    if (!needs_dx) continue;
-    const at::Tensor low_rank = gemm_nn(ds, m.a_image.of(m.a, dy.scalar_type()));
-    if (pass.dropout > 0) {
-      dropout_add(dx, low_rank, pass, m.index);
-    } else {
-      dx.add_(low_rank);
+  with_dtype(dy.scalar_type(), [&]<class T>(T) {
+    using Sum = typename cpu::LoopTable<T>::Sum;
+    const auto& loops = cpu::loops().of<T>();
+    const ThreadScratch scratch = scratch_for<T>(updates);
+
+    // x once more, and dS = scale dY B.
+    for (Update& u : updates) {
+      u.packed = pack<T>(u.b, /*transposed=*/false);
+      u.s = at::empty({m, u.rank()}, dy.options());
     }
-  }
-  switch (input.source) {
-    case Source::norm:
-      if (needs_dx) {
-        auto [dh, dg] = rms_norm_backward(dx, input.in.contiguous(), input.norm->current_weight(), input.rstd,
-                                          through.defined() ? through.contiguous() : through, has_gain);
-        if (needs_d_in) gradient.d_in = dh;
-        gradient.d_gain = dg;
+    if (projection.trains())
+      for_row_blocks(m, n, [&](int64_t begin, int64_t end) {
+        make_rows<T>(input, made.in, made.x, made.rstd, begin, end);
+        for (const Update& u : updates)
+          loops.low_rank_down(const_data<T>(dy) + begin * n + u.module->begin, n, nullptr, end - begin, u.outputs(),
+                              u.packed.const_data_ptr(), u.rank(), u.module->scale, data<T>(u.s) + begin * u.rank(),
+                              scratch.mine());
+      });
+
+    // dA = dS^T drop(x), dB = dY^T S: by columns, which no two threads share.
+    struct Columns {
+      const Update* update;
+      const at::Tensor *s, *gradient;
+      bool of_b;
+      int64_t begin;
+    };
+    std::vector<Columns> columns;
+    std::vector<at::Tensor> leaves;
+    leaves.reserve(3 * projection.modules.size());
+    size_t next = 0;
+    for (Module& module : projection.modules) {
+      if (module.master.defined())
+        leaves.push_back(gemm_tn(dy.narrow(1, module.begin, module.end - module.begin), made.x));
+      if (!module.has_update()) continue;
+      const Update& u = updates[next];
+      const auto options = dy.options().dtype(sum_dtype(dy.scalar_type()));
+      leaves.push_back(at::empty({u.rank(), k}, options));
+      for (int64_t j = 0; j < k; j += cpu::kLowRankColumns) columns.push_back({&u, &u.s, &leaves.back(), false, j});
+      leaves.push_back(at::empty({u.outputs(), u.rank()}, options));
+      for (int64_t j = 0; j < u.outputs(); j += cpu::kLowRankColumns)
+        columns.push_back({&u, &s[next], &leaves.back(), true, j});
+      ++next;
+    }
+    at::parallel_for(0, static_cast<int64_t>(columns.size()), 1, [&](int64_t first, int64_t last) {
+      for (int64_t i = first; i < last; ++i) {
+        const Columns& c = columns[static_cast<size_t>(i)];
+        const Update& u = *c.update;
+        const int64_t width = std::min(cpu::kLowRankColumns, (c.of_b ? u.outputs() : k) - c.begin);
+        cpu::DropoutCounters counters;
+        if (c.of_b) {
+          loops.low_rank_gradient(const_data<T>(*c.s), u.rank(), const_data<T>(dy) + u.module->begin, n, nullptr, m,
+                                  c.begin, width, data<Sum>(*c.gradient), 1, u.rank(), scratch.mine());
+        } else {
+          loops.low_rank_gradient(const_data<T>(*c.s), u.rank(), const_data<T>(made.x), k, u.dropout(0, counters), m,
+                                  c.begin, width, data<Sum>(*c.gradient), k, 1, scratch.mine());
+        }
       }
-      break;
-    case Source::swiglu:
-      if (needs_d_in) gradient.d_in = swiglu_backward(dx, input.in.contiguous());
-      break;
-    case Source::plain:
-      gradient.d_in = dx;
-  }
+    });
+    gradient.leaves = std::move(leaves);
+    if (!needs_dx) return;
+
+    // dX = dY W + mask (dS A), and through what made x.
+    if (input.source != Source::plain) made.x = at::Tensor();
+    dx = gemm_nn(dy, projection.current_weight());
+    for (Update& u : updates) u.packed = pack<T>(u.a, /*transposed=*/false);
+    const at::Tensor through = through_in.defined() ? through_in.contiguous() : through_in;
+    if (input.source != Source::plain) gradient.d_in = empty_rows(m, made.in.size(1), dy.options());
+    if (input.source == Source::plain && updates.empty()) return;
+    const at::Tensor gain = input.norm ? input.norm->current_weight() : at::Tensor();
+    // The gain's gradient: partial sums over blocks of rows, added in order.
+    const at::Tensor partial = has_gain ? at::zeros({(m + kRowBlock - 1) / kRowBlock, k}, input.rstd.options()) : gain;
+    for_row_blocks(m, k, [&](int64_t begin, int64_t end) {
+      T* rows = data<T>(dx) + begin * k;
+      for (const Update& u : updates) {
+        cpu::DropoutCounters counters;
+        loops.low_rank_up(const_data<T>(u.s) + begin * u.rank(), u.packed.const_data_ptr(), u.rank(),
+                          u.dropout(begin, counters), end - begin, k, rows, k, scratch.mine());
+      }
+      if (input.source == Source::plain) return;
+      const T* in = const_data<T>(made.in) + begin * made.in.size(1);
+      T* d_in = data<T>(gradient.d_in) + begin * made.in.size(1);
+      if (input.source == Source::norm) {
+        loops.rms_norm_backward(rows, in, const_data<T>(gain), const_data<Sum>(input.rstd) + begin,
+                                through.defined() ? const_data<T>(through) + begin * k : nullptr, end - begin, k, d_in,
+                                has_gain ? data<Sum>(partial) + begin / kRowBlock * k : nullptr);
+      } else {
+        loops.swiglu_backward(rows, in, end - begin, k, d_in);
+      }
+    });
+    if (has_gain) gradient.d_gain = partial.sum(0);
+  });
+  if (input.source == Source::plain) gradient.d_in = dx;
+  if (!needs_d_in) gradient.d_in = at::Tensor();
   return gradient;
 }
 

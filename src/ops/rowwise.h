@@ -6,6 +6,9 @@
 
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
+
+#include <algorithm>
 
 namespace rankfold::ops {
 
@@ -39,6 +42,33 @@ void for_rows(int64_t rows, int64_t row_elements, F&& f) {
   at::parallel_for(0, rows, grain, [&](int64_t begin, int64_t end) { f(begin, end); });
 }
 
+// f(begin, end) for blocks of rows, each by one thread.
+constexpr int64_t kRowBlock = 64;
+template <class F>
+void for_row_blocks(int64_t rows, int64_t row_elements, F&& f) {
+  for_rows((rows + kRowBlock - 1) / kRowBlock, kRowBlock * row_elements, [&](int64_t first, int64_t last) {
+    for (int64_t block = first; block < last; ++block) f(block * kRowBlock, std::min((block + 1) * kRowBlock, rows));
+  });
+}
+
+// A block of memory for each thread of a parallel region.
+class ThreadScratch {
+ public:
+  explicit ThreadScratch(int64_t bytes)
+      : bytes_(bytes), blocks_(at::empty({at::get_num_threads(), bytes}, at::kByte)) {}
+  void* mine() const { return static_cast<char*>(blocks_.data_ptr()) + at::get_thread_num() * bytes_; }
+
+ private:
+  int64_t bytes_;
+  at::Tensor blocks_;
+};
+
 inline at::ScalarType sum_dtype(at::ScalarType dtype) { return dtype == at::kDouble ? at::kDouble : at::kFloat; }
+
+// A matrix whose storage goes on to a multiple of kProductRows rows, so that products can be of few sizes (gemm.h).
+constexpr int64_t kProductRows = 64;
+inline at::Tensor empty_rows(int64_t rows, int64_t columns, const at::TensorOptions& options) {
+  return at::empty({(rows + kProductRows - 1) / kProductRows * kProductRows, columns}, options).narrow(0, 0, rows);
+}
 
 }  // namespace rankfold::ops

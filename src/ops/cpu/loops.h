@@ -1,7 +1,7 @@
-// The single-pass loops of the CPU path over raw pointers, one table per element type. src/ops/cpu/loops.cpp is
-// compiled once per instruction set; loops() picks the widest the processor has. Callers split the rows over threads.
-// Legend: M tokens (rows), K inputs, V vocabulary, D head size. All matrices are row-major and contiguous unless a
-// pitch is given. Sums are fp32 (double for double).
+// The loops of the CPU path over raw pointers, one table per element type. src/ops/cpu/loops.cpp is compiled once per
+// instruction set; loops() picks the widest the processor has. Callers split the rows over threads.
+// Legend: M tokens (rows), K inputs, N outputs, R rank, V vocabulary, D head size. All matrices are row-major and
+// contiguous unless a pitch is given. Sums are fp32 (double for double). Scratch blocks are aligned to 64 bytes.
 #pragma once
 
 #include <cstdint>
@@ -31,6 +31,28 @@ struct SumOf<double> {
   using type = double;
 };
 
+// One key/value head of one sequence and the query heads it serves.
+template <class T>
+struct Attention {
+  int64_t length, size, group;  // tokens, D, query heads
+  double scale;                 // of the scores
+  const T *q, *k, *v;           // rotated, [length] rows; query head g at q + g * size
+  int64_t pitch;                // of q, k and v
+  T* out;                       // as q; written forward, read backward
+  int64_t out_pitch;
+  typename SumOf<T>::type* lse;  // [group][length], log-sum-exp of each row's scores; as out
+  int64_t lse_pitch;
+};
+template <class T>
+struct AttentionGradient {
+  const T* d_out;  // as out
+  int64_t d_out_pitch;
+  T *dq, *dk, *dv;  // as q, k, v
+  int64_t pitch;
+};
+
+constexpr int64_t kLowRankColumns = 512;
+
 template <class T>
 struct LoopTable {
   using Sum = typename SumOf<T>::type;
@@ -42,15 +64,35 @@ struct LoopTable {
   // y = silu(gate) * up, gate and up side by side in a row of 2 K.
   void (*swiglu)(const T* gate_up, int64_t m, int64_t k, T* y_MK);
   void (*swiglu_backward)(const T* dy_MK, const T* gate_up, int64_t m, int64_t k, T* dgate_up);
-  // Rotates pairs (i, i + D/2) of `heads` heads in place; cos, sin [P, D/2] are read at positions; sign -1 turns back.
-  void (*rope)(T* x, int64_t pitch, const int64_t* position_M, const float* cos, const float* sin, int64_t m,
-               int64_t heads, int64_t d, float sign);
+  // y [M, (heads + plain) D] = x with pairs (i, i + D/2) of the first `heads` heads rotated, the `plain` heads after
+  // them as they are; y may be x where the pitches agree. cos, sin [P, D/2] are read at positions; sign -1 turns back.
+  void (*rope)(const T* x, int64_t pitch, const int64_t* position_M, const float* cos, const float* sin, int64_t m,
+               int64_t heads, int64_t plain, int64_t d, float sign, T* y);
+  void (*add)(const T* x, int64_t count, T* y);  // y += x
   // y = mask * scale * x
   void (*dropout)(const T* x_MK, const DropoutCounters& c, int64_t m, int64_t k, T* y_MK);
-  // y += mask * scale * x
-  void (*dropout_add)(const T* x_MK, const DropoutCounters& c, int64_t m, int64_t k, T* y_MK);
   // loss_M = logsumexp(x) - x[label]; x becomes softmax(x) - onehot(label) where `gradient`.
   void (*cross_entropy)(T* x_MV, const int64_t* label_M, int64_t m, int64_t v, bool gradient, double* loss_M);
+
+  // Bytes of scratch that attention (or its backward) needs for sequences up to `length`.
+  int64_t (*attention_scratch)(int64_t length, int64_t size, bool backward);
+  void (*attention)(const Attention<T>& unit, void* scratch);
+  void (*attention_backward)(const Attention<T>& unit, const AttentionGradient<T>& gradient, void* scratch);
+
+  // Low-rank factors x [m, k] are packed first: with k summed (transposed) or with m summed.
+  int64_t (*low_rank_packed)(int64_t m, int64_t k, bool transposed);  // bytes
+  void (*low_rank_pack)(const T* x_MK, int64_t m, int64_t k, bool transposed, void* packed);
+  int64_t (*low_rank_scratch)(int64_t rank);  // bytes, of all three
+  // s [M, R] = scale * drop(x) f, f [K, R] packed with K summed; c null: no dropout.
+  void (*low_rank_down)(const T* x, int64_t pitch, const DropoutCounters* c, int64_t m, int64_t k, const void* packed,
+                        int64_t rank, double scale, T* s_MR, void* scratch);
+  // y [M, N] += drop(s f), f [R, N] packed with R summed.
+  void (*low_rank_up)(const T* s_MR, const void* packed, int64_t rank, const DropoutCounters* c, int64_t m, int64_t n,
+                      T* y, int64_t pitch, void* scratch);
+  // Columns [begin, begin + columns) of s^T drop(x) [R, N], element (r, n) at gradient + r * row + n * column.
+  // begin: a multiple of kLowRankColumns; columns: at most that.
+  void (*low_rank_gradient)(const T* s_MR, int64_t rank, const T* x, int64_t pitch, const DropoutCounters* c, int64_t m,
+                            int64_t begin, int64_t columns, Sum* gradient, int64_t row, int64_t column, void* scratch);
 };
 
 struct Loops {

@@ -1,0 +1,164 @@
+// Causal attention of one key/value head over one sequence, in blocks of query rows: each sees all keys up to its last
+// row, so that the softmax of a row is made at once.
+#pragma once
+
+#include "ops/cpu/product.h"
+
+namespace rankfold::cpu {
+namespace {
+
+constexpr int64_t kQueryRows = 64;
+
+template <class T>
+struct AttentionRoom {
+  using W = WordOf<T>;
+  using S = Sum<T>;
+  int64_t ld, ld_size;  // padded length and head size
+  W *key_t, *value;     // [words(size)][ld], [words(length)][ld_size]
+  S *score, *result;    // [rows][ld], [rows][ld_size]
+  W *query, *weight;    // [rows][words(size)], [rows][words(ld)]
+  // Of backward alone:
+  W *value_t, *key;        // as key_t and value
+  S* d_score;              // [rows][ld]
+  S *d_key_t, *d_value_t;  // [size][ld]
+  W* d_out;                // [rows][words(size)]
+  W *weight_rows, *d_score_rows, *query_rows,
+      *d_out_rows;  // rows summed: [words(rows)][ld], ..., [words(rows)][ld_size]
+
+  AttentionRoom(int64_t length, int64_t size, bool backward, Scratch& scratch)
+      : ld(padded<T>(length)), ld_size(padded<T>(size)) {
+    const int64_t rows = least(kQueryRows, length);
+    key_t = scratch.take<W>(words<T>(size) * ld);
+    value = scratch.take<W>(words<T>(length) * ld_size);
+    score = scratch.take<S>(rows * ld);
+    result = scratch.take<S>(rows * ld_size);
+    query = scratch.take<W>(rows * words<T>(size));
+    weight = scratch.take<W>(rows * words<T>(ld));
+    if (!backward) return;
+    value_t = scratch.take<W>(words<T>(size) * ld);
+    key = scratch.take<W>(words<T>(length) * ld_size);
+    d_score = scratch.take<S>(rows * ld);
+    d_key_t = scratch.take<S>(size * ld);
+    d_value_t = scratch.take<S>(size * ld);
+    d_out = scratch.take<W>(rows * words<T>(size));
+    weight_rows = scratch.take<W>(words<T>(rows) * ld);
+    d_score_rows = scratch.take<W>(words<T>(rows) * ld);
+    query_rows = scratch.take<W>(words<T>(rows) * ld_size);
+    d_out_rows = scratch.take<W>(words<T>(rows) * ld_size);
+  }
+};
+
+template <class T>
+int64_t attention_scratch(int64_t length, int64_t size, bool backward) {
+  Scratch count(nullptr);
+  AttentionRoom<T>(length, size, backward, count);
+  return count.used();
+}
+
+template <class T>
+void attention(const Attention<T>& u, void* block) {
+  using S = Sum<T>;
+  Scratch scratch(block);
+  const AttentionRoom<T> room(u.length, u.size, false, scratch);
+  const int64_t size_words = words<T>(u.size);
+  const S scale = static_cast<S>(u.scale);
+  pack_transposed<T>(u.k, u.pitch, u.length, u.size, room.key_t, room.ld);
+  pack_rows<T>(u.v, u.pitch, u.length, u.size, room.value, room.ld_size);
+  for (int64_t head = 0; head < u.group; ++head) {
+    for (int64_t begin = 0; begin < u.length; begin += kQueryRows) {
+      const int64_t end = least(u.length, begin + kQueryRows), rows = end - begin, wide = padded<T>(end);
+      const T* q = u.q + begin * u.pitch + head * u.size;
+      product<T>(rows, end, size_words, rows_operand<T>(q, u.pitch, rows, u.size, room.query), room.key_t, room.ld,
+                 room.score, room.ld, false);
+      for (int64_t i = 0; i < rows; ++i) {
+        S* p = room.score + i * room.ld;
+        const int64_t seen = begin + i + 1;
+        S largest = p[0], sum = 0;
+#pragma omp simd reduction(max : largest)
+        for (int64_t j = 0; j < seen; ++j) largest = p[j] > largest ? p[j] : largest;
+#pragma omp simd reduction(+ : sum)
+        for (int64_t j = 0; j < seen; ++j) {
+          p[j] = exponential((p[j] - largest) * scale);
+          sum += p[j];
+        }
+        for (int64_t j = seen; j < wide; ++j) p[j] = 0;
+        u.lse[head * u.lse_pitch + begin + i] = largest * scale + static_cast<S>(::log(static_cast<double>(sum)));
+        const S inverse = 1 / sum;
+#pragma omp simd
+        for (int64_t j = 0; j < seen; ++j) p[j] *= inverse;
+      }
+      product<T>(rows, u.size, words<T>(end), rows_operand<T>(room.score, room.ld, rows, wide, room.weight), room.value,
+                 room.ld_size, room.result, room.ld_size, false);
+      for (int64_t i = 0; i < rows; ++i) {
+        const S* from = room.result + i * room.ld_size;
+        T* to = u.out + (begin + i) * u.out_pitch + head * u.size;
+#pragma omp simd
+        for (int64_t j = 0; j < u.size; ++j) store(to[j], from[j]);
+      }
+    }
+  }
+}
+
+template <class T>
+void attention_backward(const Attention<T>& u, const AttentionGradient<T>& g, void* block) {
+  using S = Sum<T>;
+  Scratch scratch(block);
+  const AttentionRoom<T> room(u.length, u.size, true, scratch);
+  const int64_t size_words = words<T>(u.size);
+  const S scale = static_cast<S>(u.scale);
+  pack_transposed<T>(u.k, u.pitch, u.length, u.size, room.key_t, room.ld);
+  pack_transposed<T>(u.v, u.pitch, u.length, u.size, room.value_t, room.ld);
+  pack_rows<T>(u.k, u.pitch, u.length, u.size, room.key, room.ld_size);
+  for (int64_t i = 0; i < u.size * room.ld; ++i) room.d_key_t[i] = room.d_value_t[i] = 0;
+  for (int64_t head = 0; head < u.group; ++head) {
+    for (int64_t begin = 0; begin < u.length; begin += kQueryRows) {
+      const int64_t end = least(u.length, begin + kQueryRows), rows = end - begin, wide = padded<T>(end);
+      const T* q = u.q + begin * u.pitch + head * u.size;
+      const T* out = u.out + begin * u.out_pitch + head * u.size;
+      const T* d_out = g.d_out + begin * g.d_out_pitch + head * u.size;
+      product<T>(rows, end, size_words, rows_operand<T>(q, u.pitch, rows, u.size, room.query), room.key_t, room.ld,
+                 room.score, room.ld, false);
+      product<T>(rows, end, size_words, rows_operand<T>(d_out, g.d_out_pitch, rows, u.size, room.d_out), room.value_t,
+                 room.ld, room.d_score, room.ld, false);
+      for (int64_t i = 0; i < rows; ++i) {
+        S *p = room.score + i * room.ld, *d = room.d_score + i * room.ld, delta = 0;
+        const T *o = out + i * u.out_pitch, *d_o = d_out + i * g.d_out_pitch;
+        const int64_t seen = begin + i + 1;
+        const S lse = u.lse[head * u.lse_pitch + begin + i];
+#pragma omp simd reduction(+ : delta)
+        for (int64_t j = 0; j < u.size; ++j) delta += load(o[j]) * load(d_o[j]);
+#pragma omp simd
+        for (int64_t j = 0; j < seen; ++j) {
+          p[j] = exponential(p[j] * scale - lse);
+          d[j] = p[j] * (d[j] - delta) * scale;
+        }
+        for (int64_t j = seen; j < wide; ++j) p[j] = d[j] = 0;
+      }
+      product<T>(rows, u.size, words<T>(end), rows_operand<T>(room.d_score, room.ld, rows, wide, room.weight), room.key,
+                 room.ld_size, room.result, room.ld_size, false);
+      for (int64_t i = 0; i < rows; ++i) {
+        const S* from = room.result + i * room.ld_size;
+        T* to = g.dq + (begin + i) * g.pitch + head * u.size;
+#pragma omp simd
+        for (int64_t j = 0; j < u.size; ++j) store(to[j], from[j]);
+      }
+      // dV^T += dO^T P, dK^T += Q^T dS: the block's rows are summed.
+      pack_rows<T>(room.score, room.ld, rows, wide, room.weight_rows, room.ld);
+      pack_rows<T>(room.d_score, room.ld, rows, wide, room.d_score_rows, room.ld);
+      pack_rows<T>(d_out, g.d_out_pitch, rows, u.size, room.d_out_rows, room.ld_size);
+      pack_rows<T>(q, u.pitch, rows, u.size, room.query_rows, room.ld_size);
+      product<T>(u.size, end, words<T>(rows), {room.d_out_rows, 1, room.ld_size}, room.weight_rows, room.ld,
+                 room.d_value_t, room.ld, true);
+      product<T>(u.size, end, words<T>(rows), {room.query_rows, 1, room.ld_size}, room.d_score_rows, room.ld,
+                 room.d_key_t, room.ld, true);
+    }
+  }
+  for (int64_t i = 0; i < u.length; ++i)
+    for (int64_t j = 0; j < u.size; ++j) {
+      store(g.dk[i * g.pitch + j], room.d_key_t[j * room.ld + i]);
+      store(g.dv[i * g.pitch + j], room.d_value_t[j * room.ld + i]);
+    }
+}
+
+}  // namespace
+}  // namespace rankfold::cpu
