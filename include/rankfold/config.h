@@ -25,6 +25,9 @@ using Aliases = std::initializer_list<const char*>;
 // said.
 using ModuleNames = std::variant<StringList, std::string>;
 
+// "5GB", "500MB" (powers of ten, as in Hugging Face's tools), "4GiB", or a number of bytes; nullopt otherwise.
+std::optional<uint64_t> parse_size(const std::string& text);
+
 namespace allow {
 inline constexpr auto any = [](const auto&) { return true; };
 inline constexpr auto text = [](const std::string& x) { return !x.empty(); };
@@ -111,6 +114,7 @@ struct DataConfig {
   std::string prompt_template = "{question}\n";
   bool train_on_prompt = false;
   std::map<std::string, std::string> columns = {};  // {"question": "query"}: the file's name for one of ours
+  std::string cache_dir = {};                       // empty: nothing is written
 
   template <class V>
   void fields(V&& v) {
@@ -123,6 +127,9 @@ struct DataConfig {
       {"template"});
     v("train_on_prompt", train_on_prompt, "learn the prompt too", allow::any, "true or false", {"train_on_inputs"});
     v("columns", columns, "object: our name of a column -> the file's name", allow::any, "an object of texts", {});
+    v("cache_dir", cache_dir,
+      "folder for tokenised data, which later runs read; lora-train's default: output_dir/cache", allow::any, "a path",
+      {"tokenized_path", "dataset_prepared_path"});
   }
 };
 
@@ -148,7 +155,8 @@ struct TrainConfig {
   int64_t save_steps = 500;      // 0: only at the end
   int64_t save_total_limit = 0;  // 0: keep all
   std::string resume_from_checkpoint = {};
-  std::string gradient_checkpointing = "none";
+  std::string gradient_checkpointing = "auto";
+  std::string memory_budget = {};
 
   template <class V>
   void fields(V&& v) {
@@ -186,8 +194,10 @@ struct TrainConfig {
     v("resume_from_checkpoint", resume_from_checkpoint, "a checkpoint folder, or auto: the newest whole one",
       allow::any, "a path or auto", {"resume"});
     v("gradient_checkpointing", gradient_checkpointing,
-      "what is computed again in the backward pass instead of kept: none, mlp or full",
-      allow::one_of({"none", "mlp", "full"}), "none, mlp or full", {});
+      "what is computed again in the backward pass instead of kept: none, mlp, full, or auto: the least that fits",
+      allow::one_of({"none", "mlp", "full", "auto"}), "none, mlp, full or auto", {});
+    v("memory_budget", memory_budget, "most memory that the run may take, such as 16GB; empty: what is there",
+      [](const std::string& x) { return x.empty() || parse_size(x); }, "a size such as 16GB or 500MB", {});
   }
 };
 

@@ -34,20 +34,33 @@ struct BatchOptions {
   bool shuffle = true;  // order = f(seed, epoch); false keeps the file's order
 };
 
+class Batches;
+
+// A handle; copies share the rows. Thread safe. With a cache_dir the rows lie in a file there and are read when they are
+// asked for: memory is 8 bytes a row. Without, 4 bytes a token besides. Opening needs 24 bytes a row more for a while.
 class Dataset {
  public:
   // `tokenizer` may be null when every row holds input_ids. `vocab_size`: rows of the model's embedding; a token id
   // beyond it is an error that names the row. Throws UserError with file:line for a broken row, and if nothing is left.
+  //
+  // config.cache_dir: rows that were tokenised there from the same bytes, by the same tokenizer and with the same
+  // settings are read; others, and a damaged file, are replaced. Throws Error(kStorage) where it cannot be written to.
   static Dataset open(const std::filesystem::path& path, const Tokenizer* tokenizer, const DataConfig& config,
                       int64_t vocab_size);
 
+  // Where open() keeps the rows of this file; empty without a cache_dir.
+  static std::filesystem::path cache_file(const std::filesystem::path& path, const DataConfig& config);
+
   int64_t size() const;
-  const Example& operator[](int64_t index) const;
+  Example operator[](int64_t index) const;  // Error(kStorage) where the cache cannot be read any more
+  int64_t length(int64_t index) const;      // tokens of the row, which is not read for it
   const DatasetReport& report() const;
   uint64_t fingerprint() const;  // of all ids and labels: a resumed run checks that it sees the same data
+  // One line on the cache: whether it was read or written, and why it was of no use; empty without a cache_dir.
+  const std::string& cache_note() const;
 
   // One epoch in batches, in the order of `options`; each its own optimizer step (Batch::step counts them).
-  std::vector<Batch> batches(const BatchOptions& options) const;
+  Batches batches(const BatchOptions& options) const;
 
   // The rows with these indices as one batch.
   Batch batch(const std::vector<int64_t>& indices) const;
@@ -55,6 +68,30 @@ class Dataset {
  private:
   struct State;
   std::shared_ptr<const State> state_;
+};
+
+// The batches of an epoch, for a range-based for. Each is made when it is asked for: together they may be larger than
+// memory.
+class Batches {
+ public:
+  Batches(Dataset dataset, const BatchOptions& options);
+  int64_t size() const;
+  Batch operator[](int64_t index) const;
+
+  struct Iterator {
+    const Batches* batches = nullptr;
+    int64_t index = 0;
+    Batch operator*() const { return (*batches)[index]; }
+    Iterator& operator++() { return ++index, *this; }
+    bool operator==(const Iterator&) const = default;
+  };
+  Iterator begin() const { return {this, 0}; }
+  Iterator end() const { return {this, size()}; }
+
+ private:
+  Dataset dataset_;
+  int64_t rows_;
+  std::vector<int64_t> order_;
 };
 
 // A permutation of 0 ... size - 1 that depends on (seed, epoch) alone, the same on every machine.

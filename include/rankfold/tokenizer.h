@@ -27,6 +27,7 @@ class Tokenizer {
   std::optional<int32_t> bos() const;  // to be put before every sequence; nullopt: nothing is put there
   int32_t eos() const;
   int64_t size() const;
+  uint64_t fingerprint() const;  // of tokenizer.model, bos and eos: where it is the same, so are the ids of every text
 
  private:
   struct State;

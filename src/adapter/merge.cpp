@@ -1,5 +1,6 @@
 #include "adapter/peft_format.h"
 #include "core/check.h"
+#include "core/config.h"
 #include "core/file.h"
 #include "core/json.h"
 #include "io/dtype.h"
@@ -12,7 +13,6 @@
 #include <nlohmann/json.hpp>
 
 #include <algorithm>
-#include <charconv>
 #include <cstdio>
 #include <map>
 #include <optional>
@@ -42,26 +42,15 @@ std::vector<LinearModule> linear_modules(const ModelFolder& base) {
   return linears;
 }
 
+uint64_t shard_size(const std::string& text) {
+  if (const auto bytes = parse_size(text)) return *bytes;
+  fail("max_shard_size: expected a size such as 5GB, 500MB or a number of bytes, got '", text, "'");
+}
+
 std::optional<at::ScalarType> parse_dtype(const std::string& name) {
   if (name == "auto") return std::nullopt;
   if (const auto dtype = parse_model_dtype(name, /*short_names=*/true)) return dtype;
   fail("dtype: expected auto, float32, bfloat16 or float16, got '", name, "'");
-}
-
-// "5GB", "500MB" (powers of ten, as in Hugging Face's tools), "4GiB", or bytes.
-uint64_t parse_size(const std::string& text) {
-  static const std::map<std::string, double> kUnits{{"", 1},          {"B", 1},         {"KB", 1e3},
-                                                    {"MB", 1e6},      {"GB", 1e9},      {"TB", 1e12},
-                                                    {"KIB", 1 << 10}, {"MIB", 1 << 20}, {"GIB", 1 << 30}};
-  double number = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
-  std::string unit(end, text.data() + text.size());
-  for (char& c : unit) c = static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
-  const auto found = kUnits.find(unit);
-  const double bytes = error == std::errc() && found != kUnits.end() ? number * found->second : 0;
-  if (!(bytes >= 1 && bytes < 1e18))
-    fail("max_shard_size: expected a size such as 5GB, 500MB or a number of bytes, got '", text, "'");
-  return static_cast<uint64_t>(bytes);
 }
 
 struct Shard {
@@ -83,7 +72,7 @@ class Merger {
       const std::string weight = match.module.name + ".weight";
       matches_.emplace(weight, std::move(match));
     }
-    shards_ = options.max_shard_size.empty() ? base_shards() : new_shards(parse_size(options.max_shard_size));
+    shards_ = options.max_shard_size.empty() ? base_shards() : new_shards(shard_size(options.max_shard_size));
     has_new_index_ = dtype_ || !options.max_shard_size.empty();
   }
 

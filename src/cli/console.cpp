@@ -86,6 +86,7 @@ void print_report(std::ostream& out, const std::string& path, const Dataset& dat
   if (report.dropped) out << "; " << report.dropped << " longer than " << config.max_length << " left out";
   if (report.without_labels) out << "; " << report.without_labels << " without anything to learn left out";
   out << "\n";
+  if (!dataset.cache_note().empty()) out << dataset.cache_note() << "\n";
 }
 
 void print_sample(const Dataset& dataset, const Tokenizer* tokenizer) {

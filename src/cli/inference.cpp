@@ -1,6 +1,9 @@
 #include "cli/inference.h"
 
+#include "core/file.h"
 #include "core/json.h"
+#include "data/rows.h"
+#include "rankfold/dataset.h"
 
 #include <nlohmann/json.hpp>
 
@@ -24,6 +27,12 @@ void use_saved_template(const ModelOptions& options, const Given& given, std::st
     prompt_template = saved.prompt_template;
     return;
   }
+}
+
+void check_data_file(const std::string& path, const DataConfig& config) {
+  const auto file = Mapping::open(path);
+  const std::filesystem::path cache = Dataset::cache_file(path, config);
+  if (cache.empty() || what_stands_at(cache) != "a file") RowFile::open(file, path);
 }
 
 }  // namespace rankfold

@@ -1,5 +1,5 @@
 // What lora-eval and lora-generate share: a base, perhaps an adapter on it, and the prompt template they were
-// trained with.
+// trained with. check_data_file is lora-train's too.
 #pragma once
 
 #include "cli/app.h"
@@ -36,5 +36,9 @@ LoadedModel load_model(const ModelOptions& options);
 // Replaces `prompt_template` by the one that lies in the adapter's folder, else in the model's, unless it was
 // given.
 void use_saved_template(const ModelOptions& options, const Given& given, std::string& prompt_template);
+
+// Reports a broken data file before the weights are read. One whose rows lie in a cache was whole when they were
+// tokenised, and looking all through a large one again takes seconds: Dataset::open finds out if it has changed.
+void check_data_file(const std::string& path, const DataConfig& config);
 
 }  // namespace rankfold

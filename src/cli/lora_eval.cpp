@@ -107,7 +107,7 @@ void run(EvalOptions& options, const Given& given) {
   check_writable("--output", options.output);
   check_writable("--predictions", options.predictions);
   use_saved_template(options.model, given, options.data.prompt_template);
-  RowFile::open(options.dataset);  // a broken file is reported before the weights are read
+  check_data_file(options.dataset, options.data);
   const LoadedModel loaded = load_model(options.model);
   const CausalLM& model = loaded.model;
   const int64_t vocab_size = model.config().vocab_size;

@@ -7,7 +7,6 @@
 #include "core/check.h"
 #include "core/file.h"
 #include "core/json.h"
-#include "data/rows.h"
 #include "ops/open_cuda.h"
 
 #include <nlohmann/json.hpp>
@@ -97,6 +96,14 @@ void check_resume(const std::string& where, const fs::path& path) {
          ": give that or auto");
 }
 
+// The rows are kept with the result, and not elsewhere unless a person says so. The config that is written stays as it
+// was given: used for another run it must not lead into this one's folder.
+DataConfig data_of(const RunConfig& config) {
+  DataConfig data = config.data;
+  if (data.cache_dir.empty()) data.cache_dir = fs::path(config.train.output_dir) / "cache";
+  return data;
+}
+
 // What can be refused before any work.
 void validate(RunConfig& config, const Given& given) {
   const auto where = [&given](const char* key) {
@@ -116,7 +123,7 @@ void validate(RunConfig& config, const Given& given) {
   check_resume(where("resume_from_checkpoint"), config.train.resume_from_checkpoint);
   if (continues) take_adapter_settings(config, given);
   ops::open_device(config.load.device);
-  RowFile::open(config.dataset);  // a broken file is reported before the weights are read
+  check_data_file(config.dataset, data_of(config));
 }
 
 Adapter make_adapter(const CausalLM& model, const RunConfig& config) {
@@ -136,9 +143,9 @@ void run(RunConfig& config, const Given& given) {
   validate(config, given);
   const CausalLM model = CausalLM::load(config.model_name_or_path, config.load);
   const Tokenizer* tokenizer = model.has_tokenizer() ? &model.tokenizer() : nullptr;
-  const Dataset dataset = Dataset::open(config.dataset, tokenizer, config.data, model.config().vocab_size);
   check_targets(model, config, targets, given);
   const Adapter adapter = make_adapter(model, config);
+  const Dataset dataset = Dataset::open(config.dataset, tokenizer, data_of(config), model.config().vocab_size);
   print_modules(model, adapter);
   print_report(std::cout, config.dataset, dataset, config.data);
   print_sample(dataset, tokenizer);

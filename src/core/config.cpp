@@ -15,6 +15,20 @@ namespace rankfold {
 using nlohmann::json;
 using nlohmann::ordered_json;
 
+std::optional<uint64_t> parse_size(const std::string& text) {
+  static const std::map<std::string, double> kUnits{{"", 1},          {"B", 1},         {"KB", 1e3},
+                                                    {"MB", 1e6},      {"GB", 1e9},      {"TB", 1e12},
+                                                    {"KIB", 1 << 10}, {"MIB", 1 << 20}, {"GIB", 1 << 30}};
+  double number = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
+  std::string unit(end, text.data() + text.size());
+  for (char& c : unit) c = static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
+  const auto found = kUnits.find(unit);
+  const double bytes = error == std::errc() && found != kUnits.end() ? number * found->second : 0;
+  if (!(bytes >= 1 && bytes < 1e18)) return std::nullopt;
+  return static_cast<uint64_t>(bytes);
+}
+
 namespace {
 
 std::vector<std::string> split(const std::string& text, char separator) {

@@ -3,6 +3,7 @@
 #include "core/check.h"
 
 #include <fcntl.h>
+#include <sys/file.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -38,6 +39,7 @@ class Descriptor {
     if (fd_ >= 0) ::close(fd_);
   }
   int get() const { return fd_; }
+  int release() { return std::exchange(fd_, -1); }
 
  private:
   int fd_;
@@ -93,6 +95,23 @@ void write_all(int fd, const char* from, size_t size, const fs::path& path) {
 
 void close_checked(int fd, const fs::path& path) {
   if (::close(fd) != 0 && errno != EINTR) storage_fail(path.string(), ": closing failed: ", reason());
+}
+
+// A file of our own to write to, from its begin. The lock keeps two writers of it apart; it ends with the descriptor, so
+// a crash leaves none. Whoever has waited for it finds the name taken away or given to another file, and starts again.
+// Where a file system has no locks there is none.
+Descriptor create_locked(const fs::path& path) {
+  for (;;) {
+    Descriptor file(retried([&] { return ::open(path.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0666); }));
+    if (file.get() < 0) storage_fail(path.string(), ": cannot be created: ", reason());
+    retried([&] { return ::flock(file.get(), LOCK_EX); });
+    struct stat ours, named;
+    if (::fstat(file.get(), &ours) != 0) storage_fail(path.string(), ": cannot be created: ", reason());
+    if (::lstat(path.c_str(), &named) != 0 || ours.st_ino != named.st_ino || ours.st_dev != named.st_dev) continue;
+    if (retried([&] { return ::ftruncate(file.get(), 0); }) != 0)
+      storage_fail(path.string(), ": cannot be emptied: ", reason());
+    return file;
+  }
 }
 
 // A name is only on the disk once its folder is.
@@ -188,6 +207,31 @@ void Mapping::forget(uint64_t begin, uint64_t end) const {
   if (begin < end) ::madvise(const_cast<std::byte*>(data_) + begin, end - begin, MADV_DONTNEED);
 }
 
+// A page that is read brings in those around it, and one at the end is not whole yet: each step begins before the end of
+// the last.
+void FilePass::forget(uint64_t position) {
+  constexpr uint64_t kAround = 128 << 10;
+  file_->forget(forgotten_ - std::min(forgotten_, kAround), position);
+  forgotten_ = position;
+}
+
+std::shared_ptr<const File> File::open(const fs::path& path) {
+  OpenFile file = open_regular(path);
+  return std::shared_ptr<const File>(new File(path, file.descriptor.release(), file.size));
+}
+
+File::~File() { ::close(fd_); }
+
+void File::read(uint64_t begin, std::span<std::byte> to) const {
+  while (!to.empty()) {
+    const ssize_t got = retried([&] { return ::pread(fd_, to.data(), to.size(), static_cast<off_t>(begin)); });
+    if (got < 0) storage_fail(path_.string(), ": reading failed: ", reason());
+    if (got == 0) storage_fail(path_.string(), ": became shorter while it was read");
+    begin += static_cast<uint64_t>(got);
+    to = to.subspan(static_cast<size_t>(got));
+  }
+}
+
 std::string read_text(const fs::path& path, uint64_t largest_bytes) {
   const OpenFile file = open_regular(path);
   if (file.size > largest_bytes) fail(path.string(), ": expected at most ", largest_bytes, " bytes, got ", file.size);
@@ -200,14 +244,13 @@ AtomicFile::AtomicFile(fs::path target) : target_(resolved(target)), temporary_(
   const std::string there = what_stands_at(target_);
   if (there != "nothing" && there != "a file") fail(target.string(), ": expected a file name, got ", there);
   temporary_ += ".tmp";
-  fd_ =
-      retried([&] { return ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0666); });
-  if (fd_ < 0) storage_fail(temporary_.string(), ": cannot be created: ", reason());
+  fd_ = create_locked(temporary_).release();
 }
 
+// The name goes before the lock, here as in commit(): the next writer must not find this file under it.
 AtomicFile::~AtomicFile() {
-  if (fd_ >= 0) ::close(fd_);
   if (!temporary_.empty()) ::unlink(temporary_.c_str());
+  if (fd_ >= 0) ::close(fd_);
 }
 
 void AtomicFile::write(std::span<const std::byte> bytes) {
@@ -218,9 +261,9 @@ void AtomicFile::write(std::string_view text) { write(std::as_bytes(std::span(te
 
 void AtomicFile::commit() {
   if (retried([&] { return ::fsync(fd_); }) != 0) storage_fail(temporary_.string(), ": fsync failed: ", reason());
-  close_checked(std::exchange(fd_, -1), temporary_);
   rename_checked(temporary_, target_);
   temporary_.clear();
+  close_checked(std::exchange(fd_, -1), target_);
 }
 
 void write_text(const fs::path& path, std::string_view text) {
@@ -254,6 +297,16 @@ void AtomicFolder::commit() {
   sync_path(temporary_, O_DIRECTORY);
   rename_checked(temporary_, target_);
   committed_ = true;
+}
+
+NewFolder::NewFolder(const fs::path& path) {
+  for (fs::path folder = plain(path); what_stands_at(folder) == "nothing"; folder = folder.parent_path())
+    created_.push_back(folder);
+  make_folders(plain(path));
+}
+
+NewFolder::~NewFolder() {
+  for (const fs::path& folder : created_) ::rmdir(folder.c_str());  // refused where something lies in it
 }
 
 void append_line(const fs::path& path, std::string_view line) {

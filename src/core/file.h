@@ -9,6 +9,8 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
+#include <vector>
 
 namespace rankfold {
 
@@ -33,6 +35,40 @@ class Mapping {
   bool mapped_ = false;
 };
 
+// One pass over a mapping, from its begin to its end: what lies behind leaves memory a few megabytes at a time, as pages
+// that were touched count as the process's memory while they stay mapped.
+class FilePass {
+ public:
+  static constexpr uint64_t kStep = 4 << 20;
+  explicit FilePass(const Mapping& file) : file_(&file) {}
+  void reached(uint64_t position) {
+    if (position >= forgotten_ + kStep) forget(position);
+  }
+
+ private:
+  void forget(uint64_t position);
+  const Mapping* file_;
+  uint64_t forgotten_ = 0;
+};
+
+// A regular file that is read at any place. Unlike a mapping's, what was read is no memory of the process, and a file
+// that shrinks is an error instead of a signal. Throws as Mapping does. Thread safe.
+class File {
+ public:
+  static std::shared_ptr<const File> open(const std::filesystem::path& path);
+  uint64_t size() const { return size_; }
+  void read(uint64_t begin, std::span<std::byte> to) const;  // Error(kStorage) where the file ends before
+  ~File();
+  File(const File&) = delete;
+  File& operator=(const File&) = delete;
+
+ private:
+  File(std::filesystem::path path, int fd, uint64_t size) : path_(std::move(path)), fd_(fd), size_(size) {}
+  std::filesystem::path path_;
+  int fd_;
+  uint64_t size_;
+};
+
 std::string read_text(const std::filesystem::path& path, uint64_t largest_bytes = 256u << 20);
 
 // "a folder", "a FIFO", "a device", "a socket", "nothing" or, for a regular file, "a file".
@@ -43,6 +79,7 @@ std::string what_stands_at(const std::filesystem::path& path);
 std::string foreign_kind(std::string_view start);
 
 // Writes to `target`.tmp in the same folder; commit() fsyncs, renames and fsyncs the folder. Not committed: no trace.
+// A second writer of the same target, in this process or another, waits in its constructor until the first is done.
 // Failures throw Error(kStorage) with path and errno's text.
 class AtomicFile {
  public:
@@ -52,6 +89,7 @@ class AtomicFile {
   AtomicFile& operator=(const AtomicFile&) = delete;
   void write(std::span<const std::byte> bytes);
   void write(std::string_view text);
+  const std::filesystem::path& path() const { return temporary_; }  // until commit()
   void commit();
 
  private:
@@ -74,6 +112,19 @@ class AtomicFolder {
  private:
   std::filesystem::path target_, temporary_;
   bool committed_ = false;
+};
+
+// Creates a folder and the parents it lacks. With this object those that were created go again if nothing lies in them:
+// what fails leaves no trace.
+class NewFolder {
+ public:
+  explicit NewFolder(const std::filesystem::path& path);
+  ~NewFolder();
+  NewFolder(const NewFolder&) = delete;
+  NewFolder& operator=(const NewFolder&) = delete;
+
+ private:
+  std::vector<std::filesystem::path> created_;  // the deepest first
 };
 
 // Adds one line to a log, opened and closed at each call so that a reader sees whole lines.

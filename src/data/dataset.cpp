@@ -1,154 +1,30 @@
 #include "rankfold/dataset.h"
 
 #include "core/check.h"
+#include "core/checksum.h"
+#include "core/config.h"
+#include "data/encode.h"
 #include "data/prompt.h"
 #include "data/rows.h"
-#include "rankfold/generate.h"
+#include "data/token_store.h"
+#include "data/utf8.h"
 
 #include <nlohmann/json.hpp>
 
 #include <algorithm>
-#include <atomic>
-#include <exception>
-#include <mutex>
 #include <numeric>
-#include <thread>
+#include <optional>
+#include <span>
 
 namespace rankfold {
+namespace fs = std::filesystem;
 
 struct Dataset::State {
-  std::vector<Example> examples;
-  DatasetReport report;
-  uint64_t fingerprint = 0;
+  TokenStore tokens;
+  std::string cache_note;
 };
 
 namespace {
-
-enum class Fate { kKept, kDropped, kWithoutLabels };
-
-// Neighbouring rows of the file. What is kept of them lies end to end: a million small vectors between
-// sentencepiece's short-lived ones fragment the heap until malloc takes most of the time.
-struct Block {
-  struct Row {
-    int64_t length = 0;  // before cutting
-    bool truncated = false;
-    Fate fate = Fate::kKept;
-    size_t begin = 0, end = 0;  // in ids and labels
-  };
-  std::vector<Row> rows;
-  std::vector<int32_t> ids, labels;
-};
-
-// Rows of the file as ids and labels. Thread safe.
-class RowEncoder {
- public:
-  RowEncoder(const RowFile& file, const Tokenizer* tokenizer, const DataConfig& config, int64_t vocab_size)
-      : file_(file), tokenizer_(tokenizer), config_(config), vocab_size_(vocab_size) {}
-
-  void operator()(int64_t index, Block& block) const {
-    const std::string place = file_.place(index);
-    auto content = read_row(file_[index], place, config_.columns, vocab_size_);
-    Example* ready = std::get_if<Example>(&content);
-    Example example = ready ? std::move(*ready) : encode(std::get<Prompted>(content), place);
-    Block::Row row = cut(example, place);
-    row.begin = row.end = block.ids.size();
-    if (row.fate == Fate::kKept) {
-      row.end += example.input_ids.size();
-      block.ids.insert(block.ids.end(), example.input_ids.begin(), example.input_ids.end());
-      block.labels.insert(block.labels.end(), example.labels.begin(), example.labels.end());
-    }
-    block.rows.push_back(row);
-  }
-
- private:
-  Example encode(const Prompted& said, const std::string& place) const {
-    if (!tokenizer_) fail(place, ": a text needs a tokenizer, and there is none (only rows of input_ids do without)");
-    Example example;
-    auto& [ids, labels] = example;
-    if (said.has_prompt) {
-      ids = encode_prompt(*tokenizer_, config_.prompt_template, said.prompt_question);
-    } else if (tokenizer_->bos()) {
-      ids.push_back(*tokenizer_->bos());
-    }
-    const bool begins_with_bos = tokenizer_->bos().has_value();
-    const size_t prompt_length = ids.size();
-    const std::vector<int32_t> answer = tokenizer_->encode(said.answer);
-    ids.insert(ids.end(), answer.begin(), answer.end());
-    ids.push_back(tokenizer_->eos());
-
-    labels = ids;
-    const size_t masked = config_.train_on_prompt ? size_t{begins_with_bos} : prompt_length;
-    std::fill_n(labels.begin(), masked, static_cast<int32_t>(kIgnoreIndex));
-
-    for (const int32_t id : ids)
-      if (id >= vocab_size_)
-        fail(place, ": token id ", id, " is beyond the ", vocab_size_,
-             " rows of the embedding: the tokenizer is larger than the model");
-    return example;
-  }
-
-  Block::Row cut(Example& example, const std::string& place) const {
-    auto& [ids, labels] = example;
-    Block::Row row;
-    row.length = static_cast<int64_t>(ids.size());
-    if (row.length > config_.max_length) {
-      if (config_.truncation_strategy == "error")
-        fail(place, ": ", row.length, " tokens > max_length ", config_.max_length);
-      if (config_.truncation_strategy == "drop") {
-        row.fate = Fate::kDropped;
-        return row;
-      }
-      row.truncated = true;
-      ids.resize(static_cast<size_t>(config_.max_length));
-      labels.resize(static_cast<size_t>(config_.max_length));
-    }
-    // Nothing comes before the first token, so its label predicts nothing.
-    if (std::all_of(labels.begin() + 1, labels.end(), [](int32_t x) { return x == kIgnoreIndex; }))
-      row.fate = Fate::kWithoutLabels;
-    return row;
-  }
-
-  const RowFile& file_;
-  const Tokenizer* tokenizer_;
-  const DataConfig& config_;
-  int64_t vocab_size_;
-};
-
-// Every row, in order, on all cores. Of several broken rows the first is reported: blocks are handed out in
-// order, and those before a failed one are finished.
-std::vector<Block> encode_all(const RowEncoder& encode, int64_t count) {
-  constexpr int64_t kBlock = 64;
-  const int64_t block_count = (count + kBlock - 1) / kBlock;
-  std::vector<Block> blocks(static_cast<size_t>(block_count));
-  std::atomic<int64_t> next_block = 0;
-  std::mutex mutex;
-  int64_t failed_row = count;
-  std::exception_ptr failure;
-  std::atomic<bool> stop = false;
-  const auto work = [&] {
-    while (!stop && next_block < block_count) {
-      const int64_t number = next_block++, begin = number * kBlock;
-      for (int64_t i = begin; i < std::min(begin + kBlock, count); ++i) {
-        try {
-          encode(i, blocks[static_cast<size_t>(number)]);
-        } catch (...) {
-          const std::lock_guard lock(mutex);
-          if (i < failed_row) failed_row = i, failure = std::current_exception();
-          stop = true;
-          break;
-        }
-      }
-    }
-  };
-  {
-    const int64_t cores = std::max<int64_t>(2, std::thread::hardware_concurrency());
-    std::vector<std::jthread> helpers;
-    for (int64_t i = 1; i < std::min(cores, block_count); ++i) helpers.emplace_back(work);
-    work();
-  }
-  if (failure) std::rethrow_exception(failure);
-  return blocks;
-}
 
 // FNV-1a over 64-bit words, the high half folded back so that every bit reaches every other.
 class Hash {
@@ -157,10 +33,10 @@ class Hash {
     value_ = (value_ ^ word) * 0x100000001B3u;
     value_ ^= value_ >> 32;
   }
-  void add(const Example& example) {
-    add(example.input_ids.size());
-    for (size_t i = 0; i < example.input_ids.size(); ++i)
-      add(uint64_t{static_cast<uint32_t>(example.input_ids[i])} << 32 | static_cast<uint32_t>(example.labels[i]));
+  void add(std::span<const int32_t> ids, std::span<const int32_t> labels) {
+    add(ids.size());
+    for (size_t i = 0; i < ids.size(); ++i)
+      add(uint64_t{static_cast<uint32_t>(ids[i])} << 32 | static_cast<uint32_t>(labels[i]));
   }
   uint64_t value() const { return value_; }
 
@@ -186,25 +62,20 @@ class SplitMix {
   uint64_t state_;
 };
 
-}  // namespace
+struct Source {
+  const fs::path& path;
+  const Tokenizer* tokenizer;
+  const DataConfig& config;
+  int64_t vocab_size;
+};
 
-Dataset Dataset::open(const std::filesystem::path& path, const Tokenizer* tokenizer, const DataConfig& config,
-                      int64_t vocab_size) {
-  RANKFOLD_CHECK(vocab_size > 0, "Dataset::open: vocab_size must be above 0, got ", vocab_size);
-  DataConfig checked = config;
-  checked.fields([](const char* key, const auto& value, const char*, const auto& check, const char* expected, Aliases) {
-    if (!check(value)) fail(key, ": expected ", expected);
-  });
-  check_columns(config.columns);
-
-  const RowFile file = RowFile::open(path);
-  std::vector<Block> blocks = encode_all(RowEncoder(file, tokenizer, config, vocab_size), file.size());
-
-  const auto state = std::make_shared<State>();
-  DatasetReport& report = state->report;
+TokenStore::Summary tokenise(const Source& source, const RowFile& file, TokenWriter& writer) {
+  const auto& [path, tokenizer, config, vocab_size] = source;
+  DatasetReport report;
   report.rows = file.size();
+  int64_t kept = 0;
   Hash hash;
-  for (Block& block : blocks) {
+  encode_rows(file, RowEncoder(file, tokenizer, config, vocab_size), [&](const Block& block) {
     for (const Block::Row& row : block.rows) {
       report.longest = std::max(report.longest, row.length);
       report.truncated += row.truncated;
@@ -212,55 +83,156 @@ Dataset Dataset::open(const std::filesystem::path& path, const Tokenizer* tokeni
       report.without_labels += row.fate == Fate::kWithoutLabels;
       if (row.fate != Fate::kKept) continue;
       const auto part = [&row](const std::vector<int32_t>& all) {
-        return std::vector<int32_t>(all.data() + row.begin, all.data() + row.end);
+        return std::span(all).subspan(row.begin, row.end - row.begin);
       };
-      state->examples.push_back({part(block.ids), part(block.labels)});
-      hash.add(state->examples.back());
+      writer.append(part(block.ids), part(block.labels));
+      hash.add(part(block.ids), part(block.labels));
+      ++kept;
     }
-    block = {};
-  }
-  state->fingerprint = hash.value();
-  if (state->examples.empty())
+  });
+  if (kept == 0)
     fail(path.string(), ": nothing is left of ", report.rows, " rows: ", report.dropped, " longer than max_length ",
          config.max_length, " and dropped, ", report.without_labels, " without labels (", report.truncated,
          " cut to max_length)");
+  return {report, hash.value()};
+}
 
+uint64_t checksum_of(const Mapping& file) {
+  FilePass pass(file);
+  uint64_t sum = kChecksumSeed;
+  for (uint64_t begin = 0; begin < file.size(); begin += FilePass::kStep) {
+    sum = checksum64(file.bytes().subspan(begin, std::min(FilePass::kStep, file.size() - begin)), sum);
+    pass.reached(begin);
+  }
+  return sum;
+}
+
+// All that decides which rows become which ids, in words: two that differ cannot be taken for one another.
+std::string cache_key(const Source& source, uint64_t checksum, uint64_t size) {
+  constexpr int kRules = 1;  // to be raised where a change of ours gives a row other ids or labels
+  DataConfig config = source.config;
+  config.cache_dir.clear();
+  return join("rules ", kRules, ", data ", checksum_text(checksum), " of ", size, " bytes, tokenizer ",
+              source.tokenizer ? checksum_text(source.tokenizer->fingerprint()) : "none", ", vocabulary ",
+              source.vocab_size, ", ", to_json(config).dump());
+}
+
+// The store in this file if it can be used; otherwise `why` says what stands in the way, if anything is there.
+std::optional<TokenStore> read_cache(const fs::path& path, const std::string& key, std::string& why) {
+  if (what_stands_at(path) == "nothing") return std::nullopt;
+  try {
+    return TokenStore::open(path, key);
+  } catch (const Error& error) {
+    why = error.what();
+    return std::nullopt;
+  }
+}
+
+// Reads or makes the cache; `note` says which. A full disk is an error, as the rows may be more than memory holds.
+TokenStore open_cached(const Source& source, const std::shared_ptr<const Mapping>& file, const fs::path& cache,
+                       std::string& note) {
+  const uint64_t checksum = checksum_of(*file);
+  const std::string key = cache_key(source, checksum, file->size());
+  std::string why;
+  note = join("tokens read from ", cache.string());
+  if (auto found = read_cache(cache, key, why)) return std::move(*found);
+  const RowFile rows = RowFile::open(file, source.path.string());
+  const std::string& folder = source.config.cache_dir;
+  if (const std::string there = what_stands_at(folder); there != "nothing" && there != "a folder")
+    fail("cache_dir: expected a folder, got ", there, ": ", folder);
+  try {
+    const NewFolder made(folder);
+    std::error_code ignored;
+    if (what_stands_at(cache) == "a folder") fs::remove(cache, ignored);  // an empty one
+    TokenWriter writer(cache, key);                                       // waits for another run that writes it
+    if (auto found = read_cache(cache, key, why)) return std::move(*found);
+    const TokenStore::Summary summary = tokenise(source, rows, writer);
+    if (checksum_of(*file) != checksum) fail(source.path.string(), ": changed while it was read");
+    note = why.empty() ? join("tokens kept in ", cache.string()) : why + "; made anew";
+    return writer.finish(summary);
+  } catch (const Error& error) {
+    if (error.code() == ExitCode::kStorage) storage_fail("cache_dir: ", error.what());
+    throw;
+  }
+}
+
+}  // namespace
+
+fs::path Dataset::cache_file(const fs::path& path, const DataConfig& config) {
+  if (config.cache_dir.empty()) return {};
+  // Files of one name in two folders are two; one file is one, whatever the path to it.
+  std::error_code ignored;
+  const std::string whole = fs::weakly_canonical(path, ignored).string(), name = path.filename().string();
+  constexpr size_t kLongest = 100;  // file systems take 255 bytes
+  return fs::path(config.cache_dir) / join(name.substr(0, utf8_floor(name, kLongest)), "-",
+                                           checksum_text(checksum64(std::as_bytes(std::span(whole)))), ".tokens");
+}
+
+Dataset Dataset::open(const fs::path& path, const Tokenizer* tokenizer, const DataConfig& config, int64_t vocab_size) {
+  RANKFOLD_CHECK(vocab_size > 0, "Dataset::open: vocab_size must be above 0, got ", vocab_size);
+  DataConfig checked = config;
+  checked.fields([](const char* key, const auto& value, const char*, const auto& check, const char* expected, Aliases) {
+    if (!check(value)) fail(key, ": expected ", expected);
+  });
+  check_columns(config.columns);
+
+  const Source source{path, tokenizer, config, vocab_size};
+  const std::shared_ptr<const Mapping> file = Mapping::open(path);
+  const auto state = std::make_shared<State>();
+  if (config.cache_dir.empty()) {
+    TokenWriter writer;
+    const RowFile rows = RowFile::open(file, path.string());
+    state->tokens = writer.finish(tokenise(source, rows, writer));
+  } else {
+    state->tokens = open_cached(source, file, cache_file(path, config), state->cache_note);
+  }
   Dataset dataset;
   dataset.state_ = state;
   return dataset;
 }
 
-int64_t Dataset::size() const { return static_cast<int64_t>(state_->examples.size()); }
-const DatasetReport& Dataset::report() const { return state_->report; }
-uint64_t Dataset::fingerprint() const { return state_->fingerprint; }
+int64_t Dataset::size() const { return state_->tokens.size(); }
+const DatasetReport& Dataset::report() const { return state_->tokens.summary().report; }
+uint64_t Dataset::fingerprint() const { return state_->tokens.summary().fingerprint; }
+const std::string& Dataset::cache_note() const { return state_->cache_note; }
 
-const Example& Dataset::operator[](int64_t index) const {
+Example Dataset::operator[](int64_t index) const {
   RANKFOLD_CHECK(index >= 0 && index < size(), "Dataset: expected an index in [0, ", size(), "), got ", index);
-  return state_->examples[static_cast<size_t>(index)];
+  return state_->tokens[index];
+}
+
+int64_t Dataset::length(int64_t index) const {
+  RANKFOLD_CHECK(index >= 0 && index < size(), "Dataset: expected an index in [0, ", size(), "), got ", index);
+  return state_->tokens.length(index);
 }
 
 Batch Dataset::batch(const std::vector<int64_t>& indices) const {
+  std::vector<Example> examples;
+  for (const int64_t index : indices) examples.push_back((*this)[index]);
   std::vector<Sequence> rows;
-  for (const int64_t index : indices) {
-    const Example& example = (*this)[index];
-    rows.push_back({&example.input_ids, &example.labels});
-  }
+  for (const Example& example : examples) rows.push_back({&example.input_ids, &example.labels});
   Batch batch = make_batch(rows);
   batch.samples = indices;
   return batch;
 }
 
-std::vector<Batch> Dataset::batches(const BatchOptions& options) const {
-  RANKFOLD_CHECK(options.rows > 0, "BatchOptions: rows must be above 0, got ", options.rows);
-  const std::vector<int64_t> order = epoch_order(size(), options.seed, options.epoch, options.shuffle);
-  std::vector<Batch> batches;
-  for (auto begin = order.begin(); begin != order.end();) {
-    const auto end = begin + std::min<int64_t>(options.rows, order.end() - begin);
-    Batch& batch = batches.emplace_back(this->batch({begin, end}));
-    batch.step = static_cast<int64_t>(batches.size()) - 1;
-    begin = end;
-  }
-  return batches;
+Batches Dataset::batches(const BatchOptions& options) const { return Batches(*this, options); }
+
+Batches::Batches(Dataset dataset, const BatchOptions& options)
+    : dataset_(std::move(dataset)),
+      rows_(options.rows),
+      order_(epoch_order(dataset_.size(), options.seed, options.epoch, options.shuffle)) {
+  RANKFOLD_CHECK(rows_ > 0, "BatchOptions: rows must be above 0, got ", rows_);
+}
+
+int64_t Batches::size() const { return (dataset_.size() + rows_ - 1) / rows_; }
+
+Batch Batches::operator[](int64_t index) const {
+  RANKFOLD_CHECK(index >= 0 && index < size(), "Batches: expected an index in [0, ", size(), "), got ", index);
+  const auto begin = order_.begin() + index * rows_;
+  Batch batch = dataset_.batch({begin, begin + std::min<int64_t>(rows_, order_.end() - begin)});
+  batch.step = index;
+  return batch;
 }
 
 std::vector<int64_t> epoch_order(int64_t size, uint64_t seed, int64_t epoch, bool shuffle) {

@@ -35,6 +35,17 @@ nlohmann::json parse_part(std::string_view whole, uint64_t begin, uint64_t end, 
   }
 }
 
+// check_utf8 in one pass.
+void check_text(const Mapping& file, const std::string& name) {
+  const std::string_view text = text_of(file);
+  FilePass pass(file);
+  for (size_t begin = 0; begin < text.size();) {
+    const size_t end = utf8_floor(text, begin + FilePass::kStep);
+    if (end <= begin || !is_utf8(text.substr(begin, end - begin))) return check_utf8(text, name);  // says where
+    pass.reached(begin = end);
+  }
+}
+
 }  // namespace
 
 // Follows strings, escapes, brackets and line ends, no more: what stands in a row is parse_json's matter.
@@ -42,7 +53,7 @@ class RowScanner {
  public:
   using Span = RowFile::Span;
 
-  RowScanner(std::string_view text, const std::string& name) : text_(text), name_(name) {
+  RowScanner(const Mapping& file, const std::string& name) : text_(text_of(file)), name_(name), pass_(file) {
     if (text_.starts_with("\xEF\xBB\xBF")) pos_ = line_begin_ = 3;
   }
 
@@ -89,7 +100,7 @@ class RowScanner {
   bool skip_string() {
     for (++pos_; !at_end(); ++pos_) {
       const char c = text_[pos_];
-      if (c == '"') return ++pos_, true;
+      if (c == '"') return pass_.reached(++pos_), true;
       if (static_cast<unsigned char>(c) < 0x20) return false;
       if (c == '\\') ++pos_;
     }
@@ -174,26 +185,28 @@ class RowScanner {
     for (skip_space(); !at_end(); skip_space()) {
       const uint64_t end = std::min<uint64_t>(text_.find('\n', pos_), text_.size());
       rows.push_back({pos_, end, line_});
-      pos_ = end;
+      pass_.reached(pos_ = end);
     }
     return rows;
   }
 
   std::string_view text_;
   const std::string& name_;
+  FilePass pass_;
   uint64_t pos_ = 0, line_ = 1, line_begin_ = 0;
 };
 
-RowFile RowFile::open(const std::filesystem::path& path) {
-  RowFile file;
-  file.name_ = path.string();
-  file.file_ = Mapping::open(path);
-  const std::string_view text = text_of(*file.file_);
-  if (const std::string kind = foreign_kind(text); !kind.empty())
-    fail(file.name_, ": expected a JSON array or JSON Lines, got ", kind);
-  check_utf8(text, file.name_);
-  file.rows_ = RowScanner(text, file.name_).rows();
-  return file;
+RowFile RowFile::open(const std::filesystem::path& path) { return open(Mapping::open(path), path.string()); }
+
+RowFile RowFile::open(std::shared_ptr<const Mapping> file, const std::string& name) {
+  if (const std::string kind = foreign_kind(text_of(*file)); !kind.empty())
+    fail(name, ": expected a JSON array or JSON Lines, got ", kind);
+  check_text(*file, name);
+  RowFile result;
+  result.name_ = name;
+  result.rows_ = RowScanner(*file, name).rows();
+  result.file_ = std::move(file);
+  return result;
 }
 
 nlohmann::json RowFile::operator[](int64_t index) const {
@@ -204,5 +217,6 @@ nlohmann::json RowFile::operator[](int64_t index) const {
 }
 
 std::string RowFile::place(int64_t index) const { return join(name_, ":", rows_.at(static_cast<size_t>(index)).line); }
+uint64_t RowFile::end(int64_t index) const { return rows_.at(static_cast<size_t>(index)).end; }
 
 }  // namespace rankfold

@@ -1,5 +1,6 @@
 // Rows of a data file: a JSON array of objects, JSON Lines, or an object with one array of objects
-// ({"data": [...]}). What the file holds decides, not its name. It stays mapped; rows are parsed one by one.
+// ({"data": [...]}). What the file holds decides, not its name. It stays mapped, though not in memory; rows are parsed
+// one by one.
 #pragma once
 
 #include "core/file.h"
@@ -19,10 +20,13 @@ class RowFile {
   // Finds where rows begin and end (24 bytes of memory a row) and checks that the file is UTF-8. Throws
   // UserError with file:line:column for anything else.
   static RowFile open(const std::filesystem::path& path);
+  static RowFile open(std::shared_ptr<const Mapping> file, const std::string& name);
 
   int64_t size() const { return static_cast<int64_t>(rows_.size()); }
-  nlohmann::json operator[](int64_t index) const;  // an object; throws UserError with its place. Thread safe.
-  std::string place(int64_t index) const;          // "file:line" of the row's first line
+  nlohmann::json operator[](int64_t index) const;     // an object; throws UserError with its place. Thread safe.
+  std::string place(int64_t index) const;             // "file:line" of the row's first line
+  FilePass pass() const { return FilePass(*file_); }  // over the rows, in order
+  uint64_t end(int64_t index) const;                  // of the row, in the file: what such a pass has reached after it
 
  private:
   struct Span {

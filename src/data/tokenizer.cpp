@@ -1,6 +1,7 @@
 #include "rankfold/tokenizer.h"
 
 #include "core/check.h"
+#include "core/checksum.h"
 #include "core/file.h"
 #include "core/json.h"
 #include "data/tokenizer_model.h"
@@ -15,6 +16,7 @@ struct Tokenizer::State {
   sentencepiece::SentencePieceProcessor model;
   std::optional<int32_t> bos;
   int32_t eos = -1;
+  uint64_t fingerprint = kChecksumSeed;
 
   bool is_id(int32_t id) const { return id >= 0 && id < model.GetPieceSize(); }
   // An id beyond the pieces is a padded row of the embedding.
@@ -25,7 +27,8 @@ struct Tokenizer::State {
 
 namespace {
 
-void load(const fs::path& folder, sentencepiece::SentencePieceProcessor& model) {
+// Gives the file's checksum.
+uint64_t load(const fs::path& folder, sentencepiece::SentencePieceProcessor& model) {
   const fs::path path = folder / "tokenizer.model";
   std::error_code ignored;
   if (!fs::exists(path, ignored)) {
@@ -52,6 +55,7 @@ void load(const fs::path& folder, sentencepiece::SentencePieceProcessor& model) 
     if (model.IsControl(id) && !model.Encode(model.IdToPiece(id), &ids).ok())
       fail(path.string(), ": a text that spells the control token '", model.IdToPiece(id), "' cannot be encoded");
   }
+  return checksum64(std::as_bytes(std::span(bytes)));
 }
 
 std::optional<bool> add_bos_token(const fs::path& config_path) {
@@ -69,7 +73,7 @@ std::optional<bool> add_bos_token(const fs::path& config_path) {
 
 Tokenizer Tokenizer::open(const fs::path& folder, bool bos_by_default, int32_t eos_token_id) {
   const auto state = std::make_shared<State>();
-  load(folder, state->model);
+  const uint64_t checksum = load(folder, state->model);
 
   const fs::path config_path = folder / "tokenizer_config.json";
   const std::optional<bool> said = add_bos_token(config_path);
@@ -82,6 +86,9 @@ Tokenizer Tokenizer::open(const fs::path& folder, bool bos_by_default, int32_t e
   if (!state->is_id(state->eos))
     fail(folder.string(), ": eos_token_id: expected an id below ", state->model.GetPieceSize(),
          " (pieces of tokenizer.model), got ", state->eos);
+
+  const int32_t decided[] = {state->bos.value_or(-1), state->eos};
+  state->fingerprint = checksum64(std::as_bytes(std::span(decided)), checksum);
 
   Tokenizer tokenizer;
   tokenizer.state_ = state;
@@ -116,5 +123,6 @@ std::string Tokenizer::piece(int32_t id) const {
 std::optional<int32_t> Tokenizer::bos() const { return state_->bos; }
 int32_t Tokenizer::eos() const { return state_->eos; }
 int64_t Tokenizer::size() const { return state_->model.GetPieceSize(); }
+uint64_t Tokenizer::fingerprint() const { return state_->fingerprint; }
 
 }  // namespace rankfold

@@ -59,6 +59,8 @@ bool looks_like_gb18030(std::string_view text) {
 
 }  // namespace
 
+bool is_utf8(std::string_view text) { return first_invalid(text) == std::string_view::npos; }
+
 void check_utf8(std::string_view text, const std::string& name) {
   if (text.starts_with("\xFF\xFE") || text.starts_with("\xFE\xFF"))
     fail(name, ":1: not UTF-8, but UTF-16: convert it with iconv -f UTF-16 -t UTF-8");

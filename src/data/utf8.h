@@ -7,6 +7,8 @@
 
 namespace rankfold {
 
+bool is_utf8(std::string_view text);
+
 // Throws UserError "name:line: not UTF-8", with a hint at the encoding.
 void check_utf8(std::string_view text, const std::string& name);
 

@@ -215,6 +215,15 @@ struct Attend : Function<Attend> {
 
 }  // namespace
 
+int64_t attention_scratch(at::ScalarType dtype, c10::DeviceType device, int64_t longest, int64_t head_size) {
+  if (backend_of(device)) return 0;
+  int64_t bytes = 0;
+  with_dtype(dtype, [&]<class T>(T) {
+    bytes = at::get_num_threads() * cpu::loops().of<T>().attention_scratch(longest, head_size, /*backward=*/true);
+  });
+  return bytes;
+}
+
 at::Tensor attend(const at::Tensor& qkv, const Heads& heads, const Rope& rope, const at::Tensor& positions,
                   const Sequences& sequences) {
   RANKFOLD_CHECK(qkv.dim() == 2 && has_dense_rows(qkv), "attend: qkv must be a matrix with dense rows, got strides ",

@@ -154,8 +154,8 @@ void images_written(Projection& projection) {
 }
 
 kernels::Updates updates_of(const Projection& projection, const Pass& pass) {
-  const auto threshold = static_cast<uint32_t>(std::lround(pass.dropout * 65536));
-  const double kept = 65536.0 / (65536 - std::min<uint32_t>(threshold, 65535));
+  const auto threshold = static_cast<uint32_t>(std::min(std::lround(pass.dropout * 65536), 65535L));
+  const double kept = 65536.0 / (65536 - threshold);
   kernels::Updates updates;
   for_updates(projection, [&](const Module& m, int64_t column) {
     RANKFOLD_CHECK(updates.count < kernels::kMostUpdates, "a projection of more than ", kernels::kMostUpdates,

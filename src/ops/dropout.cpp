@@ -10,13 +10,13 @@ namespace rankfold {
 namespace ops {
 
 cpu::DropoutCounters dropout_counters(const Pass& pass, int64_t module) {
-  const auto threshold = static_cast<uint32_t>(std::lround(pass.dropout * 65536));
+  const auto threshold = static_cast<uint16_t>(std::min(std::lround(pass.dropout * 65536), 65535L));
   return {.row = const_data<int32_t>(pass.rows),
           .position = const_data<int32_t>(pass.positions),
           .key = pass.seed,
           .stream = static_cast<uint32_t>(pass.step * 4096 + module),
           .threshold = threshold,
-          .scale = 65536.0f / static_cast<float>(65536 - std::min(threshold, 65535u))};
+          .scale = 65536.0f / static_cast<float>(65536 - threshold)};
 }
 
 at::Tensor dropout(const at::Tensor& x, const Pass& pass, int64_t module) {

@@ -1,7 +1,7 @@
 // Dropout masks that nobody stores: Philox 4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011)
 // with key = seed and counter = (row within the accumulation window, position in the row, feature / 8, stream), where
 // stream = step * 4096 + module. The four words give eight 16-bit draws, low half first, for features 8 b ... 8 b + 7.
-// An element is dropped when its draw is below round(p * 65536); what is kept is scaled by 1 / (1 - p) of the p so
+// An element is dropped when its draw is below round(p * 65536), at most 65535; what is kept is scaled by 1 / (1 - p) of the p so
 // realised. A mask therefore depends neither on the split into micro-batches nor on tiling nor on the device.
 #pragma once
 

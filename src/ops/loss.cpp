@@ -54,7 +54,7 @@ struct NormHeadLoss : Function<NormHeadLoss> {
                             const at::Tensor& labels, const Pass& pass, bool recorded) {
     const at::Tensor& h = inputs[0];
     const bool has_gain = norm.master.defined(), needs_dh = recorded && h.requires_grad();
-    const int64_t most = takes_kernels(h) ? kChunkByKernels : kChunk;
+    const int64_t most = loss_chunk(h.device().type());
     const at::Tensor which = labels.ge(0).nonzero().squeeze(1);
     const at::Tensor which_here = which.to(h.device(), /*non_blocking=*/true);
     const at::Tensor marked = labels.index_select(0, which).to(h.device(), /*non_blocking=*/true);
@@ -92,6 +92,8 @@ struct NormHeadLoss : Function<NormHeadLoss> {
 };
 
 }  // namespace
+
+int64_t loss_chunk(c10::DeviceType device) { return backend_of(device) ? kChunkByKernels : kChunk; }
 
 at::Tensor norm_head_loss(const at::Tensor& h, Norm& norm, Projection& head, const at::Tensor& labels,
                           const Pass& pass) {

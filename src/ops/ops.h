@@ -40,6 +40,11 @@ at::Tensor embed(const at::Tensor& table, const at::Tensor& tokens);
 at::Tensor norm_head_loss(const at::Tensor& h, Norm& norm, Projection& head, const at::Tensor& labels,
                           const Pass& pass);
 
+// For those who plan memory: tokens whose logits norm_head_loss holds at a time, and bytes that attend takes for a moment
+// where the longest sequence has so many tokens.
+int64_t loss_chunk(c10::DeviceType device);
+int64_t attention_scratch(at::ScalarType dtype, c10::DeviceType device, int64_t longest, int64_t head_size);
+
 // q and k of qkv turned in place (no gradient): what decoding with a cache needs.
 void rotate(at::Tensor& qkv, const Heads& heads, const Rope& rope, const at::Tensor& positions, float sign = 1);
 

@@ -4,6 +4,7 @@
 #include "core/check.h"
 #include "core/file.h"
 #include "rankfold/evaluate.h"
+#include "train/memory_plan.h"
 #include "train/optimizer.h"
 #include "train/run_state.h"
 #include "train/schedule.h"
@@ -53,6 +54,7 @@ struct Trainer::State {
     if (on_message) on_message(line);
   }
   std::vector<Batch> window(int64_t step);
+  BatchSize largest_batch() const;
   void save_files(const fs::path& folder) const;
   void save_result(const fs::path& folder) const;
   void save(const AdamW& optimizer);
@@ -75,6 +77,28 @@ std::vector<Batch> Trainer::State::window(int64_t step) {
     batches.push_back(std::move(batch));
   }
   return batches;
+}
+
+// Of all micro-batches of the run.
+BatchSize Trainer::State::largest_batch() const {
+  BatchSize largest;
+  const int64_t rows = config.per_device_train_batch_size;
+  const int64_t epochs = plan.epoch_of(plan.total_steps - 1) + 1;
+  for (int64_t epoch = 0; epoch < (config.shuffle ? epochs : 1); ++epoch) {
+    const auto order = epoch_order(dataset.size(), static_cast<uint64_t>(config.seed), epoch, config.shuffle);
+    const int64_t steps = std::min(plan.steps_per_epoch, plan.total_steps - epoch * plan.steps_per_epoch);
+    const int64_t end = std::min(dataset.size(), steps * rows * config.gradient_accumulation_steps);
+    for (int64_t begin = 0; begin < end; begin += rows) {
+      BatchSize batch{.rows = std::min(rows, dataset.size() - begin)};
+      for (int64_t i = begin; i < begin + batch.rows; ++i) {
+        const int64_t length = dataset.length(order[static_cast<size_t>(i)]);
+        batch.tokens += length;
+        batch.longest = std::max(batch.longest, length);
+      }
+      if (batch.tokens > largest.tokens) largest = batch;
+    }
+  }
+  return largest;
 }
 
 void Trainer::State::save_files(const fs::path& folder) const {
@@ -136,12 +160,13 @@ bool Trainer::run() {
   State& s = *state_;
   const TrainConfig& config = s.config;
   RunState& run = s.run;
-  s.model.shared_decoder()->checkpointing = config.gradient_checkpointing == "full"  ? Checkpointing::full
-                                            : config.gradient_checkpointing == "mlp" ? Checkpointing::mlp
-                                                                                     : Checkpointing::none;
   AdamW optimizer(s.model, s.adapter);
+  Decoder& decoder = *s.model.shared_decoder();
+  const MemoryPlan memory = plan_memory(decoder, s.adapter, config, s.largest_batch());
+  decoder.checkpointing = memory.checkpointing;
   s.identity = identity_of(s.model, s.adapter, s.dataset, config);
   s.resume(optimizer);
+  s.say(memory.table(memory_limit(config, decoder.device)));
   prepare_folder(config.output_dir);
   if (s.run_id.empty()) {
     s.run_id = start_run(config.output_dir);
@@ -236,6 +261,8 @@ bool Trainer::run() {
   s.save_result(config.output_dir);
   if (const ops::Backend* backend = ops::takes_kernels(s.adapter.flat_values()))
     s.say(join("attention: ", backend->attention_name()));
+  s.say(
+      join("peak memory ", bytes_text(peak_memory_bytes(s.model.device())), ", planned ", bytes_text(memory.total())));
   if (run.skipped > 0) s.say(join(run.skipped, " steps were skipped for a loss or gradient that was not finite"));
   s.say("saved " + config.output_dir);
   return true;

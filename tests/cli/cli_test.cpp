@@ -6,6 +6,7 @@
 #include "core/check.h"
 #include "support/contains.h"
 #include "support/temp_folder.h"
+#include "support/tiny_model.h"
 #include "support/tiny_tokenizer.h"
 
 #include <ATen/ATen.h>
@@ -177,6 +178,30 @@ TEST_F(Programs, TrainEvaluateMergeGenerate) {
             "lora-generate: --prompt: expected a text, got \"\"\n");
 }
 
+TEST_F(Programs, TokenisedRowsAreKept) {
+  const auto files = [&](const char* folder) { return std::distance(fs::directory_iterator(folder_ / folder), {}); };
+  EXPECT_TRUE(contains(train().out, "\ntokens kept in out/cache/data.json-"));
+  EXPECT_EQ(files("out/cache"), 1);
+  EXPECT_TRUE(contains(train().out, "\ntokens read from out/cache/data.json-"));
+  EXPECT_TRUE(contains(train("--max_length 9").out, ": of other data or settings; made anew\n"));
+  EXPECT_EQ(files("out/cache"), 1);
+  EXPECT_EQ(json::parse(read_bytes(folder_ / "out/rankfold_config.json")).at("cache_dir"), "");
+
+  // Elsewhere where it is said; what lora-train has kept lora-eval reads, and by itself it writes nothing.
+  EXPECT_TRUE(contains(train("--output_dir other --cache_dir shared").out, "\ntokens kept in shared/"));
+  EXPECT_FALSE(fs::exists(folder_ / "other/cache"));
+  const std::string eval = "lora-eval --model_name_or_path model --dataset data.json";
+  EXPECT_TRUE(contains(run(eval + " --cache_dir shared").err, "tokens read from shared/"));
+  EXPECT_EQ(run(eval).err.find("tokens kept"), std::string::npos);
+  EXPECT_EQ(files("shared"), 1);
+
+  // A file that breaks later is refused, cache or not.
+  folder_.write("data.json", "{\"question\": ");
+  const Outcome broken = train();
+  EXPECT_EQ(broken.code, 2);
+  EXPECT_TRUE(contains(broken.err, "lora-train: data.json:1:"));
+}
+
 TEST_F(Programs, ASignalEndsTheRunWithItsStateSaved) {
   for (const auto& [signal, code] : {std::pair{"INT", 130}, std::pair{"TERM", 143}}) {
     const std::string out = join("out-", signal);
@@ -301,6 +326,63 @@ TEST_F(Programs, AFullDiskIsAnError) {
   const Outcome outcome =
       run("lora-generate --model_name_or_path model --prompt hello --max_new_tokens 2 >/dev/full #");
   EXPECT_EQ(outcome.code, 5);
+}
+
+// Bytes of "peak memory 612 MiB, planned 1.25 GiB": {peak, planned}.
+std::pair<double, double> memory_of(const Outcome& outcome) {
+  const size_t begin = outcome.out.find("peak memory ");
+  double peak = 0, planned = 0;
+  char peak_unit[4] = {}, planned_unit[4] = {};
+  EXPECT_EQ(begin == std::string::npos
+                ? 0
+                : std::sscanf(outcome.out.c_str() + begin, "peak memory %lf %3s, planned %lf %3s", &peak, peak_unit,
+                              &planned, planned_unit),
+            4)
+      << outcome.out;
+  const auto bytes = [](double x, const char* unit) { return x * (unit[0] == 'G' ? 1 << 30 : 1 << 20); };
+  return {bytes(peak, peak_unit), bytes(planned, planned_unit)};
+}
+
+TEST_F(Programs, ThePlannedMemoryIsWithinATenthOfWhatIsUsed) {
+  testing::write_tiny_model(folder_ / "wide",
+                            {.vocabulary = 4000, .hidden = 384, .inner = 1024, .layers = 4, .heads = 6});
+  std::string rows;
+  for (int i = 0; i < 16; ++i) rows += json{{"input_ids", std::vector<int>(512, 100 + i)}}.dump() + "\n";
+  folder_.write("long.jsonl", rows);
+  settings_["model_name_or_path"] = "wide";
+  settings_["dataset"] = "long.jsonl";
+  settings_["target_modules"] = "all-linear";
+  settings_["lora_dropout"] = 0.05;
+  settings_["max_steps"] = 2;
+  settings_["per_device_train_batch_size"] = 8;
+  std::map<std::string, double> peaks;
+  for (const std::string dtype : {"float32", "bfloat16"})
+    for (const std::string level : {"none", "mlp", "full"}) {
+      const Outcome outcome = train("--dtype " + dtype + " --gradient_checkpointing " + level);
+      ASSERT_EQ(outcome.code, 0) << outcome.err;
+      const auto [peak, planned] = memory_of(outcome);
+      EXPECT_NEAR(planned / peak, 1, 0.1) << dtype << ", " << level << "\n" << outcome.out;
+      peaks[dtype + level] = peak;
+    }
+  EXPECT_LT(peaks["float32mlp"], 0.85 * peaks["float32none"]);
+  EXPECT_LT(peaks["float32full"], 0.85 * peaks["float32mlp"]);
+
+  // auto takes what fits; what does not is refused with the numbers.
+  const auto budget = [](double bytes) { return " --memory_budget " + std::to_string(static_cast<int64_t>(bytes)); };
+  const Outcome fits = train("--dtype float32" + budget(peaks["float32none"] * 0.85));
+  EXPECT_TRUE(contains(fits.out, "gradient_checkpointing mlp")) << fits.err;
+  for (const auto& [flags, part] :
+       std::map<std::string, std::string>{{budget(peaks["float32none"] * 0.3), "memory_budget: "},
+                                          {" --gradient_checkpointing none" + budget(peaks["float32none"] * 0.85),
+                                           "gradient_checkpointing full takes"}}) {
+    fs::remove_all(folder_ / "out");
+    const Outcome refused = train("--dtype float32" + flags);
+    EXPECT_EQ(refused.code, 2);
+    EXPECT_TRUE(contains(refused.err, part));
+    EXPECT_EQ(std::count(refused.err.begin(), refused.err.end(), '\n'), 1) << refused.err;
+    EXPECT_FALSE(fs::exists(folder_ / "out/run.json"));
+  }
+  expect_refused("memory_budget: expected a size", "--memory_budget much");
 }
 
 }  // namespace

@@ -5,7 +5,9 @@
 
 #include <sys/stat.h>
 
+#include <atomic>
 #include <cstring>
+#include <thread>
 
 namespace rankfold {
 namespace {
@@ -92,6 +94,57 @@ TEST(AtomicFile, ErrorsNameThePath) {
   } catch (const Error& error) {
     EXPECT_EQ(error.code(), ExitCode::kStorage);
   }
+}
+
+TEST(AtomicFile, KeepsTwoWritersApart) {
+  const TempFolder folder;
+  const fs::path path = folder / "a";
+  std::atomic<int> writing = 0;
+  std::vector<std::thread> writers;
+  for (const char c : {'1', '2', '3', '4'})
+    writers.emplace_back([&, c] {
+      for (int round = 0; round < 50; ++round) {
+        AtomicFile file(path);
+        EXPECT_EQ(++writing, 1);
+        for (int part = 0; part < 3; ++part) file.write(std::string(1000, c));
+        --writing;
+        if (round % 2) file.commit();
+      }
+    });
+  for (std::thread& writer : writers) writer.join();
+  const std::string bytes = read_bytes(path);
+  EXPECT_EQ(bytes, std::string(3000, bytes[0]));
+  EXPECT_EQ(entries(folder.path()), 1u);
+}
+
+TEST(File, ReadsAtAnyPlace) {
+  const TempFolder folder;
+  folder.write("a", "0123456789");
+  const auto file = File::open(folder / "a");
+  EXPECT_EQ(file->size(), 10u);
+  std::string text(4, ' ');
+  file->read(3, std::as_writable_bytes(std::span(text)));
+  EXPECT_EQ(text, "3456");
+  file->read(6, std::as_writable_bytes(std::span(text)));
+  EXPECT_EQ(text, "6789");
+  expect_error<Error>([&] { file->read(7, std::as_writable_bytes(std::span(text))); }, "a: became shorter");
+  expect_error<UserError>([&] { File::open(folder.path()); }, "expected a file, got a folder");
+}
+
+TEST(NewFolder, GoesAgainIfItIsEmpty) {
+  const TempFolder folder;
+  fs::create_directory(folder / "old");
+  { const NewFolder made(folder / "old/a/b/"); }
+  EXPECT_TRUE(fs::is_empty(folder / "old"));
+  {
+    const NewFolder made(folder / "old/a/b");
+    folder.write("old/a/c", "kept");
+  }
+  EXPECT_FALSE(fs::exists(folder / "old/a/b"));
+  EXPECT_EQ(read_bytes(folder / "old/a/c"), "kept");
+  { const NewFolder there(folder / "old"); }
+  EXPECT_TRUE(fs::exists(folder / "old"));
+  expect_error<Error>([&] { NewFolder(folder / "old/a/c/d"); }, "cannot create the folder");
 }
 
 TEST(AtomicFolder, AppearsWhole) {

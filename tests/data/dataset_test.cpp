@@ -191,10 +191,16 @@ TEST_F(DatasetTest, FingerprintSeesEveryIdLabelAndBoundary) {
   EXPECT_EQ(open("[" + variants[0] + "]").fingerprint(), open(variants[0]).fingerprint());
 }
 
+// Checkpoints hold it: with another definition no run of before could be resumed.
+TEST_F(DatasetTest, FingerprintIsTheSameEverywhere) {
+  EXPECT_EQ(open("{\"input_ids\": [5, 6, 7]}\n{\"input_ids\": [8, 9], \"labels\": [-100, 9]}").fingerprint(),
+            0xF3DD87C9B89EC7CFu);
+}
+
 TEST_F(DatasetTest, MakesBatches) {
   const Dataset data = open(kThree);
-  const std::vector<Batch> batches = data.batches({2, 42, 0, false});
-  ASSERT_EQ(batches.size(), 2u);
+  const Batches batches = data.batches({2, 42, 0, false});
+  ASSERT_EQ(batches.size(), 2);
   EXPECT_EQ(batches[0].samples, (std::vector<int64_t>{0, 1}));
   EXPECT_EQ(batches[0].offsets, (std::vector<int64_t>{0, 3, 8}));
   EXPECT_EQ(batches[0].label_count(), 6);
@@ -205,9 +211,18 @@ TEST_F(DatasetTest, MakesBatches) {
   EXPECT_EQ(batches[1].first_row, 0);
   const auto order = epoch_order(3, 9, 4, true);
   EXPECT_EQ(data.batches({3, 9, 4, true})[0].samples, order);
+  int64_t step = 0;
+  for (const Batch& batch : data.batches({1, 42, 0, false})) {
+    EXPECT_EQ(batch.step, step);
+    EXPECT_EQ(batch.samples, std::vector<int64_t>{step++});
+  }
+  EXPECT_EQ(step, 3);
+  EXPECT_THROW(batches[2], std::invalid_argument);
   EXPECT_THROW(data.batches({0, 9, 4, true}), std::invalid_argument);
   EXPECT_THROW(data.batch({3}), std::invalid_argument);
   EXPECT_THROW(data[-1], std::invalid_argument);
+  EXPECT_EQ(data.length(1), 5);
+  EXPECT_THROW(data.length(3), std::invalid_argument);
 }
 
 TEST(EpochOrder, IsAPermutationOfSeedAndEpoch) {

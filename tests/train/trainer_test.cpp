@@ -12,6 +12,7 @@
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -70,6 +71,11 @@ class Training : public ::testing::Test {
     EXPECT_EQ(trainer.run(), run.stop_after < 0);
     run.log = trainer.log();
     run.values = adapter.flat_values().clone();
+  }
+  static std::string said(const std::vector<std::string>& messages) {
+    std::string all;
+    for (const std::string& line : messages) all += line + "\n";
+    return all;
   }
   static void expect_same(const Run& a, const Run& b) {
     EXPECT_TRUE(a.values.equal(b.values));
@@ -295,7 +301,7 @@ TEST_F(Training, AutoPassesOverAnEarlierRunInTheSameFolder) {
   second.stop_after = -1;
   second.train.resume_from_checkpoint = "auto";
   go(second);
-  EXPECT_TRUE(contains(second.messages.at(1), "checkpoint-6: it is of an earlier run")) << second.messages.at(1);
+  EXPECT_TRUE(contains(said(second.messages), "checkpoint-6: it is of an earlier run"));
   Run alone = make_run("alone", 4);
   alone.train.learning_rate = 1e-4;
   go(alone);
@@ -392,7 +398,9 @@ TEST_F(Training, AStepThatIsNotFiniteIsSkippedWithItsStateUntouched) {
   } catch (const Error& error) {
     EXPECT_EQ(error.code(), ExitCode::kDiverged);
   }
-  EXPECT_EQ(messages.size(), 10u);
+  EXPECT_EQ(std::count_if(messages.begin(), messages.end(),
+                          [](const std::string& line) { return line.find(": skipped, loss") != std::string::npos; }),
+            10);
   EXPECT_TRUE(adapter.flat_values().equal(before));
   EXPECT_FALSE(fs::exists(folder_ / "out/adapter_model.safetensors"));
 }

@@ -18,10 +18,10 @@ struct AttentionRoom {
   S *score, *result;    // [rows][ld], [rows][ld_size]
   W *query, *weight;    // [rows][words(size)], [rows][words(ld)]
   // Of backward alone:
-  W *value_t, *key;        // as key_t and value
-  S* d_score;              // [rows][ld]
-  S *d_key_t, *d_value_t;  // [size][ld]
-  W* d_out;                // [rows][words(size)]
+  W *value_t, *key;    // as key_t and value
+  S* d_score;          // [rows][ld]
+  S *d_key, *d_value;  // [length][ld_size]
+  W* d_out;            // [rows][words(size)]
   W *weight_rows, *d_score_rows, *query_rows,
       *d_out_rows;  // rows summed: [words(rows)][ld], ..., [words(rows)][ld_size]
 
@@ -38,8 +38,8 @@ struct AttentionRoom {
     value_t = scratch.take<W>(words<T>(size) * ld);
     key = scratch.take<W>(words<T>(length) * ld_size);
     d_score = scratch.take<S>(rows * ld);
-    d_key_t = scratch.take<S>(size * ld);
-    d_value_t = scratch.take<S>(size * ld);
+    d_key = scratch.take<S>(length * ld_size);
+    d_value = scratch.take<S>(length * ld_size);
     d_out = scratch.take<W>(rows * words<T>(size));
     weight_rows = scratch.take<W>(words<T>(rows) * ld);
     d_score_rows = scratch.take<W>(words<T>(rows) * ld);
@@ -109,7 +109,7 @@ void attention_backward(const Attention<T>& u, const AttentionGradient<T>& g, vo
   pack_transposed<T>(u.k, u.pitch, u.length, u.size, room.key_t, room.ld);
   pack_transposed<T>(u.v, u.pitch, u.length, u.size, room.value_t, room.ld);
   pack_rows<T>(u.k, u.pitch, u.length, u.size, room.key, room.ld_size);
-  for (int64_t i = 0; i < u.size * room.ld; ++i) room.d_key_t[i] = room.d_value_t[i] = 0;
+  for (int64_t i = 0; i < u.length * room.ld_size; ++i) room.d_key[i] = room.d_value[i] = 0;
   for (int64_t head = 0; head < u.group; ++head) {
     for (int64_t begin = 0; begin < u.length; begin += kQueryRows) {
       const int64_t end = least(u.length, begin + kQueryRows), rows = end - begin, wide = padded<T>(end);
@@ -142,22 +142,23 @@ void attention_backward(const Attention<T>& u, const AttentionGradient<T>& g, vo
 #pragma omp simd
         for (int64_t j = 0; j < u.size; ++j) store(to[j], from[j]);
       }
-      // dV^T += dO^T P, dK^T += Q^T dS: the block's rows are summed.
+      // dV += P^T dO, dK += dS^T Q: the block's rows are summed.
       pack_rows<T>(room.score, room.ld, rows, wide, room.weight_rows, room.ld);
       pack_rows<T>(room.d_score, room.ld, rows, wide, room.d_score_rows, room.ld);
       pack_rows<T>(d_out, g.d_out_pitch, rows, u.size, room.d_out_rows, room.ld_size);
       pack_rows<T>(q, u.pitch, rows, u.size, room.query_rows, room.ld_size);
-      product<T>(u.size, end, words<T>(rows), {room.d_out_rows, 1, room.ld_size}, room.weight_rows, room.ld,
-                 room.d_value_t, room.ld, true);
-      product<T>(u.size, end, words<T>(rows), {room.query_rows, 1, room.ld_size}, room.d_score_rows, room.ld,
-                 room.d_key_t, room.ld, true);
+      product<T>(end, u.size, words<T>(rows), {room.weight_rows, 1, room.ld}, room.d_out_rows, room.ld_size,
+                 room.d_value, room.ld_size, true);
+      product<T>(end, u.size, words<T>(rows), {room.d_score_rows, 1, room.ld}, room.query_rows, room.ld_size,
+                 room.d_key, room.ld_size, true);
     }
   }
-  for (int64_t i = 0; i < u.length; ++i)
-    for (int64_t j = 0; j < u.size; ++j) {
-      store(g.dk[i * g.pitch + j], room.d_key_t[j * room.ld + i]);
-      store(g.dv[i * g.pitch + j], room.d_value_t[j * room.ld + i]);
-    }
+  for (int64_t i = 0; i < u.length; ++i) {
+    const S *d_key = room.d_key + i * room.ld_size, *d_value = room.d_value + i * room.ld_size;
+    T *dk = g.dk + i * g.pitch, *dv = g.dv + i * g.pitch;
+#pragma omp simd
+    for (int64_t j = 0; j < u.size; ++j) store(dk[j], d_key[j]), store(dv[j], d_value[j]);
+  }
 }
 
 }  // namespace

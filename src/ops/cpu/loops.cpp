@@ -99,6 +99,9 @@ void add(const T* x, int64_t count, T* y) {
 template <class T>
 void dropout(const T* x, const DropoutCounters& c, int64_t m, int64_t k, T* y) {
   dropout_tile(x, k, c, 0, 0, m, k, y, k);
+  const Sum<T> scale = c.scale;
+#pragma omp simd
+  for (int64_t i = 0; i < m * k; ++i) store(y[i], load(y[i]) * scale);
 }
 
 template <class T>

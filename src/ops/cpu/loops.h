@@ -18,7 +18,7 @@ struct DropoutCounters {
   const int32_t* position;  // [M]
   uint64_t key;             // seed
   uint32_t stream;          // step and module
-  uint32_t threshold;       // of 65536: a 16-bit draw below it drops the element
+  uint16_t threshold;       // a 16-bit draw below it drops the element
   float scale;              // 65536 / (65536 - threshold)
 };
 

@@ -53,6 +53,7 @@ void low_rank_down(const T* x, int64_t pitch, const DropoutCounters* c, int64_t 
   Scratch scratch(block);
   const LowRankRoom<T> room(rank, scratch);
   const int64_t ld = padded<T>(rank);
+  const Sum<T> factor = static_cast<Sum<T>>(c ? scale * static_cast<double>(c->scale) : scale);
   for (int64_t top = 0; top < m; top += kTileRows) {
     const int64_t rows = least(kTileRows, m - top);
     for (int64_t begin = 0; begin < k; begin += kTileColumns) {
@@ -68,7 +69,7 @@ void low_rank_down(const T* x, int64_t pitch, const DropoutCounters* c, int64_t 
     }
     for (int64_t i = 0; i < rows; ++i, s += rank) {
       const Sum<T>* sum = room.sum + i * ld;
-      for (int64_t j = 0; j < rank; ++j) store(s[j], sum[j] * static_cast<Sum<T>>(scale));
+      for (int64_t j = 0; j < rank; ++j) store(s[j], sum[j] * factor);
     }
   }
 }
@@ -118,8 +119,9 @@ void low_rank_gradient(const T* s, int64_t rank, const T* x, int64_t pitch, cons
     pack_rows<T>(from, from_pitch, rows, columns, room.right, ld);
     product<T>(rank, columns, words<T>(rows), {room.left, 1, ld_rank}, room.right, ld, room.sum, ld, top > 0);
   }
+  const Sum<T> factor = c ? c->scale : 1;
   for (int64_t i = 0; i < rank; ++i)
-    for (int64_t j = 0; j < columns; ++j) gradient[i * row + (begin + j) * column] = room.sum[i * ld + j];
+    for (int64_t j = 0; j < columns; ++j) gradient[i * row + (begin + j) * column] = factor * room.sum[i * ld + j];
 }
 
 }  // namespace

@@ -97,8 +97,8 @@ Operand<T> rows_operand(const X* x, int64_t pitch, int64_t m, int64_t k, WordOf<
     WordOf<T>* y = room + i * count;
     const int64_t whole = k / group;
 #pragma omp simd
-    for (int64_t j = 0; j < whole; ++j) make_word(y[j], load(x[j * group]), load(x[j * group + group - 1]));
-    if (whole < count) make_word(y[whole], load(x[k - 1]), 0);
+    for (int64_t j = 0; j < whole; ++j) make_word(y[j], x[j * group], x[j * group + group - 1]);
+    if (whole < count) make_word(y[whole], x[k - 1], X{});
   }
   return {room, count, 1};
 }
@@ -113,10 +113,10 @@ void pack_transposed(const X* x, int64_t pitch, int64_t m, int64_t k, WordOf<T>*
     for (int64_t j = 0; j < k / group; ++j)
       for (int64_t i = 0; i < rows; ++i) {
         const X* pair = from + i * pitch + j * group;
-        make_word(y[j * ld + begin + i], load(pair[0]), load(pair[group - 1]));
+        make_word(y[j * ld + begin + i], pair[0], pair[group - 1]);
       }
     if (k % group != 0)
-      for (int64_t i = 0; i < rows; ++i) make_word(y[k / group * ld + begin + i], load(from[i * pitch + k - 1]), 0);
+      for (int64_t i = 0; i < rows; ++i) make_word(y[k / group * ld + begin + i], from[i * pitch + k - 1], X{});
   }
 }
 
@@ -128,10 +128,10 @@ void pack_rows(const X* x, int64_t pitch, int64_t m, int64_t k, WordOf<T>* y, in
     const X* other = x + (group - 1) * pitch;
     if (i + group <= m) {
 #pragma omp simd
-      for (int64_t j = 0; j < k; ++j) make_word(y[j], load(x[j]), load(other[j]));
+      for (int64_t j = 0; j < k; ++j) make_word(y[j], x[j], other[j]);
     } else {
 #pragma omp simd
-      for (int64_t j = 0; j < k; ++j) make_word(y[j], load(x[j]), 0);
+      for (int64_t j = 0; j < k; ++j) make_word(y[j], x[j], X{});
     }
   }
 }

@@ -8,7 +8,7 @@
 #include <math.h>
 #include <string.h>
 
-#if defined(__AVX512BF16__)
+#if defined(__SSE2__)
 #include <immintrin.h>
 #endif
 
@@ -37,11 +37,12 @@ inline float load(Bf16 x) {
 }
 inline void store(float& y, float x) { y = x; }
 inline void store(double& y, double x) { y = x; }
-inline void store(Bf16& y, float x) {  // round to nearest even
+// Rounds to nearest even. A NaN stays one: those that arithmetic makes, or passes on from 16 bits, have zeros where the
+// addition could carry.
+inline void store(Bf16& y, float x) {
   uint32_t bits;
   memcpy(&bits, &x, 4);
-  const uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-  y.bits = static_cast<uint16_t>(x != x ? 0x7fc0 : rounded);
+  y.bits = static_cast<uint16_t>((bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
 }
 
 // exp within 2 units in the last place: 2^n * e^r, |r| <= ln(2) / 2, Taylor to r^7. Inlined so that loops vectorise.
@@ -141,13 +142,17 @@ using WordOf = typename Word<T>::type;
 template <class T>
 constexpr int64_t kGroup = Word<T>::kGroup;
 
-// Words of elements that are there in T or in the type of the sums.
+// A word of one element, or of two neighbours along the summed axis.
 inline void make_word(float& w, float x, float) { w = x; }
+inline void make_word(float& w, Bf16 x, Bf16) { w = load(x); }
 inline void make_word(double& w, double x, double) { w = x; }
+inline void make_word(uint32_t& w, Bf16 x, Bf16 y) {
+  w = static_cast<uint32_t>(x.bits) | static_cast<uint32_t>(y.bits) << 16;
+}
 inline void make_word(uint32_t& w, float x, float y) {
   Bf16 low, high;
   store(low, x), store(high, y);
-  w = static_cast<uint32_t>(low.bits) | static_cast<uint32_t>(high.bits) << 16;
+  make_word(w, low, high);
 }
 
 }  // namespace

@@ -1,0 +1,48 @@
+#include "core/memory.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <fstream>
+
+namespace rankfold {
+namespace {
+
+// "Name:   123 kB" in a file of such lines.
+int64_t kilobytes_line(const char* file, const std::string& name) {
+  std::ifstream in(file);
+  for (std::string line; std::getline(in, line);)
+    if (line.starts_with(name)) return std::atoll(line.c_str() + name.size()) * 1024;
+  return 0;
+}
+
+}  // namespace
+
+int64_t resident_bytes() { return kilobytes_line("/proc/self/status", "VmRSS:"); }
+
+int64_t available_bytes() {
+  int64_t bytes = kilobytes_line("/proc/meminfo", "MemAvailable:") + resident_bytes();
+  for (const char* limit : {"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"}) {
+    std::ifstream in(limit);
+    int64_t most = 0;  // "max" is not a number: no limit
+    if (in >> most && most > 0) bytes = std::min(bytes, most);
+  }
+  return bytes;
+}
+
+int64_t resident_bytes_of(const std::set<std::string>& files) {
+  std::ifstream in("/proc/self/smaps");
+  bool counts = false;
+  int64_t bytes = 0;
+  for (std::string line; std::getline(in, line);) {
+    if (line.starts_with("Rss:")) {
+      if (counts) bytes += std::atoll(line.c_str() + 4) * 1024;
+    } else if (const size_t path = line.find('/'); path != std::string::npos && line.find('-') < path) {
+      counts = files.contains(line.substr(path));
+    } else if (const size_t colon = line.find(':'); colon == std::string::npos || line.find('-') < colon) {
+      counts = false;  // a mapping without a file
+    }
+  }
+  return bytes;
+}
+
+}  // namespace rankfold

@@ -1,0 +1,127 @@
+#include "data/encode.h"
+
+#include "core/check.h"
+#include "rankfold/batch.h"
+#include "rankfold/generate.h"
+
+#include <nlohmann/json.hpp>
+
+#include <algorithm>
+#include <atomic>
+#include <mutex>
+#include <optional>
+#include <thread>
+
+namespace rankfold {
+
+void RowEncoder::operator()(int64_t index, Block& block) const {
+  const std::string place = file_.place(index);
+  auto content = read_row(file_[index], place, config_.columns, vocab_size_);
+  Example* ready = std::get_if<Example>(&content);
+  Example example = ready ? std::move(*ready) : encode(std::get<Prompted>(content), place);
+  Block::Row row = cut(example, place);
+  row.begin = row.end = block.ids.size();
+  if (row.fate == Fate::kKept) {
+    row.end += example.input_ids.size();
+    block.ids.insert(block.ids.end(), example.input_ids.begin(), example.input_ids.end());
+    block.labels.insert(block.labels.end(), example.labels.begin(), example.labels.end());
+  }
+  block.rows.push_back(row);
+}
+
+Example RowEncoder::encode(const Prompted& said, const std::string& place) const {
+  if (!tokenizer_) fail(place, ": a text needs a tokenizer, and there is none (only rows of input_ids do without)");
+  Example example;
+  auto& [ids, labels] = example;
+  if (said.has_prompt) {
+    ids = encode_prompt(*tokenizer_, config_.prompt_template, said.prompt_question);
+  } else if (tokenizer_->bos()) {
+    ids.push_back(*tokenizer_->bos());
+  }
+  const bool begins_with_bos = tokenizer_->bos().has_value();
+  const size_t prompt_length = ids.size();
+  const std::vector<int32_t> answer = tokenizer_->encode(said.answer);
+  ids.insert(ids.end(), answer.begin(), answer.end());
+  ids.push_back(tokenizer_->eos());
+
+  labels = ids;
+  const size_t masked = config_.train_on_prompt ? size_t{begins_with_bos} : prompt_length;
+  std::fill_n(labels.begin(), masked, static_cast<int32_t>(kIgnoreIndex));
+
+  for (const int32_t id : ids)
+    if (id >= vocab_size_)
+      fail(place, ": token id ", id, " is beyond the ", vocab_size_,
+           " rows of the embedding: the tokenizer is larger than the model");
+  return example;
+}
+
+Block::Row RowEncoder::cut(Example& example, const std::string& place) const {
+  auto& [ids, labels] = example;
+  Block::Row row;
+  row.length = static_cast<int64_t>(ids.size());
+  if (row.length > config_.max_length) {
+    if (config_.truncation_strategy == "error")
+      fail(place, ": ", row.length, " tokens > max_length ", config_.max_length);
+    if (config_.truncation_strategy == "drop") {
+      row.fate = Fate::kDropped;
+      return row;
+    }
+    row.truncated = true;
+    ids.resize(static_cast<size_t>(config_.max_length));
+    labels.resize(static_cast<size_t>(config_.max_length));
+  }
+  // Nothing comes before the first token, so its label predicts nothing.
+  if (std::all_of(labels.begin() + 1, labels.end(), [](int32_t x) { return x == kIgnoreIndex; }))
+    row.fate = Fate::kWithoutLabels;
+  return row;
+}
+
+void encode_rows(const RowFile& file, const RowEncoder& encode, const std::function<void(const Block&)>& take) {
+  constexpr int64_t kRows = 64;
+  const int64_t count = file.size(), block_count = (count + kRows - 1) / kRows;
+  const int64_t cores = std::max<int64_t>(2, std::thread::hardware_concurrency()), under_way = 4 * cores;
+  std::atomic<int64_t> next = 0, taken = 0;  // blocks
+  std::vector<std::optional<Block>> waiting(static_cast<size_t>(under_way));
+  const auto place_of = [&](int64_t block) -> auto& { return waiting[static_cast<size_t>(block % under_way)]; };
+  std::exception_ptr failure;
+  std::mutex mutex;
+  FilePass pass = file.pass();
+
+  // Whoever brings the block that is next in the file hands over all that now follow one another.
+  const auto deliver = [&](int64_t number, Block block) {
+    const std::lock_guard lock(mutex);
+    place_of(number) = std::move(block);
+    for (int64_t first = taken; !failure && place_of(first); taken = ++first) {
+      try {
+        const Block ready = std::move(*std::exchange(place_of(first), std::nullopt));
+        take(ready);
+        if (ready.failure) std::rethrow_exception(ready.failure);
+        pass.reached(file.end(std::min((first + 1) * kRows, count) - 1));
+      } catch (...) {
+        failure = std::current_exception();
+        next = first = block_count;  // no more are begun, and nobody waits
+      }
+    }
+    taken.notify_all();
+  };
+  const auto work = [&] {
+    for (int64_t number; (number = next++) < block_count;) {
+      for (int64_t now; (now = taken) + under_way <= number;) taken.wait(now);
+      Block block;
+      try {
+        for (int64_t i = number * kRows; i < std::min((number + 1) * kRows, count); ++i) encode(i, block);
+      } catch (...) {
+        block.failure = std::current_exception();
+      }
+      deliver(number, std::move(block));
+    }
+  };
+  {
+    std::vector<std::jthread> helpers;
+    for (int64_t i = 1; i < std::min(cores, block_count); ++i) helpers.emplace_back(work);
+    work();
+  }
+  if (failure) std::rethrow_exception(failure);
+}
+
+}  // namespace rankfold

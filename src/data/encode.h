@@ -1,0 +1,55 @@
+// Rows of a file as ids and labels, on all cores, in the file's order.
+#pragma once
+
+#include "data/prompt.h"
+#include "data/rows.h"
+#include "rankfold/dataset.h"
+
+#include <cstddef>
+#include <cstdint>
+#include <exception>
+#include <functional>
+#include <string>
+#include <vector>
+
+namespace rankfold {
+
+enum class Fate { kKept, kDropped, kWithoutLabels };
+
+// Neighbouring rows of the file. What is kept of them lies end to end: a million small vectors between
+// sentencepiece's short-lived ones fragment the heap until malloc takes most of the time.
+struct Block {
+  struct Row {
+    int64_t length = 0;  // before cutting
+    bool truncated = false;
+    Fate fate = Fate::kKept;
+    size_t begin = 0, end = 0;  // in ids and labels
+  };
+  std::vector<Row> rows;
+  std::vector<int32_t> ids, labels;
+  std::exception_ptr failure;  // of the row after the last one
+};
+
+// Thread safe. Refers to its arguments.
+class RowEncoder {
+ public:
+  RowEncoder(const RowFile& file, const Tokenizer* tokenizer, const DataConfig& config, int64_t vocab_size)
+      : file_(file), tokenizer_(tokenizer), config_(config), vocab_size_(vocab_size) {}
+
+  void operator()(int64_t index, Block& block) const;
+
+ private:
+  Example encode(const Prompted& said, const std::string& place) const;
+  Block::Row cut(Example& example, const std::string& place) const;
+
+  const RowFile& file_;
+  const Tokenizer* tokenizer_;
+  const DataConfig& config_;
+  int64_t vocab_size_;
+};
+
+// Hands the file's blocks to `take` in order, one at a time, from any thread. Only a few are under way at once: memory
+// does not grow with the file. Throws what the first broken row throws, or `take`; later blocks are not handed over.
+void encode_rows(const RowFile& file, const RowEncoder& encode, const std::function<void(const Block&)>& take);
+
+}  // namespace rankfold

@@ -1,0 +1,154 @@
+#include "data/token_store.h"
+
+#include "core/check.h"
+
+#include <algorithm>
+#include <array>
+#include <type_traits>
+
+namespace rankfold {
+namespace {
+
+// The file: words, rows, key, footer; docs/formats.md.
+struct Footer {
+  std::array<char, 8> magic = {'r', 'f', 't', 'o', 'k', 'e', 'n', '1'};
+  uint64_t words = 0;
+  uint64_t rows = 0;  // entries of rows_
+  uint64_t key_size = 0;
+  TokenStore::Summary summary = {};
+  uint64_t checksum = 0;  // of all bytes before it
+};
+static_assert(std::is_trivially_copyable_v<Footer> && sizeof(Footer) == 4 * 8 + 6 * 8 + 8);
+constexpr uint64_t kChecked = sizeof(Footer) - sizeof(Footer::checksum);
+
+uint64_t checksum_of(const File& file, uint64_t size) {
+  std::vector<std::byte> buffer(std::min<uint64_t>(size, 1 << 20));
+  uint64_t sum = kChecksumSeed;
+  for (uint64_t at = 0; at < size; at += buffer.size()) {
+    const std::span part(buffer.data(), std::min<uint64_t>(buffer.size(), size - at));
+    file.read(at, part);
+    sum = checksum64(part, sum);
+  }
+  return sum;
+}
+
+}  // namespace
+
+TokenStore TokenStore::open(const std::filesystem::path& path, const std::string& key) {
+  TokenStore store;
+  store.file_ = File::open(path);
+  const File& file = *store.file_;
+  const auto damaged = [&path] { fail(path.string(), ": damaged"); };
+  Footer footer;
+  const auto magic = footer.magic;
+  if (file.size() < sizeof footer) damaged();
+  const uint64_t footer_at = file.size() - sizeof footer;
+  file.read(footer_at, std::as_writable_bytes(std::span(&footer, 1)));
+  // Each size by itself first: a sum of hostile ones may be right.
+  for (const uint64_t part : {footer.words, footer.rows, footer.key_size})
+    if (part > footer_at) damaged();
+  const uint64_t rows_at = footer.words * sizeof(uint32_t), key_at = rows_at + footer.rows * sizeof(uint64_t);
+  if (footer.magic != magic || key_at + footer.key_size != footer_at) damaged();
+
+  std::string written_for(footer.key_size, '\0');
+  file.read(key_at, std::as_writable_bytes(std::span(written_for)));
+  if (written_for != key) fail(path.string(), ": of other data or settings");
+  if (checksum_of(file, footer_at + kChecked) != footer.checksum) damaged();
+
+  store.rows_.resize(footer.rows);
+  file.read(rows_at, std::as_writable_bytes(std::span(store.rows_)));
+  if (store.rows_.empty() || !std::is_sorted(store.rows_.begin(), store.rows_.end()) ||
+      store.rows_.back() != 2 * footer.words)
+    damaged();
+  store.summary_ = footer.summary;
+  return store;
+}
+
+void TokenStore::read(uint64_t begin, std::span<uint32_t> words) const {
+  if (file_) return file_->read(begin * sizeof(uint32_t), std::as_writable_bytes(words));
+  while (!words.empty()) {
+    const Words& page = pages_[begin / kPage];
+    const size_t at = begin % kPage, count = std::min(words.size(), page.size() - at);
+    std::copy_n(page.begin() + static_cast<std::ptrdiff_t>(at), count, words.begin());
+    begin += count;
+    words = words.subspan(count);
+  }
+}
+
+TokenStore::Row TokenStore::row(int64_t index) const {
+  const uint64_t entry = rows_.at(static_cast<size_t>(index)), next = rows_.at(static_cast<size_t>(index) + 1);
+  const bool has_labels = entry & 1;
+  const uint64_t words = next / 2 - entry / 2;
+  return {entry / 2, has_labels ? words / 2 : words, has_labels};
+}
+
+int64_t TokenStore::length(int64_t index) const { return static_cast<int64_t>(row(index).length); }
+
+Example TokenStore::operator[](int64_t index) const {
+  const auto [begin, length, has_labels] = row(index);
+  Words words(has_labels ? 2 * length : length);
+  read(begin, words);
+  Example example{.input_ids = std::vector<int32_t>(length), .labels = std::vector<int32_t>(length)};
+  for (size_t i = 0; i < length; ++i) {
+    const int32_t id = example.input_ids[i] = static_cast<int32_t>(words[i] & ~kLearnt);
+    const int32_t own = words[i] & kLearnt ? id : static_cast<int32_t>(kIgnoreIndex);
+    example.labels[i] = has_labels ? static_cast<int32_t>(words[length + i]) : own;
+  }
+  return example;
+}
+
+TokenWriter::TokenWriter(const std::filesystem::path& path, const std::string& key)
+    : file_(std::in_place, path), key_(key) {}
+
+void TokenWriter::append(std::span<const int32_t> ids, std::span<const int32_t> labels) {
+  bool has_labels = false;
+  for (size_t i = 0; i < ids.size(); ++i) {
+    put(static_cast<uint32_t>(ids[i]) | (labels[i] == ids[i] ? TokenStore::kLearnt : 0));
+    has_labels |= labels[i] != ids[i] && labels[i] != kIgnoreIndex;
+  }
+  if (has_labels)
+    for (const int32_t label : labels) put(static_cast<uint32_t>(label));
+  store_.rows_.back() += has_labels;
+  store_.rows_.push_back(2 * words_);
+}
+
+TokenStore TokenWriter::finish(const TokenStore::Summary& summary) {
+  flush();
+  store_.summary_ = summary;
+  if (!file_) return std::move(store_);
+  write(std::as_bytes(std::span(store_.rows_)));
+  write(std::as_bytes(std::span(key_)));
+  Footer footer{.words = words_, .rows = store_.rows_.size(), .key_size = key_.size(), .summary = summary};
+  const auto bytes = std::as_bytes(std::span(&footer, 1));
+  write(bytes.first(kChecked));
+  footer.checksum = checksum_;
+  write(bytes.subspan(kChecked));
+  // Opened before it has its name: under that another run may put a file of its own at any time.
+  TokenStore store = TokenStore::open(file_->path(), key_);
+  file_->commit();
+  return store;
+}
+
+void TokenWriter::put(uint32_t word) {
+  if (page_.empty()) page_.reserve(TokenStore::kPage);
+  page_.push_back(word);
+  ++words_;
+  if (page_.size() == TokenStore::kPage) flush();
+}
+
+void TokenWriter::flush() {
+  if (file_) {
+    write(std::as_bytes(std::span(page_)));
+    page_.clear();
+  } else {
+    page_.shrink_to_fit();
+    store_.pages_.push_back(std::exchange(page_, {}));
+  }
+}
+
+void TokenWriter::write(std::span<const std::byte> bytes) {
+  checksum_ = checksum64(bytes, checksum_);
+  file_->write(bytes);
+}
+
+}  // namespace rankfold

@@ -1,0 +1,188 @@
+#include "train/memory_plan.h"
+
+#include "core/check.h"
+#include "core/memory.h"
+
+#include <c10/core/CachingDeviceAllocator.h>
+
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+#include <iomanip>
+#include <set>
+#include <sstream>
+
+namespace rankfold {
+namespace {
+
+// What oneDNN compiles in the first steps, and the code that they bring in.
+constexpr int64_t kCompiledProducts = int64_t{48} << 20;
+
+constexpr Checkpointing kLevels[] = {Checkpointing::none, Checkpointing::mlp, Checkpointing::full};
+
+const char* name_of(Checkpointing level) {
+  return level == Checkpointing::none ? "none" : level == Checkpointing::mlp ? "mlp" : "full";
+}
+
+// Bytes of a token, or of a whole layer, at a time.
+class Estimate {
+ public:
+  Estimate(const Decoder& decoder, const BatchSize& batch)
+      : d_(decoder), batch_(batch), tokens_((batch.tokens + 63) / 64 * 64), e_(c10::elementSize(decoder.dtype)) {
+    const ModelConfig& c = decoder.config;
+    hidden_ = c.hidden_size, inner_ = c.intermediate_size;
+    query_ = c.num_attention_heads * c.head_dim, qkv_ = query_ + 2 * c.num_key_value_heads * c.head_dim;
+  }
+
+  // Rank sums of a projection's updates, in bytes.
+  int64_t sums(const Projection& p) const {
+    int64_t ranks = 0;
+    for (const Module& m : p.modules)
+      if (m.has_update()) ranks += m.a.size(0);
+    return ranks * e_;
+  }
+  // Kept by each half of a layer, its input apart.
+  int64_t attention(const Layer& layer) const {
+    return (qkv_ + query_) * e_ + d_.config.num_attention_heads * 4 + 4 + sums(layer.qkv) + sums(layer.o);
+  }
+  int64_t mlp(const Layer& layer) const { return 2 * inner_ * e_ + 4 + sums(layer.gate_up) + sums(layer.down); }
+
+  int64_t kept(Checkpointing level) const {
+    int64_t token = hidden_ * e_ + 24, again = 0;  // the last hidden state; tokens, labels, positions, rows
+    for (size_t i = first_trained_layer(); i < d_.layers.size(); ++i) {
+      const Layer& layer = d_.layers[i];
+      const int64_t states = hidden_ * e_ * (level == Checkpointing::full ? 1 : 2);
+      token += states + (level == Checkpointing::full ? 0 : attention(layer)) +
+               (level == Checkpointing::none ? mlp(layer) : 0);
+      // One layer at a time is made again.
+      if (level == Checkpointing::mlp) again = std::max(again, mlp(layer));
+      if (level == Checkpointing::full) again = std::max(again, hidden_ * e_ + attention(layer) + mlp(layer));
+    }
+    return (token + again) * tokens_;
+  }
+
+  int64_t temporary() const {
+    const int64_t h = tokens_ * hidden_ * e_;
+    const int64_t chunk = std::min(batch_.tokens, ops::loss_chunk(d_.device.type()));
+    const int64_t loss = chunk * (d_.config.vocab_size * e_ + 3 * hidden_ * e_) + h + gradient(d_.head);
+    int64_t leaves = 0;
+    for (const Layer& layer : d_.layers)
+      for (const Projection* p : {&layer.qkv, &layer.o, &layer.gate_up, &layer.down})
+        leaves = std::max(leaves, gradient(*p));
+    const int64_t mlp = tokens_ * 3 * inner_ * e_ + 2 * h;
+    const int64_t attention = tokens_ * (query_ + qkv_) * e_ + 2 * h +
+                              ops::attention_scratch(d_.dtype, d_.device.type(), batch_.longest, d_.config.head_dim);
+    return std::max({loss, mlp + leaves, attention + leaves});
+  }
+
+ private:
+  size_t first_trained_layer() const {
+    if (d_.embedding_master.defined()) return 0;
+    for (size_t i = 0; i < d_.layers.size(); ++i) {
+      const Layer& layer = d_.layers[i];
+      for (const Projection* p : {&layer.qkv, &layer.o, &layer.gate_up, &layer.down})
+        if (p->trains()) return i;
+    }
+    return d_.layers.size();
+  }
+  // Of a projection's leaves, beside the flat gradient that it is added to.
+  int64_t gradient(const Projection& p) const {
+    int64_t bytes = 0;
+    for (const Module& m : p.modules) {
+      if (m.master.defined()) bytes += m.master.numel() * (e_ == 2 ? 6 : 4);
+      if (m.has_update()) bytes += (m.a.numel() + m.b.numel()) * 4;
+    }
+    return bytes;
+  }
+
+  const Decoder& d_;
+  const BatchSize& batch_;
+  int64_t tokens_, e_, hidden_ = 0, inner_ = 0, query_ = 0, qkv_ = 0;
+};
+
+void add_weights(Decoder& decoder, MemoryPlan& plan) {
+  const auto add = [&](const std::string& name, const at::Tensor& weight) {
+    const bool mapped =
+        decoder.folder.contains(name) && decoder.folder.tensor(name).const_data_ptr() == weight.const_data_ptr();
+    (mapped ? plan.mapped : plan.copied) += static_cast<int64_t>(weight.nbytes());
+  };
+  add(decoder.embedding_name, decoder.embedding);
+  for (Projection* p : decoder.projections())
+    if (!decoder.is_tied(p)) add(p->modules[0].name + ".weight", p->weight);
+  for (Norm* norm : decoder.norms()) add(norm->name, norm->weight);
+}
+
+}  // namespace
+
+std::string bytes_text(int64_t bytes) {
+  const bool large = bytes >= int64_t{1} << 30;
+  std::ostringstream out;
+  out << std::fixed << std::setprecision(large ? 2 : 0) << std::ldexp(static_cast<double>(bytes), large ? -30 : -20)
+      << (large ? " GiB" : " MiB");
+  return out.str();
+}
+
+std::string MemoryPlan::table(int64_t limit) const {
+  std::ostringstream text;
+  text << "memory:";
+  const auto add = [&](const char* name, int64_t bytes, const std::string& note) {
+    text << "\n  " << std::left << std::setw(10) << name << std::right << std::setw(10) << bytes_text(bytes)
+         << (note.empty() ? "" : "  ") << note;
+  };
+  add("weights", mapped + copied, copied == 0 ? "mapped" : mapped == 0 ? "copied" : bytes_text(mapped) + " mapped");
+  add("adapter", adapter, "values and gradients");
+  add("optimizer", optimizer, "two moments");
+  add("kept", kept,
+      join("for the backward pass of ", batch.rows, batch.rows == 1 ? " row, " : " rows, ", batch.tokens,
+           " tokens; gradient_checkpointing ", name_of(checkpointing)));
+  add("temporary", temporary, "");
+  if (libraries > 0) add("libraries", libraries, "code, compiled products, data set");
+  add("in all", total(), "of " + bytes_text(limit));
+  return text.str();
+}
+
+int64_t memory_limit(const TrainConfig& config, at::Device device) {
+  if (!config.memory_budget.empty()) return static_cast<int64_t>(*parse_size(config.memory_budget));
+  if (device.is_cpu()) return available_bytes();
+  return static_cast<int64_t>(c10::getDeviceAllocator(device.type())->getMemoryInfo(device.index()).second);
+}
+
+MemoryPlan plan_memory(Decoder& decoder, const Adapter& adapter, const TrainConfig& config, const BatchSize& batch) {
+  MemoryPlan plan;
+  plan.batch = batch;
+  add_weights(decoder, plan);
+  plan.adapter = 8 * adapter.parameter_count();
+  plan.optimizer = 8 * adapter.parameter_count();
+  if (decoder.device.is_cpu()) {
+    std::set<std::string> files;
+    for (const TensorFile& file : decoder.folder.files())
+      files.insert(std::filesystem::canonical(file.path()).string());
+    const int64_t ours = plan.copied + plan.adapter + plan.optimizer + resident_bytes_of(files);
+    plan.libraries = std::max<int64_t>(0, resident_bytes() - ours) + kCompiledProducts;
+  }
+  const Estimate estimate(decoder, batch);
+  plan.temporary = estimate.temporary();
+  const int64_t limit = memory_limit(config, decoder.device);
+  const auto at_level = [&](Checkpointing level) {
+    plan.checkpointing = level;
+    plan.kept = estimate.kept(level);
+    return plan;
+  };
+  for (Checkpointing level : kLevels) {
+    if (config.gradient_checkpointing != "auto" && config.gradient_checkpointing != name_of(level)) continue;
+    if (at_level(level).total() <= limit) return plan;
+  }
+  const MemoryPlan asked = plan, least = at_level(Checkpointing::full);
+  const int64_t fixed = least.total() - least.kept - least.temporary;
+  fail(config.memory_budget.empty() ? "memory: " : "memory_budget: ", bytes_text(limit), " are there, ",
+       bytes_text(asked.total()), " are needed at gradient_checkpointing ", name_of(asked.checkpointing), " (weights ",
+       bytes_text(asked.mapped + asked.copied), ", adapter and optimizer ", bytes_text(asked.adapter + asked.optimizer),
+       ", libraries ", bytes_text(asked.libraries), ", a micro-batch of ", batch.rows, " rows and ", batch.tokens,
+       " tokens ", bytes_text(asked.kept + asked.temporary), ")",
+       asked.checkpointing != Checkpointing::full && least.total() <= limit
+           ? ": gradient_checkpointing full takes " + bytes_text(least.total())
+       : fixed < limit ? std::string(": lower per_device_train_batch_size or max_length")
+                       : std::string(": it would not fit with any batch"));
+}
+
+}  // namespace rankfold

@@ -1,0 +1,44 @@
+// What a run will take, before it takes it.
+#pragma once
+
+#include "model/decoder.h"
+#include "rankfold/adapter.h"
+#include "rankfold/config.h"
+
+#include <cstdint>
+#include <string>
+
+namespace rankfold {
+
+// The largest micro-batch of a run.
+struct BatchSize {
+  int64_t rows = 0;
+  int64_t tokens = 0;
+  int64_t longest = 0;  // tokens of its longest row
+};
+
+// Bytes by purpose. On a CPU `libraries` is what the process holds besides, data set included; on a device it is 0.
+struct MemoryPlan {
+  Checkpointing checkpointing = Checkpointing::none;
+  BatchSize batch;
+  int64_t mapped = 0, copied = 0;  // weights: pages of the model's files, or memory of our own
+  int64_t adapter = 0;             // values and gradients
+  int64_t optimizer = 0;           // both moments
+  int64_t kept = 0;                // for the backward pass of one micro-batch
+  int64_t temporary = 0;           // the most that lives beside it for a moment
+  int64_t libraries = 0;
+
+  int64_t total() const { return mapped + copied + adapter + optimizer + kept + temporary + libraries; }
+  std::string table(int64_t limit) const;  // for people
+};
+
+std::string bytes_text(int64_t bytes);  // "1.25 GiB", "12 MiB"
+
+// The memory that a run on this device may use: --memory_budget, or what is there.
+int64_t memory_limit(const TrainConfig& config, at::Device device);
+
+// The plan at config.gradient_checkpointing; for auto, at the least recomputation that fits. To be asked when model, adapter
+// and optimizer are there. Throws UserError with the numbers where nothing that was asked for fits.
+MemoryPlan plan_memory(Decoder& decoder, const Adapter& adapter, const TrainConfig& config, const BatchSize& batch);
+
+}  // namespace rankfold
