@@ -1,50 +1,122 @@
 #include "core/process.h"
 
 #include <c10/core/CPUAllocator.h>
-#include <malloc.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
-#include <climits>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
+#include <functional>
+#include <iterator>
+#include <map>
+#include <mutex>
 #include <new>
+#include <unordered_map>
 
 namespace rankfold {
 namespace {
 
-// Aligns what malloc gives by itself. glibc's posix_memalign (torch's choice) leaves the spare end of each
-// block in a per-thread cache, where it keeps the freed block beside it from being joined or reused: with
-// pages kept, a process then holds twice the memory that it needs.
-class AlignedAllocator final : public c10::Allocator {
+constexpr size_t kAlignment = 64;
+
+// Large blocks out of one range of addresses, the lowest place that is free first; pages that were touched stay. Blocks
+// of a training step live and die together: apart from everything else they leave no holes behind, whereas on the heap
+// what lasts (compiled products, say) comes to lie between them, and steps of uneven size need ever more.
+class Arena {
+ public:
+  Arena() {
+    // Addresses cost nothing; where the system counts them all the same it gives fewer.
+    for (limit_ = size_t{1} << 42; limit_ >= size_t{1} << 30; limit_ /= 2) {
+      void* range = ::mmap(nullptr, limit_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+      if (range == MAP_FAILED) continue;
+      base_ = static_cast<char*>(range);
+      return;
+    }
+    limit_ = 0;
+  }
+
+  void* allocate(size_t bytes) {
+    bytes = (bytes + kAlignment - 1) & ~(kAlignment - 1);
+    const std::lock_guard lock(mutex_);
+    auto place = free_.begin();
+    while (place != free_.end() && place->second < bytes) ++place;
+    size_t offset = top_;
+    if (place != free_.end()) {
+      offset = place->first;
+      if (place->second > bytes) free_.emplace(offset + bytes, place->second - bytes);
+      free_.erase(place);
+    } else {
+      if (!free_.empty() && std::prev(free_.end())->first + std::prev(free_.end())->second == top_) {
+        offset = std::prev(free_.end())->first;  // the hole at the end grows
+        if (bytes > limit_ - offset) return nullptr;
+        free_.erase(std::prev(free_.end()));
+      }
+      if (bytes > limit_ - offset) return nullptr;
+      top_ = offset + bytes;
+    }
+    used_.emplace(offset, bytes);
+    return base_ + offset;
+  }
+
+  // False where the block is not one of ours.
+  bool release(void* block) {
+    const auto offset = static_cast<size_t>(static_cast<char*>(block) - base_);
+    if (std::less<>()(static_cast<char*>(block), base_) || offset >= limit_) return false;
+    const std::lock_guard lock(mutex_);
+    const auto used = used_.find(offset);
+    auto place = free_.emplace(offset, used->second).first;
+    used_.erase(used);
+    const auto next = std::next(place);
+    if (next != free_.end() && place->first + place->second == next->first) {
+      place->second += next->second;
+      free_.erase(next);
+    }
+    if (place != free_.begin()) {
+      const auto before = std::prev(place);
+      if (before->first + before->second == place->first) {
+        before->second += place->second;
+        free_.erase(place);
+      }
+    }
+    return true;
+  }
+
+ private:
+  std::mutex mutex_;
+  char* base_ = nullptr;
+  size_t limit_ = 0, top_ = 0;               // bytes; everything from top_ on was never used
+  std::map<size_t, size_t> free_;            // offset -> bytes of the holes below top_
+  std::unordered_map<size_t, size_t> used_;  // the same of the blocks
+};
+
+class Allocator final : public c10::Allocator {
  public:
   c10::DataPtr allocate(size_t bytes) override {
     if (bytes == 0) return {nullptr, c10::Device(c10::kCPU)};
-    void* block = bytes < SIZE_MAX - kSpare ? std::malloc(bytes + kSpare) : nullptr;
-    if (!block) throw std::bad_alloc();
-    const uintptr_t first = reinterpret_cast<uintptr_t>(block) + sizeof(void*);
-    void* data = reinterpret_cast<void*>((first + kAlignment - 1) & ~(kAlignment - 1));
-    static_cast<void**>(data)[-1] = block;
+    void* data = bytes >= kLarge ? arena().allocate(bytes) : nullptr;
+    if (!data) data = ::aligned_alloc(kAlignment, (bytes + kAlignment - 1) & ~(kAlignment - 1));
+    if (!data) throw std::bad_alloc();
     return {data, data, &release, c10::Device(c10::kCPU)};
   }
   c10::DeleterFnPtr raw_deleter() const override { return &release; }  // oneDNN's scratch memory needs it
   void copy_data(void* to, const void* from, size_t bytes) const override { std::memcpy(to, from, bytes); }
 
  private:
-  static constexpr uintptr_t kAlignment = 64;
-  static constexpr size_t kSpare = kAlignment + sizeof(void*);
+  static constexpr size_t kLarge = 32 << 10;
+  static Arena& arena() {
+    static Arena* const instance = new Arena;  // never destroyed: tensors may outlive static objects
+    return *instance;
+  }
   static void release(void* data) {
-    if (data) std::free(static_cast<void**>(data)[-1]);
+    if (data && !arena().release(data)) std::free(data);
   }
 };
 
 }  // namespace
 
 void keep_freed_pages() {
-  mallopt(M_MMAP_THRESHOLD, 1 << 30);
-  mallopt(M_TRIM_THRESHOLD, INT_MAX);
-  static AlignedAllocator allocator;
+  static Allocator allocator;
   c10::SetCPUAllocator(&allocator);
 }
 
@@ -53,7 +125,6 @@ void set_up_libraries(char** argv) {
   if (std::getenv(kDone)) return;
   ::setenv(kDone, "1", 1);
   if (!std::getenv("GOMP_SPINCOUNT")) ::setenv("OMP_WAIT_POLICY", "passive", 0);
-  ::setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128", 0);
   std::error_code error;
   const std::filesystem::path program = std::filesystem::read_symlink("/proc/self/exe", error);
   ::execv(program.c_str(), argv);  // comes back only where it failed; then the libraries have their own settings

@@ -3,18 +3,15 @@
 
 namespace rankfold {
 
-// Keeps freed pages in the process. The first touch of a fresh page costs more than the arithmetic on it, and
-// glibc gives large blocks back at once. To be called once, before the first tensor. Not for programs whose
-// aim is a low peak.
+// Puts large tensors in a range of their own and keeps its pages. The first touch of a fresh page costs more than the
+// arithmetic on it, and glibc gives large blocks back at once. To be called once, before the first tensor. Not for
+// programs whose aim is a low peak.
 void keep_freed_pages();
 
 // Settings of the libraries underneath that can only be made before they are loaded: the program starts itself again
 // with them in its environment. What is set already stands.
 //   OMP_WAIT_POLICY=passive: OpenMP's threads sleep while they wait instead of spinning. When a core is shared with
 //     another process, spinning threads hold up the one that works (measured: 800 against 4,200 tokens a second).
-//   ONEDNN_PRIMITIVE_CACHE_CAPACITY=128: oneDNN keeps compiled code for each size of product, and batches of uneven
-//   rows
-//     bring a new size each (measured: 351 against 424 MB of peak memory for a 6 M model after 200 steps, same speed).
 void set_up_libraries(char** argv);
 
 }  // namespace rankfold

@@ -14,6 +14,7 @@
 
 #include <chrono>
 #include <cmath>
+#include <set>
 
 namespace rankfold {
 namespace fs = std::filesystem;
@@ -82,6 +83,7 @@ std::vector<Batch> Trainer::State::window(int64_t step) {
 // Of all micro-batches of the run.
 BatchSize Trainer::State::largest_batch() const {
   BatchSize largest;
+  std::set<int64_t> sizes;
   const int64_t rows = config.per_device_train_batch_size;
   const int64_t epochs = plan.epoch_of(plan.total_steps - 1) + 1;
   for (int64_t epoch = 0; epoch < (config.shuffle ? epochs : 1); ++epoch) {
@@ -95,9 +97,11 @@ BatchSize Trainer::State::largest_batch() const {
         batch.tokens += length;
         batch.longest = std::max(batch.longest, length);
       }
+      sizes.insert((batch.tokens + 63) / 64);
       if (batch.tokens > largest.tokens) largest = batch;
     }
   }
+  largest.sizes = static_cast<int64_t>(sizes.size());
   return largest;
 }
 
