@@ -155,7 +155,7 @@ Adapter Adapter::full(const CausalLM& model) {
   add(decoder.embedding_name, decoder.embedding, true);
   for (Projection* p : decoder.projections()) {
     if (decoder.is_tied(p)) continue;
-    for (const Module& m : p->modules) add(m.name + ".weight", p->weight.narrow(0, m.begin, m.end - m.begin), true);
+    for (const Module& m : p->modules) add(m.name + ".weight", p->current_weight().narrow(0, m.begin, m.end - m.begin), true);
   }
   for (const Norm* norm : decoder.norms()) add(norm->name, norm->weight, false);
   state.allocate(shapes);

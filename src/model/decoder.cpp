@@ -19,10 +19,7 @@ std::string shape_text(at::IntArrayRef shape) {
   return text + "]";
 }
 
-// A weight as the folder stores it, or converted where the model computes in another dtype. On a device it goes there
-// straight from the mapping, and is converted there.
-at::Tensor load_weight(const ModelFolder& folder, const std::string& name, at::IntArrayRef shape, at::ScalarType dtype,
-                       at::Device device) {
+at::Tensor stored_weight(const ModelFolder& folder, const std::string& name, at::IntArrayRef shape) {
   const at::Tensor stored = folder.tensor(name);
   if (stored.sizes() != shape)
     fail(folder.path().string(), ": ", name, ": expected shape ", shape_text(shape), ", got ",
@@ -30,24 +27,48 @@ at::Tensor load_weight(const ModelFolder& folder, const std::string& name, at::I
   if (!stored.is_floating_point())
     fail(folder.path().string(), ": ", name, ": expected a floating-point tensor, got ",
          c10::toString(stored.scalar_type()));
-  return stored.to(device).to(dtype);
+  return stored;
 }
 
-// One matrix of several: a view where they lie one after the other in the mapping (Hugging Face's files are sorted by
-// name, so gate and up do), a copy otherwise.
-at::Tensor stack(const std::vector<at::Tensor>& parts) {
-  if (parts.size() == 1) return parts[0];
-  if (!parts[0].is_cpu()) return at::cat(parts);
-  int64_t rows = parts[0].size(0);
-  bool adjacent = true;
+// A weight as the folder stores it, or converted where the model computes in another dtype. On a device it goes there
+// straight from the mapping, and is converted there. The pages of what was copied are let go.
+at::Tensor load_weight(const ModelFolder& folder, const std::string& name, at::IntArrayRef shape, at::ScalarType dtype,
+                       at::Device device) {
+  const at::Tensor stored = stored_weight(folder, name, shape), loaded = stored.to(device).to(dtype);
+  if (!loaded.is_alias_of(stored)) folder.file_of(name).forget(name);
+  return loaded;
+}
+
+bool is_adjacent(const std::vector<at::Tensor>& parts) {
   for (size_t i = 1; i < parts.size(); ++i) {
     const auto* end = static_cast<const char*>(parts[i - 1].const_data_ptr()) + parts[i - 1].nbytes();
-    adjacent = adjacent && end == parts[i].const_data_ptr();
-    rows += parts[i].size(0);
+    if (end != parts[i].const_data_ptr() || parts[i].scalar_type() != parts[0].scalar_type()) return false;
   }
-  if (!adjacent) return at::cat(parts);
-  return at::from_blob(
-      const_cast<void*>(parts[0].const_data_ptr()), {rows, parts[0].size(1)}, [parts](void*) {}, parts[0].options());
+  return true;
+}
+
+// One matrix of several, the weights of these modules. A view where they lie one after the other in the mapping (Hugging
+// Face's files are sorted by name, so gate and up do); otherwise a copy, on the CPU made at the first use, as reading
+// the file is most of the time that loading takes.
+void load_stacked(const ModelFolder& folder, at::ScalarType dtype, at::Device device, int64_t inputs, Projection& p) {
+  std::vector<at::Tensor> stored;
+  for (const Module& m : p.modules)
+    stored.push_back(stored_weight(folder, m.name + ".weight", {m.end - m.begin, inputs}));
+  const int64_t rows = p.modules.back().end;
+  if (device.is_cpu() && stored[0].scalar_type() == dtype && is_adjacent(stored)) {
+    p.weight = at::from_blob(
+        const_cast<void*>(stored[0].const_data_ptr()), {rows, inputs}, [stored](void*) {}, stored[0].options());
+    return;
+  }
+  p.weight = at::empty({rows, inputs}, at::TensorOptions(device).dtype(dtype));
+  p.fill = [folder, stored, modules = p.modules](at::Tensor& weight) {
+    for (size_t i = 0; i < modules.size(); ++i) {
+      const Module& m = modules[i];
+      weight.narrow(0, m.begin, m.end - m.begin).copy_(stored[i]);
+      folder.file_of(m.name + ".weight").forget(m.name + ".weight");
+    }
+  };
+  if (!device.is_cpu()) p.current_weight();
 }
 
 }  // namespace
@@ -73,17 +94,16 @@ Decoder::Decoder(ModelFolder folder_in, ModelConfig config_in, at::ScalarType dt
   const auto load_projection = [&](const std::vector<std::string>& names, const std::vector<int64_t>& outputs,
                                    int64_t inputs, bool is_head = false) {
     Projection p;
-    std::vector<at::Tensor> parts;
     int64_t begin = 0;
     for (size_t i = 0; i < names.size(); ++i) {
-      parts.push_back(load_weight(names[i] + ".weight", {outputs[i], inputs}));
+      used.insert(names[i] + ".weight");
       Module m;
       m.name = names[i], m.begin = begin, m.end = begin + outputs[i];
       begin = m.end;
       p.modules.push_back(std::move(m));
       linears.push_back({names[i], outputs[i], inputs, is_head});
     }
-    p.weight = stack(parts);
+    load_stacked(folder, dtype, device, inputs, p);
     return p;
   };
 

@@ -51,7 +51,7 @@ void lay_out(Projection& projection) {
   int64_t columns = 0;
   for (const Module& m : projection.modules) columns += columns_of(m);
   if (projection.augmented && projection.augmented->columns == columns) return;
-  const at::Tensor& weight = projection.weight;
+  const at::Tensor weight = projection.current_weight();
   const int64_t n = weight.size(0), k = weight.size(1);
   auto w = std::make_shared<Augmented>();
   w->n8 = round_up(n, 8), w->k8 = round_up(k, 8), w->columns = columns;

@@ -31,6 +31,11 @@ bool Projection::has_update() const {
 }
 
 const at::Tensor& Projection::current_weight() {
+  if (fill) {
+    at::NoGradGuard no_grad;
+    fill(weight);
+    fill = nullptr;
+  }
   for (Module& m : modules) {
     if (!m.master.defined() || m.master.is_alias_of(weight)) continue;
     const uint32_t version = static_cast<uint32_t>(m.master._version());

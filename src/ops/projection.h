@@ -4,6 +4,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -40,15 +41,17 @@ struct Augmented;  // ops/augmented.h: the weight and the images of its updates 
 
 // W [N, K] with the modules whose rows lie in it: W_pack, q/k/v or gate/up are one projection and one GEMM.
 struct Projection {
-  at::Tensor weight;  // [N, K] in the model's dtype; read-only where it is mapped
+  at::Tensor
+      weight;  // [N, K] in the model's dtype; read-only where it is mapped. current_weight() sees to its contents
   std::vector<Module> modules;
-  std::shared_ptr<Augmented> augmented;  // made at the first use by kernels
+  std::function<void(at::Tensor& weight)> fill;  // what weight still lacks: its parts, where they lie apart in the file
+  std::shared_ptr<Augmented> augmented;          // made at the first use by kernels
 
   int64_t in_features() const { return weight.size(1); }
   int64_t out_features() const { return weight.size(0); }
   bool trains() const;
   bool has_update() const;
-  const at::Tensor& current_weight();  // brings the rows of changed masters up to date
+  const at::Tensor& current_weight();  // filled, and the rows of changed masters brought up to date
 };
 
 struct Norm {

@@ -102,16 +102,22 @@ class Estimate {
   int64_t tokens_, e_, hidden_ = 0, inner_ = 0, query_ = 0, qkv_ = 0;
 };
 
-void add_weights(Decoder& decoder, MemoryPlan& plan) {
+// Gives the bytes of copies that are yet to be filled.
+int64_t add_weights(Decoder& decoder, MemoryPlan& plan) {
+  int64_t unfilled = 0;
   const auto add = [&](const std::string& name, const at::Tensor& weight) {
     const bool mapped =
         decoder.folder.contains(name) && decoder.folder.tensor(name).const_data_ptr() == weight.const_data_ptr();
     (mapped ? plan.mapped : plan.copied) += static_cast<int64_t>(weight.nbytes());
   };
   add(decoder.embedding_name, decoder.embedding);
-  for (Projection* p : decoder.projections())
-    if (!decoder.is_tied(p)) add(p->modules[0].name + ".weight", p->weight);
+  for (Projection* p : decoder.projections()) {
+    if (decoder.is_tied(p)) continue;
+    add(p->modules[0].name + ".weight", p->weight);
+    if (p->fill) unfilled += static_cast<int64_t>(p->weight.nbytes());
+  }
   for (Norm* norm : decoder.norms()) add(norm->name, norm->weight);
+  return unfilled;
 }
 
 }  // namespace
@@ -152,14 +158,14 @@ int64_t memory_limit(const TrainConfig& config, at::Device device) {
 MemoryPlan plan_memory(Decoder& decoder, const Adapter& adapter, const TrainConfig& config, const BatchSize& batch) {
   MemoryPlan plan;
   plan.batch = batch;
-  add_weights(decoder, plan);
+  const int64_t unfilled = add_weights(decoder, plan);
   plan.adapter = 8 * adapter.parameter_count();
   plan.optimizer = 8 * adapter.parameter_count();
   if (decoder.device.is_cpu()) {
     std::set<std::string> files;
     for (const TensorFile& file : decoder.folder.files())
       files.insert(std::filesystem::canonical(file.path()).string());
-    const int64_t ours = plan.copied + plan.adapter + plan.optimizer + resident_bytes_of(files);
+    const int64_t ours = plan.copied - unfilled + plan.adapter + plan.optimizer + resident_bytes_of(files);
     plan.libraries = std::max<int64_t>(0, resident_bytes() - ours) + kTouchedCode +
                      batch.sizes * kProductsOfALayer * compiled_product(decoder.dtype);
   }

@@ -79,7 +79,10 @@ TEST_P(Fused, TenStepsAreTheCpuPaths) {
   const double loss_limit = is_fp32 ? 1e-5 : 1e-2, value_limit = is_fp32 ? 2e-3 : 0.1;
   for (size_t i = 0; i < 10; ++i)
     EXPECT_NEAR(kernels.log[i].loss, cpu.log[i].loss, loss_limit * cpu.log[i].loss) << "step " << i + 1;
-  EXPECT_LT(cpu.log[9].loss, cpu.log[0].loss);
+  const auto three = [&](size_t first) {
+    return cpu.log[first].loss + cpu.log[first + 1].loss + cpu.log[first + 2].loss;
+  };
+  EXPECT_LT(three(7), three(0));  // rows differ from step to step
   const double largest = cpu.values.abs().max().item<double>();
   EXPECT_LE((kernels.values - cpu.values).abs().max().item<double>(), value_limit * largest);
 }
