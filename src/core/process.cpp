@@ -31,6 +31,7 @@ class Arena {
       void* range = ::mmap(nullptr, limit_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
       if (range == MAP_FAILED) continue;
       base_ = static_cast<char*>(range);
+      ::madvise(range, limit_, MADV_HUGEPAGE);
       return;
     }
     limit_ = 0;

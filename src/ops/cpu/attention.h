@@ -68,6 +68,7 @@ void attention(const Attention<T>& u, void* block) {
     for (int64_t begin = 0; begin < u.length; begin += kQueryRows) {
       const int64_t end = least(u.length, begin + kQueryRows), rows = end - begin, wide = padded<T>(end);
       const T* q = u.q + begin * u.pitch + head * u.size;
+      S inverse[kQueryRows];  // of a row's sum; its weights are left as they are
       product<T>(rows, end, size_words, rows_operand<T>(q, u.pitch, rows, u.size, room.query), room.key_t, room.ld,
                  room.score, room.ld, false);
       for (int64_t i = 0; i < rows; ++i) {
@@ -83,17 +84,14 @@ void attention(const Attention<T>& u, void* block) {
         }
         for (int64_t j = seen; j < wide; ++j) p[j] = 0;
         u.lse[head * u.lse_pitch + begin + i] = largest * scale + static_cast<S>(::log(static_cast<double>(sum)));
-        const S inverse = 1 / sum;
-#pragma omp simd
-        for (int64_t j = 0; j < seen; ++j) p[j] *= inverse;
+        inverse[i] = 1 / sum;
       }
       product<T>(rows, u.size, words<T>(end), rows_operand<T>(room.score, room.ld, rows, wide, room.weight), room.value,
                  room.ld_size, room.result, room.ld_size, false);
       for (int64_t i = 0; i < rows; ++i) {
         const S* from = room.result + i * room.ld_size;
-        T* to = u.out + (begin + i) * u.out_pitch + head * u.size;
-#pragma omp simd
-        for (int64_t j = 0; j < u.size; ++j) store(to[j], from[j]);
+        store_each(u.out + (begin + i) * u.out_pitch + head * u.size, u.size,
+                   [&](int64_t j) { return from[j] * inverse[i]; });
       }
     }
   }
@@ -139,8 +137,7 @@ void attention_backward(const Attention<T>& u, const AttentionGradient<T>& g, vo
       for (int64_t i = 0; i < rows; ++i) {
         const S* from = room.result + i * room.ld_size;
         T* to = g.dq + (begin + i) * g.pitch + head * u.size;
-#pragma omp simd
-        for (int64_t j = 0; j < u.size; ++j) store(to[j], from[j]);
+        store_all(to, from, u.size);
       }
       // dV += P^T dO, dK += dS^T Q: the block's rows are summed.
       pack_rows<T>(room.score, room.ld, rows, wide, room.weight_rows, room.ld);
@@ -154,10 +151,8 @@ void attention_backward(const Attention<T>& u, const AttentionGradient<T>& g, vo
     }
   }
   for (int64_t i = 0; i < u.length; ++i) {
-    const S *d_key = room.d_key + i * room.ld_size, *d_value = room.d_value + i * room.ld_size;
-    T *dk = g.dk + i * g.pitch, *dv = g.dv + i * g.pitch;
-#pragma omp simd
-    for (int64_t j = 0; j < u.size; ++j) store(dk[j], d_key[j]), store(dv[j], d_value[j]);
+    store_all(g.dk + i * g.pitch, room.d_key + i * room.ld_size, u.size);
+    store_all(g.dv + i * g.pitch, room.d_value + i * room.ld_size, u.size);
   }
 }
 

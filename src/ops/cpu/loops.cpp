@@ -13,8 +13,7 @@ void rms_norm(const T* x, const T* g, double eps, int64_t m, int64_t k, T* y, Su
     for (int64_t j = 0; j < k; ++j) sum += load(x[j]) * load(x[j]);
     const Sum<T> rstd = 1 / square_root(sum / static_cast<Sum<T>>(k) + static_cast<Sum<T>>(eps));
     rstd_m[i] = rstd;
-#pragma omp simd
-    for (int64_t j = 0; j < k; ++j) store(y[j], load(x[j]) * rstd * load(g[j]));
+    store_each(y, k, [&](int64_t j) { return load(x[j]) * rstd * load(g[j]); });
   }
 }
 
@@ -31,13 +30,11 @@ void rms_norm_backward(const T* dy, const T* x, const T* g, const Sum<T>* rstd_m
       for (int64_t j = 0; j < k; ++j) dg[j] += load(dy[j]) * load(x[j]) * rstd;
     }
     if (residual) {
-#pragma omp simd
-      for (int64_t j = 0; j < k; ++j)
-        store(dx[j], load(residual[j]) + (load(dy[j]) * load(g[j]) * rstd - load(x[j]) * c));
+      store_each(dx, k,
+                 [&](int64_t j) { return load(residual[j]) + (load(dy[j]) * load(g[j]) * rstd - load(x[j]) * c); });
       residual += k;
     } else {
-#pragma omp simd
-      for (int64_t j = 0; j < k; ++j) store(dx[j], load(dy[j]) * load(g[j]) * rstd - load(x[j]) * c);
+      store_each(dx, k, [&](int64_t j) { return load(dy[j]) * load(g[j]) * rstd - load(x[j]) * c; });
     }
   }
 }
@@ -46,11 +43,10 @@ template <class T>
 void swiglu(const T* gate_up, int64_t m, int64_t k, T* y) {
   for (int64_t i = 0; i < m; ++i, gate_up += 2 * k, y += k) {
     const T* up = gate_up + k;
-#pragma omp simd
-    for (int64_t j = 0; j < k; ++j) {
+    store_each(y, k, [&](int64_t j) {
       const Sum<T> a = load(gate_up[j]);
-      store(y[j], a / (1 + exponential(-a)) * load(up[j]));
-    }
+      return a / (1 + exponential(-a)) * load(up[j]);
+    });
   }
 }
 
@@ -59,12 +55,25 @@ void swiglu_backward(const T* dy, const T* gate_up, int64_t m, int64_t k, T* dga
   for (int64_t i = 0; i < m; ++i, dy += k, gate_up += 2 * k, dgate_up += 2 * k) {
     const T* up = gate_up + k;
     T* dup = dgate_up + k;
-#pragma omp simd
-    for (int64_t j = 0; j < k; ++j) {
+    const auto gradient = [&](int64_t j, auto& d_gate, auto& d_up) {
       const Sum<T> a = load(gate_up[j]), d = load(dy[j]);
       const Sum<T> sigmoid = 1 / (1 + exponential(-a));
-      store(dgate_up[j], d * load(up[j]) * sigmoid * (1 + a * (1 - sigmoid)));
-      store(dup[j], d * a * sigmoid);
+      d_gate = d * load(up[j]) * sigmoid * (1 + a * (1 - sigmoid));
+      d_up = d * a * sigmoid;
+    };
+    int64_t begin = 0;
+    for (; begin + kBlock <= k; begin += kBlock) {
+      alignas(64) Sum<T> gates[kBlock], ups[kBlock];
+#pragma omp simd
+      for (int64_t j = 0; j < kBlock; ++j) gradient(begin + j, gates[j], ups[j]);
+      store_all(dgate_up + begin, gates, kBlock);
+      store_all(dup + begin, ups, kBlock);
+    }
+#pragma omp simd
+    for (int64_t j = begin; j < k; ++j) {
+      Sum<T> d_gate, d_up;
+      gradient(j, d_gate, d_up);
+      store(dgate_up[j], d_gate), store(dup[j], d_up);
     }
   }
 }
@@ -92,8 +101,7 @@ void rope(const T* x, int64_t pitch, const int64_t* position, const float* cos, 
 
 template <class T>
 void add(const T* x, int64_t count, T* y) {
-#pragma omp simd
-  for (int64_t i = 0; i < count; ++i) store(y[i], load(y[i]) + load(x[i]));
+  store_each(y, count, [&](int64_t i) { return load(y[i]) + load(x[i]); });
 }
 
 template <class T>
@@ -116,8 +124,7 @@ void cross_entropy(T* x, const int64_t* label, int64_t m, int64_t v, bool gradie
     if (!gradient) continue;
     const Sum<T> inverse = 1 / sum;
     const Sum<T> at_label = exponential(load(x[label[i]]) - largest) * inverse;
-#pragma omp simd
-    for (int64_t j = 0; j < v; ++j) store(x[j], exponential(load(x[j]) - largest) * inverse);
+    store_each(x, v, [&](int64_t j) { return exponential(load(x[j]) - largest) * inverse; });
     store(x[label[i]], at_label - 1);
   }
 }

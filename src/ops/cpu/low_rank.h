@@ -69,7 +69,7 @@ void low_rank_down(const T* x, int64_t pitch, const DropoutCounters* c, int64_t 
     }
     for (int64_t i = 0; i < rows; ++i, s += rank) {
       const Sum<T>* sum = room.sum + i * ld;
-      for (int64_t j = 0; j < rank; ++j) store(s[j], sum[j] * factor);
+      store_each(s, rank, [&](int64_t j) { return sum[j] * factor; });
     }
   }
 }
@@ -94,8 +94,7 @@ void low_rank_up(const T* s, const void* packed, int64_t rank, const DropoutCoun
       }
       for (int64_t i = 0; i < rows; ++i, to += pitch) {
         const Sum<T>* sum = room.sum + i * kTileColumns;
-#pragma omp simd
-        for (int64_t j = 0; j < columns; ++j) store(to[j], load(to[j]) + sum[j]);
+        store_each(to, columns, [&](int64_t j) { return load(to[j]) + sum[j]; });
       }
     }
   }

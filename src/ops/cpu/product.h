@@ -106,9 +106,9 @@ Operand<T> rows_operand(const X* x, int64_t pitch, int64_t m, int64_t k, WordOf<
 // x [m][k] with k summed, as B of x^T: words [words(k)][ld], ld >= m.
 template <class T, class X>
 void pack_transposed(const X* x, int64_t pitch, int64_t m, int64_t k, WordOf<T>* y, int64_t ld) {
-  constexpr int64_t group = kGroup<T>, kBlock = 16;
-  for (int64_t begin = 0; begin < m; begin += kBlock) {
-    const int64_t rows = least(kBlock, m - begin);
+  constexpr int64_t group = kGroup<T>, kRowsAtATime = 16;
+  for (int64_t begin = 0; begin < m; begin += kRowsAtATime) {
+    const int64_t rows = least(kRowsAtATime, m - begin);
     const X* from = x + begin * pitch;
     for (int64_t j = 0; j < k / group; ++j)
       for (int64_t i = 0; i < rows; ++i) {

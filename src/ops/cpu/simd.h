@@ -73,6 +73,38 @@ inline double exponential(double x) { return ::exp(x); }
 inline float square_root(float x) { return ::sqrtf(x); }
 inline double square_root(double x) { return ::sqrt(x); }
 
+// y = x
+inline void store_all(float* y, const float* x, int64_t n) { memcpy(y, x, static_cast<size_t>(n) * sizeof *x); }
+inline void store_all(double* y, const double* x, int64_t n) { memcpy(y, x, static_cast<size_t>(n) * sizeof *x); }
+inline void store_all(Bf16* y, const float* x, int64_t n) {
+  int64_t j = 0;
+#if defined(__AVX512BF16__)  // compilers do not know this instruction by themselves
+  for (; j + 32 <= n; j += 32) {
+    const __m512bh rounded = _mm512_cvtne2ps_pbh(_mm512_loadu_ps(x + j + 16), _mm512_loadu_ps(x + j));
+    memcpy(y + j, &rounded, sizeof rounded);
+  }
+#endif
+#pragma omp simd
+  for (int64_t i = j; i < n; ++i) store(y[i], x[i]);
+}
+
+// y[j] = f(j) for j below n; y may be what f reads at j. bfloat16 is rounded a block of sums at a time.
+constexpr int64_t kBlock = 32;
+template <class T, class F>
+inline void store_each(T* y, int64_t n, F&& f) {
+  int64_t begin = 0;
+  if constexpr (sizeof(T) == 2) {
+    for (; begin + kBlock <= n; begin += kBlock) {
+      alignas(64) Sum<T> sums[kBlock];
+#pragma omp simd
+      for (int64_t j = 0; j < kBlock; ++j) sums[j] = f(begin + j);
+      store_all(y + begin, sums, kBlock);
+    }
+  }
+#pragma omp simd
+  for (int64_t j = begin; j < n; ++j) store(y[j], f(j));
+}
+
 constexpr int64_t round_up(int64_t x, int64_t to) { return (x + to - 1) / to * to; }
 constexpr int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 
