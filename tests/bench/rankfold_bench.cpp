@@ -2,6 +2,7 @@
 //   unfused  what transformers and PEFT do: norm, linear, dropout, A, B, scale, add, each an ATen op under autograd;
 //            adapters in the model's dtype, and (fp32) as PEFT keeps them by default beside 16-bit models
 //   frozen   the same op without its low-rank updates: what LoRA costs
+//   products (a step on the CPU) its large matrix products alone, at the same shapes: the floor that they set
 //   floor    max(bytes / bandwidth of a copy, FLOPs / rate of the best matrix product), both measured in this run
 // The variants take turns, so that a change of clock or of the machine's other work hits all alike; caches are emptied
 // before each measurement. Shown are medians (and the 20 and 80 % quantiles) in ms. norm_head_loss makes its gradients
@@ -40,6 +41,7 @@
 #include <fstream>
 #include <functional>
 #include <iostream>
+#include <map>
 #include <memory>
 #include <numeric>
 #include <string>
@@ -524,7 +526,61 @@ class Bench {
         }));
     for (const at::ScalarType adapters : adapter_dtypes(decoder_.layers[0].qkv))
       c.variants.push_back(plain_step(adapters));
+    c.variants.push_back(frozen_step());
+    if (decoder_.device.is_cpu()) c.variants.push_back(products());
     return c;
+  }
+
+  // The same without low-rank updates, its gradients going as far down: to the output of the first layer's qkv.
+  Variant frozen_step() {
+    const Tensor tokens = batch_.tokens.to(decoder_.device), labels = batch_.labels.to(decoder_.device);
+    const auto sum = [=, this] {
+      const Sequences sequences(batch_.offsets, decoder_.device);
+      Tensor h = ops::embed(decoder_.embedding, tokens);
+      for (size_t i = 0; i < decoder_.layers.size(); ++i) {
+        Layer& layer = frozen_[i];
+        auto [qkv, through] = ops::norm_project(h, decoder_.layers[i].input_norm, layer.qkv, {});
+        if (i == 0) qkv = qkv.detach().requires_grad_(true);
+        h = ops::project_add(ops::attend(qkv, heads_, rope_, positions_, sequences), layer.o, through, {});
+        const auto [gate_up, on] = ops::norm_project(h, decoder_.layers[i].post_norm, layer.gate_up, {});
+        h = ops::swiglu_project_add(gate_up, layer.down, on, {});
+      }
+      return ops::norm_head_loss(h, decoder_.norm, decoder_.head, batch_.labels, {});
+    };
+    return step_variant("frozen", sum, [] {});
+  }
+
+  // The step's large products alone, at its shapes and with its weights.
+  Variant products() {
+    const auto inputs = std::make_shared<std::map<std::pair<int64_t, int64_t>, Tensor>>();
+    const auto input = [=, this](int64_t rows, int64_t columns) -> const Tensor& {
+      Tensor& x = (*inputs)[{rows, columns}];
+      if (!x.defined()) x = at::randn({rows, columns}, options_);
+      return x;
+    };
+    const auto each = [=, this](const std::function<void(const Projection&, int64_t, bool)>& f) {
+      for (size_t i = 0; i < frozen_.size(); ++i)
+        for (const Projection* p : {&frozen_[i].qkv, &frozen_[i].o, &frozen_[i].gate_up, &frozen_[i].down})
+          f(*p, batch_.token_count(), i > 0 || p != &frozen_[i].qkv);
+      const int64_t chunk = ops::loss_chunk(decoder_.device.type());
+      for (int64_t begin = 0; begin < labels_; begin += chunk) f(decoder_.head, std::min(chunk, labels_ - begin), true);
+    };
+    return {"products",
+            {{"forward",
+              [=] {
+                const at::NoGradGuard no_grad;
+                each([&](const Projection& p, int64_t rows, bool) {
+                  ops::gemm_nt(input(rows, p.in_features()), p.weight);
+                });
+              }},
+             {"backward",
+              [=] {
+                const at::NoGradGuard no_grad;
+                each([&](const Projection& p, int64_t rows, bool has_d_in) {
+                  if (has_d_in) ops::gemm_nn(input(rows, p.out_features()), p.weight);
+                });
+              }},
+             {"optimizer", [] {}}}};
   }
 
   // `sum` gives the sum of the losses of the batch.
@@ -692,13 +748,16 @@ void print(const std::vector<Line>& lines, bool markdown) {
 
 // A line for each op and phase: ours, then the other variants beside it.
 void report(const std::vector<Row>& rows, const Machine& machine, bool markdown) {
-  const Line others{"unfused", "unfused, fp32 adapters", "frozen"};
+  const Line others{"unfused", "unfused, fp32 adapters", "frozen", "products"};
   const auto shown = [&](const std::string& variant) {
     return std::any_of(rows.begin(), rows.end(), [&](const Row& row) { return row.variant == variant; });
   };
   Line head{"op", "phase", "ours, ms (20-80 %)", "rate", "of floor"};
   for (const std::string& other : others)
-    if (shown(other)) head.insert(head.end(), {other + ", ms (20-80 %)", other == "frozen" ? "LoRA costs" : "ours is"});
+    if (shown(other))
+      head.insert(head.end(), {other + ", ms (20-80 %)", other == "frozen"     ? "LoRA costs"
+                                                         : other == "products" ? "of products"
+                                                                               : "ours is"});
   std::vector<Line> lines{head};
   for (const Row& ours : rows) {
     if (ours.variant != "ours") continue;
@@ -725,6 +784,8 @@ void report(const std::vector<Row>& rows, const Machine& machine, bool markdown)
         line.push_back("");
       } else if (other == "frozen") {
         line.push_back(format("%+.1f %%", 100 * (median / found->times->median() - 1)));
+      } else if (other == "products") {
+        line.push_back(format("%.0f %%", 100 * found->times->median() / median));
       } else {
         const double ratio = found->times->median() / median;
         line.push_back(ratio < 100 ? format("%.2f x", ratio) : "> 99 x");
