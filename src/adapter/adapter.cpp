@@ -163,6 +163,8 @@ Adapter Adapter::full(const CausalLM& model) {
   at::NoGradGuard no_grad;
   for (size_t i = 0; i < initial.size(); ++i) state.parameters[i].value.copy_(initial[i]);
   initial.clear();
+  for (const TensorFile& file : decoder.folder.files())  // all of it is copied
+    for (const TensorInfo& tensor : file.tensors()) file.forget(tensor.name);
   size_t next = 1;
   decoder.embedding_master = state.parameters[0].value;
   for (Projection* p : decoder.projections()) {

@@ -123,9 +123,12 @@ void sync_path(const fs::path& path, int flags) {
     storage_fail(path.string(), ": fsync failed: ", reason());
 }
 
-void rename_checked(const fs::path& from, const fs::path& to) {
+void rename_file(const fs::path& from, const fs::path& to) {
   if (::rename(from.c_str(), to.c_str()) != 0)
     storage_fail(to.string(), ": renaming ", from.filename().string(), " to it failed: ", reason());
+}
+void rename_checked(const fs::path& from, const fs::path& to) {
+  rename_file(from, to);
   sync_path(to.parent_path(), O_DIRECTORY);
 }
 
@@ -261,8 +264,9 @@ void AtomicFile::write(std::string_view text) { write(std::as_bytes(std::span(te
 
 void AtomicFile::commit() {
   if (retried([&] { return ::fsync(fd_); }) != 0) storage_fail(temporary_.string(), ": fsync failed: ", reason());
-  rename_checked(temporary_, target_);
-  temporary_.clear();
+  rename_file(temporary_, target_);
+  temporary_.clear();  // from here on the name may be another writer's
+  sync_path(target_.parent_path(), O_DIRECTORY);
   close_checked(std::exchange(fd_, -1), target_);
 }
 

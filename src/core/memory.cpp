@@ -20,11 +20,23 @@ int64_t kilobytes_line(const char* file, const std::string& name) {
 int64_t resident_bytes() { return kilobytes_line("/proc/self/status", "VmRSS:"); }
 
 int64_t available_bytes() {
-  int64_t bytes = kilobytes_line("/proc/meminfo", "MemAvailable:") + resident_bytes();
-  for (const char* limit : {"/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"}) {
-    std::ifstream in(limit);
-    int64_t most = 0;  // "max" is not a number: no limit
-    if (in >> most && most > 0) bytes = std::min(bytes, most);
+  // What is mapped from files counts as available already.
+  int64_t bytes = kilobytes_line("/proc/meminfo", "MemAvailable:") + kilobytes_line("/proc/self/status", "RssAnon:");
+  // Lines such as "0::/a/b" (version 2) and "4:memory:/a/b" (version 1); every group above limits as well.
+  std::ifstream groups("/proc/self/cgroup");
+  for (std::string line; std::getline(groups, line);) {
+    const size_t first = line.find(':'), second = line.find(':', first + 1);
+    if (second == std::string::npos) continue;
+    const std::string controllers = line.substr(first + 1, second - first - 1);
+    if (!controllers.empty() && controllers.find("memory") == std::string::npos) continue;
+    const std::string root = controllers.empty() ? "/sys/fs/cgroup" : "/sys/fs/cgroup/memory";
+    const char* file = controllers.empty() ? "/memory.max" : "/memory.limit_in_bytes";
+    for (std::string group = line.substr(second + 1);; group.resize(group.rfind('/'))) {
+      if (group == "/") group.clear();
+      int64_t most = 0;  // "max" is not a number: no limit
+      if (std::ifstream in(root + group + file); in >> most && most > 0) bytes = std::min(bytes, most);
+      if (group.find('/') == std::string::npos) break;
+    }
   }
   return bytes;
 }

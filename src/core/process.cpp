@@ -2,8 +2,10 @@
 
 #include <c10/core/CPUAllocator.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
@@ -26,12 +28,18 @@ constexpr size_t kAlignment = 64;
 class Arena {
  public:
   Arena() {
-    // Addresses cost nothing; where the system counts them all the same it gives fewer.
+    // Addresses that may not be used yet cost nothing; where a limit counts them all the same, half of it is for others.
     for (limit_ = size_t{1} << 42; limit_ >= size_t{1} << 30; limit_ /= 2) {
-      void* range = ::mmap(nullptr, limit_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+      void* range = ::mmap(nullptr, limit_, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
       if (range == MAP_FAILED) continue;
+      rlimit addresses{};
+      if (::getrlimit(RLIMIT_AS, &addresses) == 0 && addresses.rlim_cur != RLIM_INFINITY &&
+          limit_ > addresses.rlim_cur / 2) {
+        ::munmap(range, limit_);
+        continue;
+      }
       base_ = static_cast<char*>(range);
-      ::madvise(range, limit_, MADV_HUGEPAGE);
+      ::madvise(range, limit_, MADV_HUGEPAGE);  // products read far apart: fewer addresses to look up
       return;
     }
     limit_ = 0;
@@ -50,10 +58,10 @@ class Arena {
     } else {
       if (!free_.empty() && std::prev(free_.end())->first + std::prev(free_.end())->second == top_) {
         offset = std::prev(free_.end())->first;  // the hole at the end grows
-        if (bytes > limit_ - offset) return nullptr;
+        if (bytes > limit_ - offset || !open_up_to(offset + bytes)) return nullptr;
         free_.erase(std::prev(free_.end()));
       }
-      if (bytes > limit_ - offset) return nullptr;
+      if (bytes > limit_ - offset || !open_up_to(offset + bytes)) return nullptr;
       top_ = offset + bytes;
     }
     used_.emplace(offset, bytes);
@@ -84,8 +92,18 @@ class Arena {
   }
 
  private:
+  bool open_up_to(size_t end) {
+    constexpr size_t kStep = size_t{64} << 20;
+    if (end <= open_) return true;
+    const size_t wanted = std::min(limit_, (end + kStep - 1) / kStep * kStep);
+    if (::mprotect(base_ + open_, wanted - open_, PROT_READ | PROT_WRITE) != 0) return false;
+    open_ = wanted;
+    return true;
+  }
+
   std::mutex mutex_;
   char* base_ = nullptr;
+  size_t open_ = 0;                          // bytes that may be used
   size_t limit_ = 0, top_ = 0;               // bytes; everything from top_ on was never used
   std::map<size_t, size_t> free_;            // offset -> bytes of the holes below top_
   std::unordered_map<size_t, size_t> used_;  // the same of the blocks

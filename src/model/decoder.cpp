@@ -64,7 +64,7 @@ void load_stacked(const ModelFolder& folder, at::ScalarType dtype, at::Device de
   p.fill = [folder, stored, modules = p.modules](at::Tensor& weight) {
     for (size_t i = 0; i < modules.size(); ++i) {
       const Module& m = modules[i];
-      weight.narrow(0, m.begin, m.end - m.begin).copy_(stored[i]);
+      weight.narrow(0, m.begin, m.end - m.begin).copy_(stored[i].to(weight.device()));
       folder.file_of(m.name + ".weight").forget(m.name + ".weight");
     }
   };

@@ -64,19 +64,19 @@ at::Tensor product(const at::Tensor& x, const at::Tensor& w) {
   return at::linear(x, w);
 }
 
-// x with the rows after its last up to a multiple of kProductRows, where its storage has them; what stands there only
-// reaches rows of the result that nobody reads.
+// x with the rows after its last up to product_rows, where its storage has them; what stands there only reaches rows of
+// the result that nobody reads.
 at::Tensor with_spare_rows(const at::Tensor& x) {
-  const int64_t rows = (x.size(0) + kProductRows - 1) / kProductRows * kProductRows;
+  const int64_t rows = x.size(0) == 0 ? 0 : product_rows(x.size(0));
   if (rows == x.size(0) || !x.is_contiguous()) return x;
   const int64_t end = (x.storage_offset() + rows * x.size(1)) * x.element_size();
-  return end <= static_cast<int64_t>(x.storage().nbytes()) ? x.as_strided({rows, x.size(1)}, x.strides()) : x;
+  return end <= static_cast<int64_t>(x.storage().nbytes()) ? x.as_strided({rows, x.size(1)}, {x.size(1), 1}) : x;
 }
 
 }  // namespace
 
 at::Tensor gemm_nt(const at::Tensor& x, const at::Tensor& w) {
-  return product(with_spare_rows(x), w).narrow(0, 0, x.size(0));
+  return product(with_spare_rows(x), w).narrow(0, 0, x.size(0)).detach();
 }
 
 at::Tensor gemm_nn(const at::Tensor& dy, const at::Tensor& w) { return gemm_nt(dy, w.t()); }

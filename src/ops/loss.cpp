@@ -84,11 +84,12 @@ struct NormHeadLoss : Function<NormHeadLoss> {
   }
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
     variable_list result = ctx->get_saved_variables();
-    for (at::Tensor& x : result) {
-      if (!x.defined() || !grads[0].defined()) continue;
-      // By a scalar tensor: multiplied in fp32, rounded once. dh goes on to be multiplied, with its spare rows.
-      at::Tensor scaled = x.dim() == 2 ? empty_rows(x.size(0), x.size(1), x.options()) : at::empty_like(x);
-      x = at::mul_out(scaled, x, grads[0]);
+    // By a scalar tensor: multiplied in fp32, rounded once. On the CPU dh goes on to a product, with its spare rows.
+    for (size_t i = 0; i < result.size(); ++i) {
+      if (!result[i].defined() || !grads[0].defined()) continue;
+      const at::Tensor scaled = result[i] * grads[0];
+      result[i] = i == 0 && scaled.is_cpu() ? empty_rows(scaled.size(0), scaled.size(1), scaled.options()).copy_(scaled)
+                                            : scaled;
     }
     result.resize(result.size() + 5);
     return result;

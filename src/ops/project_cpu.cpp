@@ -7,6 +7,8 @@
 
 #include <ATen/ATen.h>
 
+#include <optional>
+
 namespace rankfold::ops::on_cpu {
 namespace {
 
@@ -58,41 +60,39 @@ ThreadScratch scratch_for(const std::vector<Update>& updates) {
   return ThreadScratch(bytes);
 }
 
-// x = the projection's input, rows [begin, end). `in` is contiguous.
-template <class T>
-void make_rows(const Input& input, const at::Tensor& in, const at::Tensor& x, const at::Tensor& rstd, int64_t begin,
-               int64_t end) {
-  using Sum = typename cpu::LoopTable<T>::Sum;
-  const auto& loops = cpu::loops().of<T>();
-  const int64_t k = x.size(1);
-  const T* from = const_data<T>(in) + begin * in.size(1);
-  if (input.source == Source::norm)
-    loops.rms_norm(from, const_data<T>(input.norm->current_weight()), input.norm->eps, end - begin, k,
-                   data<T>(x) + begin * k, data<Sum>(rstd) + begin);
-  if (input.source == Source::swiglu) loops.swiglu(from, end - begin, k, data<T>(x) + begin * k);
-}
-
+// The projection's input x, to be made of `in` (contiguous).
 struct MadeInput {
-  at::Tensor in, x, rstd;
-};
-MadeInput room_for(const Input& input) {
-  const at::Tensor in = input.in.contiguous();
-  const int64_t m = in.size(0);
-  switch (input.source) {
-    case Source::norm:
-      return {in, empty_rows(m, in.size(1), in.options()),
-              at::empty({m}, in.options().dtype(sum_dtype(in.scalar_type())))};
-    case Source::swiglu:
-      return {in, empty_rows(m, in.size(1) / 2, in.options()), {}};
-    default:
-      return {in, in, {}};
+  at::Tensor in, x, rstd, gain;
+
+  explicit MadeInput(const Input& input) : in(input.in.contiguous()), x(in) {
+    const int64_t m = in.size(0);
+    if (input.source == Source::norm) {
+      x = empty_rows(m, in.size(1), in.options());
+      rstd = at::empty({m}, in.options().dtype(sum_dtype(in.scalar_type())));
+      gain = input.norm->current_weight();
+    } else if (input.source == Source::swiglu) {
+      x = empty_rows(m, in.size(1) / 2, in.options());
+    }
   }
-}
+
+  // Rows [begin, end) of x. Thread safe.
+  template <class T>
+  void make_rows(const Input& input, int64_t begin, int64_t end) const {
+    using Sum = typename cpu::LoopTable<T>::Sum;
+    const auto& loops = cpu::loops().of<T>();
+    const int64_t k = x.size(1);
+    const T* from = const_data<T>(in) + begin * in.size(1);
+    if (input.source == Source::norm)
+      loops.rms_norm(from, const_data<T>(gain), input.norm->eps, end - begin, k, data<T>(x) + begin * k,
+                     data<Sum>(rstd) + begin);
+    if (input.source == Source::swiglu) loops.swiglu(from, end - begin, k, data<T>(x) + begin * k);
+  }
+};
 
 }  // namespace
 
 Projected project(const Input& input, Projection& projection, const Pass& pass, const at::Tensor& residual) {
-  const MadeInput made = room_for(input);
+  const MadeInput made(input);
   const at::Tensor& x = made.x;
   const int64_t m = x.size(0), k = x.size(1), n = projection.out_features();
   std::vector<Update> updates = updates_of(projection, pass, x.scalar_type());
@@ -108,7 +108,7 @@ Projected project(const Input& input, Projection& projection, const Pass& pass, 
     }
     if (input.source != Source::plain || !updates.empty())
       for_row_blocks(m, k, [&](int64_t begin, int64_t end) {
-        make_rows<T>(input, made.in, x, made.rstd, begin, end);
+        made.make_rows<T>(input, begin, end);
         for (const Update& u : updates) {
           cpu::DropoutCounters counters;
           loops.low_rank_down(const_data<T>(x) + begin * k, k, u.dropout(begin, counters), end - begin, k,
@@ -138,8 +138,8 @@ ProjectedGradient project_backward(const at::Tensor& dy_in, const Input& input, 
   const int64_t m = dy.size(0), n = dy.size(1), k = projection.in_features();
   const bool has_gain = input.norm && input.norm->master.defined(), needs_dx = needs_d_in || has_gain;
   ProjectedGradient gradient;
-  MadeInput made;
-  if (input.in.defined()) made = room_for(input);
+  std::optional<MadeInput> made;
+  if (projection.trains()) made.emplace(input);
   std::vector<Update> updates = updates_of(projection, pass, dy.scalar_type());
   at::Tensor dx;
   with_dtype(dy.scalar_type(), [&]<class T>(T) {
@@ -154,7 +154,7 @@ ProjectedGradient project_backward(const at::Tensor& dy_in, const Input& input, 
     }
     if (projection.trains())
       for_row_blocks(m, n, [&](int64_t begin, int64_t end) {
-        make_rows<T>(input, made.in, made.x, made.rstd, begin, end);
+        made->make_rows<T>(input, begin, end);
         for (const Update& u : updates)
           loops.low_rank_down(const_data<T>(dy) + begin * n + u.module->begin, n, nullptr, end - begin, u.outputs(),
                               u.packed.const_data_ptr(), u.rank(), u.module->scale, data<T>(u.s) + begin * u.rank(),
@@ -174,7 +174,7 @@ ProjectedGradient project_backward(const at::Tensor& dy_in, const Input& input, 
     size_t next = 0;
     for (Module& module : projection.modules) {
       if (module.master.defined())
-        leaves.push_back(gemm_tn(dy.narrow(1, module.begin, module.end - module.begin), made.x));
+        leaves.push_back(gemm_tn(dy.narrow(1, module.begin, module.end - module.begin), made->x));
       if (!module.has_update()) continue;
       const Update& u = updates[next];
       const auto options = dy.options().dtype(sum_dtype(dy.scalar_type()));
@@ -195,7 +195,7 @@ ProjectedGradient project_backward(const at::Tensor& dy_in, const Input& input, 
           loops.low_rank_gradient(const_data<T>(*c.s), u.rank(), const_data<T>(dy) + u.module->begin, n, nullptr, m,
                                   c.begin, width, data<Sum>(*c.gradient), 1, u.rank(), scratch.mine());
         } else {
-          loops.low_rank_gradient(const_data<T>(*c.s), u.rank(), const_data<T>(made.x), k, u.dropout(0, counters), m,
+          loops.low_rank_gradient(const_data<T>(*c.s), u.rank(), const_data<T>(made->x), k, u.dropout(0, counters), m,
                                   c.begin, width, data<Sum>(*c.gradient), k, 1, scratch.mine());
         }
       }
@@ -204,12 +204,13 @@ ProjectedGradient project_backward(const at::Tensor& dy_in, const Input& input, 
     if (!needs_dx) return;
 
     // dX = dY W + mask (dS A), and through what made x.
-    if (input.source != Source::plain) made.x = at::Tensor();
+    made.reset();
     dx = gemm_nn(dy, projection.current_weight());
     for (Update& u : updates) u.packed = pack<T>(u.a, /*transposed=*/false);
     const at::Tensor through = through_in.defined() ? through_in.contiguous() : through_in;
-    if (input.source != Source::plain) gradient.d_in = empty_rows(m, made.in.size(1), dy.options());
     if (input.source == Source::plain && updates.empty()) return;
+    const at::Tensor in = input.source == Source::plain ? dx : input.in.contiguous();
+    if (input.source != Source::plain) gradient.d_in = empty_rows(m, in.size(1), dy.options());
     const at::Tensor gain = input.norm ? input.norm->current_weight() : at::Tensor();
     // The gain's gradient: partial sums over blocks of rows, added in order.
     const at::Tensor partial = has_gain ? at::zeros({(m + kRowBlock - 1) / kRowBlock, k}, input.rstd.options()) : gain;
@@ -221,14 +222,14 @@ ProjectedGradient project_backward(const at::Tensor& dy_in, const Input& input, 
                           u.dropout(begin, counters), end - begin, k, rows, k, scratch.mine());
       }
       if (input.source == Source::plain) return;
-      const T* in = const_data<T>(made.in) + begin * made.in.size(1);
-      T* d_in = data<T>(gradient.d_in) + begin * made.in.size(1);
+      const T* from = const_data<T>(in) + begin * in.size(1);
+      T* d_in = data<T>(gradient.d_in) + begin * in.size(1);
       if (input.source == Source::norm) {
-        loops.rms_norm_backward(rows, in, const_data<T>(gain), const_data<Sum>(input.rstd) + begin,
+        loops.rms_norm_backward(rows, from, const_data<T>(gain), const_data<Sum>(input.rstd) + begin,
                                 through.defined() ? const_data<T>(through) + begin * k : nullptr, end - begin, k, d_in,
                                 has_gain ? data<Sum>(partial) + begin / kRowBlock * k : nullptr);
       } else {
-        loops.swiglu_backward(rows, in, end - begin, k, d_in);
+        loops.swiglu_backward(rows, from, end - begin, k, d_in);
       }
     });
     if (has_gain) gradient.d_gain = partial.sum(0);

@@ -9,6 +9,8 @@
 #include <ATen/ops/empty.h>
 
 #include <algorithm>
+#include <bit>
+#include <cstring>
 
 namespace rankfold::ops {
 
@@ -56,7 +58,10 @@ class ThreadScratch {
  public:
   explicit ThreadScratch(int64_t bytes)
       : bytes_(bytes), blocks_(at::empty({at::get_num_threads(), bytes}, at::kByte)) {}
-  void* mine() const { return static_cast<char*>(blocks_.data_ptr()) + at::get_thread_num() * bytes_; }
+  void* mine() const {
+    RANKFOLD_ASSERT(at::get_thread_num() < blocks_.size(0));
+    return static_cast<char*>(blocks_.data_ptr()) + at::get_thread_num() * bytes_;
+  }
 
  private:
   int64_t bytes_;
@@ -65,10 +70,17 @@ class ThreadScratch {
 
 inline at::ScalarType sum_dtype(at::ScalarType dtype) { return dtype == at::kDouble ? at::kDouble : at::kFloat; }
 
-// A matrix whose storage goes on to a multiple of kProductRows rows, so that products can be of few sizes (gemm.h).
-constexpr int64_t kProductRows = 64;
+// Rows that a product of so many is made of, so that there are few sizes (gemm.h): multiples of 64, powers of two below.
+inline int64_t product_rows(int64_t rows) {
+  if (rows >= 64) return (rows + 63) / 64 * 64;
+  return static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(rows)));
+}
+// A matrix whose storage goes on to product_rows(rows), with zeros. detach(): not a view to autograd.
 inline at::Tensor empty_rows(int64_t rows, int64_t columns, const at::TensorOptions& options) {
-  return at::empty({(rows + kProductRows - 1) / kProductRows * kProductRows, columns}, options).narrow(0, 0, rows);
+  const at::Tensor x = at::empty({rows == 0 ? 0 : product_rows(rows), columns}, options);
+  const int64_t used = rows * columns * static_cast<int64_t>(x.element_size());
+  if (rows < x.size(0)) std::memset(static_cast<char*>(x.data_ptr()) + used, 0, x.nbytes() - static_cast<size_t>(used));
+  return x.narrow(0, 0, rows).detach();
 }
 
 }  // namespace rankfold::ops

@@ -17,7 +17,9 @@ namespace {
 
 // Measured: code of the libraries that the first step touches, and what oneDNN keeps for each size of each product.
 constexpr int64_t kTouchedCode = int64_t{32} << 20;
-constexpr int64_t kProductsOfALayer = 8;  // four projections, forward and backward
+constexpr int64_t kProductsOfALayer = 8;                // four projections, forward and backward
+constexpr int64_t kMostCompiled = 1024;                 // that oneDNN keeps
+constexpr int64_t kDeviceLibraries = int64_t{1} << 30;  // context, cuBLASLt, attention: an allowance, not measured yet
 int64_t compiled_product(at::ScalarType dtype) { return dtype == at::kBFloat16 ? 680 << 10 : 350 << 10; }
 
 constexpr Checkpointing kLevels[] = {Checkpointing::none, Checkpointing::mlp, Checkpointing::full};
@@ -71,7 +73,9 @@ class Estimate {
     for (const Layer& layer : d_.layers)
       for (const Projection* p : {&layer.qkv, &layer.o, &layer.gate_up, &layer.down})
         leaves = std::max(leaves, gradient(*p));
-    const int64_t mlp = tokens_ * 3 * inner_ * e_ + 2 * h;
+    // Gradients of whole weights: x, and both factors transposed for the product.
+    const int64_t transposed = d_.embedding_master.defined() ? tokens_ * (3 * inner_ + hidden_) * e_ : 0;
+    const int64_t mlp = tokens_ * 3 * inner_ * e_ + 2 * h + transposed;
     const int64_t attention = tokens_ * (query_ + qkv_) * e_ + 2 * h +
                               ops::attention_scratch(d_.dtype, d_.device.type(), batch_.longest, d_.config.head_dim);
     return std::max({loss, mlp + leaves, attention + leaves});
@@ -102,17 +106,18 @@ class Estimate {
   int64_t tokens_, e_, hidden_ = 0, inner_ = 0, query_ = 0, qkv_ = 0;
 };
 
-// Gives the bytes of copies that are yet to be filled.
-int64_t add_weights(Decoder& decoder, MemoryPlan& plan) {
+// Gives the bytes of copies that are yet to be filled. What is a view of the trained values counts as those.
+int64_t add_weights(Decoder& decoder, const at::Tensor& values, MemoryPlan& plan) {
   int64_t unfilled = 0;
   const auto add = [&](const std::string& name, const at::Tensor& weight) {
+    if (weight.is_alias_of(values)) return;
     const bool mapped =
         decoder.folder.contains(name) && decoder.folder.tensor(name).const_data_ptr() == weight.const_data_ptr();
     (mapped ? plan.mapped : plan.copied) += static_cast<int64_t>(weight.nbytes());
   };
   add(decoder.embedding_name, decoder.embedding);
   for (Projection* p : decoder.projections()) {
-    if (decoder.is_tied(p)) continue;
+    if (decoder.is_tied(p) && p->weight.is_alias_of(decoder.embedding)) continue;
     add(p->modules[0].name + ".weight", p->weight);
     if (p->fill) unfilled += static_cast<int64_t>(p->weight.nbytes());
   }
@@ -130,7 +135,7 @@ std::string bytes_text(int64_t bytes) {
   return out.str();
 }
 
-std::string MemoryPlan::table(int64_t limit) const {
+std::string MemoryPlan::table() const {
   std::ostringstream text;
   text << "memory:";
   const auto add = [&](const char* name, int64_t bytes, const std::string& note) {
@@ -144,21 +149,27 @@ std::string MemoryPlan::table(int64_t limit) const {
       join("for the backward pass of ", batch.rows, batch.rows == 1 ? " row, " : " rows, ", batch.tokens,
            " tokens; gradient_checkpointing ", name_of(checkpointing)));
   add("temporary", temporary, "");
-  if (libraries > 0) add("libraries", libraries, "code, compiled products, data set");
-  add("in all", total(), "of " + bytes_text(limit));
+  add("libraries", libraries, "code, compiled products, data set");
+  add("in all", total(), limit > 0 ? "of " + bytes_text(limit) : "");
   return text.str();
 }
 
-int64_t memory_limit(const TrainConfig& config, at::Device device) {
+namespace {
+
+// --memory_budget, or what is there; 0 where the system does not say.
+int64_t memory_limit(const TrainConfig& config, const Decoder& decoder, const MemoryPlan& plan) {
   if (!config.memory_budget.empty()) return static_cast<int64_t>(*parse_size(config.memory_budget));
-  if (device.is_cpu()) return available_bytes();
-  return static_cast<int64_t>(c10::getDeviceAllocator(device.type())->getMemoryInfo(device.index()).second);
+  if (decoder.device.is_cpu()) return available_bytes();
+  const auto [free, total] = c10::getDeviceAllocator(decoder.device.type())->getMemoryInfo(decoder.device.index());
+  return static_cast<int64_t>(free) + plan.copied + plan.adapter + plan.optimizer;  // ours lie there already
 }
+
+}  // namespace
 
 MemoryPlan plan_memory(Decoder& decoder, const Adapter& adapter, const TrainConfig& config, const BatchSize& batch) {
   MemoryPlan plan;
   plan.batch = batch;
-  const int64_t unfilled = add_weights(decoder, plan);
+  const int64_t unfilled = add_weights(decoder, adapter.flat_values(), plan);
   plan.adapter = 8 * adapter.parameter_count();
   plan.optimizer = 8 * adapter.parameter_count();
   if (decoder.device.is_cpu()) {
@@ -167,11 +178,13 @@ MemoryPlan plan_memory(Decoder& decoder, const Adapter& adapter, const TrainConf
       files.insert(std::filesystem::canonical(file.path()).string());
     const int64_t ours = plan.copied - unfilled + plan.adapter + plan.optimizer + resident_bytes_of(files);
     plan.libraries = std::max<int64_t>(0, resident_bytes() - ours) + kTouchedCode +
-                     batch.sizes * kProductsOfALayer * compiled_product(decoder.dtype);
+                     std::min(batch.sizes * kProductsOfALayer, kMostCompiled) * compiled_product(decoder.dtype);
+  } else {
+    plan.libraries = kDeviceLibraries;
   }
   const Estimate estimate(decoder, batch);
   plan.temporary = estimate.temporary();
-  const int64_t limit = memory_limit(config, decoder.device);
+  const int64_t limit = plan.limit = memory_limit(config, decoder, plan);
   const auto at_level = [&](Checkpointing level) {
     plan.checkpointing = level;
     plan.kept = estimate.kept(level);
@@ -179,7 +192,7 @@ MemoryPlan plan_memory(Decoder& decoder, const Adapter& adapter, const TrainConf
   };
   for (Checkpointing level : kLevels) {
     if (config.gradient_checkpointing != "auto" && config.gradient_checkpointing != name_of(level)) continue;
-    if (at_level(level).total() <= limit) return plan;
+    if (at_level(level).total() <= limit || limit == 0) return plan;
   }
   const MemoryPlan asked = plan, least = at_level(Checkpointing::full);
   const int64_t fixed = least.total() - least.kept - least.temporary;

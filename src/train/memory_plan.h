@@ -15,10 +15,10 @@ struct BatchSize {
   int64_t sizes = 1;  // how many numbers of tokens its products have in all, in steps of 64
   int64_t rows = 0;
   int64_t tokens = 0;
-  int64_t longest = 0;  // tokens of its longest row
+  int64_t longest = 0;  // tokens of the longest row of any
 };
 
-// Bytes by purpose. On a CPU `libraries` is what the process holds besides, data set included; on a device it is 0.
+// Bytes by purpose. On a CPU `libraries` is what the process holds besides, data set included; on a device an allowance.
 struct MemoryPlan {
   Checkpointing checkpointing = Checkpointing::none;
   BatchSize batch;
@@ -28,15 +28,13 @@ struct MemoryPlan {
   int64_t kept = 0;                // for the backward pass of one micro-batch
   int64_t temporary = 0;           // the most that lives beside it for a moment
   int64_t libraries = 0;
+  int64_t limit = 0;  // --memory_budget, or what is there; 0: the system does not say
 
   int64_t total() const { return mapped + copied + adapter + optimizer + kept + temporary + libraries; }
-  std::string table(int64_t limit) const;  // for people
+  std::string table() const;  // for people
 };
 
 std::string bytes_text(int64_t bytes);  // "1.25 GiB", "12 MiB"
-
-// The memory that a run on this device may use: --memory_budget, or what is there.
-int64_t memory_limit(const TrainConfig& config, at::Device device);
 
 // The plan at config.gradient_checkpointing; for auto, at the least recomputation that fits. To be asked when model, adapter
 // and optimizer are there. Throws UserError with the numbers where nothing that was asked for fits.

@@ -84,6 +84,7 @@ std::vector<Batch> Trainer::State::window(int64_t step) {
 BatchSize Trainer::State::largest_batch() const {
   BatchSize largest;
   std::set<int64_t> sizes;
+  int64_t longest = 0;
   const int64_t rows = config.per_device_train_batch_size;
   const int64_t epochs = plan.epoch_of(plan.total_steps - 1) + 1;
   for (int64_t epoch = 0; epoch < (config.shuffle ? epochs : 1); ++epoch) {
@@ -95,13 +96,14 @@ BatchSize Trainer::State::largest_batch() const {
       for (int64_t i = begin; i < begin + batch.rows; ++i) {
         const int64_t length = dataset.length(order[static_cast<size_t>(i)]);
         batch.tokens += length;
-        batch.longest = std::max(batch.longest, length);
+        longest = std::max(longest, length);
       }
       sizes.insert((batch.tokens + 63) / 64);
       if (batch.tokens > largest.tokens) largest = batch;
     }
   }
   largest.sizes = static_cast<int64_t>(sizes.size());
+  largest.longest = longest;
   return largest;
 }
 
@@ -170,7 +172,7 @@ bool Trainer::run() {
   decoder.checkpointing = memory.checkpointing;
   s.identity = identity_of(s.model, s.adapter, s.dataset, config);
   s.resume(optimizer);
-  s.say(memory.table(memory_limit(config, decoder.device)));
+  s.say(memory.table());
   prepare_folder(config.output_dir);
   if (s.run_id.empty()) {
     s.run_id = start_run(config.output_dir);

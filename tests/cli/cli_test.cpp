@@ -364,6 +364,10 @@ TEST_F(Programs, ThePlannedMemoryIsWithinATenthOfWhatIsUsed) {
       EXPECT_NEAR(planned / peak, 1, 0.1) << dtype << ", " << level << "\n" << outcome.out;
       peaks[dtype + level] = peak;
     }
+  const Outcome full = train("--finetuning_type full --dtype float32");
+  ASSERT_EQ(full.code, 0) << full.err;
+  const auto [full_peak, full_planned] = memory_of(full);
+  EXPECT_NEAR(full_planned / full_peak, 1, 0.1) << "full tuning\n" << full.out;
   EXPECT_LT(peaks["float32mlp"], 0.85 * peaks["float32none"]);
   EXPECT_LT(peaks["float32full"], 0.85 * peaks["float32mlp"]);
 

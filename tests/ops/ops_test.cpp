@@ -175,6 +175,7 @@ TEST(Ops, NormProject) {
   check_case(projection_case("one module", Kind::kNorm, {{50, 1, 90}, 48, 4, {96}}, false));
   check_case(projection_case("three modules, dropout", Kind::kNorm, {{70, 3}, 40, 16, {40, 8, 8}, 0.3}, false));
   check_case(projection_case("odd sizes, dropout", Kind::kNorm, {{3, 2}, 37, 1, {11, 13}, 0.05}, false));
+  check_case(projection_case("more than a tile", Kind::kNorm, {{130}, 1030, 36, {777, 515}, 0.1}, false));
   check_case(projection_case("frozen", Kind::kNorm, {{6}, 24, 0, {24}}, false));
   check_case(projection_case("full", Kind::kNorm, {{66, 6}, 24, 0, {24, 12}}, true));
 }
@@ -197,6 +198,7 @@ TEST(Ops, NormHeadLoss) {
 TEST(Ops, Attend) {
   check_case(attention_case("heads", {7, 1, 33}, {4, 4, 8}));
   check_case(attention_case("grouped heads", {5, 66}, {6, 2, 16}));
+  check_case(attention_case("many blocks of rows", {1, 290}, {4, 2, 20}));
 }
 
 TEST(Ops, NoLabelsGiveNoLoss) {

@@ -106,7 +106,7 @@ void low_rank_gradient(const T* s, int64_t rank, const T* x, int64_t pitch, cons
   Scratch scratch(block);
   const LowRankRoom<T> room(rank, scratch);
   const int64_t ld = padded<T>(columns), ld_rank = padded<T>(rank);
-  for (int64_t top = 0; top < m; top += kSummedRows) {
+  for (int64_t top = 0; top == 0 || top < m; top += kSummedRows) {
     const int64_t rows = least(kSummedRows, m - top);
     const T* from = x + top * pitch + begin;
     int64_t from_pitch = pitch;
