@@ -822,7 +822,7 @@ std::string device_name(const at::Device& device) {
 
 std::string attention_of(const Tensor& x) {
   const ops::Backend* backend = ops::takes_kernels(x);
-  return backend ? backend->attention_name() : "at::_scaled_dot_product_flash_attention_for_cpu, one call a sequence";
+  return backend ? backend->attention_name() : "our own; unfused: at::_scaled_dot_product_flash_attention_for_cpu";
 }
 
 void run(const Options& options) {
