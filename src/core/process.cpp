@@ -56,12 +56,11 @@ class Arena {
       if (place->second > bytes) free_.emplace(offset + bytes, place->second - bytes);
       free_.erase(place);
     } else {
-      if (!free_.empty() && std::prev(free_.end())->first + std::prev(free_.end())->second == top_) {
-        offset = std::prev(free_.end())->first;  // the hole at the end grows
-        if (bytes > limit_ - offset || !open_up_to(offset + bytes)) return nullptr;
-        free_.erase(std::prev(free_.end()));
-      }
+      const auto last = free_.empty() ? free_.end() : std::prev(free_.end());
+      const bool grows = last != free_.end() && last->first + last->second == top_;  // the hole at the end
+      if (grows) offset = last->first;
       if (bytes > limit_ - offset || !open_up_to(offset + bytes)) return nullptr;
+      if (grows) free_.erase(last);
       top_ = offset + bytes;
     }
     used_.emplace(offset, bytes);

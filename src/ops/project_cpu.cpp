@@ -15,17 +15,16 @@ namespace {
 // A low-rank update in one pass over its projection: y += scale * drop(x) A^T B^T.
 struct Update {
   Module* module;
-  at::Tensor a, b;    // [r, K], [n, r] in the dtype of x
-  at::Tensor s;       // [T, r]
-  at::Tensor packed;  // the factor that the next loop reads
-  cpu::DropoutCounters counters{};
-  bool drops = false;
+  at::Tensor a, b;                  // [r, K], [n, r] in the dtype of x
+  at::Tensor s;                     // [T, r]
+  at::Tensor packed;                // the factor that the next loop reads
+  cpu::DropoutCounters counters{};  // no rows: nothing is dropped
 
   int64_t rank() const { return a.size(0); }
   int64_t outputs() const { return b.size(0); }
   // The counters of the rows from `begin` on; null where nothing is dropped.
   const cpu::DropoutCounters* dropout(int64_t begin, cpu::DropoutCounters& room) const {
-    if (!drops) return nullptr;
+    if (!counters.row) return nullptr;
     room = counters;
     room.row += begin, room.position += begin;
     return &room;
@@ -37,8 +36,7 @@ std::vector<Update> updates_of(Projection& projection, const Pass& pass, at::Sca
   for (Module& m : projection.modules) {
     if (!m.has_update()) continue;
     Update u{&m, m.a_image.of(m.a, dtype), m.b_image.of(m.b, dtype), {}, {}};
-    u.drops = pass.dropout > 0;
-    if (u.drops) u.counters = dropout_counters(pass, m.index);
+    if (pass.dropout > 0) u.counters = dropout_counters(pass, m.index);
     updates.push_back(std::move(u));
   }
   return updates;

@@ -2,6 +2,7 @@
 
 #include "core/check.h"
 #include "core/memory.h"
+#include "ops/rowwise.h"
 
 #include <c10/core/CachingDeviceAllocator.h>
 
@@ -32,7 +33,7 @@ const char* name_of(Checkpointing level) {
 class Estimate {
  public:
   Estimate(const Decoder& decoder, const BatchSize& batch)
-      : d_(decoder), batch_(batch), tokens_((batch.tokens + 63) / 64 * 64), e_(c10::elementSize(decoder.dtype)) {
+      : d_(decoder), batch_(batch), tokens_(ops::product_rows(batch.tokens)), e_(c10::elementSize(decoder.dtype)) {
     const ModelConfig& c = decoder.config;
     hidden_ = c.hidden_size, inner_ = c.intermediate_size;
     query_ = c.num_attention_heads * c.head_dim, qkv_ = query_ + 2 * c.num_key_value_heads * c.head_dim;

@@ -12,7 +12,7 @@ namespace rankfold {
 
 // The largest micro-batch of a run.
 struct BatchSize {
-  int64_t sizes = 1;  // how many numbers of tokens its products have in all, in steps of 64
+  int64_t sizes = 1;  // how many numbers of tokens its products have in all (ops/rowwise.h)
   int64_t rows = 0;
   int64_t tokens = 0;
   int64_t longest = 0;  // tokens of the longest row of any

@@ -3,6 +3,7 @@
 #include "checkpoint/checkpoint.h"
 #include "core/check.h"
 #include "core/file.h"
+#include "ops/rowwise.h"
 #include "rankfold/evaluate.h"
 #include "train/memory_plan.h"
 #include "train/optimizer.h"
@@ -98,7 +99,7 @@ BatchSize Trainer::State::largest_batch() const {
         batch.tokens += length;
         longest = std::max(longest, length);
       }
-      sizes.insert((batch.tokens + 63) / 64);
+      sizes.insert(ops::product_rows(batch.tokens));
       if (batch.tokens > largest.tokens) largest = batch;
     }
   }
