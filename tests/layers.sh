@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The layers of docs/design.md: a file includes only files of a lower number or of its own folder; no torch header in
-# kernels/, torch/torch.h nowhere; one launch, one header with PTX; only src/core/file.cpp opens files for writing.
+# kernels/, torch/torch.h nowhere; one launch, one header with PTX; only src/core/write.cpp opens files for writing.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 declare -A level=([core]=0 [io]=1 [kernels]=1 [ops]=2 [data]=2 [model]=3 [cuda]=3 [adapter]=4 [eval]=5 [checkpoint]=5 [train]=6 [cli]=7)
@@ -23,6 +23,6 @@ grep -rn '<<<' kernels | grep -v '^kernels/launch.h:' && complain "a launch outs
 grep -rnwE 'asm' kernels | grep -v '^kernels/ptx.h:' && complain "PTX outside kernels/ptx.h"
 grep -rn '__shared__' kernels | grep -v '^kernels/device.h:' && complain "shared memory that kernels/device.h does not carve"
 grep -rnE 'atomicAdd|cooperative_groups|curand' kernels && complain "sums in no fixed order, or what the shim does not have"
-grep -rnE '\bofstream\b|\bfopen\(|O_WRONLY|O_CREAT' src | grep -v '^src/core/file.cpp:' && complain "opened for writing outside src/core/file.cpp"
+grep -rnE '\bofstream\b|\bfopen\(|O_WRONLY|O_RDWR|O_CREAT|\bfs::(rename|remove|remove_all|create_director\w*|copy\w*)\(' src | grep -v '^src/core/write.cpp:' && complain "written, renamed or deleted outside src/core/write.cpp"
 ((bad == 0)) && echo "layers: in order"
 exit $bad

@@ -5,6 +5,7 @@
 
 #include "rankfold/causal_lm.h"
 #include "rankfold/config.h"
+#include "rankfold/error.h"
 
 #include <ATen/core/Tensor.h>
 
@@ -46,7 +47,8 @@ class Adapter {
   int64_t decayed_count() const;     // the first values, which AdamW decays; norms follow them
 
   // LoRA: a folder that PEFT loads (adapter_config.json, adapter_model.safetensors, README.md). Full: a model folder in
-  // the base's stored dtype. Each file is the old one or the new one, never between.
+  // the base's stored dtype. The files appear together: a manifest.json, written last, holds their sizes and checksums,
+  // and load() refuses a folder whose files are of two saves.
   void save(const std::filesystem::path& folder) const;
 
  private:
@@ -57,6 +59,7 @@ class Adapter {
 struct MergeOptions {
   std::string dtype = "auto";       // auto: each tensor's stored dtype
   std::string max_shard_size = "";  // "5GB"; empty: the base's own sharding
+  Stop stop = {};                   // asked before every tensor; true: throws Stopped, and nothing is written
 };
 
 // base + adapter as a model folder: W + scale * B A in fp32, rounded once; streamed tensor by tensor. Everything in the

@@ -155,6 +155,7 @@ struct TrainConfig {
   int64_t save_steps = 500;      // 0: only at the end
   int64_t save_total_limit = 0;  // 0: keep all
   std::string resume_from_checkpoint = {};
+  std::string on_disk_full = "wait";
   std::string gradient_checkpointing = "auto";
   std::string memory_budget = {};
 
@@ -193,6 +194,9 @@ struct TrainConfig {
       "an integer of 0 or more", {});
     v("resume_from_checkpoint", resume_from_checkpoint, "a checkpoint folder, or auto: the newest whole one",
       allow::any, "a path or auto", {"resume"});
+    v("on_disk_full", on_disk_full,
+      "what a finished run does that cannot be saved for want of space: wait for it, or fail",
+      allow::one_of({"wait", "fail"}), "wait or fail", {});
     v("gradient_checkpointing", gradient_checkpointing,
       "what is computed again in the backward pass instead of kept: none, mlp, full, or auto: the least that fits",
       allow::one_of({"none", "mlp", "full", "auto"}), "none, mlp, full or auto", {});

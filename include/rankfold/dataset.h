@@ -3,6 +3,7 @@
 
 #include "rankfold/batch.h"
 #include "rankfold/config.h"
+#include "rankfold/error.h"
 #include "rankfold/tokenizer.h"
 
 #include <cstdint>
@@ -44,16 +45,19 @@ class Dataset {
   // beyond it is an error that names the row. Throws UserError with file:line for a broken row, and if nothing is left.
   //
   // config.cache_dir: rows that were tokenised there from the same bytes, by the same tokenizer and with the same
-  // settings are read; others, and a damaged file, are replaced. Throws Error(kStorage) where it cannot be written to.
+  // settings are read; others, and a damaged file, are replaced. Throws StorageError where it cannot be written to.
+  //
+  // `stop` is asked now and then; true: throws Stopped.
   static Dataset open(const std::filesystem::path& path, const Tokenizer* tokenizer, const DataConfig& config,
-                      int64_t vocab_size);
+                      int64_t vocab_size, const Stop& stop = {});
 
   // Where open() keeps the rows of this file; empty without a cache_dir.
   static std::filesystem::path cache_file(const std::filesystem::path& path, const DataConfig& config);
 
   int64_t size() const;
-  Example operator[](int64_t index) const;  // Error(kStorage) where the cache cannot be read any more
+  Example operator[](int64_t index) const;  // StorageError where the cache cannot be read any more
   int64_t length(int64_t index) const;      // tokens of the row, which is not read for it
+  int64_t row_number(int64_t index) const;  // of the row in its file, from 1; rows that were left out count
   const DatasetReport& report() const;
   uint64_t fingerprint() const;  // of all ids and labels: a resumed run checks that it sees the same data
   // One line on the cache: whether it was read or written, and why it was of no use; empty without a cache_dir.

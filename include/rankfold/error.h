@@ -3,6 +3,8 @@
 // prints or exits. API misuse by a programmer throws std::invalid_argument instead.
 #pragma once
 
+#include <cerrno>
+#include <functional>
 #include <stdexcept>
 #include <string>
 
@@ -34,6 +36,25 @@ class Error : public std::runtime_error {
 class UserError : public Error {
  public:
   explicit UserError(const std::string& line) : Error(ExitCode::kBadInput, line) {}
+};
+
+// Reading or writing failed: exit code 5.
+class StorageError : public Error {
+ public:
+  explicit StorageError(const std::string& line, int error_number = 0)
+      : Error(ExitCode::kStorage, line), error_number_(error_number) {}
+  int error_number() const { return error_number_; }  // errno of the call that failed; 0: none did
+  bool is_disk_full() const { return error_number_ == ENOSPC || error_number_ == EDQUOT; }
+
+ private:
+  int error_number_;
+};
+
+// Asked again and again by what takes long; true: leave, with Stopped. May be empty.
+using Stop = std::function<bool()>;
+class Stopped : public Error {
+ public:
+  Stopped() : Error(ExitCode::kInterrupted, "stopped") {}
 };
 
 }  // namespace rankfold

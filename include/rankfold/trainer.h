@@ -5,6 +5,7 @@
 #include "rankfold/causal_lm.h"
 #include "rankfold/config.h"
 #include "rankfold/dataset.h"
+#include "rankfold/error.h"
 
 #include <cstdint>
 #include <functional>
@@ -46,9 +47,12 @@ class Trainer {
   // Human-readable notes: what was resumed, skipped, saved.
   void on_message(std::function<void(const std::string&)> callback);
   // Polled before every micro-batch; true ends the run: the open window is dropped, the last finished step is saved.
-  void stop_when(std::function<bool()> callback);
+  void stop_when(Stop callback);
+  // Polled after every step; true: a checkpoint of it is saved and the run goes on.
+  void save_when(std::function<bool()> callback);
 
-  // True when all steps are done, false when it was stopped.
+  // True when all steps are done, false when it was stopped. While it runs it holds output_dir alone. What ends it by an
+  // exception leaves the last finished step in a checkpoint, if that can be written.
   bool run();
 
   const std::vector<LogRow>& log() const;

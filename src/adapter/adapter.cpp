@@ -1,19 +1,23 @@
 #include "rankfold/adapter.h"
 
+#include "adapter/adapter_files.h"
 #include "adapter/peft_format.h"
 #include "core/check.h"
-#include "core/file.h"
+#include "core/manifest.h"
+#include "core/write.h"
 #include "io/tensor_writer.h"
 #include "model/decoder.h"
 
 #include <ATen/ATen.h>
 #include <ATen/CPUGeneratorImpl.h>
 #include <c10/core/GradMode.h>
+#include <nlohmann/json.hpp>
 
 #include <cmath>
 #include <map>
 
 namespace rankfold {
+namespace fs = std::filesystem;
 
 struct Adapter::State {
   std::shared_ptr<Decoder> decoder;  // attached to; kept alive
@@ -117,7 +121,8 @@ Adapter Adapter::create(const CausalLM& model, const LoraConfig& config, int64_t
   return adapter;
 }
 
-Adapter Adapter::load(const CausalLM& model, const std::filesystem::path& folder, int64_t seed) {
+Adapter Adapter::load(const CausalLM& model, const fs::path& folder, int64_t seed) {
+  check_adapter(folder);
   const AdapterFolder stored = read_adapter_folder(folder);
   const std::vector<ModuleMatch> matches = match_adapter(stored, model.linear_modules());
   Adapter adapter;
@@ -155,7 +160,8 @@ Adapter Adapter::full(const CausalLM& model) {
   add(decoder.embedding_name, decoder.embedding, true);
   for (Projection* p : decoder.projections()) {
     if (decoder.is_tied(p)) continue;
-    for (const Module& m : p->modules) add(m.name + ".weight", p->current_weight().narrow(0, m.begin, m.end - m.begin), true);
+    for (const Module& m : p->modules)
+      add(m.name + ".weight", p->current_weight().narrow(0, m.begin, m.end - m.begin), true);
   }
   for (const Norm* norm : decoder.norms()) add(norm->name, norm->weight, false);
   state.allocate(shapes);
@@ -203,10 +209,9 @@ int64_t Adapter::decayed_count() const { return state_->decayed; }
 namespace {
 
 // The whole model under the base's file names, each tensor in its stored dtype; what does not train is copied.
-void save_model(const Decoder& decoder, const std::vector<Parameter>& parameters, const std::filesystem::path& target) {
+void write_model(const Decoder& decoder, const std::vector<Parameter>& parameters, const fs::path& target) {
   std::map<std::string, at::Tensor> trained;
   for (const Parameter& p : parameters) trained[p.name] = p.value.detach();
-  prepare_folder(target);
   for (const TensorFile& file : decoder.folder.files()) {
     TensorWriter writer(target / file.path().filename(), file.tensors(), file.metadata());
     for (const TensorInfo& info : writer.tensors()) {
@@ -220,11 +225,22 @@ void save_model(const Decoder& decoder, const std::vector<Parameter>& parameters
 
 }  // namespace
 
-void Adapter::save(const std::filesystem::path& folder) const {
-  if (state_->full) return save_model(*state_->decoder, state_->parameters, folder);
+void write_adapter_files(const Adapter& adapter, const Decoder& decoder, const fs::path& folder) {
+  if (adapter.is_full()) return write_model(decoder, adapter.named_parameters(), folder);
   std::vector<std::pair<std::string, at::Tensor>> tensors;
-  for (const Parameter& p : state_->parameters) tensors.emplace_back(p.name, p.value.detach());
-  write_adapter_folder(folder, state_->config, state_->decoder->folder.path().string(), tensors);
+  for (const Parameter& p : adapter.named_parameters()) tensors.emplace_back(p.name, p.value.detach());
+  write_adapter_folder(folder, adapter.config(), decoder.folder.path().string(), tensors);
+}
+
+void check_adapter(const fs::path& folder) {
+  check_result(folder, Look::kAtContents, [](const std::string& name) { return name.starts_with("adapter_"); });
+}
+
+void Adapter::save(const fs::path& folder) const {
+  FileSet files(folder);
+  write_adapter_files(*this, *state_->decoder, files.path());
+  write_manifest(files.path(), nlohmann::json::object());
+  files.commit(kManifest);
 }
 
 }  // namespace rankfold

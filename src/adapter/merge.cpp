@@ -1,8 +1,10 @@
+#include "adapter/adapter_files.h"
 #include "adapter/peft_format.h"
 #include "core/check.h"
 #include "core/config.h"
 #include "core/file.h"
 #include "core/json.h"
+#include "core/write.h"
 #include "io/dtype.h"
 #include "io/model_folder.h"
 #include "io/tensor_writer.h"
@@ -66,7 +68,10 @@ uint64_t byte_size(const TensorInfo& info) {
 class Merger {
  public:
   Merger(const fs::path& model, const fs::path& adapter, const MergeOptions& options)
-      : base_(ModelFolder::open(model)), adapter_(read_adapter_folder(adapter)), dtype_(parse_dtype(options.dtype)) {
+      : base_(ModelFolder::open(model)),
+        adapter_((check_adapter(adapter), read_adapter_folder(adapter))),
+        dtype_(parse_dtype(options.dtype)),
+        stop_(options.stop) {
     check_base();
     for (ModuleMatch& match : match_adapter(adapter_, linear_modules(base_))) {
       const std::string weight = match.module.name + ".weight";
@@ -139,6 +144,7 @@ class Merger {
   void write_shard(const fs::path& folder, const Shard& shard) const {
     TensorWriter writer(folder / shard.name, shard.tensors, shard.metadata);
     for (const TensorInfo& info : writer.tensors()) {
+      leave_if(stop_);
       const TensorFile& file = base_.file_of(info.name);
       writer.add(info.name, result(file.tensor(info.name), info));
       file.forget(info.name);
@@ -193,7 +199,7 @@ class Merger {
   // As Hugging Face writes it. None where one file holds all, unless the base had one too.
   void write_index(const fs::path& folder) const {
     if (shards_.size() == 1 && shards_[0].name == kWeightsName) {
-      fs::remove(folder / kIndexName);
+      remove_file(folder / kIndexName);
       return;
     }
     uint64_t total = 0;
@@ -209,6 +215,7 @@ class Merger {
   ModelFolder base_;
   AdapterFolder adapter_;
   std::optional<at::ScalarType> dtype_;
+  Stop stop_;
   std::map<std::string, ModuleMatch> matches_;  // by the name of the weight
   std::vector<Shard> shards_;
   bool has_new_index_ = false;

@@ -3,6 +3,7 @@
 #include "core/check.h"
 #include "core/config.h"
 #include "core/file.h"
+#include "core/write.h"
 #include "core/json.h"
 #include "rankfold/tensor_file.h"
 

@@ -4,32 +4,41 @@
 #include "core/checksum.h"
 #include "core/file.h"
 #include "core/json.h"
+#include "core/write.h"
 
 #include <nlohmann/json.hpp>
 
 #include <algorithm>
+#include <cctype>
 #include <random>
 
 namespace rankfold {
 namespace fs = std::filesystem;
 namespace {
 
-constexpr const char* kManifest = "manifest.json";
-constexpr const char* kRun = "run.json";
+constexpr std::string_view kPrefix = "checkpoint-";
 
-nlohmann::json describe(const fs::path& file) {
-  uint64_t checksum = kChecksumSeed;
-  const uint64_t size = fs::file_size(file);
-  if (size > 0) checksum = checksum64(Mapping::open(file)->bytes());
-  return {{"size", size}, {"checksum", checksum_text(checksum)}};
+// N of checkpoint-N<suffix>.
+std::optional<int64_t> number_of(const std::string& name, std::string_view suffix = "") {
+  if (!name.starts_with(kPrefix) || !name.ends_with(suffix) || name.size() <= kPrefix.size() + suffix.size()) return {};
+  const std::string digits = name.substr(kPrefix.size(), name.size() - kPrefix.size() - suffix.size());
+  if (digits.size() > 18) return {};
+  if (!std::all_of(digits.begin(), digits.end(), [](unsigned char c) { return std::isdigit(c); })) return {};
+  return std::stoll(digits);
 }
 
-std::vector<fs::path> files_of(const fs::path& folder) {
-  std::vector<fs::path> files;
-  for (const auto& entry : fs::directory_iterator(folder))
-    if (entry.is_regular_file() && entry.path().filename() != kManifest) files.push_back(entry.path());
-  std::sort(files.begin(), files.end());
-  return files;
+std::vector<fs::path> entries_of(const fs::path& folder) {
+  std::vector<fs::path> found;
+  if (what_stands_at(folder) == "nothing") return found;
+  std::error_code error;
+  for (fs::directory_iterator entry(folder, error), end; entry != end; entry.increment(error))
+    found.push_back(entry->path());
+  if (error) throw StorageError(join(folder.string(), ": cannot be listed: ", error.message()), error.value());
+  return found;
+}
+
+std::string run_id_in(const nlohmann::json& json) {
+  return json.is_object() && json.contains("run_id") && json["run_id"].is_string() ? json["run_id"] : "";
 }
 
 }  // namespace
@@ -46,83 +55,70 @@ std::string start_run(const fs::path& output_dir) {
 }
 
 std::string run_of(const fs::path& folder) {
-  for (const char* name : {kManifest, kRun}) {
-    std::error_code error;
-    if (!fs::is_regular_file(folder / name, error)) continue;
-    const nlohmann::json json = read_json(folder / name);
-    if (json.is_object() && json.contains("run_id") && json["run_id"].is_string()) return json["run_id"];
-  }
+  for (const char* name : {kRun, kManifest})
+    if (what_stands_at(folder / name) != "nothing") return run_id_in(read_json(folder / name));
   return "";
+}
+
+void clean_up(const fs::path& output_dir) {
+  for (const fs::path& path : entries_of(output_dir)) {
+    const std::string name = path.filename().string();
+    const auto replaced = number_of(name, ".old.tmp");
+    const fs::path own = output_dir / join(kPrefix, replaced.value_or(0));
+    if (replaced && what_stands_at(own) == "nothing")
+      rename_folder(path, own);  // it had stepped aside for one that has not come
+    else if (replaced || number_of(name, ".tmp") || name == kStaging)
+      remove_folder(path);
+  }
 }
 
 void save_checkpoint(const fs::path& output_dir, const std::string& run_id, int64_t step,
                      const std::function<void(const fs::path&)>& fill) {
-  const fs::path target = output_dir / ("checkpoint-" + std::to_string(step));
-  AtomicFolder folder(target);
+  int64_t save = 1;
+  for (const Checkpoint& other : list_checkpoints(output_dir))
+    if (other.run_id == run_id) save = std::max(save, other.save + 1);
+  AtomicFolder folder(output_dir / join(kPrefix, step));
   fill(folder.path());
-  nlohmann::json files = nlohmann::json::object();
-  for (const fs::path& file : files_of(folder.path())) files[file.filename().string()] = describe(file);
-  write_text(folder.path() / kManifest,
-             nlohmann::json{{"format_version", 1}, {"run_id", run_id}, {"step", step}, {"files", files}}.dump(2));
-  // A run resumed from an earlier step meets its own later checkpoints again: the old one steps aside until the new one
-  // stands.
-  const fs::path aside = target.string() + ".old.tmp";
-  std::error_code ignored;
-  fs::remove_all(aside, ignored);
-  const bool replaced = fs::exists(target);
-  if (replaced) fs::rename(target, aside);
-  folder.commit();
-  if (replaced) fs::remove_all(aside, ignored);
+  write_manifest(folder.path(), {{"run_id", run_id}, {"step", step}, {"save", save}});
+  folder.commit_over();
 }
 
 std::vector<Checkpoint> list_checkpoints(const fs::path& output_dir) {
-  std::vector<Checkpoint> found;
-  std::error_code error;
-  for (const auto& entry : fs::directory_iterator(output_dir, error)) {
-    const std::string name = entry.path().filename().string();
-    const std::string prefix = "checkpoint-";
-    if (!name.starts_with(prefix) || name.size() == prefix.size() || name.size() > prefix.size() + 18) continue;
-    const std::string digits = name.substr(prefix.size());
-    if (!std::all_of(digits.begin(), digits.end(), [](unsigned char c) { return std::isdigit(c); })) continue;
-    if (entry.is_directory(error)) found.push_back({entry.path(), std::stoll(digits)});
-  }
-  std::sort(found.begin(), found.end(), [](const auto& a, const auto& b) { return a.step > b.step; });
-  return found;
-}
-
-std::string damage(const fs::path& checkpoint) {
-  try {
-    const fs::path path = checkpoint / kManifest;
-    if (!fs::exists(path)) return "it has no manifest.json";
-    const nlohmann::json manifest = read_json(path);
-    if (!manifest.is_object() || !manifest.contains("files") || !manifest["files"].is_object())
-      return "manifest.json lists no files";
-    if (manifest.value("format_version", 0) != 1)
-      return "manifest.json: expected format_version 1, got " +
-             manifest.value("format_version", nlohmann::json()).dump();
-    for (const auto& [name, expected] : manifest["files"].items()) {
-      const fs::path file = checkpoint / fs::path(name).filename();
-      if (!fs::is_regular_file(file)) return name + " is missing";
-      if (describe(file) != expected) return name + " differs from manifest.json";
+  std::vector<Checkpoint> unread, found;
+  for (const fs::path& path : entries_of(output_dir)) {
+    const auto number = number_of(path.filename().string());
+    if (!number || what_stands_at(path) != "a folder") continue;
+    Checkpoint checkpoint{path, *number};
+    try {
+      const nlohmann::json manifest = read_manifest(path);
+      checkpoint.run_id = run_id_in(manifest);
+      if (manifest.contains("save") && manifest["save"].is_number_integer()) checkpoint.save = manifest["save"];
+    } catch (const Error&) {  // the caller sees by the empty id that it is none to rely on
     }
-    return "";
-  } catch (const std::exception& error) {
-    return error.what();
+    (checkpoint.run_id.empty() ? unread : found).push_back(std::move(checkpoint));
   }
+  const auto newer = [](const Checkpoint& a, const Checkpoint& b) {
+    return std::tie(a.save, a.step) > std::tie(b.save, b.step);
+  };
+  std::sort(unread.begin(), unread.end(), newer);
+  std::sort(found.begin(), found.end(), newer);
+  unread.insert(unread.end(), found.begin(), found.end());
+  return unread;
 }
 
 std::optional<Checkpoint> newest_checkpoint(const fs::path& output_dir, const Messages& say) {
   const std::string run = run_of(output_dir);
   std::string first_problem;
   for (const Checkpoint& checkpoint : list_checkpoints(output_dir)) {
-    const std::string problem = damage(checkpoint.path);
-    if (problem.empty()) {
-      if (run.empty() || run_of(checkpoint.path) == run) return checkpoint;
-      if (say) say("passed over " + checkpoint.path.string() + ": it is of an earlier run");
+    const std::string name = checkpoint.path.string();
+    if (!run.empty() && !checkpoint.run_id.empty() && checkpoint.run_id != run) {
+      if (say) say("passed over " + name + ": it is of an earlier run");
       continue;
     }
-    if (say) say("skipped " + checkpoint.path.string() + ": " + problem);
-    if (first_problem.empty()) first_problem = checkpoint.path.string() + ": " + problem;
+    const std::string problem = damage(checkpoint.path);
+    if (problem.empty()) return checkpoint;
+    if (say) say("skipped " + name + ": " + problem);
+    if (first_problem.empty()) first_problem = name + ": " + problem;
   }
   if (!first_problem.empty())
     throw Error(ExitCode::kResumeRefused, output_dir.string() + ": no checkpoint is whole (" + first_problem + ")");
@@ -133,13 +129,9 @@ void remove_old_checkpoints(const fs::path& output_dir, const std::string& run_i
   if (limit <= 0) return;
   int64_t kept = 0;
   for (const Checkpoint& checkpoint : list_checkpoints(output_dir)) {
-    try {
-      if (run_of(checkpoint.path) != run_id || ++kept <= limit) continue;
-    } catch (const Error&) {
-      continue;  // cannot be read: not known to be ours
-    }
-    std::error_code error;
-    fs::remove_all(checkpoint.path, error);  // what cannot be deleted stays
+    if (checkpoint.run_id != run_id) continue;
+    // The limit is of checkpoints to go on from. One that has lost a file is a person's to look at.
+    if (damage(checkpoint.path, Look::kAtSizes).empty() && ++kept > limit) remove_folder(checkpoint.path);
   }
 }
 

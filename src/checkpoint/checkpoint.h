@@ -1,7 +1,7 @@
 // checkpoint-N folders: whole or not there. Layout and protocol: docs/formats.md.
 #pragma once
 
-#include <nlohmann/json_fwd.hpp>
+#include "core/manifest.h"
 
 #include <cstdint>
 #include <filesystem>
@@ -15,6 +15,8 @@ namespace rankfold {
 struct Checkpoint {
   std::filesystem::path path;
   int64_t step = 0;
+  std::string run_id = {};  // by its manifest; empty where that cannot be read
+  int64_t save = 0;         // number of the save: the newest is the one written last, which may be of an earlier step
 };
 
 using Messages = std::function<void(const std::string&)>;
@@ -25,22 +27,23 @@ std::string start_run(const std::filesystem::path& output_dir);
 void continue_run(const std::filesystem::path& output_dir, const std::string& run_id);
 std::string run_of(const std::filesystem::path& folder);  // by its run.json or manifest.json; empty where there is none
 
+// Takes away what a crash has left in the middle of a save. For the process that holds the folder's lock.
+void clean_up(const std::filesystem::path& output_dir);
+
 // Writes output_dir/checkpoint-<step> through a temporary name; `fill` writes the files into the folder it is given. A
-// manifest with sizes and checksums is added.
+// manifest with sizes and checksums is added. One of the same number gives way to it.
 void save_checkpoint(const std::filesystem::path& output_dir, const std::string& run_id, int64_t step,
                      const std::function<void(const std::filesystem::path&)>& fill);
 
-// All checkpoint-N folders of output_dir by number, newest first, whole or not, of any run.
+// All checkpoint-N folders of output_dir, whole or not, of any run: those without a readable manifest first, then the
+// newest first. StorageError where the folder is there but cannot be listed.
 std::vector<Checkpoint> list_checkpoints(const std::filesystem::path& output_dir);
-
-// What is wrong with it by its manifest; empty: it is whole.
-std::string damage(const std::filesystem::path& checkpoint);
 
 // The newest whole one of output_dir's run; `say` hears which were skipped and why. Where there are some but none is
 // whole: Error(kResumeRefused), as starting again would hide the loss.
 std::optional<Checkpoint> newest_checkpoint(const std::filesystem::path& output_dir, const Messages& say);
 
-// Keeps the newest `limit` checkpoints of this run (0: all).
+// Keeps the newest `limit` checkpoints of this run (0: all) and what is of other runs.
 void remove_old_checkpoints(const std::filesystem::path& output_dir, const std::string& run_id, int64_t limit);
 
 }  // namespace rankfold

@@ -1,7 +1,9 @@
 #include "cli/app.h"
 
+#include "cli/signals.h"
 #include "core/check.h"
 #include "core/json.h"
+#include "core/memory.h"
 #include "core/process.h"
 
 #include <c10/util/Exception.h>
@@ -140,25 +142,25 @@ int report_exception(const AppSpec& spec) {
   const auto defect = [&](const std::string& what) {
     return report(program, ExitCode::kDefect, "this is a defect of Rankfold: " + what.substr(0, what.find('\n')));
   };
-  const std::string& less = spec.needs_less_memory;
-  const std::string out_of_memory = "out of memory" + (less.empty() ? "" : ": " + less + " needs less");
   try {
     throw;
+  } catch (const Stopped&) {
+    const Error error = stopped_by_signal();
+    return report(program, error.code(), error.what());
   } catch (const Error& error) {
     return report(program, error.code(), error.what());
-  } catch (const std::bad_alloc&) {
-    return report(program, ExitCode::kOutOfMemory, out_of_memory);
-  } catch (const c10::OutOfMemoryError&) {
-    return report(program, ExitCode::kOutOfMemory, out_of_memory);
-  } catch (const c10::Error& error) {
-    const std::string what = error.what_without_backtrace();
-    if (what.find("DefaultCPUAllocator") != std::string::npos)
-      return report(program, ExitCode::kOutOfMemory, out_of_memory);
-    return defect(what);
   } catch (const std::filesystem::filesystem_error& error) {
     return report(program, ExitCode::kStorage, error.what());
   } catch (const std::exception& error) {
-    return defect(error.what());
+    const auto wanted = out_of_memory(error);
+    if (!wanted)
+      return defect(dynamic_cast<const c10::Error*>(&error)
+                        ? static_cast<const c10::Error&>(error).what_without_backtrace()
+                        : error.what());
+    const std::string& less = spec.needs_less_memory;
+    return report(program, ExitCode::kOutOfMemory,
+                  join("out of memory", wanted->empty() ? "" : ": ", *wanted, less.empty() ? "" : "; ", less,
+                       less.empty() ? "" : " needs less"));
   } catch (...) {
     return defect("an exception of unknown type");
   }
@@ -169,14 +171,17 @@ int report_exception(const AppSpec& spec) {
 int run_app(const AppSpec& spec, int argc, char** argv, const Fields& fields,
             const std::function<void(const Given&)>& job) {
   std::signal(SIGPIPE, SIG_IGN);  // a reader that went away must not kill a training run
+  std::signal(SIGXFSZ, SIG_IGN);  // nor a limit on the size of files, which is an error of the write
+  if (spec.stops_in_order) note_signals();
   if (spec.name == program_invocation_short_name) set_up_libraries(argv);  // not inside a test
   if (spec.keeps_pages) keep_freed_pages();
+  report_lost_mappings(spec.name.c_str());
   CLI::App app(spec.description, spec.name);
   try {
     const Given given = parse(app, spec, argc, argv, fields);
     job(given);
     std::cout.flush();
-    if (!std::cout) throw Error(ExitCode::kStorage, "standard output could not be written");
+    if (spec.prints_result && !std::cout) throw StorageError("standard output could not be written");
     return static_cast<int>(ExitCode::kDone);
   } catch (const CLI::ParseError& error) {
     if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version

@@ -1,5 +1,6 @@
 #include "cli/console.h"
 
+#include <poll.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -113,7 +114,15 @@ void print_sample(const Dataset& dataset, const Tokenizer* tokenizer) {
 
 ProgressDisplay::ProgressDisplay() : terminal_(::isatty(STDOUT_FILENO) == 1) {}
 
+// A reader that has stopped reading must not hold up the run: what it would block on it does not get. (A pipe that is
+// ready takes 4 KiB at once.)
+bool ProgressDisplay::is_heard() {
+  pollfd out = {.fd = STDOUT_FILENO, .events = POLLOUT, .revents = 0};
+  return ::poll(&out, 1, 0) == 1 && (out.revents & POLLOUT);
+}
+
 void ProgressDisplay::show(const Progress& progress) {
+  if (!is_heard()) return;
   if (progress.logged) loss_ = progress.logged->loss;
   const std::string tail =
       format("%.0f tokens/s  %s left", progress.tokens_per_second, clock(progress.seconds_left).c_str());
@@ -135,6 +144,7 @@ void ProgressDisplay::show(const Progress& progress) {
 }
 
 void ProgressDisplay::message(const std::string& text) {
+  if (!is_heard()) return;
   clear_bar();
   std::cout << text << std::endl;
 }

@@ -27,6 +27,7 @@ class ProgressDisplay {
   void message(const std::string& text);
 
  private:
+  static bool is_heard();
   void clear_bar();
   bool terminal_ = false;
   bool drawn_ = false;

@@ -4,6 +4,7 @@
 #include "cli/inference.h"
 #include "core/check.h"
 #include "core/file.h"
+#include "core/write.h"
 #include "data/prompt.h"
 #include "data/rows.h"
 #include "eval/terms.h"

@@ -1,8 +1,10 @@
 // lora-merge: base + adapter as one model folder.
 #include "cli/app.h"
+#include "cli/signals.h"
 #include "core/check.h"
 #include "core/device.h"
 #include "core/file.h"
+#include "core/write.h"
 #include "ops/open_cuda.h"
 #include "rankfold/adapter.h"
 
@@ -64,6 +66,7 @@ void merge_verified(const MergeCommand& command) {
   const auto logits = [&](const fs::path& folder, const std::string& adapter_folder) {
     const CausalLM model = CausalLM::load(folder, {.device = command.device});
     exact = exact && model.dtype() == at::kFloat;
+    leave_if(stop_requested);
     if (adapter_folder.empty()) return probe(model);
     const Adapter adapter = Adapter::load(model, adapter_folder);
     return probe(model);
@@ -80,10 +83,12 @@ void merge_verified(const MergeCommand& command) {
     throw Error(ExitCode::kDefect,
                 join("verify: the merged model's logits differ from base + adapter by ", difference,
                      " x the largest logit, expected at most ", limit, ": ", output.string(), " was not written"));
+  leave_if(stop_requested);
   folder.commit();
 }
 
 void run(MergeCommand& command, const Given&) {
+  command.options.stop = stop_requested;
   if (command.verify) {
     ops::open_device(command.device);
     merge_verified(command);
@@ -102,6 +107,7 @@ int main(int argc, char** argv) {
   return rankfold::run_app({.name = "lora-merge",
                             .description = "Folds an adapter into its base and writes the model folder.",
                             .required = {"model_name_or_path", "adapter_name_or_path", "output_dir"},
-                            .keeps_pages = false},  // streams tensor by tensor to keep the peak low
+                            .keeps_pages = false,  // streams tensor by tensor to keep the peak low
+                            .stops_in_order = true},
                            argc, argv, rankfold::run);
 }

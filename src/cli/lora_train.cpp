@@ -4,9 +4,11 @@
 #include "cli/app.h"
 #include "cli/console.h"
 #include "cli/inference.h"
+#include "cli/signals.h"
 #include "core/check.h"
 #include "core/file.h"
 #include "core/json.h"
+#include "core/write.h"
 #include "ops/open_cuda.h"
 
 #include <nlohmann/json.hpp>
@@ -15,7 +17,6 @@
 
 #include <algorithm>
 #include <cerrno>
-#include <csignal>
 #include <cstring>
 #include <filesystem>
 #include <iostream>
@@ -121,6 +122,7 @@ void validate(RunConfig& config, const Given& given) {
     fail(where("output_dir"), ": expected another folder than the model's, got ", config.train.output_dir);
   check_output_dir(where("output_dir"), config.train.output_dir);
   check_resume(where("resume_from_checkpoint"), config.train.resume_from_checkpoint);
+  if (what_stands_at(config.train.output_dir) == "a folder") FolderLock(config.train.output_dir);  // free for now?
   if (continues) take_adapter_settings(config, given);
   ops::open_device(config.load.device);
   check_data_file(config.dataset, data_of(config));
@@ -132,12 +134,6 @@ Adapter make_adapter(const CausalLM& model, const RunConfig& config) {
   return Adapter::create(model, config.lora, config.train.seed);
 }
 
-volatile std::sig_atomic_t noted_signal = 0;
-extern "C" void note_signal(int signal) {
-  noted_signal = signal;
-  std::signal(signal, SIG_DFL);
-}
-
 void run(RunConfig& config, const Given& given) {
   const ModuleNames targets = config.lora.target_modules;
   validate(config, given);
@@ -145,7 +141,10 @@ void run(RunConfig& config, const Given& given) {
   const Tokenizer* tokenizer = model.has_tokenizer() ? &model.tokenizer() : nullptr;
   check_targets(model, config, targets, given);
   const Adapter adapter = make_adapter(model, config);
-  const Dataset dataset = Dataset::open(config.dataset, tokenizer, data_of(config), model.config().vocab_size);
+  leave_if(stop_requested);
+  const Dataset dataset =
+      Dataset::open(config.dataset, tokenizer, data_of(config), model.config().vocab_size, stop_requested);
+  leave_if(stop_requested);
   print_modules(model, adapter);
   print_report(std::cout, config.dataset, dataset, config.data);
   print_sample(dataset, tokenizer);
@@ -158,13 +157,9 @@ void run(RunConfig& config, const Given& given) {
   trainer.on_progress([&display](const Progress& progress) { display.show(progress); });
   trainer.on_message([&display](const std::string& text) { display.message(text); });
 
-  // The first signal ends the run after the open micro-batch with its state saved; a second one ends the process.
-  for (int signal : {SIGINT, SIGTERM}) std::signal(signal, note_signal);
-  trainer.stop_when([] { return noted_signal != 0; });
-  if (trainer.run()) return;
-  const bool interrupted = noted_signal == SIGINT;
-  throw Error(interrupted ? ExitCode::kInterrupted : ExitCode::kTerminated,
-              interrupted ? "stopped by SIGINT" : "stopped by SIGTERM");
+  trainer.stop_when(stop_requested);
+  trainer.save_when(take_save_request);
+  if (!trainer.run()) throw Stopped();
 }
 
 }  // namespace
@@ -175,6 +170,8 @@ int main(int argc, char** argv) {
                             .description = "Trains a LoRA adapter, or the whole model, on a data set.",
                             .required = {"model_name_or_path", "dataset", "output_dir"},
                             .needs_less_memory = "a smaller per_device_train_batch_size or max_length",
-                            .takes_config = true},
+                            .takes_config = true,
+                            .stops_in_order = true,
+                            .prints_result = false},
                            argc, argv, rankfold::run);
 }

@@ -25,7 +25,11 @@ template <class... Parts>
 
 template <class... Parts>
 [[noreturn]] void storage_fail(const Parts&... parts) {
-  throw Error(ExitCode::kStorage, join(parts...));
+  throw StorageError(join(parts...));
+}
+
+inline void leave_if(const Stop& stop) {
+  if (stop && stop()) throw Stopped();
 }
 
 }  // namespace rankfold

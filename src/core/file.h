@@ -1,10 +1,9 @@
-// The only file of the product that opens files for writing. What is written appears whole or not at all.
+// Files that are read. Nothing here blocks on what is no file, or believes a size that the file does not have.
 #pragma once
 
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
-#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -22,6 +21,7 @@ class Mapping {
   const std::byte* data() const { return data_; }
   uint64_t size() const { return size_; }
   std::span<const std::byte> bytes() const { return {data_, size_}; }
+  const char* path() const { return path_.c_str(); }
   // Lets the whole pages between these offsets leave memory until they are read again.
   void forget(uint64_t begin, uint64_t end) const;
   ~Mapping();
@@ -33,7 +33,12 @@ class Mapping {
   const std::byte* data_ = nullptr;
   uint64_t size_ = 0;
   bool mapped_ = false;
+  std::string path_;
 };
+
+// The file that is mapped at this address; null where none is. Touching what a mapped file has lost by becoming shorter
+// ends in SIGBUS: a handler may call this.
+const char* mapped_file_at(const void* address);
 
 // One pass over a mapping, from its begin to its end: what lies behind leaves memory a few megabytes at a time, as pages
 // that were touched count as the process's memory while they stay mapped.
@@ -77,60 +82,5 @@ std::string what_stands_at(const std::filesystem::path& path);
 // What a file's first bytes say when they are none of our formats: "a git-lfs pointer (...)", "a pickle (...)", "an
 // HTML page", "an empty file"; "" otherwise.
 std::string foreign_kind(std::string_view start);
-
-// Writes to `target`.tmp in the same folder; commit() fsyncs, renames and fsyncs the folder. Not committed: no trace.
-// A second writer of the same target, in this process or another, waits in its constructor until the first is done.
-// Failures throw Error(kStorage) with path and errno's text.
-class AtomicFile {
- public:
-  explicit AtomicFile(std::filesystem::path target);
-  ~AtomicFile();
-  AtomicFile(const AtomicFile&) = delete;
-  AtomicFile& operator=(const AtomicFile&) = delete;
-  void write(std::span<const std::byte> bytes);
-  void write(std::string_view text);
-  const std::filesystem::path& path() const { return temporary_; }  // until commit()
-  void commit();
-
- private:
-  std::filesystem::path target_, temporary_;
-  int fd_ = -1;
-};
-void write_text(const std::filesystem::path& path, std::string_view text);  // AtomicFile in one call
-
-// A folder that appears whole: fill `path()` (target.tmp, emptied first if a crash left one), then commit() fsyncs
-// every file in it and the folders, renames it to target and fsyncs the parent. Not committed: removed.
-class AtomicFolder {
- public:
-  explicit AtomicFolder(std::filesystem::path target);
-  ~AtomicFolder();
-  AtomicFolder(const AtomicFolder&) = delete;
-  AtomicFolder& operator=(const AtomicFolder&) = delete;
-  const std::filesystem::path& path() const { return temporary_; }
-  void commit();  // the target must not exist, or be an empty folder
-
- private:
-  std::filesystem::path target_, temporary_;
-  bool committed_ = false;
-};
-
-// Creates a folder and the parents it lacks. With this object those that were created go again if nothing lies in them:
-// what fails leaves no trace.
-class NewFolder {
- public:
-  explicit NewFolder(const std::filesystem::path& path);
-  ~NewFolder();
-  NewFolder(const NewFolder&) = delete;
-  NewFolder& operator=(const NewFolder&) = delete;
-
- private:
-  std::vector<std::filesystem::path> created_;  // the deepest first
-};
-
-// Adds one line to a log, opened and closed at each call so that a reader sees whole lines.
-void append_line(const std::filesystem::path& path, std::string_view line);
-void copy_atomically(const std::filesystem::path& from, const std::filesystem::path& to);  // through AtomicFile
-// Creates the folder (and parents) and proves that it can be written to; Error(kStorage) otherwise.
-void prepare_folder(const std::filesystem::path& path);
 
 }  // namespace rankfold

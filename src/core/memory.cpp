@@ -1,8 +1,11 @@
 #include "core/memory.h"
 
+#include <c10/util/Exception.h>
+
 #include <algorithm>
 #include <cstdlib>
 #include <fstream>
+#include <new>
 
 namespace rankfold {
 namespace {
@@ -55,6 +58,18 @@ int64_t resident_bytes_of(const std::set<std::string>& files) {
     }
   }
   return bytes;
+}
+
+std::optional<std::string> out_of_memory(const std::exception& error) {
+  if (dynamic_cast<const std::bad_alloc*>(&error)) return "";
+  const auto* raised = dynamic_cast<const c10::Error*>(&error);
+  if (!raised) return std::nullopt;
+  const std::string what = raised->what_without_backtrace(), line = what.substr(0, what.find('\n'));
+  // libtorch's own allocator of the CPU raises the general kind.
+  const size_t own = line.find("DefaultCPUAllocator: can't allocate memory: ");
+  if (own != std::string::npos) return line.substr(line.find(": ", line.find(": ", own) + 2) + 2);
+  if (dynamic_cast<const c10::OutOfMemoryError*>(raised)) return line;
+  return std::nullopt;
 }
 
 }  // namespace rankfold

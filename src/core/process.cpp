@@ -1,6 +1,7 @@
 #include "core/process.h"
 
 #include <c10/core/CPUAllocator.h>
+#include <c10/util/Exception.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <unistd.h>
@@ -14,7 +15,6 @@
 #include <iterator>
 #include <map>
 #include <mutex>
-#include <new>
 #include <unordered_map>
 
 namespace rankfold {
@@ -114,7 +114,7 @@ class Allocator final : public c10::Allocator {
     if (bytes == 0) return {nullptr, c10::Device(c10::kCPU)};
     void* data = bytes >= kLarge ? arena().allocate(bytes) : nullptr;
     if (!data) data = ::aligned_alloc(kAlignment, (bytes + kAlignment - 1) & ~(kAlignment - 1));
-    if (!data) throw std::bad_alloc();
+    TORCH_CHECK_WITH(OutOfMemoryError, data, "tried to allocate ", bytes, " bytes");
     return {data, data, &release, c10::Device(c10::kCPU)};
   }
   c10::DeleterFnPtr raw_deleter() const override { return &release; }  // oneDNN's scratch memory needs it

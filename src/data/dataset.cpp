@@ -67,16 +67,19 @@ struct Source {
   const Tokenizer* tokenizer;
   const DataConfig& config;
   int64_t vocab_size;
+  const Stop& stop;
 };
 
 TokenStore::Summary tokenise(const Source& source, const RowFile& file, TokenWriter& writer) {
-  const auto& [path, tokenizer, config, vocab_size] = source;
+  const auto& [path, tokenizer, config, vocab_size, stop] = source;
   DatasetReport report;
   report.rows = file.size();
-  int64_t kept = 0;
+  int64_t kept = 0, number = 0;
   Hash hash;
   encode_rows(file, RowEncoder(file, tokenizer, config, vocab_size), [&](const Block& block) {
+    leave_if(stop);
     for (const Block::Row& row : block.rows) {
+      ++number;
       report.longest = std::max(report.longest, row.length);
       report.truncated += row.truncated;
       report.dropped += row.fate == Fate::kDropped;
@@ -85,7 +88,7 @@ TokenStore::Summary tokenise(const Source& source, const RowFile& file, TokenWri
       const auto part = [&row](const std::vector<int32_t>& all) {
         return std::span(all).subspan(row.begin, row.end - row.begin);
       };
-      writer.append(part(block.ids), part(block.labels));
+      writer.append(number, part(block.ids), part(block.labels));
       hash.add(part(block.ids), part(block.labels));
       ++kept;
     }
@@ -97,10 +100,11 @@ TokenStore::Summary tokenise(const Source& source, const RowFile& file, TokenWri
   return {report, hash.value()};
 }
 
-uint64_t checksum_of(const Mapping& file) {
+uint64_t checksum_of(const Mapping& file, const Stop& stop) {
   FilePass pass(file);
   uint64_t sum = kChecksumSeed;
   for (uint64_t begin = 0; begin < file.size(); begin += FilePass::kStep) {
+    leave_if(stop);
     sum = checksum64(file.bytes().subspan(begin, std::min(FilePass::kStep, file.size() - begin)), sum);
     pass.reached(begin);
   }
@@ -131,7 +135,7 @@ std::optional<TokenStore> read_cache(const fs::path& path, const std::string& ke
 // Reads or makes the cache; `note` says which. A full disk is an error, as the rows may be more than memory holds.
 TokenStore open_cached(const Source& source, const std::shared_ptr<const Mapping>& file, const fs::path& cache,
                        std::string& note) {
-  const uint64_t checksum = checksum_of(*file);
+  const uint64_t checksum = checksum_of(*file, source.stop);
   const std::string key = cache_key(source, checksum, file->size());
   std::string why;
   note = join("tokens read from ", cache.string());
@@ -142,17 +146,15 @@ TokenStore open_cached(const Source& source, const std::shared_ptr<const Mapping
     fail("cache_dir: expected a folder, got ", there, ": ", folder);
   try {
     const NewFolder made(folder);
-    std::error_code ignored;
-    if (what_stands_at(cache) == "a folder") fs::remove(cache, ignored);  // an empty one
-    TokenWriter writer(cache, key);                                       // waits for another run that writes it
+    if (what_stands_at(cache) == "a folder") remove_file(cache);  // an empty one
+    TokenWriter writer(cache, key);                               // waits for another run that writes it
     if (auto found = read_cache(cache, key, why)) return std::move(*found);
     const TokenStore::Summary summary = tokenise(source, rows, writer);
-    if (checksum_of(*file) != checksum) fail(source.path.string(), ": changed while it was read");
+    if (checksum_of(*file, source.stop) != checksum) fail(source.path.string(), ": changed while it was read");
     note = why.empty() ? join("tokens kept in ", cache.string()) : why + "; made anew";
     return writer.finish(summary);
-  } catch (const Error& error) {
-    if (error.code() == ExitCode::kStorage) storage_fail("cache_dir: ", error.what());
-    throw;
+  } catch (const StorageError& error) {
+    throw StorageError(join("cache_dir: ", error.what()), error.error_number());
   }
 }
 
@@ -168,7 +170,8 @@ fs::path Dataset::cache_file(const fs::path& path, const DataConfig& config) {
                                            checksum_text(checksum64(std::as_bytes(std::span(whole)))), ".tokens");
 }
 
-Dataset Dataset::open(const fs::path& path, const Tokenizer* tokenizer, const DataConfig& config, int64_t vocab_size) {
+Dataset Dataset::open(const fs::path& path, const Tokenizer* tokenizer, const DataConfig& config, int64_t vocab_size,
+                      const Stop& stop) {
   RANKFOLD_CHECK(vocab_size > 0, "Dataset::open: vocab_size must be above 0, got ", vocab_size);
   DataConfig checked = config;
   checked.fields([](const char* key, const auto& value, const char*, const auto& check, const char* expected, Aliases) {
@@ -176,7 +179,7 @@ Dataset Dataset::open(const fs::path& path, const Tokenizer* tokenizer, const Da
   });
   check_columns(config.columns);
 
-  const Source source{path, tokenizer, config, vocab_size};
+  const Source source{path, tokenizer, config, vocab_size, stop};
   const std::shared_ptr<const Mapping> file = Mapping::open(path);
   const auto state = std::make_shared<State>();
   if (config.cache_dir.empty()) {
@@ -204,6 +207,11 @@ Example Dataset::operator[](int64_t index) const {
 int64_t Dataset::length(int64_t index) const {
   RANKFOLD_CHECK(index >= 0 && index < size(), "Dataset: expected an index in [0, ", size(), "), got ", index);
   return state_->tokens.length(index);
+}
+
+int64_t Dataset::row_number(int64_t index) const {
+  RANKFOLD_CHECK(index >= 0 && index < size(), "Dataset: expected an index in [0, ", size(), "), got ", index);
+  return state_->tokens.number(index);
 }
 
 Batch Dataset::batch(const std::vector<int64_t>& indices) const {

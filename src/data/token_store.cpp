@@ -11,7 +11,7 @@ namespace {
 
 // The file: words, rows, key, footer; docs/formats.md.
 struct Footer {
-  std::array<char, 8> magic = {'r', 'f', 't', 'o', 'k', 'e', 'n', '1'};
+  std::array<char, 8> magic = {'r', 'f', 't', 'o', 'k', 'e', 'n', '2'};
   uint64_t words = 0;
   uint64_t rows = 0;  // entries of rows_
   uint64_t key_size = 0;
@@ -57,8 +57,9 @@ TokenStore TokenStore::open(const std::filesystem::path& path, const std::string
 
   store.rows_.resize(footer.rows);
   file.read(rows_at, std::as_writable_bytes(std::span(store.rows_)));
-  if (store.rows_.empty() || !std::is_sorted(store.rows_.begin(), store.rows_.end()) ||
-      store.rows_.back() != 2 * footer.words)
+  const auto shares_a_word = [](uint64_t row, uint64_t next) { return next / 2 <= row / 2; };
+  if (store.rows_.empty() || store.rows_.back() != 2 * footer.words ||
+      std::adjacent_find(store.rows_.begin(), store.rows_.end(), shares_a_word) != store.rows_.end())
     damaged();
   store.summary_ = footer.summary;
   return store;
@@ -78,14 +79,20 @@ void TokenStore::read(uint64_t begin, std::span<uint32_t> words) const {
 TokenStore::Row TokenStore::row(int64_t index) const {
   const uint64_t entry = rows_.at(static_cast<size_t>(index)), next = rows_.at(static_cast<size_t>(index) + 1);
   const bool has_labels = entry & 1;
-  const uint64_t words = next / 2 - entry / 2;
-  return {entry / 2, has_labels ? words / 2 : words, has_labels};
+  const uint64_t words = next / 2 - entry / 2 - 1;
+  return {entry / 2, entry / 2 + 1, has_labels ? words / 2 : words, has_labels};
 }
 
 int64_t TokenStore::length(int64_t index) const { return static_cast<int64_t>(row(index).length); }
 
+int64_t TokenStore::number(int64_t index) const {
+  uint32_t word = 0;
+  read(row(index).number, std::span(&word, 1));
+  return word;
+}
+
 Example TokenStore::operator[](int64_t index) const {
-  const auto [begin, length, has_labels] = row(index);
+  const auto [number, begin, length, has_labels] = row(index);
   Words words(has_labels ? 2 * length : length);
   read(begin, words);
   Example example{.input_ids = std::vector<int32_t>(length), .labels = std::vector<int32_t>(length)};
@@ -100,7 +107,8 @@ Example TokenStore::operator[](int64_t index) const {
 TokenWriter::TokenWriter(const std::filesystem::path& path, const std::string& key)
     : file_(std::in_place, path), key_(key) {}
 
-void TokenWriter::append(std::span<const int32_t> ids, std::span<const int32_t> labels) {
+void TokenWriter::append(int64_t number, std::span<const int32_t> ids, std::span<const int32_t> labels) {
+  put(static_cast<uint32_t>(number));
   bool has_labels = false;
   for (size_t i = 0; i < ids.size(); ++i) {
     put(static_cast<uint32_t>(ids[i]) | (labels[i] == ids[i] ? TokenStore::kLearnt : 0));

@@ -3,6 +3,7 @@
 
 #include "core/checksum.h"
 #include "core/file.h"
+#include "core/write.h"
 #include "rankfold/dataset.h"
 
 #include <cstdint>
@@ -30,26 +31,28 @@ class TokenStore {
   int64_t size() const { return static_cast<int64_t>(rows_.size()) - 1; }
   Example operator[](int64_t index) const;  // thread safe
   int64_t length(int64_t index) const;      // tokens of the row
+  int64_t number(int64_t index) const;      // of the row in its file, from 1
   const Summary& summary() const { return summary_; }
 
  private:
   friend class TokenWriter;
-  // An id, and kLearnt if it is its own label. Where some label is neither that nor kIgnoreIndex, the row's labels follow
-  // its ids as words of their own.
+  // The row's number in its file, then its ids, with kLearnt where an id is its own label. Where some label is neither
+  // that nor kIgnoreIndex, the row's labels follow its ids as words of their own.
   using Words = std::vector<uint32_t>;
   static constexpr uint32_t kLearnt = uint32_t{1} << 31;
   static constexpr size_t kPage = 1 << 18;  // words written at a time
 
   struct Row {
-    uint64_t begin, length;  // its first word; tokens
+    uint64_t number, begin, length;  // the words of its number and of its first id; tokens
     bool has_labels;
   };
   Row row(int64_t index) const;
   void read(uint64_t begin, std::span<uint32_t> words) const;
 
   Summary summary_;
-  std::vector<uint64_t> rows_ = {0};  // twice the first word of each row, plus 1 if labels follow; then of the end
-  std::vector<Words> pages_;          // in memory: all but the last one hold kPage words
+  std::vector<uint64_t> rows_ = {
+      0};                     // twice the first word of each row, plus 1 if labels follow its ids; then of the end
+  std::vector<Words> pages_;  // in memory: all but the last one hold kPage words
   std::shared_ptr<const File> file_;
 };
 
@@ -59,7 +62,7 @@ class TokenWriter {
   TokenWriter() = default;                                                 // in memory
   TokenWriter(const std::filesystem::path& path, const std::string& key);  // a file; Error(kStorage), as AtomicFile
 
-  void append(std::span<const int32_t> ids, std::span<const int32_t> labels);
+  void append(int64_t number, std::span<const int32_t> ids, std::span<const int32_t> labels);
   TokenStore finish(const TokenStore::Summary& summary);  // a file stands under its name from now on, whole
 
  private:

@@ -3,6 +3,8 @@
 #include "core/check.h"
 #include "core/file.h"
 #include "core/json.h"
+#include "core/manifest.h"
+#include "core/write.h"
 
 #include <nlohmann/json.hpp>
 
@@ -111,6 +113,9 @@ ModelFolder ModelFolder::open(const fs::path& path) {
   state->config = read_object(path / "config.json");
   if (what_stands_at(path / "generation_config.json") != "nothing")
     state->generation_config = read_object(path / "generation_config.json");
+
+  // A model that lora-train has written; a whole look at it would read every byte.
+  check_result(path, Look::kAtSizes, [](const std::string& name) { return name.ends_with(".safetensors"); });
 
   // The order in which transformers looks.
   if (what_stands_at(path / kWeightsName) != "nothing")

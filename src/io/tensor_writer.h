@@ -1,7 +1,7 @@
 // Writes a safetensors file tensor by tensor, so that only one of them need be in memory.
 #pragma once
 
-#include "core/file.h"
+#include "core/write.h"
 #include "rankfold/tensor_file.h"
 
 #include <filesystem>

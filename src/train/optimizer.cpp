@@ -46,17 +46,14 @@ double AdamW::gradient_norm() {
   return std::sqrt(sums[kernels::kSquareSumBlocks].item<double>());
 }
 
-double AdamW::clip(double max_norm) {
-  const double norm = gradient_norm();
+double AdamW::clip(double max_norm, double loss_scale) {
+  const double norm = gradient_norm() / loss_scale;
   // torch.nn.utils.clip_grad_norm_'s formula. A norm that is not finite is the caller's to see.
   const double factor = max_norm / (norm + 1e-6);
-  gradient_scale_ = 1;
-  if (max_norm > 0 && factor < 1) {
-    if (ops::takes_kernels(gradient)) {
-      gradient_scale_ = factor;  // the step's kernel scales what it reads
-    } else {
-      gradient.mul_(factor);
-    }
+  gradient_scale_ = (max_norm > 0 && factor < 1 ? factor : 1) / loss_scale;
+  if (gradient_scale_ != 1 && !ops::takes_kernels(gradient)) {  // the step's kernel scales what it reads
+    gradient.mul_(gradient_scale_);
+    gradient_scale_ = 1;
   }
   return norm;
 }

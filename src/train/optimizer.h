@@ -17,9 +17,9 @@ class AdamW {
   // `model` is the one the adapter is attached to: with kernels, a step also writes what they read of the adapter.
   AdamW(const CausalLM& model, const Adapter& adapter);
 
-  // Scales the gradient down to max_norm where it is longer (0: never), at the latest in step(); returns its norm
-  // before.
-  double clip(double max_norm);
+  // Scales the gradient, which is that of the loss times loss_scale, back and down to max_norm where it is longer (0:
+  // never), at the latest in step(); returns the norm in between.
+  double clip(double max_norm, double loss_scale = 1);
   void step(const TrainConfig& config, double learning_rate);
   void zero_gradient() { gradient.zero_(); }
 

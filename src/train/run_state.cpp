@@ -4,6 +4,7 @@
 #include "core/checksum.h"
 #include "core/file.h"
 #include "core/json.h"
+#include "core/write.h"
 #include "model/decoder.h"
 #include "rankfold/tensor_file.h"
 
@@ -94,6 +95,8 @@ std::string run_state_json(const RunState& state, const nlohmann::json& identity
               {"grad_norm", state.grad_norm},
               {"skipped", state.skipped},
               {"skipped_in_a_row", state.skipped_in_a_row},
+              {"loss_scale", state.loss_scale.value},
+              {"loss_scale_steps", state.loss_scale.steps},
               {"run", Json::parse(identity.dump())},
               {"log", log}}
       .dump(2);
@@ -120,6 +123,7 @@ RunState read_run_state(const fs::path& checkpoint, const nlohmann::json& identi
     state.grad_norm = json.at("grad_norm");
     state.skipped = json.at("skipped");
     state.skipped_in_a_row = json.at("skipped_in_a_row");
+    state.loss_scale = {.value = json.at("loss_scale"), .steps = json.at("loss_scale_steps")};
     for (const nlohmann::json& row : json.at("log"))
       state.log.push_back({row.at("step"), row.at("epoch"), row.at("loss"), row.at("grad_norm"),
                            row.at("learning_rate"), row.at("tokens_per_second"), row.at("peak_memory_bytes")});

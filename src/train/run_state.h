@@ -2,6 +2,7 @@
 #pragma once
 
 #include "rankfold/trainer.h"
+#include "train/loss_scale.h"
 #include "train/optimizer.h"
 #include "train/schedule.h"
 
@@ -25,6 +26,7 @@ struct RunState {
   double grad_norm = 0;  // of the last step that counted
   int64_t skipped = 0;
   int skipped_in_a_row = 0;
+  LossScale loss_scale = {};
   std::vector<LogRow> log;
 };
 

@@ -1,31 +1,46 @@
 #include "rankfold/trainer.h"
 
+#include "adapter/adapter_files.h"
 #include "checkpoint/checkpoint.h"
 #include "core/check.h"
-#include "core/file.h"
+#include "core/memory.h"
+#include "core/write.h"
 #include "ops/rowwise.h"
 #include "rankfold/evaluate.h"
 #include "train/memory_plan.h"
 #include "train/optimizer.h"
 #include "train/run_state.h"
 #include "train/schedule.h"
+#include "train/step_check.h"
 
 #include <ATen/ATen.h>
 #include <nlohmann/json.hpp>
 
 #include <chrono>
 #include <cmath>
+#include <numeric>
 #include <set>
+#include <thread>
 
 namespace rankfold {
 namespace fs = std::filesystem;
+using namespace std::chrono_literals;
 
 namespace {
 
 using Clock = std::chrono::steady_clock;
 double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
+constexpr const char* kLogName = "train_log.jsonl";
 constexpr int kMostSkippedInARow = 10;
+constexpr auto kBetweenTries = 60s;  // of a checkpoint that could not be written
+constexpr auto kWait = 2s;           // for space on a full disk, at the end
+
+// The micro-batches of one optimizer step.
+struct Window {
+  std::vector<Batch> batches;
+  int64_t labels = 0, tokens = 0;
+};
 
 }  // namespace
 
@@ -36,49 +51,67 @@ struct Trainer::State {
   TrainConfig config;
   StepPlan plan;
   RunState run;
+  AdamW optimizer;
   nlohmann::json identity;  // reads from every tensor of the base: made once
   std::string run_id;
   std::vector<int64_t> order;  // of the rows in epoch order_epoch
   int64_t order_epoch = -1;
+  int64_t saved_step = 0;
+  std::optional<Clock::time_point> next_try;  // where the last checkpoint could not be written
+  bool log_is_behind = false;
+  bool base_is_finite = false;  // looked at, as it is only where a loss is not
   std::vector<std::pair<std::string, std::string>> files;
   std::function<void(const Progress&)> on_progress;
   std::function<void(const std::string&)> on_message;
-  std::function<bool()> stop;
+  Stop stop;
+  std::function<bool()> save_now;
 
   State(CausalLM m, Adapter a, Dataset d, TrainConfig c)
       : model(std::move(m)),
         adapter(std::move(a)),
         dataset(std::move(d)),
         config(std::move(c)),
-        plan(dataset.size(), config) {}
+        plan(dataset.size(), config),
+        optimizer(model, adapter) {}
 
   void say(const std::string& line) const {
     if (on_message) on_message(line);
   }
-  std::vector<Batch> window(int64_t step);
+  Window window(int64_t step);
   BatchSize largest_batch() const;
-  void save_files(const fs::path& folder) const;
-  void save_result(const fs::path& folder) const;
-  void save(const AdamW& optimizer);
-  void resume(AdamW& optimizer);
+  void resume();
+  void begin(const MemoryPlan& memory);
+  bool steps();
+  std::optional<std::vector<double>> backward(const Window& window);
+  void update(const Window& window, const std::vector<double>& losses, double rate);
+  void skip(const Window& window, const std::vector<double>& losses, double norm);
+  void log_row(double rate, double tokens_per_second);
+  void write_files(const fs::path& folder) const;
+  void save();
+  void try_to_save();
+  void save_after_failure();
+  void finish();
+  void write_at_the_end(const std::function<void()>& write) const;
 };
 
-// The micro-batches of one optimizer step: a function of (seed, step) alone.
-std::vector<Batch> Trainer::State::window(int64_t step) {
+// A function of (seed, step) alone.
+Window Trainer::State::window(int64_t step) {
   if (order_epoch != plan.epoch_of(step)) {
     order_epoch = plan.epoch_of(step);
     order = epoch_order(dataset.size(), static_cast<uint64_t>(config.seed), order_epoch, config.shuffle);
   }
   const int64_t rows = config.per_device_train_batch_size, per_step = rows * config.gradient_accumulation_steps;
   const int64_t first = plan.window_of(step) * per_step, last = std::min(dataset.size(), first + per_step);
-  std::vector<Batch> batches;
+  Window window;
   for (int64_t begin = first; begin < last; begin += rows) {
     Batch batch = dataset.batch({order.begin() + begin, order.begin() + std::min(last, begin + rows)});
     batch.first_row = begin - first;
     batch.step = step;
-    batches.push_back(std::move(batch));
+    window.labels += batch.label_count();
+    window.tokens += batch.token_count();
+    window.batches.push_back(std::move(batch));
   }
-  return batches;
+  return window;
 }
 
 // Of all micro-batches of the run.
@@ -108,28 +141,7 @@ BatchSize Trainer::State::largest_batch() const {
   return largest;
 }
 
-void Trainer::State::save_files(const fs::path& folder) const {
-  for (const auto& [name, text] : files) write_text(folder / name, text);
-}
-
-void Trainer::State::save_result(const fs::path& folder) const {
-  if (!adapter.flat_values().isfinite().all().item<bool>())
-    throw Error(ExitCode::kDiverged, join("step ", run.step, ": trained values are not finite numbers; not saved"));
-  adapter.save(folder);
-  save_files(folder);
-  write_text(folder / "trainer_state.json", trainer_state_json(run, config, plan));
-}
-
-void Trainer::State::save(const AdamW& optimizer) {
-  save_checkpoint(config.output_dir, run_id, run.step, [&](const fs::path& folder) {
-    save_result(folder);
-    save_optimizer(folder, adapter, optimizer);
-    write_text(folder / "training_state.json", run_state_json(run, identity));
-  });
-  remove_old_checkpoints(config.output_dir, run_id, config.save_total_limit);
-}
-
-void Trainer::State::resume(AdamW& optimizer) {
+void Trainer::State::resume() {
   if (config.resume_from_checkpoint.empty()) return;
   fs::path folder = config.resume_from_checkpoint;
   if (config.resume_from_checkpoint == "auto") {
@@ -149,129 +161,261 @@ void Trainer::State::resume(AdamW& optimizer) {
   say("resumed " + folder.string() + " at step " + std::to_string(run.step));
 }
 
+void Trainer::State::begin(const MemoryPlan& memory) {
+  model.shared_decoder()->checkpointing = memory.checkpointing;
+  if (model.dtype() == at::kHalf) run.loss_scale.value = LossScale::kStart;
+  identity = identity_of(model, adapter, dataset, config);
+  clean_up(config.output_dir);
+  resume();
+  saved_step = run.step;
+  say(memory.table());
+  prepare_folder(config.output_dir);
+  if (run_id.empty())
+    run_id = start_run(config.output_dir);
+  else
+    continue_run(config.output_dir, run_id);
+  // A resumed run forgets rows beyond its checkpoint.
+  write_text(fs::path(config.output_dir) / kLogName, log_lines(run.log));
+}
+
+// Sums the gradients of the micro-batches; gives each one's share of the window's loss, or nothing where the run is to
+// stop.
+std::optional<std::vector<double>> Trainer::State::backward(const Window& window) {
+  optimizer.zero_gradient();
+  at::Tensor shares = at::zeros({static_cast<int64_t>(window.batches.size())},
+                                at::TensorOptions(model.device()).dtype(at::kDouble));  // read once a step
+  for (size_t i = 0; i < window.batches.size(); ++i) {
+    if (stop && stop()) return std::nullopt;
+    const Batch& batch = window.batches[i];
+    try {
+      // The loss of the step is the mean over every label of the window, known before backward: a mean of micro-batch
+      // means would weigh short rows more.
+      const at::Tensor share = model.loss(batch) / static_cast<double>(window.labels);
+      (run.loss_scale.value == 1 ? share : share * run.loss_scale.value).backward();
+      shares[static_cast<int64_t>(i)].copy_(share.detach());
+    } catch (const std::exception& error) {
+      const auto wanted = out_of_memory(error);
+      if (!wanted) throw;
+      int64_t longest = 0;
+      for (size_t b = 0; b + 1 < batch.offsets.size(); ++b)
+        longest = std::max(longest, batch.offsets[b + 1] - batch.offsets[b]);
+      throw Error(ExitCode::kOutOfMemory,
+                  join("out of memory in step ", run.step + 1, ", in a micro-batch of ", batch.rows(), " rows and ",
+                       batch.token_count(), " tokens, the longest row ", longest, wanted->empty() ? "" : ": ", *wanted,
+                       "; a smaller per_device_train_batch_size or max_length needs less"));
+    }
+  }
+  const at::Tensor read = shares.cpu();
+  return std::vector<double>(read.const_data_ptr<double>(), read.const_data_ptr<double>() + read.numel());
+}
+
+// Takes the step, or leaves all state as it is where a number is not finite.
+void Trainer::State::update(const Window& window, const std::vector<double>& losses, double rate) {
+  const double loss = std::accumulate(losses.begin(), losses.end(), 0.0);
+  const double norm = optimizer.clip(config.max_grad_norm, run.loss_scale.value);
+  if (!std::isfinite(loss) || !std::isfinite(norm)) return skip(window, losses, norm);
+  if (optimizer.steps == 0 && reaches_every_part(window.batches)) check_every_gradient(adapter);
+  optimizer.step(config, rate);
+  run.skipped_in_a_row = 0;
+  if (model.dtype() == at::kHalf) run.loss_scale.counted();
+  run.loss_sum += loss;
+  ++run.loss_count;
+  run.grad_norm = norm;
+}
+
+void Trainer::State::skip(const Window& window, const std::vector<double>& losses, double norm) {
+  ++run.skipped;
+  std::vector<int64_t> broken, all;
+  for (size_t i = 0; i < losses.size(); ++i) {
+    const auto& rows = window.batches[i].samples;
+    all.insert(all.end(), rows.begin(), rows.end());
+    if (!std::isfinite(losses[i])) broken.insert(broken.end(), rows.begin(), rows.end());
+  }
+  const double loss = std::accumulate(losses.begin(), losses.end(), 0.0);
+  std::string line = join("step ", run.step + 1, ": skipped, loss ", loss, ", gradient norm ", norm, ", ",
+                          rows_text(dataset, broken.empty() ? all : broken), " of the data");
+  if (broken.empty() && run.loss_scale.value > 1) {  // how a scale is found, not a sign of trouble
+    run.loss_scale.overflowed();
+    return say(join(line, "; the loss scale is ", run.loss_scale.value, " now"));
+  }
+  say(line);
+  if (!base_is_finite) check_base_is_finite(*model.shared_decoder());
+  base_is_finite = true;
+  if (++run.skipped_in_a_row >= kMostSkippedInARow)
+    throw Error(ExitCode::kDiverged, join("step ", run.step + 1, ": the loss or the gradient was not finite ",
+                                          kMostSkippedInARow, " steps in a row"));
+}
+
+// What cannot be written now comes with the next row: a log must not end a run.
+void Trainer::State::log_row(double rate, double tokens_per_second) {
+  run.log.push_back({.step = run.step,
+                     .epoch = run.epoch,
+                     .loss = run.loss_sum / static_cast<double>(run.loss_count),
+                     .grad_norm = run.grad_norm,
+                     .learning_rate = rate,
+                     .tokens_per_second = tokens_per_second,
+                     .peak_memory_bytes = peak_memory_bytes(model.device())});
+  run.loss_sum = 0, run.loss_count = 0;
+  const fs::path path = fs::path(config.output_dir) / kLogName;
+  try {
+    if (log_is_behind)
+      write_text(path, log_lines(run.log));
+    else
+      append_line(path, log_line(run.log.back()));
+    log_is_behind = false;
+  } catch (const StorageError& error) {
+    if (!log_is_behind) say(join("going on without the log: ", error.what()));
+    log_is_behind = true;
+  }
+}
+
+// What a result and a checkpoint have in common.
+void Trainer::State::write_files(const fs::path& folder) const {
+  for (const at::Tensor& saved : {adapter.flat_values(), optimizer.first_moment, optimizer.second_moment})
+    if (!saved.isfinite().all().item<bool>())
+      throw Error(ExitCode::kDiverged, join("step ", run.step, ": trained values are not finite numbers; not saved"));
+  write_adapter_files(adapter, *model.shared_decoder(), folder);
+  for (const auto& [name, text] : files) write_text(folder / name, text);
+  write_text(folder / "trainer_state.json", trainer_state_json(run, config, plan));
+}
+
+void Trainer::State::save() {
+  save_checkpoint(config.output_dir, run_id, run.step, [&](const fs::path& folder) {
+    write_files(folder);
+    save_optimizer(folder, adapter, optimizer);
+    write_text(folder / "training_state.json", run_state_json(run, identity));
+  });
+  saved_step = run.step;
+  next_try.reset();
+  remove_old_checkpoints(config.output_dir, run_id, config.save_total_limit);
+}
+
+// A full disk need not end a night's run: the last checkpoint stands, and the next try may succeed.
+void Trainer::State::try_to_save() {
+  try {
+    save();
+  } catch (const StorageError& error) {
+    next_try = Clock::now() + kBetweenTries;
+    say(join("not saved at step ", run.step, ", going on: ", error.what()));
+  }
+}
+
+// For what ends the run by an exception: state is that of the last finished step.
+void Trainer::State::save_after_failure() {
+  if (saved_step == run.step) return;
+  try {
+    save();
+    say(join("saved step ", run.step));
+  } catch (const std::exception& error) {
+    say(join("not saved at step ", run.step, ": ", error.what()));
+  }
+}
+
+// True when all steps are done.
+bool Trainer::State::steps() {
+  const auto start = Clock::now();
+  auto log_start = start;
+  const int64_t first_step = run.step;
+  int64_t tokens = 0, log_tokens = 0;
+  while (run.step < plan.total_steps) {
+    const Window window = this->window(run.step);
+    const auto losses = backward(window);
+    if (!losses) return false;
+    const double rate = learning_rate(config, run.step, plan.total_steps);
+    update(window, *losses, rate);
+    ++run.step;
+    run.optimizer_steps = optimizer.steps;
+    run.tokens_seen += window.tokens;
+    run.epoch = static_cast<double>(run.step) / static_cast<double>(plan.steps_per_epoch);
+    tokens += window.tokens, log_tokens += window.tokens;
+
+    Progress progress{.step = run.step, .total_steps = plan.total_steps, .epoch = run.epoch};
+    if (run.step % config.logging_steps == 0 && run.loss_count > 0) {
+      log_row(rate, static_cast<double>(log_tokens) / std::max(seconds_since(log_start), 1e-9));
+      log_tokens = 0, log_start = Clock::now();
+      progress.logged = &run.log.back();
+    }
+    if (on_progress) {
+      const double elapsed = std::max(seconds_since(start), 1e-9);
+      progress.tokens_per_second = static_cast<double>(tokens) / elapsed;
+      progress.seconds_left =
+          elapsed / static_cast<double>(run.step - first_step) * static_cast<double>(plan.total_steps - run.step);
+      on_progress(progress);
+    }
+    if (run.step == plan.total_steps) break;
+    const bool asked = save_now && save_now();
+    if (asked || (config.save_steps > 0 && run.step % config.save_steps == 0) || (next_try && Clock::now() > *next_try))
+      try_to_save();
+    if (asked && saved_step == run.step) say(join("saved step ", run.step, ", going on"));
+  }
+  return true;
+}
+
+// What cannot be written for want of space is waited for, where that is wanted, until somebody makes room or stops the
+// run.
+void Trainer::State::write_at_the_end(const std::function<void()>& write) const {
+  for (bool said = false;; said = true) {
+    try {
+      return write();
+    } catch (const StorageError& error) {
+      if (!error.is_disk_full() || config.on_disk_full == "fail") throw;
+      if (!said) say(join("waiting for space: ", error.what()));
+      for (const auto end = Clock::now() + kWait; Clock::now() < end; std::this_thread::sleep_for(50ms))
+        if (stop && stop()) throw;
+    }
+  }
+}
+
+void Trainer::State::finish() {
+  write_at_the_end([this] {
+    if (saved_step != run.step) save();
+  });
+  write_at_the_end([this] {
+    FileSet result(config.output_dir);
+    write_files(result.path());
+    write_manifest(result.path(), {{"run_id", run_id}, {"step", run.step}});
+    result.commit(kManifest);
+  });
+  if (log_is_behind)
+    write_at_the_end([this] { write_text(fs::path(config.output_dir) / kLogName, log_lines(run.log)); });
+}
+
 Trainer::Trainer(CausalLM model, Adapter adapter, Dataset dataset, TrainConfig config)
     : state_(std::make_shared<State>(std::move(model), std::move(adapter), std::move(dataset), std::move(config))) {
-  if (state_->model.dtype() == at::kHalf)
-    fail("dtype: expected bfloat16 or float32 for training, got float16, in which small gradients vanish");
   RANKFOLD_CHECK(!state_->config.output_dir.empty(), "output_dir: expected a path, got an empty text");
 }
 
 void Trainer::add_file(const std::string& name, const std::string& text) { state_->files.emplace_back(name, text); }
 void Trainer::on_progress(std::function<void(const Progress&)> callback) { state_->on_progress = std::move(callback); }
-void Trainer::stop_when(std::function<bool()> callback) { state_->stop = std::move(callback); }
+void Trainer::stop_when(Stop callback) { state_->stop = std::move(callback); }
+void Trainer::save_when(std::function<bool()> callback) { state_->save_now = std::move(callback); }
 void Trainer::on_message(std::function<void(const std::string&)> callback) { state_->on_message = std::move(callback); }
 const std::vector<LogRow>& Trainer::log() const { return state_->run.log; }
 int64_t Trainer::total_steps() const { return state_->plan.total_steps; }
 
 bool Trainer::run() {
   State& s = *state_;
-  const TrainConfig& config = s.config;
-  RunState& run = s.run;
-  AdamW optimizer(s.model, s.adapter);
-  Decoder& decoder = *s.model.shared_decoder();
-  const MemoryPlan memory = plan_memory(decoder, s.adapter, config, s.largest_batch());
-  decoder.checkpointing = memory.checkpointing;
-  s.identity = identity_of(s.model, s.adapter, s.dataset, config);
-  s.resume(optimizer);
-  s.say(memory.table());
-  prepare_folder(config.output_dir);
-  if (s.run_id.empty()) {
-    s.run_id = start_run(config.output_dir);
-  } else {
-    continue_run(config.output_dir, s.run_id);
-  }
-  s.save_files(config.output_dir);
-  const fs::path log_path = fs::path(config.output_dir) / "train_log.jsonl";
-  write_text(log_path, log_lines(run.log));  // a resumed run forgets rows beyond its checkpoint
-
-  const auto start = Clock::now();
-  auto log_start = start;
-  const int64_t first_step = run.step;
-  int64_t tokens = 0, log_tokens = 0, saved_step = -1;
-  while (run.step < s.plan.total_steps) {
-    const std::vector<Batch> window = s.window(run.step);
-    int64_t labels = 0, window_tokens = 0;
-    for (const Batch& batch : window) labels += batch.label_count(), window_tokens += batch.token_count();
-    // The loss of the step is the mean over every label of the window, known before backward: a mean of micro-batch
-    // means would weigh short rows more.
-    optimizer.zero_gradient();
-    at::Tensor loss_sum = at::zeros({}, at::TensorOptions(s.model.device()).dtype(at::kDouble));  // read once a step
-    bool stopped = false;
-    for (const Batch& batch : window) {
-      if ((stopped = s.stop && s.stop())) break;
-      const at::Tensor mean = s.model.loss(batch) / static_cast<double>(labels);
-      mean.backward();
-      loss_sum.add_(mean.detach());
-    }
-    if (stopped) {
-      if (saved_step != run.step && first_step < run.step) s.save(optimizer);
-      s.say(join("stopped at step ", run.step, " of ", s.plan.total_steps,
+  const MemoryPlan memory = plan_memory(*s.model.shared_decoder(), s.adapter, s.config, s.largest_batch());
+  const FolderLock lock(s.config.output_dir);
+  s.begin(memory);
+  try {
+    if (!s.steps()) {
+      if (s.saved_step != s.run.step) s.save();
+      s.say(join("stopped at step ", s.run.step, " of ", s.plan.total_steps,
                  "; --resume_from_checkpoint auto goes on from there"));
       return false;
     }
-    const double loss = loss_sum.item<double>();
-    const double rate = learning_rate(config, run.step, s.plan.total_steps);
-    const double norm = optimizer.clip(config.max_grad_norm);
-    if (std::isfinite(loss) && std::isfinite(norm)) {
-      optimizer.step(config, rate);
-      run.skipped_in_a_row = 0;
-      run.loss_sum += loss;
-      ++run.loss_count;
-      run.grad_norm = norm;
-    } else {
-      ++run.skipped;
-      s.say(join("step ", run.step + 1, ": skipped, loss ", loss, ", gradient norm ", norm));
-      if (++run.skipped_in_a_row >= kMostSkippedInARow)
-        throw Error(ExitCode::kDiverged, join("step ", run.step + 1, ": the loss or the gradient was not finite ",
-                                              kMostSkippedInARow, " steps in a row"));
-    }
-    ++run.step;
-    run.optimizer_steps = optimizer.steps;
-    run.tokens_seen += window_tokens;
-    run.epoch = static_cast<double>(run.step) / static_cast<double>(s.plan.steps_per_epoch);
-    tokens += window_tokens, log_tokens += window_tokens;
-
-    const bool last = run.step == s.plan.total_steps;
-    Progress progress{.step = run.step, .total_steps = s.plan.total_steps, .epoch = run.epoch};
-    if (run.step % config.logging_steps == 0 && run.loss_count > 0) {
-      run.log.push_back(
-          {.step = run.step,
-           .epoch = run.epoch,
-           .loss = run.loss_sum / static_cast<double>(run.loss_count),
-           .grad_norm = run.grad_norm,
-           .learning_rate = rate,
-           .tokens_per_second = static_cast<double>(log_tokens) / std::max(seconds_since(log_start), 1e-9),
-           .peak_memory_bytes = peak_memory_bytes(s.model.device())});
-      run.loss_sum = 0, run.loss_count = 0, log_tokens = 0;
-      log_start = Clock::now();
-      append_line(log_path, log_line(run.log.back()));
-      progress.logged = &run.log.back();
-    }
-    if (s.on_progress) {
-      const double elapsed = std::max(seconds_since(start), 1e-9);
-      progress.tokens_per_second = static_cast<double>(tokens) / elapsed;
-      progress.seconds_left =
-          elapsed / static_cast<double>(run.step - first_step) * static_cast<double>(s.plan.total_steps - run.step);
-      s.on_progress(progress);
-    }
-    if (last || (config.save_steps > 0 && run.step % config.save_steps == 0)) {
-      try {
-        s.save(optimizer);
-        saved_step = run.step;
-      } catch (const Error& error) {
-        // A full disk need not end a night's run: the last checkpoint stands, the next save may succeed.
-        if (last || error.code() != ExitCode::kStorage) throw;
-        s.say(join("not saved at step ", run.step, ", going on: ", error.what()));
-      }
-    }
+    s.finish();
+  } catch (...) {
+    s.save_after_failure();
+    throw;
   }
-  s.save_result(config.output_dir);
   if (const ops::Backend* backend = ops::takes_kernels(s.adapter.flat_values()))
     s.say(join("attention: ", backend->attention_name()));
   s.say(
       join("peak memory ", bytes_text(peak_memory_bytes(s.model.device())), ", planned ", bytes_text(memory.total())));
-  if (run.skipped > 0) s.say(join(run.skipped, " steps were skipped for a loss or gradient that was not finite"));
-  s.say("saved " + config.output_dir);
+  if (s.run.skipped > 0) s.say(join(s.run.skipped, " steps were skipped for a loss or gradient that was not finite"));
+  s.say("saved " + s.config.output_dir);
   return true;
 }
 

@@ -1,0 +1,53 @@
+// What core/file.cpp and core/write.cpp share: descriptors, and calls that a signal may interrupt.
+#pragma once
+
+#include "core/check.h"
+
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdint>
+#include <cstring>
+#include <filesystem>
+#include <utility>
+
+namespace rankfold {
+
+// The call that has just failed, by errno.
+[[noreturn]] inline void call_failed(const std::filesystem::path& path, const std::string& what) {
+  const int number = errno;
+  throw StorageError(join(path.string(), ": ", what, ": ", std::strerror(number)), number);
+}
+
+template <class Call>
+auto retried(Call call) {
+  auto result = call();
+  while (result < 0 && errno == EINTR) result = call();
+  return result;
+}
+
+class Descriptor {
+ public:
+  explicit Descriptor(int fd) : fd_(fd) {}
+  Descriptor(Descriptor&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
+  Descriptor& operator=(Descriptor&&) = delete;
+  ~Descriptor() {
+    if (fd_ >= 0) ::close(fd_);
+  }
+  int get() const { return fd_; }
+  int release() { return std::exchange(fd_, -1); }
+
+ private:
+  int fd_;
+};
+
+struct OpenFile {
+  Descriptor descriptor;
+  uint64_t size;
+};
+OpenFile open_regular(const std::filesystem::path& path);  // throws as Mapping::open does
+
+// Reads up to `size` bytes; fewer where the file has shrunk.
+size_t read_some(int fd, char* to, size_t size, const std::filesystem::path& path);
+
+}  // namespace rankfold

@@ -1,0 +1,90 @@
+#include "core/manifest.h"
+
+#include "core/check.h"
+#include "core/checksum.h"
+#include "core/file.h"
+#include "core/json.h"
+#include "core/write.h"
+
+#include <nlohmann/json.hpp>
+
+#include <algorithm>
+#include <vector>
+
+namespace rankfold {
+namespace fs = std::filesystem;
+using nlohmann::json;
+
+namespace {
+
+constexpr int kFormatVersion = 1;
+
+json describe(const fs::path& file, Look look) {
+  const uint64_t size = fs::file_size(file);
+  json described = {{"size", size}};
+  if (look == Look::kAtContents)
+    described["checksum"] = checksum_text(size > 0 ? checksum64(Mapping::open(file)->bytes()) : kChecksumSeed);
+  return described;
+}
+
+std::vector<fs::path> files_of(const fs::path& folder) {
+  std::vector<fs::path> files;
+  for (const auto& entry : fs::directory_iterator(folder))
+    if (entry.is_regular_file() && entry.path().filename() != kManifest) files.push_back(entry.path());
+  std::sort(files.begin(), files.end());
+  return files;
+}
+
+}  // namespace
+
+void write_manifest(const fs::path& folder, const json& facts) {
+  json manifest = facts;
+  manifest["format_version"] = kFormatVersion;
+  manifest["files"] = json::object();
+  for (const fs::path& file : files_of(folder))
+    manifest["files"][file.filename().string()] = describe(file, Look::kAtContents);
+  write_text(folder / kManifest, manifest.dump(2) + "\n");
+}
+
+json read_manifest(const fs::path& folder) {
+  if (what_stands_at(folder / kManifest) == "nothing") return json::object();
+  json manifest = read_json(folder / kManifest);
+  if (!manifest.is_object()) fail((folder / kManifest).string(), ": expected an object, got ", brief(manifest));
+  return manifest;
+}
+
+std::string damage(const fs::path& folder, Look look, const Chosen& chosen) {
+  try {
+    const json manifest = read_manifest(folder);
+    if (manifest.empty()) return "it has no manifest.json";
+    const json version = manifest.value("format_version", json());
+    if (version != kFormatVersion)
+      return join("manifest.json: expected format_version ", kFormatVersion, ", got ", brief(version));
+    if (!manifest.contains("files") || !manifest["files"].is_object()) return "manifest.json lists no files";
+    for (const auto& [name, expected] : manifest["files"].items()) {
+      if (chosen && !chosen(name)) continue;
+      const fs::path file = folder / fs::path(name).filename();
+      if (what_stands_at(file) != "a file") return name + " is missing";
+      const json found = describe(file, look);
+      for (const auto& [key, value] : found.items())
+        if (!expected.is_object() || expected.value(key, json()) != value) return name + " differs from manifest.json";
+    }
+    return "";
+  } catch (const std::exception& error) {
+    return error.what();
+  }
+}
+
+void check_result(const fs::path& folder, Look look, const Chosen& chosen) {
+  if (what_stands_at(folder / kManifest) != "nothing") {
+    if (const std::string problem = damage(folder, look, chosen); !problem.empty())
+      fail(folder.string(), ": expected the files of one save, but ", problem,
+           "; use a checkpoint in it, or resume the run (if you have changed the file yourself, delete manifest.json)");
+  } else if (what_stands_at(folder / kRun) != "nothing") {
+    fail(folder.string(),
+         ": expected the files of one save, but there is no manifest.json: the run that writes here has "
+         "not come to its end, or was stopped while it wrote its result; use a checkpoint in it, or resume the run");
+  }
+}
+
+}  // namespace rankfold

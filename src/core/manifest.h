@@ -1,0 +1,32 @@
+// manifest.json: the files that a folder of ours holds, with sizes and checksums. It is the last that is written, so a
+// folder with one holds the files of one save. Layout: docs/formats.md.
+#pragma once
+
+#include <nlohmann/json_fwd.hpp>
+
+#include <filesystem>
+#include <functional>
+#include <string>
+
+namespace rankfold {
+
+inline constexpr const char* kManifest = "manifest.json";
+inline constexpr const char* kRun = "run.json";  // in an output_dir: the run that it belongs to
+
+// Lists every file of the folder; `facts` stand beside the list.
+void write_manifest(const std::filesystem::path& folder, const nlohmann::json& facts);
+
+// By manifest.json; empty where there is none. UserError where it cannot be read.
+nlohmann::json read_manifest(const std::filesystem::path& folder);
+
+enum class Look { kAtSizes, kAtContents };
+using Chosen = std::function<bool(const std::string& name)>;
+
+// What differs from the folder's manifest; empty: it is whole.
+std::string damage(const std::filesystem::path& folder, Look look = Look::kAtContents, const Chosen& chosen = {});
+
+// Refuses a result whose files are not, or may not be, of one save. A folder that is none of ours has no manifest, and
+// nothing is known of it.
+void check_result(const std::filesystem::path& folder, Look look, const Chosen& chosen);
+
+}  // namespace rankfold

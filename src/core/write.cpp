@@ -1,0 +1,288 @@
+#include "core/write.h"
+
+#include "core/descriptor.h"
+#include "core/file.h"
+
+#include <fcntl.h>
+#include <stdio.h>
+#include <sys/file.h>
+#include <sys/stat.h>
+
+#include <algorithm>
+#include <string>
+
+namespace rankfold {
+namespace fs = std::filesystem;
+namespace {
+
+void write_all(int fd, const char* from, size_t size, const fs::path& path) {
+  while (size > 0) {
+    const ssize_t put = retried([&] { return ::write(fd, from, size); });
+    if (put < 0) call_failed(path, "writing failed");
+    from += put;
+    size -= static_cast<size_t>(put);
+  }
+}
+
+bool still_named(int fd, const fs::path& path) {
+  struct stat ours, named;
+  if (::fstat(fd, &ours) != 0) call_failed(path, "cannot be looked at");
+  return ::lstat(path.c_str(), &named) == 0 && ours.st_ino == named.st_ino && ours.st_dev == named.st_dev;
+}
+
+// A file of our own to write to, from its begin. The lock keeps two writers of it apart; it ends with the descriptor, so
+// a crash leaves none. Whoever has waited for it finds the name taken away or given to another file, and starts again.
+// Where a file system has no locks there is none.
+Descriptor create_locked(const fs::path& path) {
+  for (;;) {
+    Descriptor file(retried([&] { return ::open(path.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0666); }));
+    if (file.get() < 0) call_failed(path, "cannot be created");
+    retried([&] { return ::flock(file.get(), LOCK_EX); });
+    if (!still_named(file.get(), path)) continue;
+    if (retried([&] { return ::ftruncate(file.get(), 0); }) != 0) {
+      const int number = errno;
+      ::unlink(path.c_str());
+      errno = number;
+      call_failed(path, "cannot be emptied");
+    }
+    return file;
+  }
+}
+
+// A name is only on the disk once its folder is.
+void sync_folder(const fs::path& path) {
+  const Descriptor descriptor(retried([&] { return ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_DIRECTORY); }));
+  if (descriptor.get() < 0) call_failed(path, "cannot be opened");
+  // Some file systems cannot sync a folder and say EINVAL.
+  if (retried([&] { return ::fsync(descriptor.get()); }) != 0 && errno != EINVAL) call_failed(path, "fsync failed");
+}
+
+void rename_checked(const fs::path& from, const fs::path& to) {
+  if (retried([&] { return ::rename(from.c_str(), to.c_str()); }) != 0)
+    call_failed(to, "renaming " + from.filename().string() + " to it failed");
+}
+
+// Absolute, so that a later change of the working folder does no harm, and without a trailing slash, so that ".tmp" can
+// be appended.
+fs::path plain(const fs::path& path) {
+  fs::path absolute = fs::absolute(path).lexically_normal();
+  return absolute.has_filename() ? absolute : absolute.parent_path();
+}
+
+fs::path with_suffix(fs::path path, const char* suffix) { return path += suffix; }
+
+// Where a file of this name would be written: at the end of its links, even if nothing stands there yet.
+fs::path resolved(const fs::path& path) {
+  fs::path target = fs::absolute(path);
+  std::error_code error;
+  for (int links = 0; links < 40; ++links) {
+    if (fs::path canonical = fs::weakly_canonical(target, error); !error) target = std::move(canonical);
+    const fs::path next = fs::read_symlink(target, error);  // a dangling one
+    if (error) break;
+    target = target.parent_path() / next;
+  }
+  return plain(target);
+}
+
+void make_folders(const fs::path& path) {
+  std::error_code error;
+  do fs::create_directories(path, error);
+  while (error == std::errc::interrupted);
+  if (error) throw StorageError(join(path.string(), ": cannot create the folder: ", error.message()), error.value());
+}
+
+// An empty folder of this name, whatever a crash has left there.
+void make_empty(const fs::path& path) {
+  std::error_code error;
+  fs::remove_all(path, error);
+  if (error) throw StorageError(join(path.string(), ": cannot be emptied: ", error.message()), error.value());
+  make_folders(path);
+}
+
+void remove_quietly(const fs::path& path) {
+  std::error_code ignored;
+  fs::remove_all(path, ignored);
+}
+
+}  // namespace
+
+AtomicFile::AtomicFile(fs::path target) : target_(resolved(target)), temporary_(with_suffix(target_, ".tmp")) {
+  const std::string there = what_stands_at(target_);
+  if (there != "nothing" && there != "a file") fail(target.string(), ": expected a file name, got ", there);
+  fd_ = create_locked(temporary_).release();
+}
+
+// The name goes before the lock, here as in commit(): the next writer must not find this file under it.
+AtomicFile::~AtomicFile() {
+  if (!temporary_.empty()) ::unlink(temporary_.c_str());
+  if (fd_ >= 0) ::close(fd_);
+}
+
+void AtomicFile::write(std::span<const std::byte> bytes) {
+  write_all(fd_, reinterpret_cast<const char*>(bytes.data()), bytes.size(), temporary_);
+}
+
+void AtomicFile::write(std::string_view text) { write(std::as_bytes(std::span(text))); }
+
+void AtomicFile::commit() {
+  if (retried([&] { return ::fsync(fd_); }) != 0) call_failed(temporary_, "fsync failed");
+  rename_checked(temporary_, target_);
+  temporary_.clear();  // from here on the name may be another writer's
+  sync_folder(target_.parent_path());
+  if (::close(std::exchange(fd_, -1)) != 0 && errno != EINTR) call_failed(target_, "closing failed");
+}
+
+void write_text(const fs::path& path, std::string_view text) {
+  AtomicFile file(path);
+  file.write(text);
+  file.commit();
+}
+
+AtomicFolder::AtomicFolder(fs::path target) : target_(plain(target)), temporary_(with_suffix(target_, ".tmp")) {
+  make_empty(temporary_);
+}
+
+AtomicFolder::~AtomicFolder() {
+  if (!committed_) remove_quietly(temporary_);
+}
+
+void AtomicFolder::commit() {
+  sync_folder(temporary_);
+  rename_checked(temporary_, target_);
+  committed_ = true;
+  sync_folder(target_.parent_path());
+}
+
+void AtomicFolder::commit_over() {
+  if (what_stands_at(target_) == "nothing") return commit();
+  sync_folder(temporary_);
+  const auto exchange = [&] {
+    return ::renameat2(AT_FDCWD, temporary_.c_str(), AT_FDCWD, target_.c_str(), RENAME_EXCHANGE);
+  };
+  fs::path old = temporary_;
+  if (retried(exchange) != 0) {
+    if (errno != EINVAL && errno != ENOSYS)
+      call_failed(target_, "exchanging it with " + old.filename().string() + " failed");
+    // Not on this file system. Between the two renames the old one stands under this name, and whoever finds only that
+    // gives it its own back (checkpoint.cpp).
+    old = with_suffix(target_, ".old.tmp");
+    remove_quietly(old);
+    rename_checked(target_, old);
+    rename_checked(temporary_, target_);
+  }
+  committed_ = true;
+  sync_folder(target_.parent_path());
+  remove_quietly(old);
+}
+
+FileSet::FileSet(const fs::path& folder) : folder_(plain(folder)), staging_(folder_ / kStaging) {
+  make_empty(staging_);
+}
+
+FileSet::~FileSet() { remove_quietly(staging_); }
+
+void FileSet::commit(const char* seal) {
+  std::error_code error;
+  std::vector<fs::path> names;
+  for (fs::directory_iterator entry(staging_, error), end; entry != end; entry.increment(error))
+    if (entry->path().filename() != seal) names.push_back(entry->path().filename());
+  if (error) storage_fail(staging_.string(), ": cannot be listed: ", error.message());
+  std::sort(names.begin(), names.end());
+  remove_file(folder_ / seal);
+  sync_folder(folder_);
+  for (const fs::path& name : names) rename_checked(staging_ / name, folder_ / name);
+  sync_folder(folder_);
+  rename_checked(staging_ / seal, folder_ / seal);
+  sync_folder(folder_);
+}
+
+NewFolder::NewFolder(const fs::path& path) {
+  for (fs::path folder = plain(path); what_stands_at(folder) == "nothing"; folder = folder.parent_path())
+    created_.push_back(folder);
+  make_folders(plain(path));
+}
+
+NewFolder::~NewFolder() {
+  for (const fs::path& folder : created_) ::rmdir(folder.c_str());  // refused where something lies in it
+}
+
+FolderLock::FolderLock(const fs::path& folder) : folder_(folder), path_(plain(folder) / "run.lock") {
+  for (;;) {
+    Descriptor file(retried([&] { return ::open(path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0666); }));
+    if (file.get() < 0) call_failed(path_, "cannot be created");
+    if (retried([&] { return ::flock(file.get(), LOCK_EX | LOCK_NB); }) != 0 && errno == EWOULDBLOCK) {
+      char holder[32] = {};
+      const bool named = ::pread(file.get(), holder, sizeof holder - 1, 0) > 0;
+      fail(folder.string(), ": expected a folder that no other run writes to, got one that ",
+           named ? join("process ", std::atoll(holder)) : "another process", " holds (run.lock)");
+    }
+    if (!still_named(file.get(), path_)) continue;  // its last holder has just removed it
+    const std::string number = std::to_string(::getpid()) + "\n";
+    if (::ftruncate(file.get(), 0) != 0 || ::pwrite(file.get(), number.data(), number.size(), 0) < 0) {
+      const int why = errno;
+      ::unlink(path_.c_str());
+      errno = why;
+      call_failed(path_, "writing failed");
+    }
+    fd_ = file.release();
+    return;
+  }
+}
+
+FolderLock::~FolderLock() {
+  ::unlink(path_.c_str());  // before the lock goes, as in AtomicFile
+  ::close(fd_);
+}
+
+void append_line(const fs::path& path, std::string_view line) {
+  const Descriptor file(retried([&] { return ::open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666); }));
+  if (file.get() < 0) call_failed(path, "cannot be opened");
+  const off_t before = ::lseek(file.get(), 0, SEEK_END);
+  const std::string text = std::string(line) + "\n";  // one write, so that lines of two writers do not mix
+  try {
+    write_all(file.get(), text.data(), text.size(), path);
+  } catch (const StorageError&) {
+    static_cast<void>(::ftruncate(file.get(), before) == 0);  // no part of a line stays
+    throw;
+  }
+}
+
+void copy_atomically(const fs::path& from, const fs::path& to) {
+  const OpenFile source = open_regular(from);
+  AtomicFile target(to);
+  std::vector<char> buffer(std::min<uint64_t>(source.size + 1, 1 << 20));
+  while (const size_t got = read_some(source.descriptor.get(), buffer.data(), buffer.size(), from))
+    target.write(std::string_view(buffer.data(), got));
+  target.commit();
+}
+
+void prepare_folder(const fs::path& path) {
+  const fs::path folder = plain(path);
+  make_folders(folder);
+  const fs::path probe = folder / join(".rankfold-probe-", ::getpid());
+  const Descriptor file(retried([&] { return ::open(probe.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666); }));
+  if (file.get() < 0) call_failed(folder, "cannot be written to");
+  const ssize_t put = retried([&] { return ::write(file.get(), "x", 1); });
+  const int why = errno;
+  ::unlink(probe.c_str());
+  errno = why;
+  if (put != 1) call_failed(folder, "cannot be written to");
+}
+
+void remove_file(const fs::path& path) {
+  if (::remove(path.c_str()) != 0 && errno != ENOENT) call_failed(path, "cannot be removed");
+}
+
+void remove_folder(const fs::path& path) {
+  if (path.extension() == ".tmp") return remove_quietly(path);
+  const fs::path nameless = with_suffix(plain(path), ".tmp");
+  remove_quietly(nameless);
+  if (::rename(plain(path).c_str(), nameless.c_str()) == 0) remove_quietly(nameless);
+}
+
+void rename_folder(const fs::path& from, const fs::path& to) {
+  rename_checked(from, to);
+  sync_folder(plain(to).parent_path());
+}
+
+}  // namespace rankfold

@@ -1,0 +1,106 @@
+// The only file of the product that opens files for writing, renames or deletes. What is written appears whole or not at
+// all, also when the machine stops: data reaches the disk before its name does. Failures throw StorageError with path and
+// errno's text.
+#pragma once
+
+#include <cstddef>
+#include <filesystem>
+#include <span>
+#include <string_view>
+#include <vector>
+
+namespace rankfold {
+
+// Writes to `target`.tmp in the same folder; commit() fsyncs, renames and fsyncs the folder. Not committed: no trace.
+// A second writer of the same target, in this process or another, waits in its constructor until the first is done.
+class AtomicFile {
+ public:
+  explicit AtomicFile(std::filesystem::path target);
+  ~AtomicFile();
+  AtomicFile(const AtomicFile&) = delete;
+  AtomicFile& operator=(const AtomicFile&) = delete;
+  void write(std::span<const std::byte> bytes);
+  void write(std::string_view text);
+  const std::filesystem::path& path() const { return temporary_; }  // until commit()
+  void commit();
+
+ private:
+  std::filesystem::path target_, temporary_;
+  int fd_ = -1;
+};
+void write_text(const std::filesystem::path& path, std::string_view text);  // AtomicFile in one call
+
+// A folder that appears whole: fill `path()` (target.tmp, emptied first if a crash left one) with AtomicFiles, then
+// commit() renames it to target. Not committed: removed.
+class AtomicFolder {
+ public:
+  explicit AtomicFolder(std::filesystem::path target);
+  ~AtomicFolder();
+  AtomicFolder(const AtomicFolder&) = delete;
+  AtomicFolder& operator=(const AtomicFolder&) = delete;
+  const std::filesystem::path& path() const { return temporary_; }
+  void commit();       // the target must not exist, or be an empty folder
+  void commit_over();  // a folder that stands there gives way: at no instant is there neither
+
+ private:
+  std::filesystem::path target_, temporary_;
+  bool committed_ = false;
+};
+
+// Files that change together in a folder which holds others: fill `path()` (folder/saving.tmp) with AtomicFiles, among
+// them the seal, then commit() moves them into the folder. While they move there is no seal, so that a folder with one
+// holds the files of one set. Not committed: nothing has changed.
+class FileSet {
+ public:
+  explicit FileSet(const std::filesystem::path& folder);  // created if it is not there
+  ~FileSet();
+  FileSet(const FileSet&) = delete;
+  FileSet& operator=(const FileSet&) = delete;
+  const std::filesystem::path& path() const { return staging_; }
+  void commit(const char* seal);
+
+ private:
+  std::filesystem::path folder_, staging_;
+};
+inline constexpr const char* kStaging = "saving.tmp";
+
+// Creates a folder and the parents it lacks. With this object those that were created go again if nothing lies in them:
+// what fails leaves no trace.
+class NewFolder {
+ public:
+  explicit NewFolder(const std::filesystem::path& path);
+  ~NewFolder();
+  NewFolder(const NewFolder&) = delete;
+  NewFolder& operator=(const NewFolder&) = delete;
+
+ private:
+  std::vector<std::filesystem::path> created_;  // the deepest first
+};
+
+// A folder for one process alone, created if it is not there. UserError names the process that has it. The lock is of
+// the file run.lock in it and ends with the process, however that ends. Where a file system has no locks there is none.
+class FolderLock {
+ public:
+  explicit FolderLock(const std::filesystem::path& folder);
+  ~FolderLock();
+  FolderLock(const FolderLock&) = delete;
+  FolderLock& operator=(const FolderLock&) = delete;
+
+ private:
+  NewFolder folder_;
+  std::filesystem::path path_;
+  int fd_ = -1;
+};
+
+// Adds one line to a log, opened and closed at each call so that a reader sees whole lines; what fails adds nothing.
+void append_line(const std::filesystem::path& path, std::string_view line);
+void copy_atomically(const std::filesystem::path& from, const std::filesystem::path& to);  // through AtomicFile
+// Creates the folder (and parents) and proves that it can be written to.
+void prepare_folder(const std::filesystem::path& path);
+void remove_file(const std::filesystem::path& path);  // or an empty folder; nothing there is no error
+// The folder and all in it; it loses its name first, so that no part of it ever stands under that. What cannot be
+// removed stays.
+void remove_folder(const std::filesystem::path& path);
+void rename_folder(const std::filesystem::path& from, const std::filesystem::path& to);
+
+}  // namespace rankfold

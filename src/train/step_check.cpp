@@ -1,0 +1,58 @@
+#include "train/step_check.h"
+
+#include "core/check.h"
+
+#include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
+
+#include <algorithm>
+
+namespace rankfold {
+
+std::string rows_text(const Dataset& dataset, const std::vector<int64_t>& indices) {
+  constexpr size_t kShown = 16;
+  std::vector<int64_t> numbers;
+  for (const int64_t index : indices) numbers.push_back(dataset.row_number(index));
+  std::sort(numbers.begin(), numbers.end());
+  std::string text = numbers.size() == 1 ? "row " : "rows ";
+  const size_t shown = std::min(numbers.size(), kShown);
+  for (size_t i = 0; i < shown; ++i) {
+    if (i > 0) text += i + 1 == numbers.size() ? " and " : ", ";
+    text += std::to_string(numbers[i]);
+  }
+  return shown == numbers.size() ? text : join(text, " and ", numbers.size() - shown, " more");
+}
+
+void check_base_is_finite(const Decoder& decoder) {
+  constexpr int64_t kBlock = 1 << 24;  // values looked at in one go
+  for (const TensorFile& file : decoder.folder.files())
+    for (const TensorInfo& info : file.tensors()) {
+      if (!at::isFloatingType(info.dtype)) continue;
+      const at::Tensor values = file.tensor(info.name).flatten();
+      for (int64_t begin = 0; begin < values.numel(); begin += kBlock)
+        if (!values.narrow(0, begin, std::min(kBlock, values.numel() - begin)).isfinite().all().item<bool>())
+          fail(file.path().string(), ": tensor '", info.name, "': expected finite values, got NaN or infinity");
+    }
+}
+
+bool reaches_every_part(const std::vector<Batch>& batches) {
+  return std::any_of(batches.begin(), batches.end(), [](const Batch& batch) {
+    return batch.labels.ge(0).logical_and_(batch.positions.ge(1)).any().item<bool>();
+  });
+}
+
+void check_every_gradient(const Adapter& adapter) {
+  const at::NoGradGuard no_grad;
+  const auto& parameters = adapter.named_parameters();
+  const auto has_gradient = [](const Parameter& p) { return p.value.grad().count_nonzero().item<int64_t>() > 0; };
+  const size_t each = adapter.is_full() ? 1 : 2;  // A and B: only B has one while it is zero
+  for (size_t i = 0; i < parameters.size(); i += each) {
+    if (has_gradient(parameters[i]) || (each == 2 && has_gradient(parameters[i + 1]))) continue;
+    const std::string& name = adapter.is_full() ? parameters[i].name : adapter.modules()[i / 2];
+    fail(name, ": expected a gradient in the first step, got zeros: nothing that it does reaches the loss; ",
+         adapter.is_full() ? "look at the base's weights"
+                           : "leave it out with exclude_modules, or look at the base's weights");
+  }
+}
+
+}  // namespace rankfold
