@@ -174,7 +174,7 @@ int run_app(const AppSpec& spec, int argc, char** argv, const Fields& fields,
   std::signal(SIGXFSZ, SIG_IGN);  // nor a limit on the size of files, which is an error of the write
   if (spec.stops_in_order) note_signals();
   if (spec.name == program_invocation_short_name) set_up_libraries(argv);  // not inside a test
-  if (spec.keeps_pages) keep_freed_pages();
+  set_up_memory(spec.keeps_pages);
   report_lost_mappings(spec.name.c_str());
   CLI::App app(spec.description, spec.name);
   try {

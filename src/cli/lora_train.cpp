@@ -124,7 +124,9 @@ void validate(RunConfig& config, const Given& given) {
   check_resume(where("resume_from_checkpoint"), config.train.resume_from_checkpoint);
   if (what_stands_at(config.train.output_dir) == "a folder") FolderLock(config.train.output_dir);  // free for now?
   if (continues) take_adapter_settings(config, given);
-  ops::open_device(config.load.device);
+  std::string why_cpu;
+  ops::open_device(config.load.device, &why_cpu);
+  if (!why_cpu.empty()) std::cout << "device: cpu (" << why_cpu << ")\n";
   check_data_file(config.dataset, data_of(config));
 }
 
@@ -132,6 +134,14 @@ Adapter make_adapter(const CausalLM& model, const RunConfig& config) {
   if (config.finetuning_type == "full") return Adapter::full(model);
   if (!config.adapter_name_or_path.empty()) return Adapter::load(model, config.adapter_name_or_path, config.train.seed);
   return Adapter::create(model, config.lora, config.train.seed);
+}
+
+// As transformers warns: what lies beyond the positions of its pretraining a model has never seen.
+void warn_of_long_rows(const Dataset& dataset, const ModelConfig& model, const DataConfig& data) {
+  const int64_t longest = std::min(dataset.report().longest, data.max_length);
+  if (model.max_position_embeddings > 0 && longest > model.max_position_embeddings)
+    std::cout << "warning: rows of up to " << longest << " tokens, but the model was trained on "
+              << model.max_position_embeddings << " positions (max_position_embeddings)\n";
 }
 
 void run(RunConfig& config, const Given& given) {
@@ -148,6 +158,7 @@ void run(RunConfig& config, const Given& given) {
   print_modules(model, adapter);
   print_report(std::cout, config.dataset, dataset, config.data);
   print_sample(dataset, tokenizer);
+  warn_of_long_rows(dataset, model.config(), config.data);
 
   Trainer trainer(model, adapter, dataset, config.train);
   const nlohmann::json prompt = {{"prompt_template", config.data.prompt_template}};

@@ -112,7 +112,7 @@ class Allocator final : public c10::Allocator {
  public:
   c10::DataPtr allocate(size_t bytes) override {
     if (bytes == 0) return {nullptr, c10::Device(c10::kCPU)};
-    void* data = bytes >= kLarge ? arena().allocate(bytes) : nullptr;
+    void* data = arena && bytes >= kLarge ? arena->allocate(bytes) : nullptr;
     if (!data) data = ::aligned_alloc(kAlignment, (bytes + kAlignment - 1) & ~(kAlignment - 1));
     TORCH_CHECK_WITH(OutOfMemoryError, data, "tried to allocate ", bytes, " bytes");
     return {data, data, &release, c10::Device(c10::kCPU)};
@@ -120,21 +120,20 @@ class Allocator final : public c10::Allocator {
   c10::DeleterFnPtr raw_deleter() const override { return &release; }  // oneDNN's scratch memory needs it
   void copy_data(void* to, const void* from, size_t bytes) const override { std::memcpy(to, from, bytes); }
 
+  static inline Arena* arena = nullptr;  // never destroyed: tensors may outlive static objects
+
  private:
   static constexpr size_t kLarge = 32 << 10;
-  static Arena& arena() {
-    static Arena* const instance = new Arena;  // never destroyed: tensors may outlive static objects
-    return *instance;
-  }
   static void release(void* data) {
-    if (data && !arena().release(data)) std::free(data);
+    if (data && !(arena && arena->release(data))) std::free(data);
   }
 };
 
 }  // namespace
 
-void keep_freed_pages() {
+void set_up_memory(bool keep_pages) {
   static Allocator allocator;
+  if (keep_pages && !Allocator::arena) Allocator::arena = new Arena;
   c10::SetCPUAllocator(&allocator);
 }
 

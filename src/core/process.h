@@ -3,10 +3,11 @@
 
 namespace rankfold {
 
-// Puts large tensors in a range of their own and keeps its pages. The first touch of a fresh page costs more than the
-// arithmetic on it, and glibc gives large blocks back at once. To be called once, before the first tensor. Not for
-// programs whose aim is a low peak.
-void keep_freed_pages();
+// Takes over the memory of tensors on the CPU: what cannot be had is a c10::OutOfMemoryError, where libtorch's own
+// allocator ends the process. keep_pages: large tensors lie in a range of their own whose pages stay, as the first touch
+// of a fresh page costs more than the arithmetic on it and glibc gives large blocks back at once; not for programs whose
+// aim is a low peak. To be called once, before the first tensor.
+void set_up_memory(bool keep_pages);
 
 // Settings of the libraries underneath that can only be made before they are loaded: the program starts itself again
 // with them in its environment. What is set already stands.

@@ -71,13 +71,16 @@ std::string open_cuda(int index) {
 
 }  // namespace
 
-at::Device open_device(const std::string& name) {
+at::Device open_device(const std::string& name, std::string* why_cpu) {
   const std::optional<at::Device> asked = resolve_device(name);
   const at::Device device = asked.value_or(at::Device(at::kCUDA, 0));
   if (device.is_cpu()) return device;
   const std::string refusal = open_cuda(device.index());
   if (refusal.empty()) return device;
-  if (!asked) return at::kCPU;
+  if (!asked) {
+    if (why_cpu) *why_cpu = refusal;
+    return at::kCPU;
+  }
   throw Error(ExitCode::kNoDevice, join("device: ", name, " was asked for, but ", refusal, "; use cpu or auto"));
 }
 

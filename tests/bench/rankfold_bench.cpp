@@ -934,6 +934,6 @@ int run_program(int argc, char** argv) {
 
 int main(int argc, char** argv) {
   rankfold::set_up_libraries(argv);
-  rankfold::keep_freed_pages();
+  rankfold::set_up_memory(/*keep_pages=*/true);
   return rankfold::run_program(argc, argv);
 }

@@ -2,6 +2,7 @@
 
 #include "core/check.h"
 
+#include <ATen/ops/empty.h>
 #include <c10/util/Exception.h>
 #include <gtest/gtest.h>
 
@@ -136,7 +137,10 @@ TEST(App, ExitCodes) {
   EXPECT_EQ(run({}, {}, [] { throw std::bad_alloc(); }).code, 4);
   EXPECT_EQ(run({}, {}, [] { throw std::bad_alloc(); }).err, "app: out of memory\n");
   EXPECT_EQ(run({}, {.needs_less_memory = "a smaller batch"}, [] { throw std::bad_alloc(); }).err,
-            "app: out of memory: a smaller batch needs less\n");
+            "app: out of memory; a smaller batch needs less\n");
+  const auto too_large = [] { TORCH_CHECK_WITH(OutOfMemoryError, false, "tried to allocate 99 bytes\nmore"); };
+  EXPECT_EQ(run({}, {}, too_large).err, "app: out of memory: tried to allocate 99 bytes\n");
+  EXPECT_EQ(run({}, {}, [] { at::empty({int64_t{1} << 45}); }).code, 4);
   const Outcome defect = run({}, {}, [] { TORCH_CHECK(false, "shapes\nmore"); });
   EXPECT_EQ(defect.code, 1);
   EXPECT_EQ(defect.err, "app: this is a defect of Rankfold: shapes\n");

@@ -351,7 +351,8 @@ TEST(TokenStore, HoldsRowsOfAnyLength) {
   }
   for (const bool in_memory : {true, false}) {
     TokenWriter writer = in_memory ? TokenWriter() : TokenWriter(folder / "rows", "key");
-    for (const Example& row : rows) writer.append(row.input_ids, row.labels);
+    for (size_t i = 0; i < rows.size(); ++i)
+      writer.append(static_cast<int64_t>(7 * i), rows[i].input_ids, rows[i].labels);
     const TokenStore store = writer.finish({{.rows = 3}, 4});
     EXPECT_EQ(store.summary().report.rows, 3);
     EXPECT_EQ(store.summary().fingerprint, 4u);
@@ -361,6 +362,7 @@ TEST(TokenStore, HoldsRowsOfAnyLength) {
       ASSERT_EQ(row.input_ids, rows[i].input_ids);
       ASSERT_EQ(row.labels, rows[i].labels);
       ASSERT_EQ(store.length(static_cast<int64_t>(i)), static_cast<int64_t>(row.labels.size()));
+      ASSERT_EQ(store.number(static_cast<int64_t>(i)), static_cast<int64_t>(7 * i));
     }
   }
 }
