@@ -5,6 +5,7 @@
 #include "model/architecture.h"
 #include "model/decoder.h"
 #include "model/model_config.h"
+#include "ops/backend.h"
 #include "ops/open_cuda.h"
 
 #include <ATen/ATen.h>
@@ -18,7 +19,7 @@ at::ScalarType compute_dtype(const std::string& asked, at::ScalarType stored, at
   if (asked != "auto") {
     const auto dtype = parse_model_dtype(asked, /*short_names=*/true);
     if (!dtype) fail("dtype: expected auto, float32, bfloat16 or float16, got '", asked, "'");
-    if (*dtype == at::kHalf && device.is_cpu())
+    if (*dtype == at::kHalf && !ops::backend_of(device.type()))  // only kernels compute in it
       fail("dtype: float16 is computed on CUDA devices only; expected float32, bfloat16 or auto on a CPU");
     return *dtype;
   }

@@ -160,6 +160,63 @@ TEST_F(FusedModel, EvaluatesAndGeneratesAsTheCpuPath) {
   EXPECT_EQ(completions[1], completions[0]);
 }
 
+class Float16 : public FusedModel {
+ protected:
+  struct Result {
+    std::vector<LogRow> log;
+    at::Tensor values;
+    int64_t overflows = 0;
+  };
+  Result train(const std::string& output, const std::string& dtype, int64_t stop_after = 0,
+               const std::string& resume = "") const {
+    const Kernels kernels(dtype == "float16");
+    const CausalLM model = CausalLM::load(folder_ / "model", {.device = kernels.device(), .dtype = dtype});
+    const Dataset data = Dataset::open(folder_ / "rows.jsonl", nullptr, {.max_length = 64}, kVocabulary);
+    const Adapter adapter = Adapter::create(model, {.r = 8, .lora_alpha = 8, .target_modules = "all-linear"}, 3);
+    TrainConfig config;
+    config.output_dir = (folder_ / output).string();
+    config.per_device_train_batch_size = 3;
+    config.max_steps = 12;
+    config.learning_rate = 3e-3;
+    config.logging_steps = 1;
+    config.resume_from_checkpoint = resume;
+    Trainer trainer(model, adapter, data, config);
+    Result result;
+    int64_t done = 0;
+    trainer.on_progress([&](const Progress& progress) { done = progress.step; });
+    trainer.on_message([&](const std::string& line) { result.overflows += line.find("loss scale is") != line.npos; });
+    if (stop_after > 0) trainer.stop_when([&] { return done == stop_after; });
+    trainer.run();
+    result.log = trainer.log();
+    result.values = adapter.flat_values().cpu();
+    return result;
+  }
+};
+
+TEST_F(Float16, FollowsFloat32) {
+  const Result half = train("half", "float16"), exact = train("single", "float32");
+  EXPECT_EQ(half.overflows, 0);
+  ASSERT_EQ(half.log.size(), exact.log.size());
+  for (size_t i = 0; i < half.log.size(); ++i) {
+    EXPECT_NEAR(half.log[i].loss, exact.log[i].loss, 1e-2 * exact.log[i].loss);
+    EXPECT_NEAR(half.log[i].grad_norm, exact.log[i].grad_norm, 2e-2 * exact.log[i].grad_norm);  // of the loss unscaled
+  }
+  EXPECT_LE((half.values - exact.values).abs().max().item<double>(), 0.05 * exact.values.abs().max().item<double>());
+}
+
+TEST_F(Float16, FindsAScaleThatFits) {
+  const TensorFile file = TensorFile::open(folder_ / "model/model.safetensors");
+  std::vector<std::pair<std::string, at::Tensor>> tensors;
+  for (const TensorInfo& info : file.tensors())
+    tensors.emplace_back(info.name, file.tensor(info.name) * (info.name == "lm_head.weight" ? 100 : 1));
+  write_tensor_file(folder_ / "model/model.safetensors", tensors);
+  const Result whole = train("whole", "float16");
+  EXPECT_GE(whole.overflows, 1);
+  EXPECT_EQ(whole.log.size() + static_cast<size_t>(whole.overflows), 12u);  // steps left out have no row
+  train("parts", "float16", 5);
+  EXPECT_TRUE(train("parts", "float16", 0, "auto").values.equal(whole.values));
+}
+
 // An image is written again when a leaf has changed behind AdamW's kernel.
 TEST_F(FusedModel, ImagesFollowAnotherOptimizer) {
   const Dataset data = Dataset::open(folder_ / "rows.jsonl", nullptr, {.max_length = 64}, kVocabulary);
