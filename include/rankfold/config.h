@@ -114,7 +114,8 @@ struct DataConfig {
   std::string prompt_template = "{question}\n";
   bool train_on_prompt = false;
   std::map<std::string, std::string> columns = {};  // {"question": "query"}: the file's name for one of ours
-  std::string cache_dir = {};                       // empty: nothing is written
+  bool skip_bad_rows = false;
+  std::string cache_dir = {};  // empty: nothing is written
 
   template <class V>
   void fields(V&& v) {
@@ -127,6 +128,9 @@ struct DataConfig {
       {"template"});
     v("train_on_prompt", train_on_prompt, "learn the prompt too", allow::any, "true or false", {"train_on_inputs"});
     v("columns", columns, "object: our name of a column -> the file's name", allow::any, "an object of texts", {});
+    v("skip_bad_rows", skip_bad_rows,
+      "leave out rows that are broken, count and name them; else the first one is an error", allow::any,
+      "true or false", {});
     v("cache_dir", cache_dir,
       "folder for tokenised data, which later runs read; lora-train's default: output_dir/cache", allow::any, "a path",
       {"tokenized_path", "dataset_prepared_path"});

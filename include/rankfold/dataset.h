@@ -25,6 +25,7 @@ struct DatasetReport {
   int64_t truncated = 0;       // cut to max_length
   int64_t dropped = 0;         // longer than max_length, left out (truncation_strategy drop)
   int64_t without_labels = 0;  // no label left (after truncation or in the file), left out
+  int64_t bad = 0;             // broken, left out (skip_bad_rows)
   int64_t longest = 0;         // tokens of the longest row before cutting
 };
 
@@ -60,6 +61,8 @@ class Dataset {
   int64_t row_number(int64_t index) const;  // of the row in its file, from 1; rows that were left out count
   const DatasetReport& report() const;
   uint64_t fingerprint() const;  // of all ids and labels: a resumed run checks that it sees the same data
+  // The first few of the broken rows that were left out, a line each; none where the rows come from a cache.
+  const std::vector<std::string>& bad_rows() const;
   // One line on the cache: whether it was read or written, and why it was of no use; empty without a cache_dir.
   const std::string& cache_note() const;
 

@@ -81,6 +81,7 @@ void save_checkpoint(const fs::path& output_dir, const std::string& run_id, int6
   fill(folder.path());
   write_manifest(folder.path(), {{"run_id", run_id}, {"step", step}, {"save", save}});
   folder.commit_over();
+  clean_up(output_dir);
 }
 
 std::vector<Checkpoint> list_checkpoints(const fs::path& output_dir) {
@@ -91,7 +92,7 @@ std::vector<Checkpoint> list_checkpoints(const fs::path& output_dir) {
     Checkpoint checkpoint{path, *number};
     try {
       const nlohmann::json manifest = read_manifest(path);
-      checkpoint.run_id = run_id_in(manifest);
+      if (manifest.value("step", nlohmann::json()) == *number) checkpoint.run_id = run_id_in(manifest);
       if (manifest.contains("save") && manifest["save"].is_number_integer()) checkpoint.save = manifest["save"];
     } catch (const Error&) {  // the caller sees by the empty id that it is none to rely on
     }
@@ -115,7 +116,8 @@ std::optional<Checkpoint> newest_checkpoint(const fs::path& output_dir, const Me
       if (say) say("passed over " + name + ": it is of an earlier run");
       continue;
     }
-    const std::string problem = damage(checkpoint.path);
+    std::string problem = damage(checkpoint.path);
+    if (problem.empty() && checkpoint.run_id.empty()) problem = "manifest.json is of another step or of no run";
     if (problem.empty()) return checkpoint;
     if (say) say("skipped " + name + ": " + problem);
     if (first_problem.empty()) first_problem = name + ": " + problem;

@@ -15,7 +15,7 @@ namespace rankfold {
 struct Checkpoint {
   std::filesystem::path path;
   int64_t step = 0;
-  std::string run_id = {};  // by its manifest; empty where that cannot be read
+  std::string run_id = {};  // by its manifest; empty where that is not one of this step
   int64_t save = 0;         // number of the save: the newest is the one written last, which may be of an earlier step
 };
 
@@ -27,7 +27,8 @@ std::string start_run(const std::filesystem::path& output_dir);
 void continue_run(const std::filesystem::path& output_dir, const std::string& run_id);
 std::string run_of(const std::filesystem::path& folder);  // by its run.json or manifest.json; empty where there is none
 
-// Takes away what a crash has left in the middle of a save. For the process that holds the folder's lock.
+// Takes away what a crash or a failing disk has left in the middle of a save. For the process that holds the folder's
+// lock.
 void clean_up(const std::filesystem::path& output_dir);
 
 // Writes output_dir/checkpoint-<step> through a temporary name; `fill` writes the files into the folder it is given. A

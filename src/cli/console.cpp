@@ -53,6 +53,13 @@ std::string numbers(const std::vector<int32_t>& ids, size_t begin, size_t end) {
   return text;
 }
 
+// Text that comes from a file must not drive the terminal.
+std::string printable(std::string text) {
+  std::replace_if(
+      text.begin(), text.end(), [](unsigned char c) { return (c < 0x20 && c != '\n') || c == 0x7F; }, ' ');
+  return text;
+}
+
 }  // namespace
 
 std::string with_commas(int64_t number) {
@@ -86,7 +93,9 @@ void print_report(std::ostream& out, const std::string& path, const Dataset& dat
   if (report.truncated) out << "; " << report.truncated << " cut to " << config.max_length << " tokens";
   if (report.dropped) out << "; " << report.dropped << " longer than " << config.max_length << " left out";
   if (report.without_labels) out << "; " << report.without_labels << " without anything to learn left out";
+  if (report.bad) out << "; " << report.bad << " broken left out";
   out << "\n";
+  for (const std::string& line : dataset.bad_rows()) out << "  left out: " << printable(line) << "\n";
   if (!dataset.cache_note().empty()) out << dataset.cache_note() << "\n";
 }
 
@@ -105,11 +114,8 @@ void print_sample(const Dataset& dataset, const Tokenizer* tokenizer) {
         (tokenizer ? spelled(*tokenizer, row.input_ids, begin, end) : numbers(row.input_ids, begin, end));
     text += learnt(begin) ? "[[" + part + "]]" : part;
   }
-  // The text comes from a file: it must not drive the terminal.
-  std::replace_if(
-      text.begin(), text.end(), [](unsigned char c) { return (c < 0x20 && c != '\n') || c == 0x7F; }, ' ');
   std::cout << "first row, " << size << " tokens, " << count << " of them learnt, in [[ ]]:\n"
-            << text << (shown < size ? " ..." : "") << std::endl;
+            << printable(text) << (shown < size ? " ..." : "") << std::endl;
 }
 
 ProgressDisplay::ProgressDisplay() : terminal_(::isatty(STDOUT_FILENO) == 1) {}

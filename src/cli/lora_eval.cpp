@@ -50,13 +50,16 @@ struct Question {
 std::vector<Question> read_questions(const EvalOptions& options, int64_t vocab_size) {
   const RowFile rows = RowFile::open(options.dataset);
   std::vector<Question> questions;
-  for (int64_t i = 0; i < rows.size(); ++i) {
-    const nlohmann::json row = rows[i];
-    const auto read = read_row(row, rows.place(i), options.data.columns, vocab_size);
-    const Prompted* prompted = std::get_if<Prompted>(&read);
-    if (!prompted || !prompted->has_prompt) fail(rows.place(i), ": --terms needs rows with a question");
-    questions.push_back({prompted->prompt_question, row_terms(row, options.terms, rows.place(i))});
-  }
+  for (int64_t i = 0; i < rows.size(); ++i) try {
+      const nlohmann::json row = rows[i];
+      const auto read = read_row(row, rows.place(i), options.data.columns, vocab_size);
+      const Prompted* prompted = std::get_if<Prompted>(&read);
+      if (!prompted || !prompted->has_prompt) fail(rows.place(i), ": --terms needs rows with a question");
+      questions.push_back({prompted->prompt_question, row_terms(row, options.terms, rows.place(i))});
+    } catch (const UserError&) {
+      if (!options.data.skip_bad_rows) throw;
+    }
+  if (questions.empty()) fail(options.dataset, ": --terms: no row is left");
   return questions;
 }
 

@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 
 #include <algorithm>
+#include <span>
 #include <vector>
 
 namespace rankfold {
@@ -35,6 +36,14 @@ std::vector<fs::path> files_of(const fs::path& folder) {
   return files;
 }
 
+// With a checksum of its own, so that the text is the only one that reads as this manifest.
+std::string text_of(json manifest) {
+  manifest.erase("checksum");
+  const std::string facts = manifest.dump();
+  manifest["checksum"] = checksum_text(checksum64(std::as_bytes(std::span(facts))));
+  return manifest.dump(2) + "\n";
+}
+
 }  // namespace
 
 void write_manifest(const fs::path& folder, const json& facts) {
@@ -43,13 +52,18 @@ void write_manifest(const fs::path& folder, const json& facts) {
   manifest["files"] = json::object();
   for (const fs::path& file : files_of(folder))
     manifest["files"][file.filename().string()] = describe(file, Look::kAtContents);
-  write_text(folder / kManifest, manifest.dump(2) + "\n");
+  write_text(folder / kManifest, text_of(std::move(manifest)));
 }
 
 json read_manifest(const fs::path& folder) {
-  if (what_stands_at(folder / kManifest) == "nothing") return json::object();
-  json manifest = read_json(folder / kManifest);
-  if (!manifest.is_object()) fail((folder / kManifest).string(), ": expected an object, got ", brief(manifest));
+  const fs::path path = folder / kManifest;
+  if (what_stands_at(path) == "nothing") return json::object();
+  const json manifest = read_json(path);
+  if (!manifest.is_object()) fail(path.string(), ": expected an object, got ", brief(manifest));
+  if (const json version = manifest.value("format_version", json()); version != kFormatVersion)
+    fail(path.string(), ": format_version: expected ", kFormatVersion, ", got ", brief(version));
+  if (read_text(path) != text_of(manifest))
+    fail(path.string(), ": expected the text that its checksum is of, got another");
   return manifest;
 }
 
@@ -57,9 +71,6 @@ std::string damage(const fs::path& folder, Look look, const Chosen& chosen) {
   try {
     const json manifest = read_manifest(folder);
     if (manifest.empty()) return "it has no manifest.json";
-    const json version = manifest.value("format_version", json());
-    if (version != kFormatVersion)
-      return join("manifest.json: expected format_version ", kFormatVersion, ", got ", brief(version));
     if (!manifest.contains("files") || !manifest["files"].is_object()) return "manifest.json lists no files";
     for (const auto& [name, expected] : manifest["files"].items()) {
       if (chosen && !chosen(name)) continue;

@@ -16,7 +16,7 @@ inline constexpr const char* kRun = "run.json";  // in an output_dir: the run th
 // Lists every file of the folder; `facts` stand beside the list.
 void write_manifest(const std::filesystem::path& folder, const nlohmann::json& facts);
 
-// By manifest.json; empty where there is none. UserError where it cannot be read.
+// manifest.json, an empty object where there is none. UserError where it is not as it was written.
 nlohmann::json read_manifest(const std::filesystem::path& folder);
 
 enum class Look { kAtSizes, kAtContents };

@@ -19,9 +19,18 @@
 namespace rankfold {
 namespace fs = std::filesystem;
 
+namespace {
+
+struct Notes {
+  std::string cache;
+  std::vector<std::string> bad_rows;  // the first few
+};
+
+}  // namespace
+
 struct Dataset::State {
   TokenStore tokens;
-  std::string cache_note;
+  Notes notes;
 };
 
 namespace {
@@ -70,7 +79,9 @@ struct Source {
   const Stop& stop;
 };
 
-TokenStore::Summary tokenise(const Source& source, const RowFile& file, TokenWriter& writer) {
+TokenStore::Summary tokenise(const Source& source, const RowFile& file, TokenWriter& writer,
+                             std::vector<std::string>& bad_rows) {
+  constexpr size_t kNamed = 10;
   const auto& [path, tokenizer, config, vocab_size, stop] = source;
   DatasetReport report;
   report.rows = file.size();
@@ -78,12 +89,15 @@ TokenStore::Summary tokenise(const Source& source, const RowFile& file, TokenWri
   Hash hash;
   encode_rows(file, RowEncoder(file, tokenizer, config, vocab_size), [&](const Block& block) {
     leave_if(stop);
+    for (size_t i = 0; i < block.complaints.size() && bad_rows.size() < kNamed; ++i)
+      bad_rows.push_back(block.complaints[i]);
     for (const Block::Row& row : block.rows) {
       ++number;
       report.longest = std::max(report.longest, row.length);
       report.truncated += row.truncated;
       report.dropped += row.fate == Fate::kDropped;
       report.without_labels += row.fate == Fate::kWithoutLabels;
+      report.bad += row.fate == Fate::kBad;
       if (row.fate != Fate::kKept) continue;
       const auto part = [&row](const std::vector<int32_t>& all) {
         return std::span(all).subspan(row.begin, row.end - row.begin);
@@ -96,7 +110,8 @@ TokenStore::Summary tokenise(const Source& source, const RowFile& file, TokenWri
   if (kept == 0)
     fail(path.string(), ": nothing is left of ", report.rows, " rows: ", report.dropped, " longer than max_length ",
          config.max_length, " and dropped, ", report.without_labels, " without labels (", report.truncated,
-         " cut to max_length)");
+         " cut to max_length), ", report.bad, " broken",
+         bad_rows.empty() ? "" : join(", the first of them: ", bad_rows.front()));
   return {report, hash.value()};
 }
 
@@ -132,13 +147,13 @@ std::optional<TokenStore> read_cache(const fs::path& path, const std::string& ke
   }
 }
 
-// Reads or makes the cache; `note` says which. A full disk is an error, as the rows may be more than memory holds.
+// Reads or makes the cache; the notes say which. A full disk is an error, as the rows may be more than memory holds.
 TokenStore open_cached(const Source& source, const std::shared_ptr<const Mapping>& file, const fs::path& cache,
-                       std::string& note) {
+                       Notes& notes) {
   const uint64_t checksum = checksum_of(*file, source.stop);
   const std::string key = cache_key(source, checksum, file->size());
   std::string why;
-  note = join("tokens read from ", cache.string());
+  notes.cache = join("tokens read from ", cache.string());
   if (auto found = read_cache(cache, key, why)) return std::move(*found);
   const RowFile rows = RowFile::open(file, source.path.string());
   const std::string& folder = source.config.cache_dir;
@@ -149,9 +164,9 @@ TokenStore open_cached(const Source& source, const std::shared_ptr<const Mapping
     if (what_stands_at(cache) == "a folder") remove_file(cache);  // an empty one
     TokenWriter writer(cache, key);                               // waits for another run that writes it
     if (auto found = read_cache(cache, key, why)) return std::move(*found);
-    const TokenStore::Summary summary = tokenise(source, rows, writer);
+    const TokenStore::Summary summary = tokenise(source, rows, writer, notes.bad_rows);
     if (checksum_of(*file, source.stop) != checksum) fail(source.path.string(), ": changed while it was read");
-    note = why.empty() ? join("tokens kept in ", cache.string()) : why + "; made anew";
+    notes.cache = why.empty() ? join("tokens kept in ", cache.string()) : why + "; made anew";
     return writer.finish(summary);
   } catch (const StorageError& error) {
     throw StorageError(join("cache_dir: ", error.what()), error.error_number());
@@ -185,9 +200,9 @@ Dataset Dataset::open(const fs::path& path, const Tokenizer* tokenizer, const Da
   if (config.cache_dir.empty()) {
     TokenWriter writer;
     const RowFile rows = RowFile::open(file, path.string());
-    state->tokens = writer.finish(tokenise(source, rows, writer));
+    state->tokens = writer.finish(tokenise(source, rows, writer, state->notes.bad_rows));
   } else {
-    state->tokens = open_cached(source, file, cache_file(path, config), state->cache_note);
+    state->tokens = open_cached(source, file, cache_file(path, config), state->notes);
   }
   Dataset dataset;
   dataset.state_ = state;
@@ -197,7 +212,8 @@ Dataset Dataset::open(const fs::path& path, const Tokenizer* tokenizer, const Da
 int64_t Dataset::size() const { return state_->tokens.size(); }
 const DatasetReport& Dataset::report() const { return state_->tokens.summary().report; }
 uint64_t Dataset::fingerprint() const { return state_->tokens.summary().fingerprint; }
-const std::string& Dataset::cache_note() const { return state_->cache_note; }
+const std::string& Dataset::cache_note() const { return state_->notes.cache; }
+const std::vector<std::string>& Dataset::bad_rows() const { return state_->notes.bad_rows; }
 
 Example Dataset::operator[](int64_t index) const {
   RANKFOLD_CHECK(index >= 0 && index < size(), "Dataset: expected an index in [0, ", size(), "), got ", index);

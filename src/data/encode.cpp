@@ -15,6 +15,16 @@
 namespace rankfold {
 
 void RowEncoder::operator()(int64_t index, Block& block) const {
+  try {
+    add(index, block);
+  } catch (const UserError& error) {
+    if (!config_.skip_bad_rows) throw;
+    block.rows.push_back({.fate = Fate::kBad});
+    block.complaints.push_back(error.what());
+  }
+}
+
+void RowEncoder::add(int64_t index, Block& block) const {
   const std::string place = file_.place(index);
   auto content = read_row(file_[index], place, config_.columns, vocab_size_);
   Example* ready = std::get_if<Example>(&content);

@@ -14,7 +14,7 @@
 
 namespace rankfold {
 
-enum class Fate { kKept, kDropped, kWithoutLabels };
+enum class Fate { kKept, kDropped, kWithoutLabels, kBad };
 
 // Neighbouring rows of the file. What is kept of them lies end to end: a million small vectors between
 // sentencepiece's short-lived ones fragment the heap until malloc takes most of the time.
@@ -27,7 +27,8 @@ struct Block {
   };
   std::vector<Row> rows;
   std::vector<int32_t> ids, labels;
-  std::exception_ptr failure;  // of the row after the last one
+  std::vector<std::string> complaints;  // of the bad rows, in order
+  std::exception_ptr failure;           // of the row after the last one
 };
 
 // Thread safe. Refers to its arguments.
@@ -39,6 +40,7 @@ class RowEncoder {
   void operator()(int64_t index, Block& block) const;
 
  private:
+  void add(int64_t index, Block& block) const;
   Example encode(const Prompted& said, const std::string& place) const;
   Block::Row cut(Example& example, const std::string& place) const;
 

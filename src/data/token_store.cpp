@@ -18,7 +18,7 @@ struct Footer {
   TokenStore::Summary summary = {};
   uint64_t checksum = 0;  // of all bytes before it
 };
-static_assert(std::is_trivially_copyable_v<Footer> && sizeof(Footer) == 4 * 8 + 6 * 8 + 8);
+static_assert(std::is_trivially_copyable_v<Footer> && sizeof(Footer) == 4 * 8 + 7 * 8 + 8);
 constexpr uint64_t kChecked = sizeof(Footer) - sizeof(Footer::checksum);
 
 uint64_t checksum_of(const File& file, uint64_t size) {

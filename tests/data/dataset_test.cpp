@@ -72,6 +72,40 @@ TEST_F(DatasetTest, LearnsTheAnswerAndItsEnd) {
   EXPECT_EQ(bare[0].labels, masked(prompt.size()) + answer + Ids{2});
 }
 
+TEST_F(DatasetTest, LeavesBrokenRowsOutWhereAsked) {
+  const std::string text = kRow + "\n{\"question\": \"a\", \"answer\": }\n{\"question\": \"b\"}\n" + kRow + "\n" +
+                           R"({"input_ids": [5, 99999999]})" + "\n" + kRow + "\n{\"question\": \"cut of";
+  EXPECT_TRUE(contains(error(text), "data.json:2:"));
+  DataConfig config;
+  config.skip_bad_rows = true;
+  for (const bool cached : {false, true}) {
+    if (cached) config.cache_dir = (folder_ / "cache").string();
+    for (int again = 0; again < (cached ? 2 : 1); ++again) {
+      const Dataset data = open(text, config);
+      ASSERT_EQ(data.size(), 3);
+      EXPECT_EQ(data.report().rows, 7);
+      EXPECT_EQ(data.report().bad, 4);
+      for (int64_t i = 0; i < 3; ++i) {
+        EXPECT_EQ(data[i].input_ids, open(kRow)[0].input_ids);
+        EXPECT_EQ(data.row_number(i), (Ids{1, 4, 6})[static_cast<size_t>(i)]);
+      }
+      if (again) continue;  // a cache has the count alone
+      ASSERT_EQ(data.bad_rows().size(), 4u);
+      for (size_t i = 0; i < 4; ++i)
+        EXPECT_TRUE(contains(data.bad_rows()[i], "data.json:" + std::to_string((Ids{2, 3, 5, 7})[i])));
+    }
+  }
+  config.cache_dir.clear();
+  EXPECT_TRUE(contains(error("{\"question\": \"a\"}", config), "1 broken, the first of them: "));
+}
+
+TEST_F(DatasetTest, StopsWhereAsked) {
+  int polls = 0;
+  EXPECT_THROW(
+      Dataset::open(folder_.write("data.json", kRow), with_bos_.get(), {}, kVocabulary, [&] { return ++polls > 0; }),
+      Stopped);
+}
+
 TEST_F(DatasetTest, LearnsThePromptWhereAsked) {
   DataConfig config;
   config.prompt_template = "Q: {question} A:";

@@ -1,0 +1,135 @@
+// Memory that runs out at any allocation: a named error, never a crash, and the last checkpoint whole.
+#include "rankfold/rankfold.h"
+
+#include "checkpoint/checkpoint.h"
+#include "core/memory.h"
+#include "support/temp_folder.h"
+#include "support/tiny_model.h"
+
+#include <c10/core/CPUAllocator.h>
+#include <c10/util/Exception.h>
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <cstdlib>
+#include <iostream>
+#include <new>
+
+namespace {
+
+// Which allocation fails, counted from 1; 0: none. The first only, or all from then on.
+std::atomic<int64_t> fails_at = 0, counted = 0;
+std::atomic<bool> once = false;
+std::atomic<bool> of_tensors = false;  // else of operator new
+
+bool fails(bool of_a_tensor) {
+  if (of_a_tensor != of_tensors) return false;
+  const int64_t number = ++counted, at = fails_at;
+  return at > 0 && (once ? number == at : number >= at);
+}
+
+// Small ones do not fail on a machine that lends more than it has, and what destroys a JSON value of nlohmann's allocates.
+constexpr size_t kLarge = 2 << 10;
+
+}  // namespace
+
+// Not inlined: GCC would see malloc where it expects new.
+[[gnu::noinline]] void* operator new(size_t bytes) {
+  void* data = bytes >= kLarge && fails(false) ? nullptr : std::malloc(bytes);
+  if (!data) throw std::bad_alloc();
+  return data;
+}
+[[gnu::noinline]] void operator delete(void* data) noexcept { std::free(data); }
+[[gnu::noinline]] void operator delete(void* data, size_t) noexcept { std::free(data); }
+
+namespace rankfold {
+namespace {
+
+namespace fs = std::filesystem;
+
+class FailingAllocator final : public c10::Allocator {
+ public:
+  c10::DataPtr allocate(size_t bytes) override {
+    TORCH_CHECK_WITH(OutOfMemoryError, !fails(true), "tried to allocate ", bytes, " bytes");
+    return theirs_->allocate(bytes);
+  }
+  c10::DeleterFnPtr raw_deleter() const override { return theirs_->raw_deleter(); }
+  void copy_data(void* to, const void* from, size_t bytes) const override { theirs_->copy_data(to, from, bytes); }
+  FailingAllocator() { c10::SetCPUAllocator(this); }
+  ~FailingAllocator() override { c10::SetCPUAllocator(theirs_); }
+
+ private:
+  c10::Allocator* theirs_ = c10::GetCPUAllocator();
+};
+
+class OutOfMemory : public ::testing::Test {
+ protected:
+  OutOfMemory() {
+    testing::write_tiny_model(folder_ / "model", {.vocabulary = 256, .hidden = 64, .inner = 96});
+    testing::write_tiny_rows(folder_ / "rows.jsonl", 12, 256);
+  }
+
+  // From loading to the result.
+  void train() {
+    const CausalLM model = CausalLM::load(folder_ / "model", {.device = "cpu"});
+    const Adapter adapter = Adapter::create(model, {.r = 4, .lora_dropout = 0.1, .target_modules = "all-linear"}, 7);
+    const Dataset data = Dataset::open(folder_ / "rows.jsonl", nullptr, {.max_length = 64}, 256);
+    TrainConfig config;
+    config.output_dir = (folder_ / "out").string();
+    config.per_device_train_batch_size = 4;
+    config.max_steps = 3;
+    config.save_steps = 1;
+    config.logging_steps = 1;
+    Trainer trainer(model, adapter, data, config);
+    trainer.on_progress([&](const Progress& progress) { steps_ = progress.step; });
+    trainer.run();
+  }
+
+  void fail_everywhere(bool tensors, bool only_once, int64_t most_runs) {
+    of_tensors = tensors, once = only_once;
+    fails_at = 0, counted = 0;
+    train();
+    const int64_t total = counted, stride = std::max<int64_t>(1, total / most_runs);
+    int64_t runs = 0, ended = 0;
+    for (int64_t at = 1; at <= total; at += stride, ++runs) {
+      fs::remove_all(folder_ / "out");
+      steps_ = 0;
+      counted = 0, fails_at = at;
+      std::string line;
+      try {
+        train();
+      } catch (const Error& error) {
+        EXPECT_EQ(error.code(), ExitCode::kOutOfMemory) << error.what();
+        line = error.what();
+      } catch (const std::exception& error) {
+        EXPECT_TRUE(out_of_memory(error)) << error.what();
+        line = "out of memory";
+      }
+      fails_at = 0;
+      ended += !line.empty();
+      const auto saved = list_checkpoints(folder_ / "out");
+      for (const Checkpoint& checkpoint : saved) EXPECT_EQ(damage(checkpoint.path), "") << "allocation " << at;
+      // One step may be lost: the one whose checkpoint could not be written.
+      const int64_t newest = saved.empty() ? 0 : saved[0].step;
+      EXPECT_GE(newest, line.empty() ? 3 : steps_ - 1) << "allocation " << at;
+    }
+    std::cout << (tensors ? "tensors" : "operator new") << (only_once ? ", once: " : ", from then on: ") << runs
+              << " of " << total << " allocations failed, " << ended << " runs ended, 0 crashes\n";
+    EXPECT_GT(ended, runs / 2);
+  }
+
+  testing::TempFolder folder_;
+  int64_t steps_ = 0;
+};
+
+TEST_F(OutOfMemory, AtATensorsAllocation) {
+  const FailingAllocator allocator;
+  for (const bool only_once : {true, false}) fail_everywhere(true, only_once, 150);
+}
+
+TEST_F(OutOfMemory, AtALargeAllocation) {
+  for (const bool only_once : {true, false}) fail_everywhere(false, only_once, 150);
+}
+
+}  // namespace
+}  // namespace rankfold
