@@ -10,6 +10,7 @@
 #include <atomic>
 #include <mutex>
 #include <optional>
+#include <system_error>
 #include <thread>
 
 namespace rankfold {
@@ -128,7 +129,10 @@ void encode_rows(const RowFile& file, const RowEncoder& encode, const std::funct
   };
   {
     std::vector<std::jthread> helpers;
-    for (int64_t i = 1; i < std::min(cores, block_count); ++i) helpers.emplace_back(work);
+    try {
+      for (int64_t i = 1; i < std::min(cores, block_count); ++i) helpers.emplace_back(work);
+    } catch (const std::system_error&) {  // a limit on threads: those that are there do it
+    }
     work();
   }
   if (failure) std::rethrow_exception(failure);
