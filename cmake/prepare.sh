@@ -72,6 +72,19 @@ build_targets() {
   cmake --build "$build" --parallel "$(nproc)" --target "$@" || die "the build failed"
 }
 
+# A build of its own by a preset of CMakePresets.json, in build/NAME; prepare comes first.
+build_preset() {
+  local torch
+  torch=$(echo "$venv"/lib/python3*/site-packages/torch)
+  if ! [[ -f $build/$1/build.ninja ]]; then
+    say "configuring $1"
+    (cd "$root" && cmake --preset "$1" -DCMAKE_PREFIX_PATH="$torch") >"$build/configure-$1.log" 2>&1 ||
+      { tail -n 20 "$build/configure-$1.log" >&2; die "cmake failed: the whole output is in build/configure-$1.log"; }
+  fi
+  say "building $1"
+  cmake --build "$build/$1" --parallel "$(nproc)" || die "the build of $1 failed"
+}
+
 prepare() {
   local scope=$1
   shift

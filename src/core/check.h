@@ -7,6 +7,7 @@
 #include <sstream>
 #include <stdexcept>
 #include <string>
+#include <string_view>
 
 namespace rankfold {
 
@@ -18,14 +19,29 @@ std::string join(const Parts&... parts) {
   return out.str();
 }
 
+// Shows control characters, which a stranger's file may bring along in a name: an error is one line, and a terminal
+// obeys none of it.
+inline std::string one_line(std::string_view text) {
+  constexpr char kDigits[] = "0123456789abcdef";
+  std::string line;
+  for (const char c : text) {
+    const auto byte = static_cast<unsigned char>(c);
+    if (byte >= 0x20 && byte != 0x7F)
+      line += c;
+    else
+      line.append("\\x").append(1, kDigits[byte >> 4]).append(1, kDigits[byte & 15]);
+  }
+  return line;
+}
+
 template <class... Parts>
 [[noreturn]] void fail(const Parts&... parts) {
-  throw UserError(join(parts...));
+  throw UserError(one_line(join(parts...)));
 }
 
 template <class... Parts>
 [[noreturn]] void storage_fail(const Parts&... parts) {
-  throw StorageError(join(parts...));
+  throw StorageError(one_line(join(parts...)));
 }
 
 inline void leave_if(const Stop& stop) {

@@ -147,8 +147,8 @@ TEST_F(Merge, AnotherDtype) {
   write_base();
   write_adapter();
   run({.dtype = "bfloat16"});
-  for (const TensorInfo& info : TensorFile::open(folder_ / "out/model.safetensors").tensors())
-    EXPECT_EQ(info.dtype, at::kBFloat16) << info.name;
+  const TensorFile merged = TensorFile::open(folder_ / "out/model.safetensors");
+  for (const TensorInfo& info : merged.tensors()) EXPECT_EQ(info.dtype, at::kBFloat16) << info.name;
   EXPECT_EQ(json::parse(read_bytes(folder_ / "out/config.json")), (json{{"torch_dtype", "bfloat16"}, {"a", 1}}));
   write_base(at::kBFloat16, {{"dtype", "bfloat16"}});
   fs::remove_all(folder_ / "out");

@@ -1,0 +1,80 @@
+// An adapter folder, read and matched with the layers of a model.
+#include "adapter/peft_format.h"
+#include "fuzz/fuzz.h"
+
+namespace rankfold::fuzz {
+
+const char* const kName = "adapter";
+
+const std::vector<std::string>& file_names() {
+  static const std::vector<std::string> names{"adapter_config.json", "adapter_model.safetensors"};
+  return names;
+}
+
+namespace {
+
+const char* const kConfig =
+    R"({"alpha_pattern":{},"base_model_name_or_path":"/b","bias":"none","exclude_modules":null,"fan_in_fan_out":false,)"
+    R"("init_lora_weights":true,"layers_pattern":null,"layers_to_transform":[0],"loftq_config":{},"lora_alpha":16,)"
+    R"("lora_bias":false,"lora_dropout":0.05,"modules_to_save":null,"peft_type":"LORA","r":2,"rank_pattern":{},)"
+    R"("target_modules":["q_proj","down_proj"],"task_type":"CAUSAL_LM","use_dora":false,"use_rslora":false})";
+
+const std::vector<LinearModule>& linears() {
+  static const std::vector<LinearModule> all{{"model.layers.0.self_attn.q_proj", 4, 3, false},
+                                             {"model.layers.0.mlp.down_proj", 3, 5, false},
+                                             {"model.layers.1.self_attn.q_proj", 4, 3, false},
+                                             {"lm_head", 6, 3, true}};
+  return all;
+}
+
+std::string tensors(const std::string& dtype, size_t size) {
+  const std::string layer = "\"base_model.model.model.layers.0.";
+  std::string header = "{\"__metadata__\":{\"format\":\"pt\"}";
+  size_t begin = 0;
+  const auto add = [&](const std::string& module, const std::string& part, size_t rows, size_t columns) {
+    const size_t end = begin + rows * columns * size;
+    header += "," + layer + module + ".lora_" + part + ".weight\":{\"dtype\":\"" + dtype + "\",\"shape\":[" +
+              std::to_string(rows) + "," + std::to_string(columns) + "],\"data_offsets\":[" + std::to_string(begin) +
+              "," + std::to_string(end) + "]}";
+    begin = end;
+  };
+  add("mlp.down_proj", "A", 2, 5);
+  add("mlp.down_proj", "B", 3, 2);
+  add("self_attn.q_proj", "A", 2, 3);
+  add("self_attn.q_proj", "B", 4, 2);
+  return tensor_file(header + "}", begin);
+}
+
+}  // namespace
+
+std::vector<std::string> seeds() {
+  return {
+      input(0, kConfig),
+      input(0, R"({"peft_type":"LORA","r":2,"lora_alpha":4.5,"target_modules":".*\\.0\\..*_proj"})"),
+      input(
+          0,
+          R"({"peft_type":"LORA","r":4,"target_modules":"ALL-linear","exclude_modules":["layers.1.self_attn.q_proj"],)"
+          R"("rank_pattern":{"q_proj":2,"^.*down_pro[a-j]$":2},"alpha_pattern":{"q_proj":3},"use_rslora":true})"),
+      input(1, tensors("F32", 4)),
+      input(1, tensors("BF16", 2)),
+  };
+}
+
+namespace {
+
+struct Sound : Folder {
+  Sound() {
+    write("adapter_config.json", kConfig);
+    write("adapter_model.safetensors", tensors("F32", 4));
+  }
+};
+
+}  // namespace
+}  // namespace rankfold::fuzz
+
+int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  static const rankfold::fuzz::Sound folder;
+  return folder.with_input(data, size, [] {
+    rankfold::match_adapter(rankfold::read_adapter_folder(folder.path()), rankfold::fuzz::linears());
+  });
+}

@@ -1,0 +1,271 @@
+#include "fuzz/mutate.h"
+
+#include <algorithm>
+#include <cctype>
+#include <cstring>
+#include <iterator>
+#include <string_view>
+
+namespace rankfold::fuzz {
+
+uint64_t Random::next() {
+  uint64_t z = state_ += 0x9E3779B97F4A7C15u;
+  z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
+  z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
+  return z ^ (z >> 31);
+}
+
+namespace {
+
+constexpr uint64_t kNumbers[] = {0,          1,          2,          3,           4,          8,           63,
+                                 64,         65,         127,        128,         255,        256,         1000,
+                                 4096,       4097,       65535,      65536,       1 << 20,    100'000'000, 100'000'001,
+                                 2147483647, 2147483648, 4294967295, 4294967296,  1ull << 40, 1ull << 53,  1ull << 61,
+                                 1ull << 62, ~0ull >> 1, 1ull << 63, ~0ull - 127, ~0ull};
+constexpr const char* kOddNumbers[] = {
+    "-1",  "-0",     "0.5",    "1.0",   "1e1", "1e400", "1e-400", "-9223372036854775809",
+    "1e9", "-2e308", "1E+309", "0e0",   "00",  "1.",    "0x10",   "18446744073709551616",
+    "NaN", "null",   "true",   "\"1\"", "[1]", "{}",    "1,1",    "99999999999999999999999"};
+constexpr std::string_view kWords[] = {"null",
+                                       "true",
+                                       "NaN",
+                                       "Infinity",
+                                       "-",
+                                       "\"",
+                                       "\\",
+                                       "\\u0000",
+                                       "\\ud800",
+                                       "\\udc00\\ud800",
+                                       "[]",
+                                       "{}",
+                                       ",",
+                                       ":",
+                                       "}",
+                                       "]",
+                                       "\"\":0,",
+                                       "\"a\":1,",
+                                       "../x.safetensors",
+                                       "/etc/passwd",
+                                       "/",
+                                       "\xEF\xBB\xBF",
+                                       "\xFF\xFE",
+                                       "\xED\xA0\x80",
+                                       "\xC0\x80",
+                                       "\xF4\x90\x80\x80",
+                                       "//",
+                                       "/**/",
+                                       "#",
+                                       "\n",
+                                       "\r\n",
+                                       "\t",
+                                       "\x1B[2J",
+                                       "__metadata__",
+                                       "data_offsets",
+                                       "F32",
+                                       "I64",
+                                       "F4",
+                                       "(",
+                                       ")*",
+                                       "[a-",
+                                       "{9999}",
+                                       ".*.*.*.*",
+                                       "<s>",
+                                       "</s>",
+                                       "<0x-1>",
+                                       "<0xZZ>",
+                                       "<0x100>",
+                                       "<unk>",
+                                       "\xE2\x96\x81",
+                                       "rank_pattern",
+                                       "use_dora",
+                                       "r",
+                                       "input_ids",
+                                       "labels",
+                                       "text",
+                                       "answer",
+                                       "weight_map"};
+
+class Damage {
+ public:
+  Damage(Random& random, std::string& bytes) : random_(random), bytes_(bytes) {}
+
+  void apply(const std::string& other) {
+    switch (random_.below(14)) {
+      case 0:
+        return flip();
+      case 1:
+        return overwrite(static_cast<char>(random_.next()));
+      case 2:
+        return remove();
+      case 3:
+        return duplicate();
+      case 4:
+        return splice(other);
+      case 5:
+      case 6:
+      case 7:
+        return change_number();
+      case 8:
+        return write_integer();
+      case 9:
+        return bytes_.resize(place());
+      case 10:
+        return nest();
+      case 11:
+        return insert_word();
+      case 12:
+        return insert_run();
+      default:
+        return exchange();
+    }
+  }
+
+ private:
+  size_t place() { return random_.below(bytes_.size() + 1); }
+  size_t length(size_t from) { return random_.below(std::min<size_t>(bytes_.size() - from, 64) + 1); }
+
+  void flip() {
+    if (bytes_.empty()) return;
+    const size_t at = random_.below(bytes_.size());
+    bytes_[at] = static_cast<char>(bytes_[at] ^ (1 << random_.below(8)));
+  }
+  void overwrite(char byte) {
+    if (!bytes_.empty()) bytes_[random_.below(bytes_.size())] = byte;
+  }
+  void remove() {
+    const size_t at = place();
+    bytes_.erase(at, length(at));
+  }
+  void duplicate() {
+    const size_t from = place();
+    const std::string part = bytes_.substr(from, length(from));
+    const size_t at = place();
+    for (uint64_t i = random_.one_in(20) ? 500 : 1; i > 0; --i) bytes_.insert(at, part);
+  }
+  void exchange() {
+    size_t at[] = {place(), place()};
+    std::sort(std::begin(at), std::end(at));
+    std::rotate(bytes_.begin() + at[0], bytes_.begin() + at[1], bytes_.begin() + at[1] + length(at[1]));
+  }
+  void splice(const std::string& other) {
+    bytes_.resize(place());
+    bytes_ += other.substr(random_.below(other.size() + 1));
+  }
+  // A run of digits becomes another number.
+  void change_number() {
+    const auto is_digit = [](unsigned char c) { return std::isdigit(c); };
+    auto begin = std::find_if(bytes_.begin() + place(), bytes_.end(), is_digit);
+    if (begin == bytes_.end()) begin = std::find_if(bytes_.begin(), bytes_.end(), is_digit);
+    const auto end = std::find_if_not(begin, bytes_.end(), is_digit);
+    if (begin == end) return insert_word();
+    std::string number = kOddNumbers[random_.below(std::size(kOddNumbers))];
+    if (!random_.one_in(3)) {
+      uint64_t value = kNumbers[random_.below(std::size(kNumbers))];
+      if (random_.one_in(3) && end - begin < 18) value = std::stoull(std::string(begin, end)) + random_.below(3) - 1;
+      number = std::to_string(value);
+    }
+    bytes_.replace(begin, end, number);
+  }
+  // Lengths of binary formats: little-endian ones of each width, and protobuf's.
+  void write_integer() {
+    const uint64_t value = kNumbers[random_.below(std::size(kNumbers))] + random_.below(3) - 1;
+    const size_t at = random_.one_in(3) ? 0 : place();
+    if (random_.one_in(2)) {
+      std::string varint;
+      uint64_t rest = value;
+      for (; rest >= 0x80; rest >>= 7) varint += static_cast<char>((rest & 0x7F) | 0x80);
+      varint += static_cast<char>(rest);
+      bytes_.replace(at, std::min<size_t>(1, bytes_.size() - at), varint);
+    } else {
+      const size_t width = std::min<size_t>(size_t{1} << random_.below(4), bytes_.size() - at);
+      std::memcpy(bytes_.data() + at, &value, width);
+    }
+  }
+  void nest() {
+    const size_t depth = random_.one_in(20) ? 100'000 : 1 + random_.below(200);
+    const char open = random_.one_in(2) ? '[' : '{', close = open == '[' ? ']' : '}';
+    std::string text;
+    for (size_t i = 0; i < depth; ++i) text += open == '[' ? "[" : "{\"\":";
+    if (open == '{') text += "0";
+    if (!random_.one_in(3)) text.append(depth, close);
+    bytes_.insert(place(), text);
+  }
+  void insert_word() { bytes_.insert(place(), kWords[random_.below(std::size(kWords))]); }
+  void insert_run() {
+    const size_t count = random_.one_in(10) ? 1 + random_.below(200'000) : 1 + random_.below(300);
+    bytes_.insert(
+        place(), count,
+        bytes_.empty() || random_.one_in(2) ? static_cast<char>(random_.next()) : bytes_[random_.below(bytes_.size())]);
+  }
+
+  Random& random_;
+  std::string& bytes_;
+};
+
+// A part of a file that others frame by its length.
+struct Framed {
+  size_t frame, begin, end;  // where the length stands, and what it is the length of
+  bool is_varint;
+};
+
+std::vector<Framed> frames(const std::string& bytes, const std::string& file_name) {
+  std::vector<Framed> found;
+  if (file_name.ends_with(".safetensors")) {
+    uint64_t length = 0;
+    if (bytes.size() < sizeof length) return found;
+    std::memcpy(&length, bytes.data(), sizeof length);
+    if (length <= bytes.size() - sizeof length) found.push_back({0, sizeof length, sizeof length + length, false});
+  } else if (file_name.ends_with(".model")) {  // fields of protobuf that have a length
+    for (size_t at = 0; at + 1 < bytes.size();) {
+      const size_t frame = ++at;
+      uint64_t length = 0;
+      for (int shift = 0; at < bytes.size() && shift < 63; shift += 7) {
+        const auto byte = static_cast<unsigned char>(bytes[at++]);
+        length |= uint64_t{byte & 0x7Fu} << shift;
+        if (byte < 0x80) break;
+      }
+      if (length > bytes.size() - at) break;
+      found.push_back({frame, at, at + length, true});
+      at += length;
+    }
+  }
+  return found;
+}
+
+std::string length_bytes(uint64_t length, bool is_varint) {
+  std::string bytes;
+  if (is_varint) {
+    for (; length >= 0x80; length >>= 7) bytes += static_cast<char>((length & 0x7F) | 0x80);
+    return bytes + static_cast<char>(length);
+  }
+  bytes.resize(sizeof length);
+  std::memcpy(bytes.data(), &length, sizeof length);
+  return bytes;
+}
+
+}  // namespace
+
+std::string mutant(Random& random, const std::vector<std::string>& seeds, const std::vector<std::string>& file_names) {
+  const auto pick = [&]() -> const std::string& { return seeds[random.below(seeds.size())]; };
+  const std::string seed = pick();
+  const std::string& name = file_names[static_cast<unsigned char>(seed[0])];
+  std::string bytes = seed.substr(1);
+  for (uint64_t changes = 1 + random.below(4); changes > 0; --changes) {
+    const std::string* other = &pick();
+    while ((*other)[0] != seed[0]) other = &pick();
+    const std::vector<Framed> framed = frames(bytes, name);
+    if (framed.empty() || random.one_in(3)) {
+      Damage(random, bytes).apply(other->substr(1));
+      continue;
+    }
+    // Late fields hold the settings and the table: they are few beside the pieces.
+    const Framed part = framed[random.one_in(2) ? framed.size() - 1 - random.below(std::min<size_t>(3, framed.size()))
+                                                : random.below(framed.size())];
+    std::string inner = bytes.substr(part.begin, part.end - part.begin);
+    Damage(random, inner).apply(other->substr(1));
+    bytes.replace(part.frame, part.end - part.frame, length_bytes(inner.size(), part.is_varint) + inner);
+  }
+  return std::string(1, seed[0]) + bytes;
+}
+
+}  // namespace rankfold::fuzz
