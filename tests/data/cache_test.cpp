@@ -277,7 +277,8 @@ TEST_F(CacheTest, MayBeOpenedByManyAtOnce) {
   for (int round = 0; round < 5; ++round) {
     std::vector<std::thread> processes;
     std::atomic<int> right = 0;
-    for (int i = 0; i < 3; ++i) processes.emplace_back([&] { right += in_child(many) == 0; });
+    for (int i = 0; i < 3; ++i)
+      processes.emplace_back([&] { right += testing::kThreadSanitized ? (many(), true) : in_child(many) == 0; });
     for (std::thread& process : processes) process.join();
     EXPECT_EQ(right, 3);
     EXPECT_EQ(files(), 1);

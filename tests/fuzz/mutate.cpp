@@ -250,7 +250,7 @@ std::string mutant(Random& random, const std::vector<std::string>& seeds, const 
   const std::string seed = pick();
   const std::string& name = file_names[static_cast<unsigned char>(seed[0])];
   std::string bytes = seed.substr(1);
-  for (uint64_t changes = 1 + random.below(4); changes > 0; --changes) {
+  for (uint64_t changes = 1 + random.below(1 + random.below(4)); changes > 0; --changes) {
     const std::string* other = &pick();
     while ((*other)[0] != seed[0]) other = &pick();
     const std::vector<Framed> framed = frames(bytes, name);

@@ -10,4 +10,10 @@ inline constexpr bool kSanitized = true;
 inline constexpr bool kSanitized = false;
 #endif
 
+#ifdef __SANITIZE_THREAD__
+inline constexpr bool kThreadSanitized = true;  // cannot follow the child of a process that has several threads
+#else
+inline constexpr bool kThreadSanitized = false;
+#endif
+
 }  // namespace rankfold::testing
