@@ -6,10 +6,12 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/../cmake/prepare.sh"
 prepare tests
 wanted=$(ctest --test-dir "$build" -N "$@")
-for preset in asan tsan fuzzer; do
-  if grep -q ": ${preset}_" <<<"$wanted" && { [[ $preset != fuzzer ]] || command -v clang++ >/dev/null; }; then
-    build_preset "$preset"
-  fi
+for preset in asan tsan; do
+  if grep -q ": ${preset}_" <<<"$wanted"; then build_preset "$preset"; fi
 done
+if grep -q ": fuzzer_" <<<"$wanted" && command -v clang++ >/dev/null &&
+  [[ -f $(clang++ -print-file-name="libclang_rt.fuzzer-$(uname -m).a") ]]; then
+  build_preset fuzzer
+fi
 say "testing"
 ctest --test-dir "$build" --output-on-failure --parallel "$(nproc)" "$@"

@@ -108,11 +108,26 @@ void check_entries(const StringList& targets, const std::vector<LinearModule>& l
            did_you_mean(nearest(entry, short_names(linears))));
 }
 
+// A pattern without any operator but the dot: PEFT's initialisers write one for each module, and to compile each as a
+// regular expression for each module takes seconds.
+bool is_plain(const std::string& pattern) {
+  return std::all_of(pattern.begin(), pattern.end(),
+                     [](unsigned char c) { return std::isalnum(c) || c == '_' || c == '.'; });
+}
+bool ends_in_plain(const std::string& name, const std::string& pattern) {
+  const size_t begin = name.size() - pattern.size();  // only looked at where the name is as long
+  return name.size() >= pattern.size() && (begin == 0 || name[begin - 1] == '.') &&
+         std::equal(pattern.begin(), pattern.end(), name.begin() + begin,
+                    [](char p, char c) { return p == c || (p == '.' && c != '\n' && c != '\r'); });
+}
+
 template <class T>
 T pattern_value(const std::string& key, const std::map<std::string, T>& patterns, const std::string& name,
                 T otherwise) {
   for (const auto& [pattern, value] : patterns)
-    if (std::regex_match(name, compile(key, pattern, "(?:.*\\.)?(?:" + pattern + ")"))) return value;
+    if (is_plain(pattern) ? ends_in_plain(name, pattern)
+                          : std::regex_match(name, compile(key, pattern, "(?:.*\\.)?(?:" + pattern + ")")))
+      return value;
   return otherwise;
 }
 

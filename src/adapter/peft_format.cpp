@@ -191,7 +191,7 @@ AdapterFolder read_adapter_folder(const fs::path& path) {
   AdapterFolder folder;
   folder.path = path;
   const std::string source = (path / kConfigName).string();
-  const json object = read_json(source);
+  const json object = read_json(source, kLargestConfig);
   folder.config = read_config(object, source);
   if (const auto base = object.find("base_model_name_or_path"); base != object.end() && base->is_string())
     folder.base_model = base->get<std::string>();

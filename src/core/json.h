@@ -20,6 +20,9 @@ nlohmann::json parse_json(std::string_view text, const std::string& source, size
 // The same for a whole file; says what stands there instead when it is a folder, device, git-lfs pointer or too large.
 nlohmann::json read_json(const std::filesystem::path& path, uint64_t largest_bytes = 256u << 20);
 
+// For the configs of strangers: parsed, a file takes up to 20 times its size.
+inline constexpr uint64_t kLargestConfig = 16 << 20;
+
 // A value as an error line shows it: JSON on one line, cut when long.
 std::string brief(const nlohmann::json& value);
 

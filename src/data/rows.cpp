@@ -68,7 +68,12 @@ class RowScanner {
       const uint64_t end = probe.pos_;
       probe.skip_space();
       if (probe.at_end()) {  // one object: around the rows, or the only row
-        if (auto inner = only_array_of_objects()) return inner->array(/*closes_file=*/false);
+        if (auto inner = only_array_of_objects()) {
+          const uint64_t inner_begin = inner->pos_;
+          std::vector<Span> rows = inner->array(/*closes_file=*/false);
+          check_around(first, inner_begin, inner->pos_, end);
+          return rows;
+        }
         return {{first.begin, end, first.line}};
       }
     }
@@ -178,6 +183,18 @@ class RowScanner {
       if (at.peek() != ',') return found;
       ++at.pos_;
     }
+  }
+
+  // Parses the object that ends at `end` with an empty array for the one of the rows: what stands around them must be
+  // JSON as well. The lines of the rows stay, so that an error names the right one.
+  void check_around(const Span& object, uint64_t array_begin, uint64_t array_end, uint64_t end) const {
+    const std::string_view rows = text_.substr(array_begin, array_end - array_begin);
+    std::string around(text_.substr(object.begin, array_begin - object.begin));
+    around += '[';
+    around.append(static_cast<size_t>(std::count(rows.begin(), rows.end(), '\n')), '\n');
+    around += ']';
+    around += text_.substr(array_end, end - array_end);
+    parse_json(around, name_, object.line);
   }
 
   std::vector<Span> lines() {

@@ -36,7 +36,8 @@ uint64_t load(const fs::path& folder, sentencepiece::SentencePieceProcessor& mod
     fail(path.string(), ": no such file",
          fast ? " (tokenizer.json is there, but only sentencepiece models are supported)" : "");
   }
-  const std::string bytes = read_text(path);
+  constexpr uint64_t kLargest = 64 << 20;  // a vocabulary of 250,000 pieces takes 5
+  const std::string bytes = read_text(path, kLargest);
   if (const std::string kind = foreign_kind(bytes); !kind.empty())
     fail(path.string(), ": expected a sentencepiece model, got ", kind);
   check_tokenizer_model(bytes, path.string());
@@ -61,7 +62,7 @@ uint64_t load(const fs::path& folder, sentencepiece::SentencePieceProcessor& mod
 std::optional<bool> add_bos_token(const fs::path& config_path) {
   std::error_code ignored;
   if (!fs::exists(config_path, ignored)) return std::nullopt;
-  const nlohmann::json config = read_json(config_path);
+  const nlohmann::json config = read_json(config_path, kLargestConfig);
   if (!config.is_object()) fail(config_path.string(), ": expected an object");
   const auto found = config.find("add_bos_token");
   if (found == config.end() || found->is_null()) return std::nullopt;

@@ -78,6 +78,8 @@ void check_piece(std::string_view bytes, size_t index, const std::string& name) 
     if (field.number == 1 && field.payload.size() > kLongestPiece)
       fail(name, ": piece ", index, " is ", field.payload.size(), " bytes long; at most ", kLongestPiece,
            " are supported");
+    if (field.number == 1 && field.payload.find('\0') != std::string_view::npos)
+      fail(name, ": piece ", index, " holds a NUL byte");
     if (field.number == 2 && field.payload.size() == 4) {
       float score;
       std::memcpy(&score, field.payload.data(), sizeof score);
@@ -97,7 +99,10 @@ bool is_sound_table(std::string_view table) {
   const size_t units = trie_size / 4, text_size = table.size() - 4 - trie_size;
   for (size_t i = 0; i < units; ++i) {
     const uint32_t unit = read_u32(trie, 4 * i);
-    if (i > 0 && unit >> 31) continue;  // a value: no byte leads here
+    if (i > 0 && unit >> 31) {  // a value: no byte leads here
+      if ((unit & 0x7FFFFFFFu) >= text_size) return false;
+      continue;
+    }
     const size_t child = i ^ (size_t{unit >> 10} << ((unit & 0x200u) >> 6));
     if ((child | 0xFF) >= units) return false;
     if ((unit & 0x100u) && (read_u32(trie, 4 * child) & 0x7FFFFFFFu) >= text_size) return false;

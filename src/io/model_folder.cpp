@@ -39,8 +39,10 @@ constexpr const char* kRunFiles[] = {"train_log.jsonl",     "trainer_state.json"
 constexpr const char* kWeightSuffixes[] = {".safetensors", ".bin", ".index.json", ".pt",  ".pth",
                                            ".ckpt",        ".h5",  ".msgpack",    ".gguf"};
 
-json read_object(const fs::path& path) {
-  json object = read_json(path);
+constexpr uint64_t kLargestIndex = 64 << 20;  // bytes; real ones stay below 1 MiB
+
+json read_object(const fs::path& path, uint64_t largest_bytes = kLargestConfig) {
+  json object = read_json(path, largest_bytes);
   if (!object.is_object()) fail(path.string(), ": expected an object, got ", brief(object));
   return object;
 }
@@ -60,7 +62,7 @@ void ModelFolder::State::open_single() { files.push_back(TensorFile::open(path /
 void ModelFolder::State::open_shards() {
   is_sharded = true;
   const std::string source = (path / kIndexName).string();
-  const json index = read_object(source);
+  const json index = read_object(source, kLargestIndex);
   if (!index.contains("weight_map") || !index["weight_map"].is_object())
     fail(source, ": weight_map: expected an object, got ",
          index.contains("weight_map") ? brief(index["weight_map"]) : "nothing");

@@ -34,7 +34,7 @@ def strict(text):
 
 
 def read_json(path):
-    strict(path.read_bytes().decode("utf-8"))
+    strict(path.read_bytes().decode("utf-8-sig"))  # a byte order mark is an editor's, not an attack
 
 
 def read_rows(path):
