@@ -192,7 +192,7 @@ class Damage {
   }
   void insert_word() { bytes_.insert(place(), kWords[random_.below(std::size(kWords))]); }
   void insert_run() {
-    const size_t count = random_.one_in(10) ? 1 + random_.below(200'000) : 1 + random_.below(300);
+    const size_t count = random_.one_in(10) ? 1 + random_.below(100'000) : 1 + random_.below(300);
     bytes_.insert(
         place(), count,
         bytes_.empty() || random_.one_in(2) ? static_cast<char>(random_.next()) : bytes_[random_.below(bytes_.size())]);

@@ -100,8 +100,9 @@ TEST_F(Numbers, ASkippedStepLeavesNoTrace) {
   const auto values = [&](int step) {
     return TensorFile::open(folder_ / ("out/checkpoint-" + std::to_string(step) + "/adapter_model.safetensors"));
   };
-  for (const TensorInfo& info : values(3).tensors())
-    EXPECT_TRUE(values(3).tensor(info.name).equal(values(4).tensor(info.name))) << info.name;
+  const TensorFile third = values(3), fourth = values(4);
+  for (const TensorInfo& info : third.tensors())
+    EXPECT_TRUE(third.tensor(info.name).equal(fourth.tensor(info.name))) << info.name;
 
   // The rows of the fourth window by their numbers in the file.
   std::vector<int64_t> numbers;
