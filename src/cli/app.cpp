@@ -123,13 +123,6 @@ Given parse(CLI::App& app, const AppSpec& spec, int argc, char** argv, const Fie
   return given;
 }
 
-// One line that cannot drive a terminal: names in it come from files.
-std::string one_line(std::string text) {
-  std::replace_if(
-      text.begin(), text.end(), [](unsigned char c) { return c < 0x20 || c == 0x7F; }, ' ');
-  return text;
-}
-
 int report(const std::string& program, ExitCode code, const std::string& line) {
   std::cout.flush();
   std::cerr << program << ": " << one_line(line) << std::endl;

@@ -133,7 +133,7 @@ TEST(App, HelpAndVersion) {
 
 TEST(App, ExitCodes) {
   EXPECT_EQ(run({}, {}, [] { throw Error(ExitCode::kDiverged, "no longer finite"); }).code, 6);
-  EXPECT_EQ(run({}, {}, [] { fail("two\nlines\x1b[31m"); }).err, "app: two lines [31m\n");
+  EXPECT_EQ(run({}, {}, [] { fail("two\nlines\x1b[31m"); }).err, "app: two\\x0alines\\x1b[31m\n");
   EXPECT_EQ(run({}, {}, [] { throw std::bad_alloc(); }).code, 4);
   EXPECT_EQ(run({}, {}, [] { throw std::bad_alloc(); }).err, "app: out of memory\n");
   EXPECT_EQ(run({}, {.needs_less_memory = "a smaller batch"}, [] { throw std::bad_alloc(); }).err,
