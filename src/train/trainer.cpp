@@ -86,6 +86,7 @@ struct Trainer::State {
   void update(const Window& window, const std::vector<double>& losses, double rate);
   void skip(const Window& window, const std::vector<double>& losses, double norm);
   void log_row(double rate, double tokens_per_second);
+  void write_log(const std::function<void(const fs::path&)>& add);
   void write_files(const fs::path& folder) const;
   void save();
   void try_to_save();
@@ -256,12 +257,17 @@ void Trainer::State::log_row(double rate, double tokens_per_second) {
                      .tokens_per_second = tokens_per_second,
                      .peak_memory_bytes = peak_memory_bytes(model.device())});
   run.loss_sum = 0, run.loss_count = 0;
+  write_log([this](const fs::path& path) { append_line(path, log_line(run.log.back())); });
+}
+
+// The whole log where a row is missing in the file, else what `add` adds to it.
+void Trainer::State::write_log(const std::function<void(const fs::path&)>& add) {
   const fs::path path = fs::path(config.output_dir) / kLogName;
   try {
     if (log_is_behind)
       write_text(path, log_lines(run.log));
-    else
-      append_line(path, log_line(run.log.back()));
+    else if (add)
+      add(path);
     log_is_behind = false;
   } catch (const StorageError& error) {
     if (!log_is_behind) say(join("going on without the log: ", error.what()));
@@ -361,7 +367,10 @@ void Trainer::State::write_at_the_end(const std::function<void()>& write) const 
       if (!error.is_disk_full() || config.on_disk_full == "fail") throw;
       if (!said) say(join("waiting for space: ", error.what()));
       for (const auto end = Clock::now() + kWait; Clock::now() < end; std::this_thread::sleep_for(50ms))
-        if (stop && stop()) throw;
+        if (stop && stop()) {
+          if (saved_step == run.step) throw Stopped();  // what is missing a resumed run makes from the checkpoint
+          throw;
+        }
     }
   }
 }
@@ -376,8 +385,7 @@ void Trainer::State::finish() {
     write_manifest(result.path(), {{"run_id", run_id}, {"step", run.step}});
     result.commit(kManifest);
   });
-  if (log_is_behind)
-    write_at_the_end([this] { write_text(fs::path(config.output_dir) / kLogName, log_lines(run.log)); });
+  write_log({});
 }
 
 Trainer::Trainer(CausalLM model, Adapter adapter, Dataset dataset, TrainConfig config)
@@ -399,13 +407,16 @@ bool Trainer::run() {
   const FolderLock lock(s.config.output_dir);
   s.begin(memory);
   try {
-    if (!s.steps()) {
+    if (s.steps()) {
+      s.finish();
+    } else {
       if (s.saved_step != s.run.step) s.save();
-      s.say(join("stopped at step ", s.run.step, " of ", s.plan.total_steps,
-                 "; --resume_from_checkpoint auto goes on from there"));
-      return false;
+      throw Stopped();
     }
-    s.finish();
+  } catch (const Stopped&) {
+    s.say(join("stopped at step ", s.run.step, " of ", s.plan.total_steps,
+               "; --resume_from_checkpoint auto goes on from there"));
+    return false;
   } catch (...) {
     s.save_after_failure();
     throw;

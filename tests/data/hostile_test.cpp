@@ -88,7 +88,9 @@ TEST_F(HostileTokenizer, NormaliserTables) {
   units[0] = 256 << 10;
   EXPECT_EQ(error_with_table(2048, units, texts), "");
   for (const uint32_t size : {0u, 3u, 2044u, 2049u, 2050u, 2051u, 0x7FFFFFFFu, 0xFFFFFFFFu})
-    if (size != 2044u) EXPECT_TRUE(contains(error_with_table(size, units, texts), "normaliser table")) << size;
+    if (size != 2044u) {
+      EXPECT_TRUE(contains(error_with_table(size, units, texts), "normaliser table")) << size;
+    }
   EXPECT_TRUE(contains(error_with_table(2048, units, "ab"), "normaliser table"));  // a text without an end
   std::vector<uint32_t> wild = units;
   wild[0] = 512 << 10;  // leads beyond the trie
