@@ -1,0 +1,85 @@
+// A tiny model with its rows, runs of it in this process, and what their folders must look like.
+#pragma once
+
+#include "rankfold/rankfold.h"
+#include "support/temp_folder.h"
+#include "support/tiny_model.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <map>
+#include <string>
+#include <vector>
+
+namespace rankfold::faults {
+
+namespace fs = std::filesystem;
+using testing::read_bytes;
+using testing::TempFolder;
+
+constexpr int64_t kVocabulary = 96;
+
+// Every file below a folder: name -> bytes.
+inline std::map<std::string, std::string> files_below(const fs::path& folder) {
+  std::map<std::string, std::string> files;
+  std::error_code error;
+  for (const auto& entry : fs::recursive_directory_iterator(folder, error))
+    if (entry.is_regular_file()) files[entry.path().lexically_relative(folder)] = read_bytes(entry.path());
+  return files;
+}
+
+// Names below a folder that a finished or failed program must not leave.
+inline std::vector<std::string> temporaries_below(const fs::path& folder) {
+  std::vector<std::string> found;
+  std::error_code error;
+  for (const auto& entry : fs::recursive_directory_iterator(folder, error)) {
+    const std::string name = entry.path().filename();
+    if (name.ends_with(".tmp") || name.starts_with(".rankfold-probe"))
+      found.push_back(entry.path().lexically_relative(folder));
+  }
+  return found;
+}
+
+class World {
+ public:
+  World() {
+    testing::write_tiny_model(folder_ / "model",
+                              {.vocabulary = kVocabulary, .hidden = 16, .inner = 24, .layers = 1, .heads = 2});
+    testing::write_tiny_rows(folder_ / "rows.jsonl", 37, kVocabulary);
+  }
+  fs::path operator/(const std::string& name) const { return folder_ / name; }
+
+  TrainConfig settings(const fs::path& output_dir, int64_t steps) const {
+    TrainConfig config;
+    config.output_dir = output_dir.string();
+    config.per_device_train_batch_size = 2;
+    config.max_steps = steps;
+    config.learning_rate = 5e-3;
+    config.warmup_steps = 1;
+    config.logging_steps = 1;
+    config.save_steps = 2;
+    return config;
+  }
+  CausalLM model() const { return CausalLM::load(folder_ / "model", {.device = "cpu"}); }
+  Adapter adapter(const CausalLM& model) const {
+    return Adapter::create(
+        model, {.r = 2, .lora_alpha = 8, .lora_dropout = 0.1, .target_modules = StringList{"W_pack", "down_proj"}}, 7);
+  }
+
+  // All steps; `messages` takes what the trainer says.
+  void train(const TrainConfig& config, std::vector<std::string>* messages = nullptr) const {
+    const CausalLM base = model();
+    Trainer trainer(base, adapter(base),
+                    Dataset::open(folder_ / "rows.jsonl", nullptr, {.max_length = 64}, kVocabulary), config);
+    if (messages) trainer.on_message([messages](const std::string& text) { messages->push_back(text); });
+    trainer.add_file("prompt_template.json", "{}\n");
+    trainer.run();
+  }
+
+ private:
+  TempFolder folder_;
+};
+
+}  // namespace rankfold::faults
