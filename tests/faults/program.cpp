@@ -1,0 +1,159 @@
+#include "faults/program.h"
+
+#include "checkpoint/checkpoint.h"
+#include "support/tiny_tokenizer.h"
+
+#include <fcntl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <cstdlib>
+#include <thread>
+
+extern char** environ;
+
+namespace rankfold::faults {
+namespace {
+
+double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+
+// One thread each: several programs share the machine's cores.
+std::vector<std::string> environment_of(const Setting& setting) {
+  std::map<std::string, std::string> values;
+  const auto set = [&values](const std::string& line) {
+    const size_t equals = line.find('=');
+    if (equals == std::string::npos)
+      values.erase(line);
+    else
+      values[line.substr(0, equals)] = line;
+  };
+  for (char** line = environ; *line; ++line) set(*line);
+  set("OMP_NUM_THREADS=1");
+  set("OMP_WAIT_POLICY=passive");
+  for (const std::string& line : setting.environment) set(line);
+  std::vector<std::string> lines;
+  for (const auto& [key, line] : values) lines.push_back(line);
+  return lines;
+}
+
+std::vector<char*> pointers(std::vector<std::string>& texts) {
+  std::vector<char*> result;
+  for (std::string& text : texts) result.push_back(text.data());
+  result.push_back(nullptr);
+  return result;
+}
+
+}  // namespace
+
+void sleep_for(double seconds) { std::this_thread::sleep_for(std::chrono::duration<double>(seconds)); }
+
+Program::Program(const std::string& name, std::vector<std::string> arguments, const Setting& setting) {
+  const std::string path = std::string(RANKFOLD_BIN "/") + name;
+  arguments.insert(arguments.begin(), path);
+  std::vector<std::string> environment = environment_of(setting);
+  const std::vector<char*> argv = pointers(arguments), envp = pointers(environment);
+  const std::string out = folder_ / "out", err = folder_ / "err";
+  started_ = now();
+  pid_ = ::fork();
+  if (pid_ != 0) return;
+  ::dup2(::open("/dev/null", O_RDONLY), STDIN_FILENO);
+  ::dup2(::open(out.c_str(), O_WRONLY | O_CREAT | O_APPEND, 0666), STDOUT_FILENO);
+  ::dup2(::open(err.c_str(), O_WRONLY | O_CREAT | O_APPEND, 0666), STDERR_FILENO);
+  for (int fd = 3; fd < 64; ++fd) ::close(fd);
+  if (setting.in_child) setting.in_child();
+  ::execve(path.c_str(), argv.data(), envp.data());
+  ::_exit(127);
+}
+
+Program::~Program() {
+  if (!runs()) return;
+  ::kill(pid_, SIGKILL);
+  ::waitpid(pid_, nullptr, 0);
+}
+
+double Program::seconds() const { return now() - started_; }
+
+bool Program::runs() {
+  if (ended_ == 0 && ::waitpid(pid_, &status_, WNOHANG) == pid_) ended_ = now();
+  return ended_ == 0;
+}
+
+bool Program::says(const std::string& text) {
+  while (seconds() < 60) {
+    const bool running = runs();
+    if (said().find(text) != std::string::npos) return true;
+    if (!running) return false;
+    sleep_for(0.002);
+  }
+  return false;
+}
+
+Outcome Program::wait(double most_seconds) {
+  const double limit = now() + most_seconds;
+  while (runs() && now() < limit) sleep_for(0.002);
+  if (runs()) {
+    ADD_FAILURE() << "still running after " << most_seconds << " s: " << said();
+    ::kill(pid_, SIGKILL);
+    ::waitpid(pid_, &status_, 0);
+    ended_ = now();
+  }
+  return {.code = WIFEXITED(status_) ? WEXITSTATUS(status_) : -1,
+          .signal = WIFSIGNALED(status_) ? WTERMSIG(status_) : 0,
+          .seconds = ended_ - started_,
+          .out = said(),
+          .err = read_bytes(folder_ / "err")};
+}
+
+Job::Job(int64_t text_rows) {
+  testing::write_tiny_model(folder_ / "model", {.vocabulary = 512});
+  testing::train_tokenizer(folder_ / "model");
+  testing::write_tiny_rows(folder_ / "ids.jsonl", 200, 512);
+  std::ofstream text(folder_ / "text.jsonl");
+  for (int64_t i = 0; i < text_rows; ++i)
+    text << nlohmann::json{{"question",
+                            "What is " + std::to_string(i * 7919) + " for a patient with high blood pressure?"},
+                           {"answer", "Ask your doctor. 请先咨询医生 " + std::to_string(i)}}
+                .dump()
+         << "\n";
+}
+
+std::vector<std::string> Job::arguments(const std::string& output_dir, std::vector<std::string> more) const {
+  std::vector<std::string> all = {"--model_name_or_path=" + (folder_ / "model").string(),
+                                  "--dataset=" + (folder_ / "ids.jsonl").string(),
+                                  "--output_dir=" + (folder_ / output_dir).string(),
+                                  "--r=4",
+                                  "--lora_dropout=0.05",
+                                  "--target_modules=W_pack,down_proj",
+                                  "--per_device_train_batch_size=2",
+                                  "--gradient_accumulation_steps=2",
+                                  "--learning_rate=0.005",
+                                  "--logging_steps=1",
+                                  "--save_steps=2",
+                                  "--save_total_limit=3",
+                                  "--max_steps=" + std::to_string(kSteps),
+                                  "--device=cpu"};
+  all.insert(all.end(), more.begin(), more.end());
+  return all;
+}
+
+int64_t last_step(const std::string& text) {
+  int64_t step = 0;
+  for (size_t at = 0; (at = text.find("step ", at)) != std::string::npos; at += 5)
+    if ((at == 0 || text[at - 1] == '\n') && std::isdigit(static_cast<unsigned char>(text[at + 5])) &&
+        text.find('\n', at) != std::string::npos)
+      step = std::atoll(text.c_str() + at + 5);
+  return step;
+}
+
+int64_t newest_step(const fs::path& output_dir) {
+  try {
+    const auto found = newest_checkpoint(output_dir, {});
+    return found ? found->step : 0;
+  } catch (const Error& error) {
+    ADD_FAILURE() << error.what();
+    return 0;
+  }
+}
+
+}  // namespace rankfold::faults
