@@ -1,6 +1,7 @@
 // The power goes off after each call of whole runs, saves and merges, and what was not synced is lost, kept or torn: what
 // is found afterwards is of one save.
 #include "checkpoint/checkpoint.h"
+#include "core/check.h"
 #include "faults/crash_model.h"
 #include "faults/world.h"
 
@@ -16,11 +17,18 @@ using Files = Disk::Files;
 
 class Crashes : public ::testing::Test, protected World {
  protected:
+  // A checkpoint as it was once it was said to be saved.
+  struct Save {
+    int64_t step;
+    size_t calls;  // done by then
+    Files files;
+  };
   // A run of six steps that saves every two, watched from its begin to its end.
   struct Watched {
     std::optional<CrashModel> model;
-    std::map<int64_t, size_t> saved;  // step -> calls after which its checkpoint was said to be saved
-    size_t last_step = 0, done = 0;   // calls when the last step was computed, and when the run was over
+    std::vector<Save> saves;  // in their order; the first is what was there before
+    bool continues = false;   // the run that saved that
+    size_t done = 0;          // calls when the run was over
     Files result_before, result_after;
   };
 
@@ -34,42 +42,28 @@ class Crashes : public ::testing::Test, protected World {
   Watched watch(const TrainConfig& config) const {
     Watched watched;
     const Disk before(config.output_dir);
-    const CausalLM base = model();
-    Trainer trainer(base, adapter(base), Dataset::open(*this / "rows.jsonl", nullptr, {.max_length = 64}, kVocabulary),
-                    config);
-    trainer.on_progress([&](const Progress& progress) {
-      const int64_t save = progress.step - 1;
-      if (save > 0 && save % config.save_steps == 0) watched.saved[save] = journal_size();
-      if (progress.step == progress.total_steps) watched.last_step = journal_size();
-    });
+    if (const auto newest = newest_checkpoint(config.output_dir, {}))
+      watched.saves.push_back({newest->step, 0, files_below(newest->path)});
+    watched.continues = !config.resume_from_checkpoint.empty();
+    std::vector<std::pair<int64_t, size_t>> saved;
+    bool first = true;
     start({.root = config.output_dir, .journal = true});
-    trainer.run();
-    Report report = stop();
-    watched.saved[config.max_steps] = watched.done = report.journal.size();
+    train(config, {}, [&](const Progress& progress) {
+      const int64_t save = progress.step - 1;  // all of the last step is over when the next is said
+      if (!first && save % config.save_steps == 0) saved.emplace_back(save, journal_size());
+      first = false;
+    });
+    const Report report = stop();
+    watched.done = report.journal.size();
+    saved.emplace_back(config.max_steps, watched.done);
     watched.model.emplace(before, report.journal);
     // The model knows all that happened: with nothing lost it is the folder as it is.
     EXPECT_EQ(watched.model->whole(watched.done).files(), files_below(config.output_dir));
+    for (const auto& [step, calls] : saved)
+      watched.saves.push_back({step, calls, watched.model->whole(calls).files(join("checkpoint-", step))});
     watched.result_before = result_of(before.files());
     watched.result_after = result_of(files_below(config.output_dir));
     return watched;
-  }
-
-  // What each checkpoint has ever held under its name with nothing lost.
-  static std::map<int64_t, std::vector<Files>> checkpoints_of(const CrashModel& model) {
-    std::map<int64_t, std::vector<Files>> known;
-    for (size_t calls = 0; calls <= model.size(); ++calls) {
-      std::map<int64_t, Files> now;
-      for (const auto& [name, bytes] : model.whole(calls).files()) {
-        const size_t slash = name.find('/'), digits = name.find_first_not_of("0123456789", 11);
-        if (name.starts_with("checkpoint-") && digits == slash)
-          now[std::stoll(name.substr(11))][name.substr(slash + 1)] = bytes;
-      }
-      for (auto& [step, files] : now)
-        if (files.contains("manifest.json") &&
-            std::find(known[step].begin(), known[step].end(), files) == known[step].end())
-          known[step].push_back(std::move(files));
-    }
-    return known;
   }
 
   bool loads(const fs::path& folder) const {
@@ -82,38 +76,39 @@ class Crashes : public ::testing::Test, protected World {
   }
 
   void check(const std::string& name, const Watched& watched, const TrainConfig& config) {
-    const auto known = checkpoints_of(*watched.model);
     const std::string run = run_of(config.output_dir);
     int64_t states = 0, mixed = 0, lost = 0, refused = 0, resumed = 0;
     for (size_t calls = 0; calls <= watched.model->size(); ++calls) {
-      int64_t least = 0;
-      for (const auto& [step, at] : watched.saved)
-        if (at <= calls) least = std::max(least, step);
+      size_t last = 0;  // the save that must be found, or one after it
+      while (last < watched.saves.size() && watched.saves[last].calls <= calls) ++last;
+      const bool nothing_yet = last == (watched.saves.front().calls == 0 && !watched.continues ? 1u : 0u);
       for (const Disk& disk : watched.model->states_after(calls)) {
         const TempFolder folder;
         disk.write_to(folder.path());
-        const std::string where =
-            name + ", state " + std::to_string(states++) + ", after call " + std::to_string(calls);
+        const std::string where = join(name, ", state ", states++, ", after call ", calls, ": ");
         try {
           const auto found = newest_checkpoint(folder.path(), {});
           if (!found) {
-            if (least > 0) ++lost, ADD_FAILURE() << where << ": no checkpoint, step " << least << " was saved";
+            if (!nothing_yet) ++lost, ADD_FAILURE() << where << "no checkpoint";
           } else {
-            const auto& of_step = known.at(found->step);
-            if (std::find(of_step.begin(), of_step.end(), files_below(found->path)) == of_step.end())
-              ++mixed, ADD_FAILURE() << where << ": " << found->path.filename() << " is of no save";
-            if (found->step < least) ++lost, ADD_FAILURE() << where << ": step " << found->step << " of " << least;
+            const Files files = files_below(found->path);
+            size_t of = 0;
+            while (of < watched.saves.size() && watched.saves[of].files != files) ++of;
+            if (of == watched.saves.size())
+              ++mixed, ADD_FAILURE() << where << found->path.filename() << " is of no save";
+            else if (of + 1 < last)
+              ++lost, ADD_FAILURE() << where << "an older one than was saved, " << found->path.filename();
           }
         } catch (const Error& error) {
-          ++lost, ADD_FAILURE() << where << ": " << error.what();
+          ++lost, ADD_FAILURE() << where << error.what();
         }
         if (fs::exists(folder / "adapter_model.safetensors") || calls >= watched.done) {
           const Files result = result_of(files_below(folder.path()));
           if (!loads(folder.path())) {
             ++refused;
-            if (calls >= watched.done) ++lost, ADD_FAILURE() << where << ": the result is refused";
+            if (calls >= watched.done) ++lost, ADD_FAILURE() << where << "the result is refused";
           } else if (result != watched.result_after && (result != watched.result_before || calls >= watched.done)) {
-            ++mixed, ADD_FAILURE() << where << ": the result is neither the old nor the new one";
+            ++mixed, ADD_FAILURE() << where << "the result is neither the old nor the new one";
           }
         }
         if (states % 97 == 0 && run_of(folder.path()) == run) {  // the whole way, of some
@@ -145,9 +140,9 @@ TEST_F(Crashes, ARun) {
 // The result of the first stands until that of the second does; its checkpoints are not the second's.
 TEST_F(Crashes, ASecondRunInTheFolder) {
   TrainConfig config = settings(folder_ / "out", 6);
-  config.learning_rate = 1e-3;
+  alpha_ = 4;
   train(config);
-  config.learning_rate = 5e-3;
+  alpha_ = 8;
   const Watched watched = watch(config);
   EXPECT_NE(watched.result_before, watched.result_after);
   check("a second run", watched, config);
@@ -157,9 +152,7 @@ TEST_F(Crashes, CheckpointsInThePlaceOfOthers) {
   TrainConfig config = settings(folder_ / "out", 6);
   train(config);
   config.resume_from_checkpoint = (folder_ / "out/checkpoint-2").string();
-  Watched watched = watch(config);
-  watched.saved = {{6, 0}};  // stands from the first call on
-  check("a run over its own checkpoints", watched, config);
+  check("a run over its own checkpoints", watch(config), config);
 }
 
 TEST_F(Crashes, AMerge) {

@@ -1,6 +1,5 @@
 // Checkpoints that are not what was saved: found out, said, and an older whole one is used.
 #include "checkpoint/checkpoint.h"
-#include "core/file.h"
 #include "faults/flags.h"
 #include "faults/world.h"
 

@@ -1,11 +1,12 @@
 // A fault at every single call of everything that saves: an error that names the file and the reason, or success; and
 // afterwards the old state or the new one.
 #include "checkpoint/checkpoint.h"
-#include "core/file.h"
+#include "core/write.h"
 #include "faults/flags.h"
 #include "faults/shim.h"
 #include "faults/world.h"
 
+#include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
 #include <cerrno>
@@ -146,22 +147,21 @@ struct Adapters : World {
   }
   // In the place of training: what a checkpoint holds.
   void fill(const std::string& name, const fs::path& folder) const {
-    const CausalLM base = model();
-    Adapter::load(base, *this / name).save(folder);
-    write_text(folder / "optimizer.safetensors", name + " moments");
-    write_text(folder / "training_state.json", "{\"of\": \"" + name + "\"}");
+    for (const auto& [file, bytes] : checkpoint(name)) write_text(folder / file, bytes);
   }
   std::string state(const fs::path& folder) const {
-    const auto files = files_below(folder);
-    for (const std::string name : {"old", "new"}) {
-      auto wanted = files_below(*this / name);
-      wanted["optimizer.safetensors"] = name + " moments";
-      wanted["training_state.json"] = "{\"of\": \"" + name + "\"}";
-      bool same = true;
-      for (const auto& [file, bytes] : wanted) same = same && files.contains(file) && files.at(file) == bytes;
-      if (same) return name;
-    }
+    auto files = files_below(folder);
+    files.erase("manifest.json");
+    for (const std::string name : {"old", "new"})
+      if (files == checkpoint(name)) return name;
     return "half: " + folder.string();
+  }
+  std::map<std::string, std::string> checkpoint(const std::string& name) const {
+    auto files = files_below(*this / name);
+    files["optimizer.safetensors"] = name + " moments";
+    files["training_state.json"] = "{\"of\": \"" + name + "\"}";
+    files.erase("manifest.json");
+    return files;
   }
 };
 
@@ -196,6 +196,27 @@ TEST_F(SavesOfAdapters, ACheckpointInThePlaceOfAnother) {
               .prepare = [this](const fs::path& root) { start_run(root), save(root, 4, "old"); },
               .save = [this](const fs::path& root) { save(root, 4, "new"); },
               .state = newest()});
+}
+
+// Between the two there may be neither, which is said and not loaded.
+TEST_F(SavesOfAdapters, AnAdapterInThePlaceOfAnother) {
+  const auto save = [this](const std::string& name, const fs::path& root) {
+    const CausalLM base = adapters_.model();
+    Adapter::load(base, adapters_ / name).save(root / "adapter");
+  };
+  every_call({.name = "an adapter over another",
+              .prepare = [&](const fs::path& root) { save("old", root); },
+              .save = [&](const fs::path& root) { save("new", root); },
+              .state = [this](const fs::path& root) -> std::string {
+                try {
+                  const CausalLM base = adapters_.model();
+                  const at::Tensor values = Adapter::load(base, root / "adapter").flat_values();
+                  const at::Tensor first = at::full_like(values, values[0].item<float>());
+                  return !values.equal(first) ? "half" : values[0].item<float>() == 1 ? "old" : "new";
+                } catch (const Error& error) {
+                  return error.what();
+                }
+              }});
 }
 
 TEST_F(SavesOfAdapters, AMergedModel) {

@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <string>
 #include <vector>
@@ -65,18 +66,23 @@ class World {
   CausalLM model() const { return CausalLM::load(folder_ / "model", {.device = "cpu"}); }
   Adapter adapter(const CausalLM& model) const {
     return Adapter::create(
-        model, {.r = 2, .lora_alpha = 8, .lora_dropout = 0.1, .target_modules = StringList{"W_pack", "down_proj"}}, 7);
+        model, {.r = 2, .lora_alpha = alpha_, .lora_dropout = 0.1, .target_modules = StringList{"W_pack", "down_proj"}},
+        7);
   }
 
-  // All steps; `messages` takes what the trainer says.
-  void train(const TrainConfig& config, std::vector<std::string>* messages = nullptr) const {
+  // All steps; the first takes what the trainer says.
+  void train(const TrainConfig& config, const std::function<void(const std::string&)>& on_message = {},
+             const std::function<void(const Progress&)>& on_progress = {}) const {
     const CausalLM base = model();
     Trainer trainer(base, adapter(base),
                     Dataset::open(folder_ / "rows.jsonl", nullptr, {.max_length = 64}, kVocabulary), config);
-    if (messages) trainer.on_message([messages](const std::string& text) { messages->push_back(text); });
+    trainer.on_message(on_message);
+    trainer.on_progress(on_progress);
     trainer.add_file("prompt_template.json", "{}\n");
     trainer.run();
   }
+
+  double alpha_ = 8;  // of the next adapters
 
  private:
   TempFolder folder_;
