@@ -20,6 +20,8 @@ TEST(Sharing, TheSecondRunAtOnceIsRefused) {
   ASSERT_EQ(job.train("whole").code, 0);
   Program first("lora-train", job.arguments("out"));
   ASSERT_TRUE(first.says("\nstep 3/"));
+  first.signal(SIGSTOP);  // or it would be over before the others are
+  const auto before = files_below(job / "out");
   int64_t refused = 0;
   for (const std::vector<std::string>& more : {std::vector<std::string>{},
                                                {"--resume_from_checkpoint=auto"},
@@ -30,6 +32,8 @@ TEST(Sharing, TheSecondRunAtOnceIsRefused) {
     EXPECT_EQ(std::count(second.err.begin(), second.err.end(), '\n'), 1) << second.err;
     refused += second.code == 2;
   }
+  EXPECT_EQ(files_below(job / "out"), before);
+  first.signal(SIGCONT);
   const Outcome o = first.wait();
   EXPECT_EQ(o.code, 0) << o.err;
   EXPECT_EQ(job.result("out"), job.result("whole"));

@@ -28,6 +28,8 @@ const char* name_of(Call call) {
   return names[static_cast<int>(call)];
 }
 
+bool is_deletion(Call call) { return call == Call::kUnlink || call == Call::kRemoveFolder; }
+
 // The next definition after ours: libc's.
 template <class Function>
 Function* real(const char* name) {
@@ -102,13 +104,13 @@ class Shim {
   // Numbers the call; on kFail errno is set.
   Verdict judge(Call call, const std::string& path) {
     const std::lock_guard lock(mutex_);
-    if (!counts(path)) return Verdict::kPass;
+    if (!counts(path) || (plan_.spares && (is_deletion(call) || call == Call::kClose))) return Verdict::kPass;
     const int64_t number = ++report_.calls;
     const bool fails =
         plan_.first > 0 && number >= plan_.first && (plan_.count < 0 || number < plan_.first + plan_.count);
     if (!fails || (plan_.error == 0 && call != Call::kWrite)) return Verdict::kPass;
     ++report_.failed;
-    if (plan_.error != 0) report_.deletions_failed |= call == Call::kUnlink || call == Call::kRemoveFolder;
+    if (plan_.error != 0) report_.deletions_failed |= is_deletion(call);
     if (report_.failures.size() < 4) report_.failures.push_back(std::string(name_of(call)) + " " + path);
     if (plan_.error == 0) return Verdict::kShort;
     errno = plan_.error;
@@ -170,7 +172,8 @@ class Shim {
              .count = number("FAULTS_COUNT", 1),
              .error = number("FAULTS_ERROR", 0),
              .map_error = number("FAULTS_MMAP", 0),
-             .read_error = number("FAULTS_READ", 0)};
+             .read_error = number("FAULTS_READ", 0),
+             .spares = number("FAULTS_SPARES", 0) != 0};
     active_ = !plan_.root.empty();
   }
 

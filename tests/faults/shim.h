@@ -5,6 +5,7 @@
 //   FAULTS_ONLY=text        of these only paths that hold the text
 //   FAULTS_FIRST=n          the first call that fails, from 1
 //   FAULTS_COUNT=m          how many calls fail from there on (default 1; -1: all)
+//   FAULTS_SPARES=1         deletions and closing never fail and have no number, as on a disk that is full
 //   FAULTS_ERROR=28         errno; 0: writes are short
 //   FAULTS_MMAP=19          errno of every mapping of a file below the root
 //   FAULTS_READ=5           errno of every read of a file below the root that holds FAULTS_ONLY
@@ -41,6 +42,7 @@ struct Plan {
   int64_t count = 1;  // -1: all from there on
   int error = 0;      // 0: writes take half of what they are given
   int map_error = 0, read_error = 0;
+  bool spares = false;
   bool journal = false;
 };
 

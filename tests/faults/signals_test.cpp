@@ -42,6 +42,11 @@ class SignalInstants : public ::testing::Test {
     }
   }
 
+  // One in each equal part of the life, from a little before main() on.
+  double instant_of(const Kind& kind, int64_t i, int64_t count, Random& random) const {
+    return start_ + (kind.seconds - start_) * (static_cast<double>(i) + random.unit()) / static_cast<double>(count);
+  }
+
   // A run that gets `number` after `instant` seconds.
   struct Struck {
     std::string before, after;  // what it had said when the signal was sent, and right afterwards
@@ -67,6 +72,7 @@ class SignalInstants : public ::testing::Test {
   }
 
   const Job job_{20000};
+  const double start_ = 0.8 * Program("lora-train", {"--version"}).wait().seconds;
   std::vector<Kind> kinds_;
   std::map<std::string, int64_t> phases_;
 };
@@ -79,7 +85,7 @@ TEST_F(SignalInstants, TermAndIntSaveTheLastStep) {
   for (int64_t i = 0; i < count; ++i) {
     const Kind& kind = kinds_[static_cast<size_t>(i % 2)];
     const int number = i / 2 % 2 ? SIGINT : SIGTERM;
-    const double instant = kind.seconds * (static_cast<double>(i) + random.unit()) / static_cast<double>(count);
+    const double instant = instant_of(kind, i, count, random);
     const std::string name = "out-" + std::to_string(i);
     const fs::path out = job_ / name;
     const Struck struck = strike(name, kind.flags, number, instant);
@@ -130,7 +136,7 @@ TEST_F(SignalInstants, Usr1SavesAndGoesOn) {
   for (int64_t i = 0; i < count; ++i) {
     Kind kind = kinds_[static_cast<size_t>(i % 2)];
     kind.flags.push_back("--save_steps=0");
-    const double instant = kind.seconds * (static_cast<double>(i) + random.unit()) / static_cast<double>(count);
+    const double instant = instant_of(kind, i, count, random);
     const std::string name = "out-" + std::to_string(i);
     const fs::path out = job_ / name;
     const Struck struck = strike(name, kind.flags, SIGUSR1, instant);
@@ -235,12 +241,13 @@ TEST(SignalsToMerge, TheOutputIsAbsentOrWhole) {
   const Outcome whole = Program("lora-merge", arguments("whole")).wait();
   ASSERT_EQ(whole.code, 0) << whole.err;
   const auto wanted = files_below(job / "whole");
+  const double start = 0.8 * Program("lora-merge", {"--version"}).wait().seconds;
   Random random(4);
   int64_t absent = 0, merged = 0, early = 0;
   constexpr int64_t kCount = 16;
   for (int64_t i = 0; i < kCount; ++i) {
     const int number = i % 2 ? SIGINT : SIGTERM;
-    const double instant = whole.seconds * (static_cast<double>(i) + random.unit()) / kCount;
+    const double instant = start + (whole.seconds - start) * (static_cast<double>(i) + random.unit()) / kCount;
     Program run("lora-merge", arguments("merged"));
     sleep_for(instant);
     run.signal(number);
