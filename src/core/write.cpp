@@ -218,7 +218,8 @@ FolderLock::FolderLock(const fs::path& folder) : folder_(folder), path_(plain(fo
     }
     if (!still_named(file.get(), path_)) continue;  // its last holder has just removed it
     const std::string number = std::to_string(::getpid()) + "\n";
-    if (::ftruncate(file.get(), 0) != 0 || ::pwrite(file.get(), number.data(), number.size(), 0) < 0) {
+    if (retried([&] { return ::ftruncate(file.get(), 0); }) != 0 ||
+        retried([&] { return ::pwrite(file.get(), number.data(), number.size(), 0); }) < 0) {
       const int why = errno;
       ::unlink(path_.c_str());
       errno = why;
@@ -270,7 +271,7 @@ void prepare_folder(const fs::path& path) {
 }
 
 void remove_file(const fs::path& path) {
-  if (::remove(path.c_str()) != 0 && errno != ENOENT) call_failed(path, "cannot be removed");
+  if (retried([&] { return ::remove(path.c_str()); }) != 0 && errno != ENOENT) call_failed(path, "cannot be removed");
 }
 
 void remove_folder(const fs::path& path) {
