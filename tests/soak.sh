@@ -1,0 +1,62 @@
+#!/usr/bin/env bash
+# The long rows: what tests/run.sh does a little of, done for hours. One line for each row, and a table of them with date,
+# command and machine in build/soak.md. Fails if a row does.
+#   tests/soak.sh [BUILD]            with, in the environment, other amounts than these:
+#     INSTANTS=200 SIGNALS=200 STEPS=20000 FLIPS=10000 STATES=64 PAUSE=60 MUTANTS=1000000 FUZZ_SECONDS=1800 SEED=1
+set -uo pipefail
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+build=$(cd "${1:-$root/build}" && pwd)
+instants=${INSTANTS:-200} signals=${SIGNALS:-200} steps=${STEPS:-20000} flips=${FLIPS:-10000} states=${STATES:-64}
+pause=${PAUSE:-60} mutants=${MUTANTS:-1000000} fuzz_seconds=${FUZZ_SECONDS:-1800} seed=${SEED:-1}
+parsers="safetensors model adapter tokenizer data"
+amounts="INSTANTS=$instants SIGNALS=$signals STEPS=$steps FLIPS=$flips STATES=$states PAUSE=$pause MUTANTS=$mutants"
+amounts+=" FUZZ_SECONDS=$fuzz_seconds SEED=$seed"
+export OMP_WAIT_POLICY=passive OMP_NUM_THREADS=1
+log=$build/soak.log table=$build/soak.md
+: >"$log"
+failures=0
+
+{
+  echo "# Long tests"
+  echo
+  echo "$(date -u +%F), \`$amounts tests/soak.sh\`, commit $(git -C "$root" rev-parse --short HEAD),"
+  echo "$(nproc) cores of $(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1), $(awk '/MemTotal/ { printf "%.0f GiB", $2 / 1048576 }' /proc/meminfo), Linux $(uname -r)"
+  echo
+  echo "| row | result | seconds | |"
+  echo "| --- | --- | --- | --- |"
+} >"$table"
+
+# row NAME PATTERN COMMAND...: the result is what the command prints in lines that open with PATTERN.
+row() {
+  local name=$1 pattern=$2 begin=$SECONDS verdict=passed result
+  shift 2
+  "$@" >"$build/soak.row" 2>&1
+  local code=$?
+  cat "$build/soak.row" >>"$log"
+  ((code == 77)) && verdict=skipped
+  ((code == 0 || code == 77)) || { verdict=FAILED && failures=$((failures + 1)); }
+  result=$(grep -E "^($pattern)" "$build/soak.row" | paste -sd ';' | sed 's/;/; /g; s/|/\\|/g')
+  [[ -n $result ]] || result=$(tail -n 1 "$build/soak.row")
+  echo "$name: $verdict in $((SECONDS - begin)) s: $result"
+  echo "| $name | $result | $((SECONDS - begin)) | $verdict |" >>"$table"
+}
+faults() {
+  local filter=$1
+  shift
+  "$build/bin/faults_tests" --gtest_filter="$filter" --seed="$seed" "$@"
+}
+
+row "kill -9 of a run" "kill -9" faults 'KillInstants.*' --instants="$instants"
+row "signals to a run" "signals" faults 'SignalInstants.*' --signals="$signals"
+row "a run that is stopped and continued" "signals" faults 'Signals.StoppedAndContinued' --pause="$pause"
+row "memory and descriptors" "growth" faults 'Growth.*' --steps="$steps"
+row "bytes of a checkpoint" "damage" faults 'Damage.OneByteAnywhere' --flips="$flips"
+row "power cuts" "crashes" faults 'Crashes.*' --states="$states"
+row "mutated safetensors headers" "safetensors|fuzz" "$build/bin/fuzz_safetensors" --mutants "$mutants" --seed "$seed"
+for parser in $parsers; do
+  row "libFuzzer: $parser" "$parser|libfuzzer" \
+    env RANKFOLD_FUZZ_SECONDS="$fuzz_seconds" "$root/tests/fuzz/libfuzzer.sh" "$build" "$parser"
+done
+rm -f "$build/soak.row"
+echo "soak: $failures rows failed; $table"
+exit $((failures > 0))
