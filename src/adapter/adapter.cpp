@@ -239,8 +239,7 @@ void check_adapter(const fs::path& folder) {
 void Adapter::save(const fs::path& folder) const {
   FileSet files(folder);
   write_adapter_files(*this, *state_->decoder, files.path());
-  write_manifest(files.path(), nlohmann::json::object());
-  files.commit(kManifest);
+  commit_result(files, nlohmann::json::object());
 }
 
 }  // namespace rankfold

@@ -4,7 +4,6 @@
 #include "core/checksum.h"
 #include "core/file.h"
 #include "core/json.h"
-#include "core/write.h"
 
 #include <nlohmann/json.hpp>
 
@@ -19,6 +18,7 @@ using nlohmann::json;
 namespace {
 
 constexpr int kFormatVersion = 1;
+constexpr const char* kUnfinished = "unfinished";
 
 json describe(const fs::path& file, Look look) {
   const uint64_t size = fs::file_size(file);
@@ -55,11 +55,17 @@ void write_manifest(const fs::path& folder, const json& facts) {
   write_text(folder / kManifest, text_of(std::move(manifest)));
 }
 
+void commit_result(FileSet& files, const json& facts) {
+  write_manifest(files.path(), facts);
+  files.commit(kManifest, json{{kUnfinished, true}}.dump() + "\n");
+}
+
 json read_manifest(const fs::path& folder) {
   const fs::path path = folder / kManifest;
   if (what_stands_at(path) == "nothing") return json::object();
   const json manifest = read_json(path);
   if (!manifest.is_object()) fail(path.string(), ": expected an object, got ", brief(manifest));
+  if (manifest.contains(kUnfinished)) fail(path.string(), ": the save that it belongs to was not finished");
   if (const json version = manifest.value("format_version", json()); version != kFormatVersion)
     fail(path.string(), ": format_version: expected ", kFormatVersion, ", got ", brief(version));
   if (read_text(path) != text_of(manifest))

@@ -2,6 +2,8 @@
 // folder with one holds the files of one save. Layout: docs/formats.md.
 #pragma once
 
+#include "core/write.h"
+
 #include <nlohmann/json_fwd.hpp>
 
 #include <filesystem>
@@ -15,6 +17,9 @@ inline constexpr const char* kRun = "run.json";  // in an output_dir: the run th
 
 // Lists every file of the folder; `facts` stand beside the list.
 void write_manifest(const std::filesystem::path& folder, const nlohmann::json& facts);
+
+// Gives the files a manifest and moves them into their folder. A manifest that says "unfinished" stands there meanwhile.
+void commit_result(FileSet& files, const nlohmann::json& facts);
 
 // manifest.json, an empty object where there is none. UserError where it is not as it was written.
 nlohmann::json read_manifest(const std::filesystem::path& folder);

@@ -181,15 +181,14 @@ FileSet::FileSet(const fs::path& folder) : folder_(plain(folder)), staging_(fold
 
 FileSet::~FileSet() { remove_quietly(staging_); }
 
-void FileSet::commit(const char* seal) {
+void FileSet::commit(const char* seal, std::string_view broken_seal) {
   std::error_code error;
   std::vector<fs::path> names;
   for (fs::directory_iterator entry(staging_, error), end; entry != end; entry.increment(error))
     if (entry->path().filename() != seal) names.push_back(entry->path().filename());
   if (error) storage_fail(staging_.string(), ": cannot be listed: ", error.message());
   std::sort(names.begin(), names.end());
-  remove_file(folder_ / seal);
-  sync_folder(folder_);
+  write_text(folder_ / seal, broken_seal);
   for (const fs::path& name : names) rename_checked(staging_ / name, folder_ / name);
   sync_folder(folder_);
   rename_checked(staging_ / seal, folder_ / seal);

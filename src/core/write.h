@@ -48,8 +48,8 @@ class AtomicFolder {
 };
 
 // Files that change together in a folder which holds others: fill `path()` (folder/saving.tmp) with AtomicFiles, among
-// them the seal, then commit() moves them into the folder. While they move there is no seal, so that a folder with one
-// holds the files of one set. Not committed: nothing has changed.
+// them the seal, then commit() moves them into the folder, the seal last. While they move another text stands under the
+// seal's name, so that a folder with a seal holds the files of one set. Not committed: nothing has changed.
 class FileSet {
  public:
   explicit FileSet(const std::filesystem::path& folder);  // created if it is not there
@@ -57,7 +57,7 @@ class FileSet {
   FileSet(const FileSet&) = delete;
   FileSet& operator=(const FileSet&) = delete;
   const std::filesystem::path& path() const { return staging_; }
-  void commit(const char* seal);
+  void commit(const char* seal, std::string_view broken_seal);
 
  private:
   std::filesystem::path folder_, staging_;

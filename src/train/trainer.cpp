@@ -382,8 +382,7 @@ void Trainer::State::finish() {
   write_at_the_end([this] {
     FileSet result(config.output_dir);
     write_files(result.path());
-    write_manifest(result.path(), {{"run_id", run_id}, {"step", run.step}});
-    result.commit(kManifest);
+    commit_result(result, {{"run_id", run_id}, {"step", run.step}});
   });
   write_log({});
 }
