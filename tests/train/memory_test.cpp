@@ -39,6 +39,9 @@ constexpr size_t kLarge = 2 << 10;
   if (!data) throw std::bad_alloc();
   return data;
 }
+[[gnu::noinline]] void* operator new(size_t bytes, const std::nothrow_t&) noexcept {
+  return bytes >= kLarge && fails(false) ? nullptr : std::malloc(bytes);
+}
 [[gnu::noinline]] void operator delete(void* data) noexcept { std::free(data); }
 [[gnu::noinline]] void operator delete(void* data, size_t) noexcept { std::free(data); }
 
