@@ -32,6 +32,8 @@ struct Subject {
   std::function<void(const fs::path&)> prepare;  // the old state
   std::function<void(const fs::path&)> save;
   std::function<std::string(const fs::path&)> state;  // "old" or "new"; anything else is a defect
+  // Two folders have changed places, but perhaps not yet on the disk: none may go before that is known, at the next start.
+  bool keeps_both_where_the_folder_does_not_sync = false;
 };
 
 struct Count {
@@ -67,6 +69,9 @@ class Saves : public ::testing::Test {
     if (!error.empty() && (error.find(folder.path().filename().string()) == std::string::npos ||
                            error.find(std::strerror(fault.error)) == std::string::npos))
       ++count_.unnamed, ADD_FAILURE() << at << "the line does not name path and reason: " << error;
+    if (subject.keeps_both_where_the_folder_does_not_sync && !report.failures.empty() &&
+        report.failures.front() == "fsync " + folder.path().string())
+      clean_up(folder.path());
     if (const auto left = temporaries_below(folder.path()); !left.empty() && !report.deletions_failed)
       ++count_.left, ADD_FAILURE() << at << "left " << left.front() << "; " << error;
     // What the fault has left does no harm to the next save.
@@ -195,7 +200,8 @@ TEST_F(SavesOfAdapters, ACheckpointInThePlaceOfAnother) {
   every_call({.name = "a checkpoint over another",
               .prepare = [this](const fs::path& root) { start_run(root), save(root, 4, "old"); },
               .save = [this](const fs::path& root) { save(root, 4, "new"); },
-              .state = newest()});
+              .state = newest(),
+              .keeps_both_where_the_folder_does_not_sync = true});
 }
 
 // Between the two there may be neither, which is said and not loaded.
