@@ -4,7 +4,11 @@
 #include "support/imposters.h"
 
 #include <ATen/ATen.h>
+#include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
+
+#include <chrono>
+#include <limits>
 
 namespace rankfold {
 namespace {
@@ -83,6 +87,16 @@ TEST_F(HostileAdapter, ShapesOffByOne) {
   }
   write_tensors({{key("A"), at::zeros({0, 6})}, {key("B"), at::zeros({8, 0})}});
   EXPECT_TRUE(contains(error(), "expected rank 2"));
+}
+
+TEST_F(HostileAdapter, ValuesThatAreNoNumbers) {
+  write_config(R"({"peft_type":"LORA","r":2,"target_modules":["q_proj"]})");
+  for (const double value : {std::numeric_limits<double>::quiet_NaN(), -std::numeric_limits<double>::infinity()}) {
+    at::Tensor b = at::ones({8, 2});
+    b[7][1] = value;
+    write_tensors({{key("A"), at::ones({2, 6})}, {key("B"), b}});
+    EXPECT_TRUE(contains(error(), "q_proj.lora_B.weight': expected finite values, got NaN or infinity"));
+  }
 }
 
 // As PEFT's initialisers write them: a rank for each module by its whole name.
