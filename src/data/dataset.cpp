@@ -82,13 +82,12 @@ struct Source {
 TokenStore::Summary tokenise(const Source& source, const RowFile& file, TokenWriter& writer,
                              std::vector<std::string>& bad_rows) {
   constexpr size_t kNamed = 10;
-  const auto& [path, tokenizer, config, vocab_size, stop] = source;
   DatasetReport report;
   report.rows = file.size();
   int64_t kept = 0, number = 0;
   Hash hash;
-  encode_rows(file, RowEncoder(file, tokenizer, config, vocab_size), [&](const Block& block) {
-    leave_if(stop);
+  encode_rows(file, RowEncoder(file, source.tokenizer, source.config, source.vocab_size), [&](const Block& block) {
+    leave_if(source.stop);
     for (size_t i = 0; i < block.complaints.size() && bad_rows.size() < kNamed; ++i)
       bad_rows.push_back(block.complaints[i]);
     for (const Block::Row& row : block.rows) {
@@ -108,9 +107,9 @@ TokenStore::Summary tokenise(const Source& source, const RowFile& file, TokenWri
     }
   });
   if (kept == 0)
-    fail(path.string(), ": nothing is left of ", report.rows, " rows: ", report.dropped, " longer than max_length ",
-         config.max_length, " and dropped, ", report.without_labels, " without labels (", report.truncated,
-         " cut to max_length), ", report.bad, " broken",
+    fail(source.path.string(), ": nothing is left of ", report.rows, " rows: ", report.dropped,
+         " longer than max_length ", source.config.max_length, " and dropped, ", report.without_labels,
+         " without labels (", report.truncated, " cut to max_length), ", report.bad, " broken",
          bad_rows.empty() ? "" : join(", the first of them: ", bad_rows.front()));
   return {report, hash.value()};
 }

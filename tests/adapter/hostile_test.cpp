@@ -95,7 +95,7 @@ TEST_F(HostileAdapter, ValuesThatAreNoNumbers) {
     at::Tensor b = at::ones({8, 2});
     b[7][1] = value;
     write_tensors({{key("A"), at::ones({2, 6})}, {key("B"), b}});
-    EXPECT_TRUE(contains(error(), "q_proj.lora_B.weight': expected finite values, got NaN or infinity"));
+    EXPECT_TRUE(contains(error(), "q_proj.lora_B.weight': expected finite numbers, got NaN or infinity"));
   }
 }
 
