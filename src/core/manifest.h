@@ -18,7 +18,8 @@ inline constexpr const char* kRun = "run.json";  // in an output_dir: the run th
 // Lists every file of the folder; `facts` stand beside the list.
 void write_manifest(const std::filesystem::path& folder, const nlohmann::json& facts);
 
-// Gives the files a manifest and moves them into their folder. A manifest that says "unfinished" stands there meanwhile.
+// Gives the files a manifest and moves them into their folder. Meanwhile there is a manifest that says "unfinished" and
+// holds the one before and the one after.
 void commit_result(FileSet& files, const nlohmann::json& facts);
 
 // manifest.json, an empty object where there is none. UserError where it is not as it was written.

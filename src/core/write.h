@@ -57,6 +57,7 @@ class FileSet {
   FileSet(const FileSet&) = delete;
   FileSet& operator=(const FileSet&) = delete;
   const std::filesystem::path& path() const { return staging_; }
+  const std::filesystem::path& target() const { return folder_; }
   void commit(const char* seal, std::string_view broken_seal);
 
  private:
