@@ -1,6 +1,9 @@
 // A safetensors file (format: https://github.com/huggingface/safetensors), mapped read-only and checked before anything
 // is read: header at most 100,000,000 bytes, tensors contiguous from 0 to the end of the file, sizes that match dtype
 // and shape, no name twice, at most 64 dimensions.
+//
+// Tensors are views of the mapping. If somebody makes the file shorter meanwhile, touching what it has lost raises
+// SIGBUS, which no exception can stand for: replace files by renaming, never in place. (The programs end with one line.)
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -30,7 +33,8 @@ class TensorFile {
   static TensorFile open(const std::filesystem::path& path);
 
   const std::filesystem::path& path() const;
-  const std::vector<TensorInfo>& tensors() const;              // by position in the file
+  const std::vector<TensorInfo>& tensors() const&;             // by position in the file
+  const std::vector<TensorInfo>& tensors() const&& = delete;   // would be of a file that is gone
   const std::map<std::string, std::string>& metadata() const;  // "__metadata__"
   bool contains(const std::string& name) const;
   const TensorInfo& info(const std::string& name) const;  // UserError names the nearest tensor if there is none

@@ -77,8 +77,14 @@ void write_manifest(const fs::path& folder, const json& facts) {
   json manifest = facts;
   manifest["format_version"] = kFormatVersion;
   manifest["files"] = json::object();
-  for (const fs::path& file : files_of(folder))
-    manifest["files"][file.filename().string()] = describe(file, Look::kAtContents);
+  try {
+    for (const fs::path& file : files_of(folder))
+      manifest["files"][file.filename().string()] = describe(file, Look::kAtContents);
+  } catch (const fs::filesystem_error& error) {
+    throw StorageError(error.what(), error.code().value());
+  } catch (const UserError& error) {  // they are our own, just written: what cannot be read is the disk's fault
+    throw StorageError(error.what());
+  }
   write_text(folder / kManifest, text_of(std::move(manifest)));
 }
 

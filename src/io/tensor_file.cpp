@@ -163,7 +163,7 @@ TensorFile TensorFile::open(const std::filesystem::path& path) {
 }
 
 const std::filesystem::path& TensorFile::path() const { return state_->path; }
-const std::vector<TensorInfo>& TensorFile::tensors() const { return state_->tensors; }
+const std::vector<TensorInfo>& TensorFile::tensors() const& { return state_->tensors; }
 const std::map<std::string, std::string>& TensorFile::metadata() const { return state_->metadata; }
 bool TensorFile::contains(const std::string& name) const { return state_->index.contains(name); }
 
