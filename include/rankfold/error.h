@@ -50,7 +50,8 @@ class StorageError : public Error {
   int error_number_;
 };
 
-// Asked again and again by what takes long; true: leave, with Stopped. May be empty.
+// Asked again and again by what takes long, from any thread, though never from two at once; true: leave, with Stopped,
+// which is no failure. May be empty.
 using Stop = std::function<bool()>;
 class Stopped : public Error {
  public:

@@ -3,10 +3,12 @@
 #include "adapter/adapter_files.h"
 #include "adapter/peft_format.h"
 #include "core/check.h"
+#include "core/file.h"
 #include "core/manifest.h"
 #include "core/write.h"
 #include "io/tensor_writer.h"
 #include "model/decoder.h"
+#include "ops/finite.h"
 
 #include <ATen/ATen.h>
 #include <ATen/CPUGeneratorImpl.h>
@@ -122,8 +124,7 @@ Adapter Adapter::create(const CausalLM& model, const LoraConfig& config, int64_t
 }
 
 Adapter Adapter::load(const CausalLM& model, const fs::path& folder, int64_t seed) {
-  check_adapter(folder);
-  const AdapterFolder stored = read_adapter_folder(folder);
+  const AdapterFolder stored = read_checked_adapter(folder);
   const std::vector<ModuleMatch> matches = match_adapter(stored, model.linear_modules());
   Adapter adapter;
   adapter.state_ = std::make_shared<State>();
@@ -216,7 +217,10 @@ void write_model(const Decoder& decoder, const std::vector<Parameter>& parameter
     TensorWriter writer(target / file.path().filename(), file.tensors(), file.metadata());
     for (const TensorInfo& info : writer.tensors()) {
       const auto found = trained.find(info.name);
-      writer.add(info.name, found == trained.end() ? file.tensor(info.name) : found->second.to(info.dtype));
+      const at::Tensor stored = found == trained.end() ? file.tensor(info.name) : found->second.to(info.dtype);
+      if (found != trained.end() && !ops::all_finite(stored))
+        throw Error(ExitCode::kDiverged, join(info.name, ": a value does not fit ", info.dtype, "; not saved"));
+      writer.add(info.name, stored);
     }
     writer.commit();
   }
@@ -232,8 +236,15 @@ void write_adapter_files(const Adapter& adapter, const Decoder& decoder, const f
   write_adapter_folder(folder, adapter.config(), decoder.folder.path().string(), tensors);
 }
 
-void check_adapter(const fs::path& folder) {
-  check_result(folder, Look::kAtContents, [](const std::string& name) { return name.starts_with("adapter_"); });
+AdapterFolder read_checked_adapter(const fs::path& folder) {
+  const fs::path manifest = folder / kManifest;
+  const auto text = [&] { return what_stands_at(manifest) == "a file" ? read_text(manifest) : ""; };
+  for (;;) {
+    const std::string before = text();
+    check_result(folder, Look::kAtContents, [](const std::string& name) { return name.starts_with("adapter_"); });
+    AdapterFolder stored = read_adapter_folder(folder);
+    if (text() == before) return stored;  // else a run has just written its result there
+  }
 }
 
 void Adapter::save(const fs::path& folder) const {

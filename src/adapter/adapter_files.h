@@ -1,6 +1,7 @@
 // The files of an adapter, and whether those that are there are of one save.
 #pragma once
 
+#include "adapter/peft_format.h"
 #include "model/decoder.h"
 #include "rankfold/adapter.h"
 
@@ -12,6 +13,6 @@ namespace rankfold {
 void write_adapter_files(const Adapter& adapter, const Decoder& decoder, const std::filesystem::path& folder);
 
 // UserError where lora-train or save() has left the folder between two saves.
-void check_adapter(const std::filesystem::path& folder);
+AdapterFolder read_checked_adapter(const std::filesystem::path& folder);
 
 }  // namespace rankfold

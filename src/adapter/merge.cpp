@@ -69,7 +69,7 @@ class Merger {
  public:
   Merger(const fs::path& model, const fs::path& adapter, const MergeOptions& options)
       : base_(ModelFolder::open(model)),
-        adapter_((check_adapter(adapter), read_adapter_folder(adapter))),
+        adapter_(read_checked_adapter(adapter)),
         dtype_(parse_dtype(options.dtype)),
         stop_(options.stop) {
     check_base();

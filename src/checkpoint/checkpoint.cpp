@@ -31,9 +31,9 @@ std::vector<fs::path> entries_of(const fs::path& folder) {
   std::vector<fs::path> found;
   if (what_stands_at(folder) == "nothing") return found;
   std::error_code error;
-  for (fs::directory_iterator entry(folder, error), end; entry != end; entry.increment(error))
+  for (fs::directory_iterator entry(folder, error), end; !error && entry != end; entry.increment(error))
     found.push_back(entry->path());
-  if (error) throw StorageError(join(folder.string(), ": cannot be listed: ", error.message()), error.value());
+  if (error) storage_failed(error.value(), folder.string(), ": cannot be listed: ", error.message());
   return found;
 }
 
@@ -63,25 +63,30 @@ std::string run_of(const fs::path& folder) {
 void clean_up(const fs::path& output_dir) {
   for (const fs::path& path : entries_of(output_dir)) {
     const std::string name = path.filename().string();
-    const auto replaced = number_of(name, ".old.tmp");
+    const auto replaced = number_of(name, kAside);
     const fs::path own = output_dir / join(kPrefix, replaced.value_or(0));
     if (replaced && what_stands_at(own) == "nothing")
       rename_folder(path, own);  // it had stepped aside for one that has not come
     else if (replaced || number_of(name, ".tmp") || name == kStaging)
       remove_folder(path);
+    else if (name.starts_with(kProbe) || name == join(kRun, ".tmp") || name == join(kManifest, ".tmp"))
+      remove_file(path);
   }
 }
 
 void save_checkpoint(const fs::path& output_dir, const std::string& run_id, int64_t step,
                      const std::function<void(const fs::path&)>& fill) {
   int64_t save = 1;
-  for (const Checkpoint& other : list_checkpoints(output_dir))
-    if (other.run_id == run_id) save = std::max(save, other.save + 1);
+  for (const Checkpoint& other : list_checkpoints(output_dir)) {
+    if (other.run_id == run_id)
+      save = std::max(save, other.save + 1);
+    else if (other.step == step && !other.run_id.empty())  // another run's is not ours to replace
+      rename_folder(other.path, other.path.string() + "-of-" + other.run_id);
+  }
   AtomicFolder folder(output_dir / join(kPrefix, step));
   fill(folder.path());
   write_manifest(folder.path(), {{"run_id", run_id}, {"step", step}, {"save", save}});
   folder.commit_over();
-  clean_up(output_dir);
 }
 
 std::vector<Checkpoint> list_checkpoints(const fs::path& output_dir) {

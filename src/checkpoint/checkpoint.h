@@ -32,7 +32,8 @@ std::string run_of(const std::filesystem::path& folder);  // by its run.json or 
 void clean_up(const std::filesystem::path& output_dir);
 
 // Writes output_dir/checkpoint-<step> through a temporary name; `fill` writes the files into the folder it is given. A
-// manifest with sizes and checksums is added. One of the same number gives way to it.
+// manifest with sizes and checksums is added. One of the same number gives way to it; that of another run is kept as
+// checkpoint-<step>-of-<its id>.
 void save_checkpoint(const std::filesystem::path& output_dir, const std::string& run_id, int64_t step,
                      const std::function<void(const std::filesystem::path&)>& fill);
 

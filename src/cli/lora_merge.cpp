@@ -108,6 +108,7 @@ int main(int argc, char** argv) {
                             .description = "Folds an adapter into its base and writes the model folder.",
                             .required = {"model_name_or_path", "adapter_name_or_path", "output_dir"},
                             .keeps_pages = false,  // streams tensor by tensor to keep the peak low
-                            .stops_in_order = true},
+                            .stops_in_order = true,
+                            .prints_result = false},
                            argc, argv, rankfold::run);
 }

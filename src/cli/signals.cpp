@@ -28,9 +28,10 @@ void end_by(int signal) {
   std::raise(signal);
 }
 
+// Supervisors repeat SIGTERM, and wrappers pass it on twice: only a person's Ctrl-C asks for more the second time.
 void note(int signal, siginfo_t*, void*) {
   int none = 0;
-  if (!noted.compare_exchange_strong(none, signal)) end_by(signal);
+  if (!noted.compare_exchange_strong(none, signal) && signal == SIGINT) end_by(signal);
 }
 
 void note_save(int, siginfo_t*, void*) { save_requested = true; }

@@ -5,8 +5,8 @@
 
 namespace rankfold {
 
-// From now on the first SIGINT or SIGTERM is noted and a second one ends the process at once; SIGUSR1 is noted; SIGHUP is
-// ignored, so that a run outlives the terminal it was started from.
+// From now on SIGINT and SIGTERM are noted, and a SIGINT after one of them ends the process at once; SIGUSR1 is noted;
+// SIGHUP is ignored, so that a run outlives the terminal it was started from.
 void note_signals();
 bool stop_requested();     // a Stop: SIGINT or SIGTERM has come
 bool take_save_request();  // SIGUSR1 has come since the last call

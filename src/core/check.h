@@ -44,6 +44,12 @@ template <class... Parts>
   throw StorageError(one_line(join(parts...)));
 }
 
+// By the number that errno had, or an error_code's.
+template <class... Parts>
+[[noreturn]] void storage_failed(int error_number, const Parts&... parts) {
+  throw StorageError(one_line(join(parts...)), error_number);
+}
+
 inline void leave_if(const Stop& stop) {
   if (stop && stop()) throw Stopped();
 }

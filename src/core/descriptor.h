@@ -16,7 +16,7 @@ namespace rankfold {
 // The call that has just failed, by errno.
 [[noreturn]] inline void call_failed(const std::filesystem::path& path, const std::string& what) {
   const int number = errno;
-  throw StorageError(join(path.string(), ": ", what, ": ", std::strerror(number)), number);
+  storage_failed(number, path.string(), ": ", what, ": ", std::strerror(number));
 }
 
 template <class Call>

@@ -17,7 +17,7 @@ using nlohmann::json;
 
 namespace {
 
-constexpr int kFormatVersion = 1;
+constexpr int kFormatVersion = 2;
 constexpr const char *kUnfinished = "unfinished", *kBefore = "before", *kAfter = "after";
 
 json describe(const fs::path& file, Look look) {
@@ -42,6 +42,13 @@ std::string text_of(json manifest) {
   const std::string facts = manifest.dump();
   manifest["checksum"] = checksum_text(checksum64(std::as_bytes(std::span(facts))));
   return manifest.dump(2) + "\n";
+}
+
+// The name is a common one: others write such a file too.
+bool is_ours(const json& manifest) {
+  return manifest.is_object() &&
+         (manifest.contains(kUnfinished) || (manifest.contains("format_version") && manifest.contains("checksum") &&
+                                             manifest.contains("files") && manifest["files"].is_object()));
 }
 
 // Of the folder's files from a manifest; empty: none.
@@ -81,21 +88,26 @@ void write_manifest(const fs::path& folder, const json& facts) {
     for (const fs::path& file : files_of(folder))
       manifest["files"][file.filename().string()] = describe(file, Look::kAtContents);
   } catch (const fs::filesystem_error& error) {
-    throw StorageError(error.what(), error.code().value());
+    storage_failed(error.code().value(), error.what());
   } catch (const UserError& error) {  // they are our own, just written: what cannot be read is the disk's fault
-    throw StorageError(error.what());
+    storage_fail(error.what());
   }
   write_text(folder / kManifest, text_of(std::move(manifest)));
 }
 
 void commit_result(FileSet& files, const json& facts) {
   write_manifest(files.path(), facts);
-  json meanwhile = {{kUnfinished, true}, {kBefore, nullptr}, {kAfter, read_manifest(files.path())}};
+  const json after = read_manifest(files.path());
+  json before = nullptr;
   try {
-    meanwhile[kBefore] = read_manifest(files.target());
+    before = read_manifest(files.target());
   } catch (const UserError&) {  // nothing to go back to
   }
-  files.commit(kManifest, meanwhile.dump(2) + "\n");
+  std::vector<std::string> obsolete;
+  if (is_ours(before))
+    for (const auto& [name, file] : before["files"].items())
+      if (!after["files"].contains(name)) obsolete.push_back(name);
+  files.commit(kManifest, json{{kUnfinished, true}, {kBefore, before}, {kAfter, after}}.dump(2) + "\n", obsolete);
 }
 
 json read_manifest(const fs::path& folder) {
@@ -121,16 +133,11 @@ std::string damage(const fs::path& folder, Look look, const Chosen& chosen) {
 }
 
 void check_result(const fs::path& folder, Look look, const Chosen& chosen) {
-  if (what_stands_at(folder / kManifest) != "nothing") {
-    if (const std::string problem = damage(folder, look, chosen);
-        !problem.empty() && !is_whole_all_the_same(folder, look, chosen))
-      fail(folder.string(), ": expected the files of one save, but ", problem,
-           "; use a checkpoint in it, or resume the run (if you have changed the file yourself, delete manifest.json)");
-  } else if (what_stands_at(folder / kRun) != "nothing") {
-    fail(folder.string(),
-         ": expected the files of one save, but there is no manifest.json: the run that writes here has "
-         "not come to its end, or was stopped while it wrote its result; use a checkpoint in it, or resume the run");
-  }
+  if (what_stands_at(folder / kManifest) != "a file" || !is_ours(read_json(folder / kManifest))) return;
+  const std::string problem = damage(folder, look, chosen);
+  if (!problem.empty() && !is_whole_all_the_same(folder, look, chosen))
+    fail(folder.string(), ": expected the files of one save, but ", problem,
+         "; use a checkpoint in it, or resume the run (if you have changed the file yourself, delete manifest.json)");
 }
 
 }  // namespace rankfold

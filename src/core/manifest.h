@@ -31,8 +31,8 @@ using Chosen = std::function<bool(const std::string& name)>;
 // What differs from the folder's manifest; empty: it is whole.
 std::string damage(const std::filesystem::path& folder, Look look = Look::kAtContents, const Chosen& chosen = {});
 
-// Refuses a result whose files are not, or may not be, of one save. A folder that is none of ours has no manifest, and
-// nothing is known of it.
+// Refuses a result whose files are not, or may not be, of one save. Of a folder without a manifest of ours nothing is
+// known.
 void check_result(const std::filesystem::path& folder, Look look, const Chosen& chosen);
 
 }  // namespace rankfold

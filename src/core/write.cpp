@@ -9,7 +9,9 @@
 #include <sys/stat.h>
 
 #include <algorithm>
+#include <chrono>
 #include <string>
+#include <thread>
 
 namespace rankfold {
 namespace fs = std::filesystem;
@@ -24,6 +26,11 @@ void write_all(int fd, const char* from, size_t size, const fs::path& path) {
   }
 }
 
+// False where another descriptor has the lock. Where the file system has none there is nothing to wait for.
+bool try_lock(int fd) {
+  return retried([&] { return ::flock(fd, LOCK_EX | LOCK_NB); }) == 0 || errno != EWOULDBLOCK;
+}
+
 bool still_named(int fd, const fs::path& path) {
   struct stat ours, named;
   if (::fstat(fd, &ours) != 0) call_failed(path, "cannot be looked at");
@@ -33,11 +40,14 @@ bool still_named(int fd, const fs::path& path) {
 // A file of our own to write to, from its begin. The lock keeps two writers of it apart; it ends with the descriptor, so
 // a crash leaves none. Whoever has waited for it finds the name taken away or given to another file, and starts again.
 // Where a file system has no locks there is none.
-Descriptor create_locked(const fs::path& path) {
+Descriptor create_locked(const fs::path& path, const Stop& stop) {
   for (;;) {
     Descriptor file(retried([&] { return ::open(path.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0666); }));
     if (file.get() < 0) call_failed(path, "cannot be created");
-    retried([&] { return ::flock(file.get(), LOCK_EX); });
+    while (!try_lock(file.get())) {
+      leave_if(stop);
+      std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    }
     if (!still_named(file.get(), path)) continue;
     if (retried([&] { return ::ftruncate(file.get(), 0); }) != 0) {
       const int number = errno;
@@ -88,15 +98,7 @@ void make_folders(const fs::path& path) {
   std::error_code error;
   do fs::create_directories(path, error);
   while (error == std::errc::interrupted);
-  if (error) throw StorageError(join(path.string(), ": cannot create the folder: ", error.message()), error.value());
-}
-
-// An empty folder of this name, whatever a crash has left there.
-void make_empty(const fs::path& path) {
-  std::error_code error;
-  fs::remove_all(path, error);
-  if (error) throw StorageError(join(path.string(), ": cannot be emptied: ", error.message()), error.value());
-  make_folders(path);
+  if (error) storage_failed(error.value(), path.string(), ": cannot create the folder: ", error.message());
 }
 
 void remove_quietly(const fs::path& path) {
@@ -106,10 +108,11 @@ void remove_quietly(const fs::path& path) {
 
 }  // namespace
 
-AtomicFile::AtomicFile(fs::path target) : target_(resolved(target)), temporary_(with_suffix(target_, ".tmp")) {
+AtomicFile::AtomicFile(fs::path target, const Stop& stop)
+    : target_(resolved(target)), temporary_(with_suffix(target_, ".tmp")) {
   const std::string there = what_stands_at(target_);
   if (there != "nothing" && there != "a file") fail(target.string(), ": expected a file name, got ", there);
-  fd_ = create_locked(temporary_).release();
+  fd_ = create_locked(temporary_, stop).release();
 }
 
 // The name goes before the lock, here as in commit(): the next writer must not find this file under it.
@@ -138,60 +141,74 @@ void write_text(const fs::path& path, std::string_view text) {
   file.commit();
 }
 
-AtomicFolder::AtomicFolder(fs::path target) : target_(plain(target)), temporary_(with_suffix(target_, ".tmp")) {
-  make_empty(temporary_);
+Staging::Staging(fs::path path) : path_(std::move(path)) {
+  for (;;) {
+    if (const std::string there = what_stands_at(path_); there != "a folder") remove_file(path_);
+    make_folders(path_);
+    Descriptor folder(retried([&] { return ::open(path_.c_str(), O_RDONLY | O_CLOEXEC | O_DIRECTORY | O_NOFOLLOW); }));
+    if (folder.get() < 0 && errno == ENOENT) continue;  // its last owner has just removed it
+    if (folder.get() < 0) call_failed(path_, "cannot be opened");
+    if (!try_lock(folder.get())) fail(path_.string(), ": another process is writing there");
+    if (!still_named(folder.get(), path_)) continue;
+    std::error_code error;
+    for (fs::directory_iterator entry(path_, error), end; !error && entry != end; entry.increment(error)) {
+      fs::remove_all(entry->path(), error);
+      if (error) break;
+    }
+    if (error) storage_failed(error.value(), path_.string(), ": cannot be emptied: ", error.message());
+    fd_ = folder.release();
+    return;
+  }
 }
 
-AtomicFolder::~AtomicFolder() {
-  if (!committed_) remove_quietly(temporary_);
+Staging::~Staging() {
+  if (!path_.empty()) remove_quietly(path_);
+  ::close(fd_);
 }
+
+AtomicFolder::AtomicFolder(const fs::path& target) : target_(plain(target)), staging_(with_suffix(target_, ".tmp")) {}
 
 void AtomicFolder::commit() {
-  sync_folder(temporary_);
-  rename_checked(temporary_, target_);
-  committed_ = true;
+  sync_folder(path());
+  rename_checked(path(), target_);
+  staging_.keep();
   sync_folder(target_.parent_path());
 }
 
 void AtomicFolder::commit_over() {
   if (what_stands_at(target_) == "nothing") return commit();
-  sync_folder(temporary_);
-  const auto exchange = [&] {
-    return ::renameat2(AT_FDCWD, temporary_.c_str(), AT_FDCWD, target_.c_str(), RENAME_EXCHANGE);
-  };
-  fs::path old = temporary_;
+  sync_folder(path());
+  fs::path old = path();
+  const auto exchange = [&] { return ::renameat2(AT_FDCWD, old.c_str(), AT_FDCWD, target_.c_str(), RENAME_EXCHANGE); };
   if (retried(exchange) != 0) {
     if (errno != EINVAL && errno != ENOSYS)
       call_failed(target_, "exchanging it with " + old.filename().string() + " failed");
     // Not on this file system. Between the two renames the old one stands under this name, and whoever finds only that
     // gives it its own back (checkpoint.cpp).
-    old = with_suffix(target_, ".old.tmp");
+    old = with_suffix(target_, kAside);
     remove_quietly(old);
     rename_checked(target_, old);
-    rename_checked(temporary_, target_);
+    rename_checked(path(), target_);
   }
-  committed_ = true;
+  staging_.keep();
   sync_folder(target_.parent_path());
   remove_quietly(old);
 }
 
-FileSet::FileSet(const fs::path& folder) : folder_(plain(folder)), staging_(folder_ / kStaging) {
-  make_empty(staging_);
-}
+FileSet::FileSet(const fs::path& folder) : folder_(plain(folder)), staging_(folder_ / kStaging) {}
 
-FileSet::~FileSet() { remove_quietly(staging_); }
-
-void FileSet::commit(const char* seal, std::string_view broken_seal) {
+void FileSet::commit(const char* seal, std::string_view broken_seal, const std::vector<std::string>& obsolete) {
   std::error_code error;
   std::vector<fs::path> names;
-  for (fs::directory_iterator entry(staging_, error), end; entry != end; entry.increment(error))
+  for (fs::directory_iterator entry(path(), error), end; !error && entry != end; entry.increment(error))
     if (entry->path().filename() != seal) names.push_back(entry->path().filename());
-  if (error) storage_fail(staging_.string(), ": cannot be listed: ", error.message());
+  if (error) storage_failed(error.value(), path().string(), ": cannot be listed: ", error.message());
   std::sort(names.begin(), names.end());
   write_text(folder_ / seal, broken_seal);
-  for (const fs::path& name : names) rename_checked(staging_ / name, folder_ / name);
+  for (const fs::path& name : names) rename_checked(path() / name, folder_ / name);
+  for (const std::string& name : obsolete) remove_file(folder_ / fs::path(name).filename());
   sync_folder(folder_);
-  rename_checked(staging_ / seal, folder_ / seal);
+  rename_checked(path() / seal, folder_ / seal);
   sync_folder(folder_);
 }
 
@@ -209,7 +226,7 @@ FolderLock::FolderLock(const fs::path& folder) : folder_(folder), path_(plain(fo
   for (;;) {
     Descriptor file(retried([&] { return ::open(path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0666); }));
     if (file.get() < 0) call_failed(path_, "cannot be created");
-    if (retried([&] { return ::flock(file.get(), LOCK_EX | LOCK_NB); }) != 0 && errno == EWOULDBLOCK) {
+    if (!try_lock(file.get())) {
       char holder[32] = {};
       const bool named = ::pread(file.get(), holder, sizeof holder - 1, 0) > 0;
       fail(folder.string(), ": expected a folder that no other run writes to, got one that ",
@@ -259,7 +276,7 @@ void copy_atomically(const fs::path& from, const fs::path& to) {
 void prepare_folder(const fs::path& path) {
   const fs::path folder = plain(path);
   make_folders(folder);
-  const fs::path probe = folder / join(".rankfold-probe-", ::getpid());
+  const fs::path probe = folder / join(kProbe, ::getpid());
   const Descriptor file(retried([&] { return ::open(probe.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666); }));
   if (file.get() < 0) call_failed(folder, "cannot be written to");
   const ssize_t put = retried([&] { return ::write(file.get(), "x", 1); });

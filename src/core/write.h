@@ -3,19 +3,23 @@
 // errno's text.
 #pragma once
 
+#include "rankfold/error.h"
+
 #include <cstddef>
 #include <filesystem>
 #include <span>
+#include <string>
 #include <string_view>
 #include <vector>
 
 namespace rankfold {
 
 // Writes to `target`.tmp in the same folder; commit() fsyncs, renames and fsyncs the folder. Not committed: no trace.
-// A second writer of the same target, in this process or another, waits in its constructor until the first is done.
+// A second writer of the same target, in this process or another, waits in its constructor until the first is done, or
+// until `stop`.
 class AtomicFile {
  public:
-  explicit AtomicFile(std::filesystem::path target);
+  explicit AtomicFile(std::filesystem::path target, const Stop& stop = {});
   ~AtomicFile();
   AtomicFile(const AtomicFile&) = delete;
   AtomicFile& operator=(const AtomicFile&) = delete;
@@ -30,21 +34,34 @@ class AtomicFile {
 };
 void write_text(const std::filesystem::path& path, std::string_view text);  // AtomicFile in one call
 
-// A folder that appears whole: fill `path()` (target.tmp, emptied first if a crash left one) with AtomicFiles, then
-// commit() renames it to target. Not committed: removed.
+// A folder to fill before it, or what is in it, gets its place. Emptied first if a crash left one; removed in the end
+// where it still is. UserError where another process fills it.
+class Staging {
+ public:
+  explicit Staging(std::filesystem::path path);
+  ~Staging();
+  Staging(const Staging&) = delete;
+  Staging& operator=(const Staging&) = delete;
+  const std::filesystem::path& path() const { return path_; }
+  void keep() { path_.clear(); }
+
+ private:
+  std::filesystem::path path_;
+  int fd_ = -1;  // its lock
+};
+
+// A folder that appears whole: fill `path()` (target.tmp) with AtomicFiles, then commit() renames it to target. Not
+// committed: removed.
 class AtomicFolder {
  public:
-  explicit AtomicFolder(std::filesystem::path target);
-  ~AtomicFolder();
-  AtomicFolder(const AtomicFolder&) = delete;
-  AtomicFolder& operator=(const AtomicFolder&) = delete;
-  const std::filesystem::path& path() const { return temporary_; }
+  explicit AtomicFolder(const std::filesystem::path& target);
+  const std::filesystem::path& path() const { return staging_.path(); }
   void commit();       // the target must not exist, or be an empty folder
   void commit_over();  // a folder that stands there gives way: at no instant is there neither
 
  private:
-  std::filesystem::path target_, temporary_;
-  bool committed_ = false;
+  std::filesystem::path target_;
+  Staging staging_;
 };
 
 // Files that change together in a folder which holds others: fill `path()` (folder/saving.tmp) with AtomicFiles, among
@@ -53,17 +70,17 @@ class AtomicFolder {
 class FileSet {
  public:
   explicit FileSet(const std::filesystem::path& folder);  // created if it is not there
-  ~FileSet();
-  FileSet(const FileSet&) = delete;
-  FileSet& operator=(const FileSet&) = delete;
-  const std::filesystem::path& path() const { return staging_; }
+  const std::filesystem::path& path() const { return staging_.path(); }
   const std::filesystem::path& target() const { return folder_; }
-  void commit(const char* seal, std::string_view broken_seal);
+  // Removes the files of these names too, which are of the set before and not of this one.
+  void commit(const char* seal, std::string_view broken_seal, const std::vector<std::string>& obsolete);
 
  private:
-  std::filesystem::path folder_, staging_;
+  std::filesystem::path folder_;
+  Staging staging_;
 };
 inline constexpr const char* kStaging = "saving.tmp";
+inline constexpr const char* kAside = ".old.tmp";  // after the name of a folder that commit_over() moves out of the way
 
 // Creates a folder and the parents it lacks. With this object those that were created go again if nothing lies in them:
 // what fails leaves no trace.
@@ -96,7 +113,8 @@ class FolderLock {
 // Adds one line to a log, opened and closed at each call so that a reader sees whole lines; what fails adds nothing.
 void append_line(const std::filesystem::path& path, std::string_view line);
 void copy_atomically(const std::filesystem::path& from, const std::filesystem::path& to);  // through AtomicFile
-// Creates the folder (and parents) and proves that it can be written to.
+// Creates the folder (and parents) and proves that it can be written to, by a file whose name begins so.
+inline constexpr const char* kProbe = ".rankfold-probe-";
 void prepare_folder(const std::filesystem::path& path);
 void remove_file(const std::filesystem::path& path);  // or an empty folder; nothing there is no error
 // The folder and all in it; it loses its name first, so that no part of it ever stands under that. What cannot be

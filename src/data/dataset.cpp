@@ -161,7 +161,7 @@ TokenStore open_cached(const Source& source, const std::shared_ptr<const Mapping
   try {
     const NewFolder made(folder);
     if (what_stands_at(cache) == "a folder") remove_file(cache);  // an empty one
-    TokenWriter writer(cache, key);                               // waits for another run that writes it
+    TokenWriter writer(cache, key, source.stop);                  // waits for another run that writes it
     if (auto found = read_cache(cache, key, why)) return std::move(*found);
     const TokenStore::Summary summary = tokenise(source, rows, writer, notes.bad_rows);
     if (checksum_of(*file, source.stop) != checksum) fail(source.path.string(), ": changed while it was read");

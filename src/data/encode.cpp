@@ -16,18 +16,16 @@
 namespace rankfold {
 
 void RowEncoder::operator()(int64_t index, Block& block) const {
+  const std::string place = file_.place(index);
+  std::variant<Prompted, Example> content;
   try {
-    add(index, block);
+    content = read_row(file_[index], place, config_.columns, vocab_size_);
   } catch (const UserError& error) {
     if (!config_.skip_bad_rows) throw;
     block.rows.push_back({.fate = Fate::kBad});
     block.complaints.push_back(error.what());
+    return;
   }
-}
-
-void RowEncoder::add(int64_t index, Block& block) const {
-  const std::string place = file_.place(index);
-  auto content = read_row(file_[index], place, config_.columns, vocab_size_);
   Example* ready = std::get_if<Example>(&content);
   Example example = ready ? std::move(*ready) : encode(std::get<Prompted>(content), place);
   Block::Row row = cut(example, place);

@@ -40,7 +40,6 @@ class RowEncoder {
   void operator()(int64_t index, Block& block) const;
 
  private:
-  void add(int64_t index, Block& block) const;
   Example encode(const Prompted& said, const std::string& place) const;
   Block::Row cut(Example& example, const std::string& place) const;
 

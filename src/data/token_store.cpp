@@ -104,8 +104,8 @@ Example TokenStore::operator[](int64_t index) const {
   return example;
 }
 
-TokenWriter::TokenWriter(const std::filesystem::path& path, const std::string& key)
-    : file_(std::in_place, path), key_(key) {}
+TokenWriter::TokenWriter(const std::filesystem::path& path, const std::string& key, const Stop& stop)
+    : file_(std::in_place, path, stop), key_(key) {}
 
 void TokenWriter::append(int64_t number, std::span<const int32_t> ids, std::span<const int32_t> labels) {
   put(static_cast<uint32_t>(number));

@@ -59,8 +59,8 @@ class TokenStore {
 // Takes rows in order and makes a store of them. Memory, but for what a store in memory holds, is bounded.
 class TokenWriter {
  public:
-  TokenWriter() = default;                                                 // in memory
-  TokenWriter(const std::filesystem::path& path, const std::string& key);  // a file; Error(kStorage), as AtomicFile
+  TokenWriter() = default;                                                                        // in memory
+  TokenWriter(const std::filesystem::path& path, const std::string& key, const Stop& stop = {});  // a file: AtomicFile
 
   void append(int64_t number, std::span<const int32_t> ids, std::span<const int32_t> labels);
   TokenStore finish(const TokenStore::Summary& summary);  // a file stands under its name from now on, whole

@@ -34,8 +34,9 @@ struct ModelFolder::State {
 namespace {
 
 // Of the run that made the folder, not of the model.
-constexpr const char* kRunFiles[] = {"train_log.jsonl",     "trainer_state.json",    "rankfold_config.json", "run.json",
-                                     "training_state.json", "optimizer.safetensors", "manifest.json"};
+constexpr const char* kRunFiles[] = {
+    "train_log.jsonl", "trainer_state.json",  "rankfold_config.json",  "run.json",
+    "run.lock",        "training_state.json", "optimizer.safetensors", "manifest.json"};
 constexpr const char* kWeightSuffixes[] = {".safetensors", ".bin", ".index.json", ".pt",  ".pth",
                                            ".ckpt",        ".h5",  ".msgpack",    ".gguf"};
 
@@ -117,7 +118,9 @@ ModelFolder ModelFolder::open(const fs::path& path) {
     state->generation_config = read_object(path / "generation_config.json");
 
   // A model that lora-train has written; a whole look at it would read every byte.
-  check_result(path, Look::kAtSizes, [](const std::string& name) { return name.ends_with(".safetensors"); });
+  check_result(path, Look::kAtSizes, [](const std::string& name) {
+    return name.ends_with(".safetensors") && name != "optimizer.safetensors";
+  });
 
   // The order in which transformers looks.
   if (what_stands_at(path / kWeightsName) != "nothing")
@@ -162,7 +165,8 @@ void copy_companions(const ModelFolder& folder, const fs::path& target) {
     const bool is_weights = std::any_of(std::begin(kWeightSuffixes), std::end(kWeightSuffixes), ends);
     const bool is_index = folder.is_sharded() && name == kIndexName;
     const bool is_of_a_run = std::find(std::begin(kRunFiles), std::end(kRunFiles), name) != std::end(kRunFiles);
-    if (!name.starts_with('.') && !is_of_a_run && (!is_weights || is_index) && what_stands_at(entry.path()) == "a file")
+    if (!name.starts_with('.') && !name.ends_with(".tmp") && !is_of_a_run && (!is_weights || is_index) &&
+        what_stands_at(entry.path()) == "a file")
       copy_atomically(entry.path(), target / name);
   }
   if (error) storage_fail(folder.path().string(), ": cannot be listed: ", error.message());

@@ -18,7 +18,7 @@ using Json = nlohmann::ordered_json;
 
 namespace {
 
-constexpr int kFormatVersion = 1;
+constexpr int kFormatVersion = 2;
 
 // Names, shapes and some bytes of every tensor: enough to tell two base models apart without reading 14 GB.
 std::string fingerprint(const ModelFolder& folder) {

@@ -1,6 +1,7 @@
 #include "train/step_check.h"
 
 #include "core/check.h"
+#include "ops/finite.h"
 
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
@@ -24,14 +25,10 @@ std::string rows_text(const Dataset& dataset, const std::vector<int64_t>& indice
 }
 
 void check_base_is_finite(const Decoder& decoder) {
-  constexpr int64_t kBlock = 1 << 24;  // values looked at in one go
   for (const TensorFile& file : decoder.folder.files())
     for (const TensorInfo& info : file.tensors()) {
-      if (!at::isFloatingType(info.dtype)) continue;
-      const at::Tensor values = file.tensor(info.name).flatten();
-      for (int64_t begin = 0; begin < values.numel(); begin += kBlock)
-        if (!values.narrow(0, begin, std::min(kBlock, values.numel() - begin)).isfinite().all().item<bool>())
-          fail(file.path().string(), ": tensor '", info.name, "': expected finite values, got NaN or infinity");
+      if (at::isFloatingType(info.dtype) && !ops::all_finite(file.tensor(info.name)))
+        fail(file.path().string(), ": tensor '", info.name, "': expected finite values, got NaN or infinity");
     }
 }
 

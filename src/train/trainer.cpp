@@ -5,6 +5,7 @@
 #include "core/check.h"
 #include "core/memory.h"
 #include "core/write.h"
+#include "ops/finite.h"
 #include "ops/rowwise.h"
 #include "rankfold/evaluate.h"
 #include "train/memory_plan.h"
@@ -56,7 +57,8 @@ struct Trainer::State {
   std::string run_id;
   std::vector<int64_t> order;  // of the rows in epoch order_epoch
   int64_t order_epoch = -1;
-  int64_t saved_step = 0;
+  int64_t saved_step = 0;                     // the newest checkpoint in output_dir; -1: none that auto would find
+  bool in_a_step = false;                     // values are being changed
   std::optional<Clock::time_point> next_try;  // where the last checkpoint could not be written
   bool log_is_behind = false;
   bool base_is_finite = false;  // looked at, as it is only where a loss is not
@@ -160,6 +162,11 @@ void Trainer::State::resume() {
     throw Error(ExitCode::kResumeRefused, join(folder.string(), ": it is at step ", run.step, ", beyond the ",
                                                plan.total_steps, " steps of this run"));
   say("resumed " + folder.string() + " at step " + std::to_string(run.step));
+  // Another folder's checkpoint, or not the newest, is none that auto would go on from.
+  std::error_code ignored;
+  const auto newest = list_checkpoints(config.output_dir);
+  const bool is_newest = !newest.empty() && fs::equivalent(folder, newest.front().path, ignored);
+  saved_step = is_newest ? run.step : -1;
 }
 
 void Trainer::State::begin(const MemoryPlan& memory) {
@@ -168,7 +175,6 @@ void Trainer::State::begin(const MemoryPlan& memory) {
   identity = identity_of(model, adapter, dataset, config);
   clean_up(config.output_dir);
   resume();
-  saved_step = run.step;
   say(memory.table());
   prepare_folder(config.output_dir);
   if (run_id.empty())
@@ -216,7 +222,9 @@ void Trainer::State::update(const Window& window, const std::vector<double>& los
   const double norm = optimizer.clip(config.max_grad_norm, run.loss_scale.value);
   if (!std::isfinite(loss) || !std::isfinite(norm)) return skip(window, losses, norm);
   if (optimizer.steps == 0 && reaches_every_part(window.batches)) check_every_gradient(adapter);
+  in_a_step = true;
   optimizer.step(config, rate);
+  in_a_step = false;
   run.skipped_in_a_row = 0;
   if (model.dtype() == at::kHalf) run.loss_scale.counted();
   run.loss_sum += loss;
@@ -278,7 +286,7 @@ void Trainer::State::write_log(const std::function<void(const fs::path&)>& add) 
 // What a result and a checkpoint have in common.
 void Trainer::State::write_files(const fs::path& folder) const {
   for (const at::Tensor& saved : {adapter.flat_values(), optimizer.first_moment, optimizer.second_moment})
-    if (!saved.isfinite().all().item<bool>())
+    if (!ops::all_finite(saved))
       throw Error(ExitCode::kDiverged, join("step ", run.step, ": trained values are not finite numbers; not saved"));
   write_adapter_files(adapter, *model.shared_decoder(), folder);
   for (const auto& [name, text] : files) write_text(folder / name, text);
@@ -293,7 +301,12 @@ void Trainer::State::save() {
   });
   saved_step = run.step;
   next_try.reset();
-  remove_old_checkpoints(config.output_dir, run_id, config.save_total_limit);
+  try {
+    clean_up(config.output_dir);
+    remove_old_checkpoints(config.output_dir, run_id, config.save_total_limit);
+  } catch (const StorageError& error) {  // the checkpoint stands
+    say(error.what());
+  }
 }
 
 // A full disk need not end a night's run: the last checkpoint stands, and the next try may succeed.
@@ -308,7 +321,7 @@ void Trainer::State::try_to_save() {
 
 // For what ends the run by an exception: state is that of the last finished step.
 void Trainer::State::save_after_failure() {
-  if (saved_step == run.step) return;
+  if (saved_step == run.step || in_a_step) return;
   try {
     save();
     say(join("saved step ", run.step));
@@ -405,20 +418,21 @@ bool Trainer::run() {
   const MemoryPlan memory = plan_memory(*s.model.shared_decoder(), s.adapter, s.config, s.largest_batch());
   const FolderLock lock(s.config.output_dir);
   s.begin(memory);
+  bool done = false;
   try {
-    if (s.steps()) {
-      s.finish();
-    } else {
-      if (s.saved_step != s.run.step) s.save();
-      throw Stopped();
-    }
+    done = s.steps();
+    if (done) s.finish();
   } catch (const Stopped&) {
-    s.say(join("stopped at step ", s.run.step, " of ", s.plan.total_steps,
-               "; --resume_from_checkpoint auto goes on from there"));
-    return false;
+    done = false;
   } catch (...) {
     s.save_after_failure();
     throw;
+  }
+  if (!done) {
+    if (s.saved_step != s.run.step) s.save();
+    s.say(join("stopped at step ", s.run.step, " of ", s.plan.total_steps,
+               "; --resume_from_checkpoint auto goes on from there"));
+    return false;
   }
   if (const ops::Backend* backend = ops::takes_kernels(s.adapter.flat_values()))
     s.say(join("attention: ", backend->attention_name()));

@@ -180,7 +180,7 @@ TEST(Signals, TheSecondEndsTheProcessAtOnce) {
   double longest = 0;
   for (int i = 0; i < 6; ++i) {
     const std::string name = "out-" + std::to_string(i);
-    const int first = i % 2 ? SIGINT : SIGTERM, second = i % 3 ? SIGINT : SIGTERM;
+    const int first = i % 2 ? SIGINT : SIGTERM, second = SIGINT;
     Program run("lora-train", job.arguments(name, {"--per_device_train_batch_size=200",
                                                    "--gradient_accumulation_steps=1", "--save_steps=1"}));
     ASSERT_TRUE(run.says("\nstep 3/"));
@@ -204,6 +204,16 @@ TEST(Signals, TheSecondEndsTheProcessAtOnce) {
   EXPECT_LT(longest, 0.5);
   std::cout << "signals: a second one ended " << killed << "/6 runs at once, the slowest in " << longest
             << " s; the last checkpoint was whole in all\n";
+}
+
+TEST(Signals, ARepeatedTermIsOne) {
+  const Job job;
+  Program run("lora-train", job.arguments("out", {"--per_device_train_batch_size=200",
+                                                  "--gradient_accumulation_steps=1", "--save_steps=0"}));
+  ASSERT_TRUE(run.says("\nstep 3/"));
+  for (int i = 0; i < 3; ++i) run.signal(SIGTERM), sleep_for(0.003);
+  EXPECT_EQ(run.wait().code, 143);
+  EXPECT_GE(newest_step(job / "out"), 3);
 }
 
 TEST(Signals, HangingUpIsNoReasonToStop) {
