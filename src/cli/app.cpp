@@ -165,9 +165,9 @@ int run_app(const AppSpec& spec, int argc, char** argv, const Fields& fields,
             const std::function<void(const Given&)>& job) {
   std::signal(SIGPIPE, SIG_IGN);  // a reader that went away must not kill a training run
   std::signal(SIGXFSZ, SIG_IGN);  // nor a limit on the size of files, which is an error of the write
-  if (spec.stops_in_order) std::signal(SIGUSR1, SIG_IGN);  // until it is noted, also while the program starts again
+  if (spec.stops_in_order) hold_signals();
   if (spec.name == program_invocation_short_name) set_up_libraries(argv);  // not inside a test
-  if (spec.stops_in_order) note_signals();  // after it, as a signal noted before would be forgotten
+  if (spec.stops_in_order) note_signals();
   set_up_memory(spec.keeps_pages);
   report_lost_mappings(spec.name.c_str());
   CLI::App app(spec.description, spec.name);

@@ -8,6 +8,7 @@
 #include <atomic>
 #include <csignal>
 #include <cstring>
+#include <thread>
 
 namespace rankfold {
 namespace {
@@ -16,11 +17,11 @@ std::atomic<int> noted = 0;
 std::atomic<bool> save_requested = false;
 const char* program_name = "";
 
-void handle(int signal, void (*handler)(int, siginfo_t*, void*), int flags) {
-  struct sigaction action = {};
-  action.sa_sigaction = handler;
-  action.sa_flags = SA_SIGINFO | flags;
-  ::sigaction(signal, &action, nullptr);
+sigset_t ours() {
+  sigset_t set;
+  sigemptyset(&set);
+  for (const int signal : {SIGINT, SIGTERM, SIGUSR1}) sigaddset(&set, signal);
+  return set;
 }
 
 void end_by(int signal) {
@@ -29,12 +30,15 @@ void end_by(int signal) {
 }
 
 // Supervisors repeat SIGTERM, and wrappers pass it on twice: only a person's Ctrl-C asks for more the second time.
-void note(int signal, siginfo_t*, void*) {
-  int none = 0;
-  if (!noted.compare_exchange_strong(none, signal) && signal == SIGINT) end_by(signal);
+void note(int signal) {
+  if (signal == SIGUSR1) {
+    save_requested = true;
+  } else if (int none = 0; !noted.compare_exchange_strong(none, signal) && signal == SIGINT) {
+    const sigset_t set = ours();
+    ::pthread_sigmask(SIG_UNBLOCK, &set, nullptr);
+    end_by(signal);
+  }
 }
-
-void note_save(int, siginfo_t*, void*) { save_requested = true; }
 
 void put(const char* text) { static_cast<void>(::write(STDERR_FILENO, text, std::strlen(text)) == 0); }
 
@@ -49,10 +53,17 @@ void report_lost(int signal, siginfo_t* info, void*) {
 
 }  // namespace
 
-void note_signals() {
-  for (const int signal : {SIGINT, SIGTERM}) handle(signal, note, SA_RESTART | SA_NODEFER);
-  handle(SIGUSR1, note_save, SA_RESTART);
+void hold_signals() {
+  const sigset_t set = ours();
+  ::pthread_sigmask(SIG_BLOCK, &set, nullptr);
   std::signal(SIGHUP, SIG_IGN);
+}
+
+void note_signals() {
+  std::thread([set = ours()] {
+    for (int signal = 0;;)
+      if (::sigwait(&set, &signal) == 0) note(signal);
+  }).detach();
 }
 
 bool stop_requested() { return noted != 0; }
@@ -66,7 +77,10 @@ Error stopped_by_signal() {
 
 void report_lost_mappings(const char* program) {
   program_name = program;
-  handle(SIGBUS, report_lost, 0);
+  struct sigaction action = {};
+  action.sa_sigaction = report_lost;
+  action.sa_flags = SA_SIGINFO;
+  ::sigaction(SIGBUS, &action, nullptr);
 }
 
 }  // namespace rankfold

@@ -5,8 +5,13 @@
 
 namespace rankfold {
 
-// From now on SIGINT and SIGTERM are noted, and a SIGINT after one of them ends the process at once; SIGUSR1 is noted;
-// SIGHUP is ignored, so that a run outlives the terminal it was started from.
+// Both before anything else of a program starts a thread. SIGINT, SIGTERM and SIGUSR1 are held back from all threads (and
+// kept while the program starts itself again), then noted by a thread of their own; a SIGINT after one of the first two
+// ends the process at once. SIGHUP is ignored, so that a run outlives the terminal it was started from.
+//
+// A handler on a thread that computes would do harm: code that oneDNN makes for products with a transposed matrix keeps
+// data where the frame of a handler comes to lie (torch 2.11, AVX-512; seen as a broken heap).
+void hold_signals();
 void note_signals();
 bool stop_requested();     // a Stop: SIGINT or SIGTERM has come
 bool take_save_request();  // SIGUSR1 has come since the last call

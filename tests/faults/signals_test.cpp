@@ -216,6 +216,25 @@ TEST(Signals, ARepeatedTermIsOne) {
   EXPECT_GE(newest_step(job / "out"), 3);
 }
 
+// At any instruction of a step: on the thread that computes a handler's frame would break oneDNN's products.
+TEST(Signals, AHailOfThemLeavesTheBytesAlone) {
+  const Job job;
+  const std::vector<std::string> steps = {"--max_steps=150", "--save_steps=0"};
+  ASSERT_EQ(job.train("whole", steps).code, 0);
+  int64_t sent = 0;
+  for (int i = 0; i < 4; ++i) {
+    const std::string name = "out-" + std::to_string(i);
+    Program run("lora-train", job.arguments(name, steps));
+    ASSERT_TRUE(run.says("\nstep 1/"));
+    for (; run.runs(); ++sent) run.signal(SIGUSR1), sleep_for(0.0005);
+    const Outcome o = run.wait();
+    EXPECT_EQ(o.code, 0) << o.signal << " " << o.err;
+    EXPECT_EQ(job.result(name), job.result("whole"));
+  }
+  EXPECT_GT(sent, 100);
+  std::cout << "signals: " << sent << " SIGUSR1 in 4 runs of 150 steps left the bytes alone\n";
+}
+
 TEST(Signals, HangingUpIsNoReasonToStop) {
   const Job job;
   Program run("lora-train", job.arguments("out"));
