@@ -20,7 +20,7 @@ failures=0
   echo "# Long tests"
   echo
   echo "$(date -u +%F), \`$amounts tests/soak.sh\`, commit $(git -C "$root" rev-parse --short HEAD),"
-  echo "$(nproc) cores of $(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1), $(awk '/MemTotal/ { printf "%.0f GiB", $2 / 1048576 }' /proc/meminfo), Linux $(uname -r)"
+  echo "$(nproc --all) cores of $(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -n 1), $(awk '/MemTotal/ { printf "%.0f GiB", $2 / 1048576 }' /proc/meminfo), Linux $(uname -r)"
   echo
   echo "| row | result | seconds | |"
   echo "| --- | --- | --- | --- |"
