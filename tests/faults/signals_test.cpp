@@ -156,14 +156,16 @@ TEST_F(SignalInstants, Usr1SavesAndGoesOn) {
     expect(temporaries_below(out).empty(), "left temporaries");
     const auto saved = list_checkpoints(out);
     const int64_t before = last_step(struck.before);
-    if (before >= kind.steps - 2) {
+    // A step takes two milliseconds here, and on a busy machine the thread that takes signals may wait for a core.
+    constexpr int64_t kWait = 16;
+    if (before >= kind.steps - kWait - 2) {
       ++late;
     } else if (saved.size() != 2) {
       expect(false, join(saved.size(), " checkpoints; expected the asked one and the last"));
     } else {
       const int64_t step = saved.back().step;
       expect(damage(saved.back().path).empty(), "is damaged");
-      expect(step > before && step <= last_step(struck.after) + 2,
+      expect(step > before && step <= last_step(struck.after) + kWait + 2,
              join("between steps ", before, " and ", last_step(struck.after), ", saved ", step));
     }
     good += fine;
