@@ -5,6 +5,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <iostream>
 
 namespace rankfold::faults {
@@ -15,17 +16,25 @@ TEST(KillInstants, EveryOneIsResumedToTheSameBytes) {
   const Outcome whole = job.train("whole");
   ASSERT_EQ(whole.code, 0) << whole.err;
   const std::string wanted = job.result("whole");
+  double life = whole.seconds;
   Random random(1);
   int64_t same = 0, killed = 0, with_checkpoint = 0, with_result = 0;
   for (int64_t i = 0; i < flags.instants; ++i) {
-    // One instant in each equal part of the life.
-    const double instant =
-        whole.seconds * (static_cast<double>(i) + random.unit()) / static_cast<double>(flags.instants);
     const std::string out = "out-" + std::to_string(i);
-    Program run("lora-train", job.arguments(out));
-    sleep_for(instant);
-    run.signal(SIGKILL);
-    killed += run.wait().signal == SIGKILL;
+    double instant = 0;
+    bool met = false;
+    for (int tries = 0; tries < 4 && !met; ++tries) {  // a machine that gets less busy shortens the life
+      fs::remove_all(job / out);
+      // One instant in each equal part of it.
+      instant = life * (static_cast<double>(i) + random.unit()) / static_cast<double>(flags.instants);
+      Program run("lora-train", job.arguments(out));
+      sleep_for(instant);
+      run.signal(SIGKILL);
+      const Outcome struck = run.wait();
+      met = struck.signal == SIGKILL;
+      if (!met) life = std::min(life, struck.seconds);
+    }
+    killed += met;
     with_checkpoint += !list_checkpoints(job / out).empty();
     with_result += fs::exists(job / out / "adapter_model.safetensors");
     const Outcome resumed = job.train(out, {"--resume_from_checkpoint=auto"});
@@ -36,7 +45,7 @@ TEST(KillInstants, EveryOneIsResumedToTheSameBytes) {
     same += equal && resumed.code == 0;
     fs::remove_all(job / out);
   }
-  std::cout << "kill -9: " << flags.instants << " instants over " << whole.seconds << " s, " << killed
+  std::cout << "kill -9: " << flags.instants << " instants over " << life << " s, " << killed
             << " met a running process, " << with_checkpoint << " left checkpoints, " << with_result
             << " a result; resumed to the same bytes " << same << "/" << flags.instants << "\n";
   EXPECT_EQ(same, flags.instants);
