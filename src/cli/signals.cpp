@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <chrono>
 #include <csignal>
 #include <cstring>
 #include <thread>
@@ -29,14 +30,24 @@ void end_by(int signal) {
   std::raise(signal);
 }
 
-// Supervisors repeat SIGTERM, and wrappers pass it on twice: only a person's Ctrl-C asks for more the second time.
-void note(int signal) {
-  if (signal == SIGUSR1) {
-    save_requested = true;
-  } else if (int none = 0; !noted.compare_exchange_strong(none, signal) && signal == SIGINT) {
-    const sigset_t set = ours();
-    ::pthread_sigmask(SIG_UNBLOCK, &set, nullptr);
-    end_by(signal);
+// Supervisors repeat SIGTERM. timeout(1), and launchers that pass on a Ctrl-C which the terminal has sent to all of them,
+// send SIGINT twice at once: only one that comes later is a person who will not wait.
+constexpr auto kAtOnce = std::chrono::milliseconds(250);
+
+[[noreturn]] void take_signals(const sigset_t& set) {
+  std::chrono::steady_clock::time_point first;
+  for (int signal = 0;;) {
+    if (::sigwait(&set, &signal) != 0) continue;
+    const auto now = std::chrono::steady_clock::now();
+    if (signal == SIGUSR1) {
+      save_requested = true;
+    } else if (noted == 0) {
+      noted = signal;
+      first = now;
+    } else if (signal == SIGINT && now - first > kAtOnce) {
+      ::pthread_sigmask(SIG_UNBLOCK, &set, nullptr);
+      end_by(signal);
+    }
   }
 }
 
@@ -59,12 +70,7 @@ void hold_signals() {
   std::signal(SIGHUP, SIG_IGN);
 }
 
-void note_signals() {
-  std::thread([set = ours()] {
-    for (int signal = 0;;)
-      if (::sigwait(&set, &signal) == 0) note(signal);
-  }).detach();
-}
+void note_signals() { std::thread(take_signals, ours()).detach(); }
 
 bool stop_requested() { return noted != 0; }
 bool take_save_request() { return save_requested.exchange(false); }
