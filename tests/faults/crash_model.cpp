@@ -23,6 +23,16 @@ int Disk::add(Node node) {
   return static_cast<int>(nodes_.size()) - 1;
 }
 
+void Disk::apply(const std::vector<Change>& names) {
+  for (const Change& change : names) {
+    auto& held = nodes_[static_cast<size_t>(change.folder)].names;
+    if (change.node < 0)
+      held.erase(change.name);
+    else
+      held[change.name] = change.node;
+  }
+}
+
 int Disk::find(const std::string& path) const {
   int node = 0;
   for (const fs::path& part : fs::path(path).lexically_relative(root_)) {
@@ -114,13 +124,7 @@ CrashModel::CrashModel(Disk before, const std::vector<Entry>& journal) : disk_(s
         open.erase(entry.fd);
         break;
     }
-    for (const Change& change : effect.names) {
-      auto& names = now.nodes_[static_cast<size_t>(change.folder)].names;
-      if (change.node < 0)
-        names.erase(change.name);
-      else
-        names[change.name] = change.node;
-    }
+    now.apply(effect.names);
     if (effect.synced >= 0)
       for (Effect& earlier : effects_) {
         const bool reached =
@@ -139,13 +143,7 @@ Disk CrashModel::after(size_t calls, const Chance& chance) const {
     if (!is_name && effect.node < 0) continue;
     const Fate fate = effect.certain < calls ? Fate::kKept : chance(is_name);
     if (fate == Fate::kDropped) continue;
-    for (const Change& change : effect.names) {
-      auto& names = disk.nodes_[static_cast<size_t>(change.folder)].names;
-      if (change.node < 0)
-        names.erase(change.name);
-      else
-        names[change.name] = change.node;
-    }
+    disk.apply(effect.names);
     if (effect.node < 0) continue;
     std::string& data = disk.nodes_[static_cast<size_t>(effect.node)].data;
     const auto offset = static_cast<size_t>(effect.offset);

@@ -32,7 +32,13 @@ class Disk {
     std::string data;
     std::map<std::string, int> names;
   };
+  struct Change {
+    int folder;
+    std::string name;
+    int node;  // -1: the name goes
+  };
   int add(Node node);
+  void apply(const std::vector<Change>& names);
   int find(const std::string& path) const;  // -1: nothing
   void collect(int node, const std::string& path, Files& files) const;
 
@@ -57,13 +63,8 @@ class CrashModel {
   std::vector<Disk> states_after(size_t calls) const;
 
  private:
-  struct Change {
-    int folder;
-    std::string name;
-    int node;  // -1: the name goes
-  };
   struct Effect {
-    std::vector<Change> names = {};
+    std::vector<Disk::Change> names = {};
     int node = -1;  // whose bytes change
     bool truncates = false;
     int64_t offset = 0;

@@ -66,15 +66,6 @@ class Crashes : public ::testing::Test, protected World {
     return watched;
   }
 
-  bool loads(const fs::path& folder) const {
-    try {
-      Adapter::load(model(), folder);
-      return true;
-    } catch (const Error&) {
-      return false;
-    }
-  }
-
   void check(const std::string& name, const Watched& watched, const TrainConfig& config) {
     const std::string run = run_of(config.output_dir);
     int64_t states = 0, mixed = 0, lost = 0, refused = 0, resumed = 0;

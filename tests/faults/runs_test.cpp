@@ -19,14 +19,6 @@ class Runs : public ::testing::Test, protected World {
   static std::string result(const fs::path& out) {
     return fs::exists(out / "adapter_model.safetensors") ? read_bytes(out / "adapter_model.safetensors") : "";
   }
-  bool loads(const fs::path& out) const {
-    try {
-      Adapter::load(model(), out);
-      return true;
-    } catch (const Error&) {
-      return false;
-    }
-  }
 
   // A run of three steps that saves at two and three and keeps one. False once the fault is beyond the run's last call.
   bool attempt(const std::string& wanted, int error, int64_t first, bool lasts) {

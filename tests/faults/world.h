@@ -69,6 +69,14 @@ class World {
         model, {.r = 2, .lora_alpha = alpha_, .lora_dropout = 0.1, .target_modules = StringList{"W_pack", "down_proj"}},
         7);
   }
+  bool loads(const fs::path& folder) const {
+    try {
+      Adapter::load(model(), folder);
+      return true;
+    } catch (const Error&) {
+      return false;
+    }
+  }
 
   // All steps; the first takes what the trainer says.
   void train(const TrainConfig& config, const std::function<void(const std::string&)>& on_message = {},
