@@ -17,7 +17,7 @@ die() {
 }
 
 debian_packages=(g++ cmake ninja-build ccache python3-venv libsentencepiece-dev nlohmann-json3-dev libcli11-dev
-                 libgtest-dev libboost-context-dev)
+                 libpcre2-dev libgtest-dev libboost-context-dev)
 
 install_debian_packages() {
   if ! command -v dpkg-query >/dev/null; then

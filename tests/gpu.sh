@@ -6,8 +6,8 @@
 #                           folder there and run run.sh in it, which is this script. It needs python3's torch of the
 #                           version that the build linked, or RANKFOLD_TORCH=<torch folder>.
 # Without finished binaries it builds them: as tests/run.sh does, or, where nothing can be installed, with
-# RANKFOLD_DEPS=<prefix>: a folder with include, lib and share of sentencepiece, nlohmann_json, CLI11, GoogleTest and
-# Boost.Context (`dpkg -x` of Debian's packages gives one in <folder>/usr), and python3's torch.
+# RANKFOLD_DEPS=<prefix>: a folder with include, lib and share of sentencepiece, PCRE2, nlohmann_json, CLI11, GoogleTest
+# and Boost.Context (`dpkg -x` of Debian's packages gives one in <folder>/usr), and python3's torch.
 #   COMPUTE_SANITIZER=<program>  where it is not on PATH or in /usr/local/cuda/bin
 #   RANKFOLD_GPU_FILTER=<filter> the tests that run under it (GoogleTest's filter, default *KernelTest*)
 # Exit code: 0, 1 where a step failed, 77 where there is no device.
@@ -42,7 +42,7 @@ pack() {
   [[ -f $build/lib/librankfold_cuda.so ]] || give_up "librankfold_cuda.so is not built"
   cp "$build/lib/librankfold_cuda.so" "$build"/lib/librankfold.so.? "$to/lib/"
   # What these link and neither torch nor every Linux machine has.
-  ldd "$to/lib/"librankfold.so.? "$to"/bin/* | awk '$3 ~ "/lib(sentencepiece|protobuf|absl|boost)" { print $3 }' |
+  ldd "$to/lib/"librankfold.so.? "$to"/bin/* | awk '$3 ~ "/lib(sentencepiece|protobuf|absl|boost|pcre2)" { print $3 }' |
     while read -r library; do cp -L "$library" "$to/lib/"; done
   torch=$(sed -n 's/^LibTorch_INCLUDE_DIR:[A-Z]*=\(.*\)\/include$/\1/p' "$build/CMakeCache.txt")
   torch_version "$torch" >"$to/torch_version"

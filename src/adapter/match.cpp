@@ -6,28 +6,9 @@
 #include <algorithm>
 #include <cctype>
 #include <cmath>
-#include <map>
-#include <optional>
-#include <regex>
 
 namespace rankfold {
 namespace {
-
-constexpr size_t kLongestPattern = 1000;  // std::regex compiles by recursion
-
-std::regex compile(const std::string& key, const std::string& pattern, const std::string& full) {
-  if (pattern.size() > kLongestPattern)
-    fail(key, ": expected a regular expression of at most ", kLongestPattern, " bytes, got ", pattern.size());
-  auto flags = std::regex::ECMAScript;
-#ifdef __GLIBCXX__
-  flags |= std::regex_constants::__polynomial;  // no backtracking: the pattern may be a stranger's
-#endif
-  try {
-    return std::regex(full, flags);
-  } catch (const std::regex_error& error) {
-    fail(key, ": '", pattern, "' is not a regular expression (ECMAScript): ", error.what());
-  }
-}
 
 std::string last_part(const std::string& name) { return name.substr(name.rfind('.') + 1); }
 
@@ -41,19 +22,19 @@ class Names {
  public:
   Names(const std::string& key, const ModuleNames& names) {
     if (const auto* pattern = std::get_if<std::string>(&names)) {
-      if (!pattern->empty()) regex_ = compile(key, *pattern, *pattern);
+      if (!pattern->empty()) regex_.emplace(key, *pattern);
     } else {
       list_ = std::get<StringList>(names);
     }
   }
   bool match(const std::string& name) const {
-    if (regex_) return std::regex_match(name, *regex_);
+    if (regex_) return regex_->match(name);
     return std::any_of(list_.begin(), list_.end(), [&](const std::string& entry) { return is_named(name, entry); });
   }
 
  private:
   StringList list_;
-  std::optional<std::regex> regex_;
+  std::optional<Regex> regex_;
 };
 
 // The layer is the first number between dots that has two parts before it: model.layers.3.mlp.down_proj -> 3.
@@ -108,8 +89,7 @@ void check_entries(const StringList& targets, const std::vector<LinearModule>& l
            did_you_mean(nearest(entry, short_names(linears))));
 }
 
-// A pattern without any operator but the dot: PEFT's initialisers write one for each module, and to compile each as a
-// regular expression for each module takes seconds.
+// A pattern without any operator but the dot: PEFT's initialisers write one for each module, and a comparison is cheaper.
 bool is_plain(const std::string& pattern) {
   return std::all_of(pattern.begin(), pattern.end(),
                      [](unsigned char c) { return std::isalnum(c) || c == '_' || c == '.'; });
@@ -118,27 +98,40 @@ bool ends_in_plain(const std::string& name, const std::string& pattern) {
   const size_t begin = name.size() - pattern.size();  // only looked at where the name is as long
   return name.size() >= pattern.size() && (begin == 0 || name[begin - 1] == '.') &&
          std::equal(pattern.begin(), pattern.end(), name.begin() + begin,
-                    [](char p, char c) { return p == c || (p == '.' && c != '\n' && c != '\r'); });
-}
-
-template <class T>
-T pattern_value(const std::string& key, const std::map<std::string, T>& patterns, const std::string& name,
-                T otherwise) {
-  for (const auto& [pattern, value] : patterns)
-    if (is_plain(pattern) ? ends_in_plain(name, pattern)
-                          : std::regex_match(name, compile(key, pattern, "(?:.*\\.)?(?:" + pattern + ")")))
-      return value;
-  return otherwise;
+                    [](char p, char c) { return p == c || (p == '.' && c != '\n'); });
 }
 
 }  // namespace
 
-ModuleMatch match_one(const LoraConfig& config, const LinearModule& module) {
-  ModuleMatch match{.module = module};
-  match.r = pattern_value("rank_pattern", config.rank_pattern, module.name, config.r);
-  match.alpha = pattern_value("alpha_pattern", config.alpha_pattern, module.name, config.lora_alpha);
+template <class T>
+ByName<T>::ByName(const std::string& key, const std::map<std::string, T>& patterns, T otherwise)
+    : otherwise_(otherwise) {
+  constexpr size_t kMostExpressions = 1000;  // each may take 64 KiB
+  size_t expressions = 0;
+  for (const auto& [pattern, value] : patterns) {
+    Entry& entry = entries_.emplace_back(Entry{pattern, std::nullopt, value});
+    if (is_plain(pattern)) continue;
+    if (++expressions > kMostExpressions) fail(key, ": expected at most ", kMostExpressions, " regular expressions");
+    entry.regex.emplace(key, pattern);
+  }
+}
+
+template <class T>
+T ByName<T>::at(const std::string& name) const {
+  for (const Entry& entry : entries_)
+    if (entry.regex ? entry.regex->match_after_dot(name) : ends_in_plain(name, entry.pattern)) return entry.value;
+  return otherwise_;
+}
+
+ModuleRanks::ModuleRanks(const LoraConfig& config)
+    : r_("rank_pattern", config.rank_pattern, config.r),
+      alpha_("alpha_pattern", config.alpha_pattern, config.lora_alpha),
+      use_rslora_(config.use_rslora) {}
+
+ModuleMatch ModuleRanks::match(const LinearModule& module) const {
+  ModuleMatch match{.module = module, .r = r_.at(module.name), .alpha = alpha_.at(module.name)};
   const double rank = static_cast<double>(match.r);
-  match.scale = match.alpha / (config.use_rslora ? std::sqrt(rank) : rank);
+  match.scale = match.alpha / (use_rslora_ ? std::sqrt(rank) : rank);
   return match;
 }
 
@@ -154,12 +147,13 @@ std::vector<ModuleMatch> match_modules(const LoraConfig& config, const std::vect
   const bool all = text && is_all_linear(*text);
   const Names wanted("target_modules", all ? ModuleNames(StringList{}) : config.target_modules);
   const Names excluded("exclude_modules", config.exclude_modules);
+  const ModuleRanks ranks(config);
 
   std::vector<ModuleMatch> matches;
   for (const LinearModule& module : linears) {
     const bool is_wanted =
         all ? !module.is_head : wanted.match(module.name) && is_in_layers(config, targets, module.name);
-    if (is_wanted && !excluded.match(module.name)) matches.push_back(match_one(config, module));
+    if (is_wanted && !excluded.match(module.name)) matches.push_back(ranks.match(module));
   }
   if (!matches.empty()) return matches;
   if (text && !all)

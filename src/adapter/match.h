@@ -1,10 +1,13 @@
 // Which linear layers a LoraConfig names, by PEFT's rules (0.21), and with which rank and scale.
 #pragma once
 
+#include "adapter/regex.h"
 #include "rankfold/causal_lm.h"
 #include "rankfold/config.h"
 
 #include <cstdint>
+#include <map>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -18,9 +21,35 @@ struct ModuleMatch {
   double scale = 0;  // alpha / r, or alpha / sqrt(r) with use_rslora
 };
 
-// r and alpha of one module: the first key of rank_pattern (alpha_pattern) that, as a regular expression, matches the
-// whole name or what follows a dot in it; else the config's own. A bad regular expression is a UserError.
-ModuleMatch match_one(const LoraConfig& config, const LinearModule& module);
+// What rank_pattern or alpha_pattern says of a module: the value of the first key that, as a regular expression, matches
+// the whole name or what follows a dot in it.
+template <class T>
+class ByName {
+ public:
+  // Throws UserError, which names `key`, for what is not a regular expression.
+  ByName(const std::string& key, const std::map<std::string, T>& patterns, T otherwise);
+  T at(const std::string& name) const;
+
+ private:
+  struct Entry {
+    std::string pattern;
+    std::optional<Regex> regex;  // none where the pattern is a name
+    T value;
+  };
+  std::vector<Entry> entries_;
+  T otherwise_;
+};
+
+class ModuleRanks {
+ public:
+  explicit ModuleRanks(const LoraConfig& config);  // throws UserError for a bad regular expression
+  ModuleMatch match(const LinearModule& module) const;
+
+ private:
+  ByName<int64_t> r_;
+  ByName<double> alpha_;
+  bool use_rslora_;
+};
 
 // In the order of `linears`. Stricter than PEFT: a list entry that matches nothing is a UserError that lists what there
 // is, like a target that matches nothing at all.

@@ -78,11 +78,12 @@ std::pair<std::string, std::string_view> split_key(const std::string& key, const
   fail(source, ": tensor '", key, "': expected base_model.model.MODULE.lora_A.weight or .lora_B.weight");
 }
 
-void check_pair(const AdapterFolder& folder, const std::string& module, const at::Tensor& a, const at::Tensor& b) {
+void check_pair(const AdapterFolder& folder, const ModuleRanks& ranks, const std::string& module, const at::Tensor& a,
+                const at::Tensor& b) {
   const std::string source = (folder.path / kAdapterName).string();
   for (const auto& [tensor, suffix] : {std::pair{a, kA}, std::pair{b, kB}})
     if (!tensor.defined()) fail(source, ": tensor '", kPrefix, module, suffix, "' is missing");
-  const int64_t r = match_one(folder.config, {.name = module}).r;
+  const int64_t r = ranks.match({.name = module}).r;
   if (a.size(0) != r || b.size(1) != r)
     fail(source, ": module '", module, "': expected rank ", r, " as in ", kConfigName, ", got A ", a.sizes(), " and B ",
          b.sizes());
@@ -99,7 +100,8 @@ void read_tensors(AdapterFolder& folder) {
       (kind == kA ? folder.tensors[module].first : folder.tensors[module].second) = tensor;
   }
   if (folder.tensors.empty()) fail(file.path().string(), ": holds no adapter");
-  for (const auto& [module, pair] : folder.tensors) check_pair(folder, module, pair.first, pair.second);
+  const ModuleRanks ranks(folder.config);
+  for (const auto& [module, pair] : folder.tensors) check_pair(folder, ranks, module, pair.first, pair.second);
   for (const auto& [module, weight] : folder.base_weights)
     if (!folder.tensors.contains(module))
       fail(file.path().string(), ": tensor '", kPrefix, module, kBase, "' belongs to no adapted module");

@@ -16,6 +16,7 @@ namespace {
 using nlohmann::json;
 using testing::contains;
 using testing::error_of;
+using testing::expect_error;
 using testing::expect_imposters_are_named;
 using testing::TempFolder;
 
@@ -60,7 +61,8 @@ TEST_F(HostileAdapter, Numbers) {
       {R"("r":2,"use_rslora":1)", "use_rslora: expected true or false, got 1"},
       {R"("r":2,"rank_pattern":{"q_proj":0})", "rank_pattern: expected an object of integers in [1, 4096]"},
       {R"("r":2,"rank_pattern":["q_proj"])", "rank_pattern: expected"},
-      {R"("r":2,"rank_pattern":{"(":2})", "rank_pattern: '(' is not a regular expression"},
+      {R"("r":2,"rank_pattern":{"(":2})",
+       R"(rank_pattern: "(" is not a regular expression: missing closing parenthesis)"},
       {R"("r":2,"alpha_pattern":{"q_proj":-1})", "alpha_pattern: expected an object of numbers above 0"},
       {R"("r":2,"layers_to_transform":[-1])", "layers_to_transform: expected a list of layer indices"},
       {R"("r":2,"layers_to_transform":[7])", "layers_to_transform: expected indices of layers"},
@@ -114,10 +116,82 @@ TEST_F(HostileAdapter, APatternForEveryModuleOfALargeModel) {
   const auto matches = match_modules(config, linears);
   EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(1));
   for (size_t i = 0; i < matches.size(); ++i) EXPECT_EQ(matches[i].r, static_cast<int64_t>(i / 7 + 1));
-  EXPECT_EQ(match_one(config, {"other.x.q_proj", 8, 8, false}).r, 99);
-  EXPECT_EQ(match_one(config, {"otherx.q_proj", 8, 8, false}).r, config.r);
-  EXPECT_EQ(match_one(config, {"x.q_proj", 8, 8, false}).r, 99);
-  EXPECT_EQ(match_one(config, {".q_proj", 8, 8, false}).r, config.r);
+  const ModuleRanks ranks(config);
+  const auto rank = [&](const char* name) { return ranks.match({name, 8, 8, false}).r; };
+  EXPECT_EQ(rank("other.x.q_proj"), 99);
+  EXPECT_EQ(rank("otherx.q_proj"), config.r);
+  EXPECT_EQ(rank("x.q_proj"), 99);
+  EXPECT_EQ(rank(".q_proj"), config.r);
+}
+
+bool matches(const std::string& pattern, const std::string& name) {
+  return Regex("target_modules", pattern).match(name);
+}
+
+TEST(Regex, IsPythons) {
+  const std::string name = "model.layers.31.self_attn.q_proj";
+  for (const char* pattern : {R"(.*\.(q|k|v)_proj)", R"(model\.layers\.\d{1,2}\..*)", R"((?!lm_head).*)",
+                              R"((?i:MODEL)\..*q_proj)", R"((?P<stem>.*)\.(?P<part>q|o)_proj)", R"(.*\.(?:3[01])\..*$)",
+                              R"(^.*q_proj)", R"(nothing|.*q|.*q_proj)", R"((.*)*)", R"([^\W\d]+?\b.*[]q-]_\w{4,})"})
+    EXPECT_TRUE(matches(pattern, name)) << pattern;
+  for (const char* pattern : {"q_proj", "", R"(.*\.layers)", R"(.*(?=q_proj))", R"((?!model).*)", "nothing|q_proj"})
+    EXPECT_FALSE(matches(pattern, name)) << pattern;
+  EXPECT_TRUE(matches(".*", "a\rb"));
+  EXPECT_FALSE(matches(".*", "a\nb"));
+
+  EXPECT_TRUE(Regex("rank_pattern", "q_proj|k").match_after_dot(name));
+  EXPECT_TRUE(Regex("rank_pattern", ".*").match_after_dot(name));
+  EXPECT_TRUE(Regex("rank_pattern", R"(31\..*)").match_after_dot(name));
+  EXPECT_FALSE(Regex("rank_pattern", "_proj").match_after_dot(name));
+  EXPECT_FALSE(Regex("rank_pattern", "^q_proj").match_after_dot(name));
+}
+
+// What PCRE2 alone knows, or reads in another way, would be found by us and not by PEFT.
+TEST(Regex, RefusesWhatPythonReadsOtherwise) {
+  for (const char* pattern : {R"((a)\1)", R"(\07)", R"(a++)", R"(a{,3})", R"(a{b)", R"((?i)a)", R"((?<=a|bc)d)",
+                              R"((?>a))", R"((?R)?)", R"((a)(?1))", R"((?<x>a))", R"((?#a))", R"((*UTF)a)", R"(\Qa\E)",
+                              R"(\Z)", R"(\h)", R"([[:alpha:]])", R"([\h])", R"((?|a|b))"}) {
+    const std::string error = error_of<UserError>([&] { matches(pattern, "a"); });
+    EXPECT_TRUE(contains(error, "not supported in a regular expression: ")) << pattern << ": " << error;
+  }
+  expect_error<UserError>(
+      [] { matches(R"(layers\.(\d)\1)", ""); },
+      R"(target_modules: "layers\\.(\\d)\\1" at byte 12: not supported in a regular expression: "\\1")");
+}
+
+// Among them what takes std::regex for ever, or beyond the largest integer.
+TEST(Regex, CostsLittle) {
+  const auto nested = [](const char* open, const char* close) {
+    std::string text = "a";
+    for (int i = 0; i < 140; ++i) text = open + text + close;
+    return text;
+  };
+  const std::string name = "base_model.model.model.layers.31.self_attn.q_proj";
+  for (const std::string& pattern :
+       {nested("(?=.*", ")"), nested("(", "*)*"), std::string("(.*)*x"), std::string(R"(\)") + std::string(60, '7'),
+        "a{" + std::string(60, '7') + "}", std::string("((a{999}){999}){999}"), std::string("(((.?){99}){99}){99}"),
+        std::string("(.*.*.*.*.*.*.*.*)[xz]"), std::string(19'000, '('), std::string(19'000, '['),
+        std::string(19'000, '|')}) {
+    const auto start = std::chrono::steady_clock::now();
+    try {
+      EXPECT_FALSE(matches(pattern, name)) << pattern;
+    } catch (const UserError& error) {
+      EXPECT_TRUE(contains(error.what(), "target_modules: ")) << error.what();
+      EXPECT_LT(std::string(error.what()).size(), 400u);
+    }
+    EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(1)) << pattern.substr(0, 80);
+  }
+  expect_error<UserError>(
+      [&] { matches("(.*.*.*.*.*.*.*.*)[xz]", name); },
+      R"(target_modules: the regular expression "(.*.*.*.*.*.*.*.*)[xz]" cannot be matched with ')" + name +
+          "': match limit exceeded");
+}
+
+TEST(Regex, NotWithoutEnd) {
+  LoraConfig config;
+  config.target_modules = "all-linear";
+  for (int i = 0; i <= 1000; ++i) config.rank_pattern["(a" + std::to_string(i) + ")"] = 1;
+  expect_error<UserError>([&] { ModuleRanks{config}; }, "rank_pattern: expected at most 1000 regular expressions");
 }
 
 }  // namespace

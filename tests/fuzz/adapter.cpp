@@ -55,6 +55,10 @@ std::vector<std::string> seeds() {
           0,
           R"({"peft_type":"LORA","r":4,"target_modules":"ALL-linear","exclude_modules":["layers.1.self_attn.q_proj"],)"
           R"("rank_pattern":{"q_proj":2,"^.*down_pro[a-j]$":2},"alpha_pattern":{"q_proj":3},"use_rslora":true})"),
+      input(
+          0,
+          R"({"peft_type":"LORA","r":2,"alpha_pattern":{"(q|k){1}_p[^a]oj":3,"(?=.*x?\\.)[^\\w-]+?":2},"target_modules":)"
+          R"("(?!lm_head)(?i:MODEL)\\.(?P<x>layers)\\.(?=\\d)0{1,2}\\b.(?!q_).*[nq]_proj"})"),
       input(1, tensors("F32", 4)),
       input(1, tensors("BF16", 2)),
   };

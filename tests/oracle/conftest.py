@@ -90,13 +90,21 @@ class Probe:
         return self._run("masks", model, adapter, rows, flags)
 
     def tokenize(self, model, texts):
-        (self.folder / "texts.json").write_text(json.dumps(texts))
-        run("rankfold-probe", "tokenize", model, self.folder / "texts.json", self.folder / "ids.json")
-        return json.loads((self.folder / "ids.json").read_text())
+        return self._json("tokenize", model, texts)
+
+    def match(self, cases):
+        return self._json("match", cases)
 
     def rewrite(self, file, out):
         run("rankfold-probe", "rewrite", file, out)
         return out
+
+    def _json(self, command, *arguments):
+        """The last argument goes as a JSON file, as does the answer."""
+        given, out = self.folder / f"{command}.json", self.folder / f"{command}.out.json"
+        given.write_text(json.dumps(arguments[-1]))
+        run("rankfold-probe", command, *arguments[:-1], given, out)
+        return json.loads(out.read_text())
 
     def _run(self, command, model, adapter, rows, flags):
         out = self.folder / f"{command}.safetensors"

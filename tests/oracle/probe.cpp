@@ -1,17 +1,18 @@
 // rankfold-probe: shows the tests in this folder what the library computes. Tensors come and go as safetensors files.
 //
-//   forward  MODEL ADAPTER ROWS OUT   logits [T, V], loss (a sum), labels (how many count), grad.KEY of every trained
-//   value masks    MODEL ADAPTER ROWS OUT   mask.N.MODULE [length, in]: dropout of row N at its step generate MODEL
-//   ADAPTER ROWS OUT   ids and lengths of each row's greedy continuation tokenize MODEL TEXTS.json OUT     {"ids":
-//   [[...]], "text": [...], "bos": id or null, "eos": id} rewrite  FILE OUT                 the same tensors and
-//   metadata through write_tensor_file
+//   forward  MODEL ADAPTER ROWS OUT   logits [T, V], loss (a sum), labels (how many count), grad.KEY of what is trained
+//   masks    MODEL ADAPTER ROWS OUT   mask.N.MODULE [length, in]: dropout of row N at its step
+//   generate MODEL ADAPTER ROWS OUT   ids and lengths of each row's greedy continuation
+//   tokenize MODEL TEXTS.json OUT     {"ids": [[...]], "text": [...], "bos": id or null, "eos": id}
+//   match    CASES.json OUT           of each [pattern, name]: [does target_modules, does rank_pattern match], or why not
+//   rewrite  FILE OUT                 the same tensors and metadata through write_tensor_file
 //
 // ADAPTER: a folder, "-" (none) or "full" (every parameter). ROWS: ids [T], lengths [B] and, as the command needs,
-// labels [T] (Hugging Face's convention), row [B] and step [B] (int64). Options: --dtype T, --seed N, --step N,
-// --first_row N,
-// --max_new_tokens N.
+// labels [T] (Hugging Face's convention), row [B] and step [B] (int64).
+// Options: --dtype T, --seed N, --step N, --first_row N, --max_new_tokens N.
 #include "rankfold/rankfold.h"
 
+#include "adapter/regex.h"
 #include "ops/dropout.h"
 
 #include <ATen/ATen.h>
@@ -185,6 +186,20 @@ void tokenize(const Options& options) {
   std::ofstream(options.word(3)) << out.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
 }
 
+void match(const Options& options) {
+  std::ifstream in(options.word(1));
+  nlohmann::json out = nlohmann::json::array();
+  for (const auto& one : nlohmann::json::parse(in)) {
+    try {
+      const Regex regex("pattern", one[0].get<std::string>());
+      out.push_back({regex.match(one[1].get<std::string>()), regex.match_after_dot(one[1].get<std::string>())});
+    } catch (const UserError& error) {
+      out.push_back(error.what());
+    }
+  }
+  std::ofstream(options.word(2)) << out.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+}
+
 void rewrite(const Options& options) {
   const TensorFile file = TensorFile::open(options.word(1));
   NamedTensors tensors;
@@ -197,11 +212,9 @@ void rewrite(const Options& options) {
 int main(int argc, char** argv) {
   try {
     const Options options = parse(argc, argv);
-    const std::map<std::string, void (*)(const Options&)> commands = {{"forward", forward},
-                                                                      {"masks", masks},
-                                                                      {"generate", generate_rows},
-                                                                      {"tokenize", tokenize},
-                                                                      {"rewrite", rewrite}};
+    const std::map<std::string, void (*)(const Options&)> commands = {
+        {"forward", forward},   {"masks", masks}, {"generate", generate_rows},
+        {"tokenize", tokenize}, {"match", match}, {"rewrite", rewrite}};
     const auto command = commands.find(options.word(0));
     if (command == commands.end()) throw UserError("no command " + options.word(0));
     command->second(options);

@@ -1,8 +1,9 @@
 """Damaged files that our readers accept, the reference libraries accept too: of 10,000 mutants of each kind of input
-(tests/fuzz) all that ours let pass go to PyPI's safetensors and sentencepiece and to Python's json."""
+(tests/fuzz) all that ours let pass go to PyPI's safetensors and sentencepiece and to Python's json and re."""
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -34,7 +35,12 @@ def strict(text):
 
 
 def read_json(path):
-    strict(path.read_bytes().decode("utf-8-sig"))  # a byte order mark is an editor's, not an attack
+    config = strict(path.read_bytes().decode("utf-8-sig"))  # a byte order mark is an editor's, not an attack
+    if isinstance(config, dict) and "peft_type" in config:
+        names = [config.get("target_modules"), config.get("exclude_modules")]
+        patterns = [*(config.get("rank_pattern") or {}), *(config.get("alpha_pattern") or {})]
+        for pattern in [name for name in names if isinstance(name, str)] + patterns:
+            re.compile(pattern)
 
 
 def read_rows(path):
@@ -59,7 +65,7 @@ def rejected(paths):
     for path in paths:
         try:
             READERS[path.suffix](path)
-        except (ValueError, SafetensorError) as error:
+        except (ValueError, re.error, SafetensorError) as error:
             yield path, str(error)
 
 

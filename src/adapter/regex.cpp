@@ -1,0 +1,102 @@
+#include "adapter/regex.h"
+
+#include "core/check.h"
+#include "core/json.h"
+
+#define PCRE2_CODE_UNIT_WIDTH 8
+#include <pcre2.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <new>
+#include <nlohmann/json.hpp>
+#include <utility>
+
+namespace rankfold {
+namespace {
+
+constexpr size_t kLongest = 20'000;     // bytes: a model's names in full, with bars between; compiled at most 64 KiB
+constexpr uint32_t kSteps = 1'000'000;  // of one match, some 10 ms; an expression with four .*? takes half of it
+
+// What PCRE2 and Python (3.9 to 3.14) read alike, element by element.
+constexpr char kAlike[] = R"((?x)
+  (?: [^\\\[\](){}*+?]
+    | \\ (?: [dDwWsSbB] | [^a-zA-Z0-9] )
+    | \[ \^? \]? (?: [^\\\[\]] | \\ (?: [dDwWsS] | [^a-zA-Z0-9] ) )* \]
+    | \( (?: \? (?: [:=!] | i: | P<[A-Za-z_][A-Za-z0-9_]*> ) )? (?! [?*] )
+    | \)
+    | (?: [*+?] | \{ [0-9]+ (?: , [0-9]* )? \} ) \?? (?! [*+?{] )
+  )*+)";
+
+template <class T>
+std::shared_ptr<T> owned(T* pointer, void (*free)(T*)) {
+  if (pointer == nullptr) throw std::bad_alloc();
+  return {pointer, free};
+}
+
+struct Failure {
+  int number = 0;
+  size_t at = 0;  // byte
+};
+
+std::string message(int number) {
+  PCRE2_UCHAR text[256];
+  return ::pcre2_get_error_message(number, text, sizeof text) < 0 ? join("error ", number)
+                                                                  : reinterpret_cast<const char*>(text);
+}
+
+std::shared_ptr<pcre2_code> compile(std::string_view pattern, uint32_t options, Failure& error) {
+  const auto context = owned(::pcre2_compile_context_create(nullptr), ::pcre2_compile_context_free);
+  ::pcre2_set_newline(context.get(), PCRE2_NEWLINE_LF);  // as in Python, the dot matches all but \n
+  return {::pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern.data()), pattern.size(),
+                          options | PCRE2_ANCHORED | PCRE2_UTF | PCRE2_UCP, &error.number, &error.at, context.get()),
+          ::pcre2_code_free};
+}
+
+// How many bytes from `begin` match; an error's number, below 0, where none do.
+ptrdiff_t matched(const pcre2_code* code, std::string_view text, size_t begin) {
+  const auto context = owned(::pcre2_match_context_create(nullptr), ::pcre2_match_context_free);
+  const auto data = owned(::pcre2_match_data_create(1, nullptr), ::pcre2_match_data_free);
+  ::pcre2_set_match_limit(context.get(), kSteps);
+  const int result =
+      ::pcre2_match(code, reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(), begin, 0, data.get(), context.get());
+  return result < 0 ? result : static_cast<ptrdiff_t>(::pcre2_get_ovector_pointer(data.get())[1] - begin);
+}
+
+}  // namespace
+
+Regex::Regex(std::string key, std::string_view pattern) : key_(std::move(key)), pattern_(pattern) {
+  if (pattern.size() > kLongest)
+    fail(key_, ": expected a regular expression of at most ", kLongest, " bytes, got ", pattern.size());
+  Failure error;
+  code_ = compile(pattern, PCRE2_ENDANCHORED, error);
+  if (!code_)
+    fail(key_, ": ", brief(pattern_), " is not a regular expression: ", message(error.number), " (byte ", error.at,
+         ")");
+  static const std::shared_ptr<pcre2_code> alike = compile(kAlike, 0, error);
+  const ptrdiff_t length = matched(alike.get(), pattern, 0);
+  if (length != static_cast<ptrdiff_t>(pattern.size()))
+    fail(key_, ": ", brief(pattern_), " at byte ", length, ": not supported in a regular expression: ",
+         brief(pattern_.substr(static_cast<size_t>(std::max<ptrdiff_t>(length, 0)), 4)));
+}
+
+bool Regex::match(std::string_view name) const { return match_from(name, 0); }
+
+bool Regex::match_after_dot(std::string_view name) const {
+  for (size_t begin = 0;; ++begin) {
+    if (match_from(name, begin)) return true;
+    begin = name.find('.', begin);
+    if (begin == std::string_view::npos) return false;
+  }
+}
+
+bool Regex::match_from(std::string_view name, size_t begin) const {
+  const ptrdiff_t result = matched(code_.get(), name, begin);
+  if (result < 0 && result != PCRE2_ERROR_NOMATCH)
+    fail(key_, ": the regular expression ", brief(pattern_), " cannot be matched with '", name,
+         "': ", message(static_cast<int>(result)));
+  return result >= 0;
+}
+
+}  // namespace rankfold

@@ -1,0 +1,30 @@
+// Regular expressions for names of modules, which PEFT matches with Python's `re`. What is accepted is what PCRE2 reads as
+// Python does, so that PEFT finds the same modules: groups, (?i: ), look-aheads, classes, \d \w \s \b, lazy repeats; no
+// back references, look-behinds or flags for the whole. A stranger's expression costs a bounded time and memory.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <string_view>
+
+struct pcre2_real_code_8;
+
+namespace rankfold {
+
+class Regex {
+ public:
+  // Throws UserError, which names `key`, where the pattern stands, if it is not one or is too large.
+  Regex(std::string key, std::string_view pattern);
+
+  // Throw UserError where that takes too many steps.
+  bool match(std::string_view name) const;            // the whole name, as re.fullmatch
+  bool match_after_dot(std::string_view name) const;  // the whole, or all that follows one of its dots
+
+ private:
+  bool match_from(std::string_view name, size_t begin) const;
+
+  std::string key_, pattern_;
+  std::shared_ptr<pcre2_real_code_8> code_;
+};
+
+}  // namespace rankfold
