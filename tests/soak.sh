@@ -8,7 +8,6 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 build=$(cd "${1:-$root/build}" && pwd)
 instants=${INSTANTS:-200} signals=${SIGNALS:-200} steps=${STEPS:-20000} flips=${FLIPS:-10000} states=${STATES:-64}
 pause=${PAUSE:-60} mutants=${MUTANTS:-1000000} fuzz_seconds=${FUZZ_SECONDS:-1800} seed=${SEED:-1}
-parsers="safetensors model adapter tokenizer data"
 amounts="INSTANTS=$instants SIGNALS=$signals STEPS=$steps FLIPS=$flips STATES=$states PAUSE=$pause MUTANTS=$mutants"
 amounts+=" FUZZ_SECONDS=$fuzz_seconds SEED=$seed"
 export OMP_WAIT_POLICY=passive OMP_NUM_THREADS=1
@@ -45,6 +44,13 @@ faults() {
   shift
   "$build/bin/faults_tests" --gtest_filter="$filter" --seed="$seed" "$@"
 }
+# As many parsers at a time as there are cores.
+fuzz() {
+  export RANKFOLD_FUZZ_SECONDS=$fuzz_seconds
+  [[ -x $build/fuzzer/bin/fuzz_data ]] || { "$root/tests/fuzz/libfuzzer.sh" "$build" data; return; }
+  printf '%s\n' safetensors model adapter tokenizer data |
+    nice xargs -P "$(nproc)" -n 1 "$root/tests/fuzz/libfuzzer.sh" "$build"
+}
 
 row "kill -9 of a run" "kill -9" faults 'KillInstants.*' --instants="$instants"
 row "signals to a run" "signals" faults 'SignalInstants.*' --signals="$signals"
@@ -53,10 +59,7 @@ row "memory and descriptors" "growth" faults 'Growth.*' --steps="$steps"
 row "bytes of a checkpoint" "damage" faults 'Damage.OneByteAnywhere' --flips="$flips"
 row "power cuts" "crashes" faults 'Crashes.*' --states="$states"
 row "mutated safetensors headers" "safetensors|fuzz" "$build/bin/fuzz_safetensors" --mutants "$mutants" --seed "$seed"
-for parser in $parsers; do
-  row "libFuzzer: $parser" "$parser|libfuzzer" \
-    env RANKFOLD_FUZZ_SECONDS="$fuzz_seconds" "$root/tests/fuzz/libfuzzer.sh" "$build" "$parser"
-done
+row "libFuzzer" "safetensors|model|adapter|tokenizer|data|libfuzzer" fuzz
 rm -f "$build/soak.row"
 echo "soak: $failures rows failed; $table"
 exit $((failures > 0))
