@@ -6,7 +6,6 @@
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>
 
-#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <new>
@@ -35,23 +34,21 @@ std::shared_ptr<T> owned(T* pointer, void (*free)(T*)) {
   return {pointer, free};
 }
 
-struct Failure {
-  int number = 0;
-  size_t at = 0;  // byte
-};
-
-std::string message(int number) {
+std::string message(int error) {
   PCRE2_UCHAR text[256];
-  return ::pcre2_get_error_message(number, text, sizeof text) < 0 ? join("error ", number)
-                                                                  : reinterpret_cast<const char*>(text);
+  return ::pcre2_get_error_message(error, text, sizeof text) < 0 ? join("error ", error)
+                                                                 : reinterpret_cast<const char*>(text);
 }
 
-std::shared_ptr<pcre2_code> compile(std::string_view pattern, uint32_t options, Failure& error) {
+// Null for what is not a regular expression: `error` says why and `at` at which byte.
+std::shared_ptr<pcre2_code> compile(std::string_view pattern, uint32_t options, int& error, size_t& at) {
   const auto context = owned(::pcre2_compile_context_create(nullptr), ::pcre2_compile_context_free);
   ::pcre2_set_newline(context.get(), PCRE2_NEWLINE_LF);  // as in Python, the dot matches all but \n
-  return {::pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern.data()), pattern.size(),
-                          options | PCRE2_ANCHORED | PCRE2_UTF | PCRE2_UCP, &error.number, &error.at, context.get()),
-          ::pcre2_code_free};
+  pcre2_code* const code =
+      ::pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern.data()), pattern.size(),
+                      options | PCRE2_ANCHORED | PCRE2_UTF | PCRE2_UCP, &error, &at, context.get());
+  if (code == nullptr && error == PCRE2_ERROR_HEAP_FAILED) throw std::bad_alloc();
+  return {code, ::pcre2_code_free};
 }
 
 // How many bytes from `begin` match; an error's number, below 0, where none do.
@@ -61,6 +58,7 @@ ptrdiff_t matched(const pcre2_code* code, std::string_view text, size_t begin) {
   ::pcre2_set_match_limit(context.get(), kSteps);
   const int result =
       ::pcre2_match(code, reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(), begin, 0, data.get(), context.get());
+  if (result == PCRE2_ERROR_NOMEMORY) throw std::bad_alloc();
   return result < 0 ? result : static_cast<ptrdiff_t>(::pcre2_get_ovector_pointer(data.get())[1] - begin);
 }
 
@@ -69,16 +67,18 @@ ptrdiff_t matched(const pcre2_code* code, std::string_view text, size_t begin) {
 Regex::Regex(std::string key, std::string_view pattern) : key_(std::move(key)), pattern_(pattern) {
   if (pattern.size() > kLongest)
     fail(key_, ": expected a regular expression of at most ", kLongest, " bytes, got ", pattern.size());
-  Failure error;
-  code_ = compile(pattern, PCRE2_ENDANCHORED, error);
-  if (!code_)
-    fail(key_, ": ", brief(pattern_), " is not a regular expression: ", message(error.number), " (byte ", error.at,
-         ")");
-  static const std::shared_ptr<pcre2_code> alike = compile(kAlike, 0, error);
+  int error = 0;
+  size_t at = 0;
+  static const std::shared_ptr<pcre2_code> alike = compile(kAlike, 0, error, at);
   const ptrdiff_t length = matched(alike.get(), pattern, 0);
-  if (length != static_cast<ptrdiff_t>(pattern.size()))
-    fail(key_, ": ", brief(pattern_), " at byte ", length, ": not supported in a regular expression: ",
-         brief(pattern_.substr(static_cast<size_t>(std::max<ptrdiff_t>(length, 0)), 4)));
+  if (length < 0)
+    fail(key_, ": ", brief(pattern_), " is not a regular expression: ", message(static_cast<int>(length)));
+  at = static_cast<size_t>(length);
+  if (at < pattern.size())
+    fail(key_, ": ", brief(pattern_), " is not a regular expression that is supported (byte ", at, ": ",
+         brief(pattern_.substr(at, 4)), ")");
+  code_ = compile(pattern, PCRE2_ENDANCHORED, error, at);
+  if (!code_) fail(key_, ": ", brief(pattern_), " is not a regular expression: ", message(error), " (byte ", at, ")");
 }
 
 bool Regex::match(std::string_view name) const { return match_from(name, 0); }
