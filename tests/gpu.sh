@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Everything that needs a CUDA device, in one command and without a network: the kernels' cases, every op and whole
-# trainings on the device, the kernels' cases under compute-sanitizer, the benchmark. What is missing is said in a line, and again at the end.
-#   tests/gpu.sh [STEP...]  steps: suite ops memcheck racecheck synccheck initcheck bench; without: all, in this order
+# trainings on the device, the kernels' cases under compute-sanitizer, the benchmarks. What is missing is said in a line,
+# and again at the end.
+#   tests/gpu.sh [STEP...]  steps: suite ops faults memcheck racecheck synccheck initcheck bench peft; without: all, in this order
 #   tests/gpu.sh --pack     collects what build/ holds into build/gpu_pack, for a machine that cannot build: copy that
 #                           folder there and run run.sh in it, which is this script. It needs python3's torch of the
 #                           version that the build linked, or RANKFOLD_TORCH=<torch folder>.
@@ -9,14 +10,20 @@
 # RANKFOLD_DEPS=<prefix>: a folder with include, lib and share of sentencepiece, PCRE2, nlohmann_json, CLI11, GoogleTest
 # and Boost.Context (`dpkg -x` of Debian's packages gives one in <folder>/usr), and python3's torch.
 #   COMPUTE_SANITIZER=<program>  where it is not on PATH or in /usr/local/cuda/bin
+#   RANKFOLD_INSTANTS=<count>    kills and signals of faults (default 6)
+#   RANKFOLD_WORK=<folder>       where peft puts a random model of 7 B parameters (default build/bench)
 #   RANKFOLD_GPU_FILTER=<filter> the tests that run under it (GoogleTest's filter, default *KernelTest*)
 # Exit code: 0, 1 where a step failed, 77 where there is no device.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 filter=${RANKFOLD_GPU_FILTER:-*KernelTest*}
-programs=(gpu_tests fused_tests rankfold-bench)
+programs=(gpu_tests fused_tests faults_tests rankfold-bench lora-train lora-merge lora-eval lora-generate)
+against_peft=$here/bench/against_peft.py
 packed=false
-[[ ! -f $here/torch_version ]] || packed=true
+if [[ -f $here/torch_version ]]; then
+  packed=true
+  against_peft=$here/tests/bench/against_peft.py
+fi
 
 give_up() {
   echo "gpu.sh: $*" >&2
@@ -41,11 +48,15 @@ pack() {
   done
   [[ -f $build/lib/librankfold_cuda.so ]] || give_up "librankfold_cuda.so is not built"
   cp "$build/lib/librankfold_cuda.so" "$build"/lib/librankfold.so.? "$to/lib/"
+  [[ ! -x $to/bin/faults_tests ]] || cp "$build"/lib/libfaults_shim.so "$to/lib/"
   # What these link and neither torch nor every Linux machine has.
   ldd "$to/lib/"librankfold.so.? "$to"/bin/* | awk '$3 ~ "/lib(sentencepiece|protobuf|absl|boost|pcre2)" { print $3 }' |
     while read -r library; do cp -L "$library" "$to/lib/"; done
   torch=$(sed -n 's/^LibTorch_INCLUDE_DIR:[A-Z]*=\(.*\)\/include$/\1/p' "$build/CMakeCache.txt")
   torch_version "$torch" >"$to/torch_version"
+  mkdir -p "$to/tests/bench" "$to/tests/oracle"
+  cp "$here"/bench/{against_peft,common}.py "$to/tests/bench/"
+  cp "$here/oracle/baichuan.py" "$to/tests/oracle/"
   cp "${BASH_SOURCE[0]}" "$to/run.sh"
   echo "gpu.sh: $(cd "$to" && pwd), $(du -sh "$to" | cut -f1), for torch $(<"$to/torch_version")"
 }
@@ -119,6 +130,13 @@ step() {
       else
         note_missing ops "there is no fused_tests"
       fi ;;
+    faults)
+      if [[ -x $bin/faults_tests && -x $bin/lora-train ]]; then
+        attempt faults "$bin/faults_tests" --device=cuda --programs="$bin" --instants="${RANKFOLD_INSTANTS:-6}" \
+          --signals="${RANKFOLD_INSTANTS:-6}" --gtest_filter=KillInstants.*:Chain.*:SignalInstants.*
+      else
+        note_missing faults "there is no faults_tests or lora-train"
+      fi ;;
     memcheck | racecheck | synccheck | initcheck)
       program=$(sanitizer)
       if [[ -z $program ]]; then
@@ -137,6 +155,15 @@ step() {
       else
         note_missing bench "there is no rankfold-bench"
       fi ;;
+    peft)
+      if [[ ! -x $bin/lora-train ]]; then
+        note_missing peft "there is no lora-train"
+      elif ! python3 -c 'import peft, torch, transformers' 2>/dev/null; then
+        note_missing peft "python3 has no torch, transformers and peft"
+      else
+        RANKFOLD_BIN=$bin attempt peft python3 "$against_peft" --device cuda --shapes 7b --length 512 --models w_pack \
+          --dtypes bf16 --variants rankfold peft peft_tuned --rounds 1 ${RANKFOLD_WORK:+--work "$RANKFOLD_WORK"}
+      fi ;;
     *) echo "gpu.sh: unknown step $1" >&2; exit 2 ;;
   esac
 }
@@ -151,7 +178,7 @@ if ! nvidia-smi -L 2>/dev/null | grep '^GPU'; then
   exit 77
 fi
 find_programs
-(($# > 0)) || set -- suite ops memcheck racecheck synccheck initcheck bench
+(($# > 0)) || set -- suite ops faults memcheck racecheck synccheck initcheck bench peft
 for name in "$@"; do step "$name"; done
 ((${#missing[@]} == 0)) || echo "gpu.sh: not run: ${missing[*]}"
 if ((${#failed[@]})); then

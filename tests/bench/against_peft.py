@@ -1,10 +1,11 @@
-"""Rankfold against PEFT on the CPU: the same folder, rows and order, dropout on, fresh processes taking turns.
+"""Rankfold against PEFT: the same folder, rows and order, dropout on, fresh processes taking turns.
 
     build/venv/bin/python tests/bench/against_peft.py                                      # every case, printed
     build/venv/bin/python tests/bench/against_peft.py --models qkv --dtypes float32 --rounds 1 --steps 3   # a quick look
     build/venv/bin/python tests/bench/against_peft.py --markdown docs/benchmarks.md        # fills the marked section
+    python3 tests/bench/against_peft.py --device cuda --shapes 7b --dtypes bf16            # needs 80 GB of GPU memory
 
-Wall times and peak memory are taken from outside. Exit code 1: a run failed or losses differ; a missed target is only reported.
+Wall times and peak memory are taken from outside; on a GPU the memory is the device's. Exit code 1: a run failed or losses differ; a missed target is only reported.
 """
 
 import argparse
@@ -49,7 +50,7 @@ def load_base(torch, job):
 
     dtype = getattr(torch, job["dtype"])
     if job["kind"] != "w_pack":
-        base = AutoModelForCausalLM.from_pretrained(job["model"], dtype=dtype)  # attention: sdpa, by default
+        base = AutoModelForCausalLM.from_pretrained(job["model"], dtype=dtype).to(job["device"])  # attention: sdpa, by default
         base.config.use_cache = False
         return base, lambda model, batch, labels: model(**batch, num_items_in_batch=labels).loss
 
@@ -59,15 +60,17 @@ def load_base(torch, job):
     def sdpa(self, x):  # the oracle's module spells attention out; PEFT must not pay for that
         batch, length, hidden = x.shape
         q, k, v = self.W_pack(x).view(batch, length, 3, self.heads, self.size).permute(2, 0, 3, 1, 4)
-        inverse = 10000.0 ** (-torch.arange(0, self.size, 2, dtype=torch.float32) / self.size)
-        angles = torch.outer(torch.arange(length, dtype=torch.float32), inverse).repeat(1, 2)
+        like = {"dtype": torch.float32, "device": x.device}
+        inverse = 10000.0 ** (-torch.arange(0, self.size, 2, **like) / self.size)
+        angles = torch.outer(torch.arange(length, **like), inverse).repeat(1, 2)
         cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
         q, k = baichuan.rotate(q, cos, sin), baichuan.rotate(k, cos, sin)
         context = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)  # right padding needs no mask
         return self.o_proj(context.transpose(1, 2).reshape(batch, length, hidden))
 
     baichuan.Attention.forward = sdpa
-    base = baichuan.BaiChuanForCausalLM.from_pretrained(job["model"], dtype)
+    with torch.device(job["device"]):
+        base = baichuan.BaiChuanForCausalLM.from_pretrained(job["model"], dtype)
 
     def loss(model, batch, labels):
         logits = model(batch["input_ids"]).logits
@@ -102,13 +105,16 @@ def work(job):
         labels = sum(label != -100 for row in window for label in row["labels"][1:])
         total = 0.0
         for begin in range(0, WINDOW, BATCH):
-            loss = loss_of(model, collate(torch, window[begin : begin + BATCH]), labels)
+            batch = {k: v.to(job["device"]) for k, v in collate(torch, window[begin : begin + BATCH]).items()}
+            loss = loss_of(model, batch, labels)
             loss.backward()
             total += loss.item()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         optimizer.zero_grad()
         losses.append(total)
+        if job["device"] == "cuda":
+            torch.cuda.synchronize()
         print(f"step {step + 1}/{job['steps']}  loss {total:.4f}", flush=True)
     blas = [x.strip(" -") for x in torch.__config__.show().splitlines() if "Math Kernel" in x or "MKL-DNN" in x]
     facts = {
@@ -118,6 +124,7 @@ def work(job):
         "attention": getattr(getattr(base, "config", None), "_attn_implementation", "sdpa"),
         "versions": f"torch {torch.__version__}, transformers {transformers.__version__}, peft {peft.__version__}",
         "libtorch": str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"),
+        "gpu": torch.cuda.get_device_name() if job["device"] == "cuda" else "no GPU",
     }  # fmt: skip
     print(json.dumps(facts))
 
@@ -130,13 +137,13 @@ class Case:
 
     def __init__(self, options, kind, dtype, data):
         self.options, self.kind, self.dtype, self.data = options, kind, dtype, data
-        self.model = common.model_folder(options.work, kind, DTYPES[dtype])
+        self.model = common.model_folder(options.work, kind, DTYPES[dtype], **common.SHAPES[options.shapes])
         count = WINDOW * max(options.steps, PARITY["steps"])
-        self.rows = common.dense_rows(count, 256) if data == "dense" else common.answer_rows(count)
+        self.rows = common.dense_rows(count, options.length) if data == "dense" else common.answer_rows(count)
         self.path = common.save_rows(options.work / f"{data}.jsonl", self.rows)
         windows = (self.rows[i : i + WINDOW] for i in range(0, count, WINDOW))
         self.tokens = [sum(len(row["input_ids"]) for row in window) for window in windows]
-        self.env = common.environment(options.threads)
+        self.env = common.environment(options.threads, options.device)
         same = ["peft_tuned"] if dtype == "fp32" else []  # adapters have the base's dtype anyway
         self.runs, self.facts = {v: [] for v in options.variants if v not in same}, None
 
@@ -147,17 +154,17 @@ class Case:
                 "r": RANK, "lora_alpha": ALPHA, "lora_dropout": lora_dropout, "target_modules": common.TARGETS[self.kind],
             }  # fmt: skip
             return common.lora_train(
-                self.options.work / "out", self.env, steps, model_name_or_path=self.model, dataset=self.path,
+                self.options.work / "out", self.env, steps, self.options.device, model_name_or_path=self.model, dataset=self.path,
                 dtype=DTYPES[self.dtype], per_device_train_batch_size=BATCH, gradient_accumulation_steps=ACCUMULATION,
                 max_grad_norm=1.0, learning_rate=learning_rate, **lora,
             )  # fmt: skip
         job = {
             "model": str(self.model), "kind": self.kind, "dtype": DTYPES[self.dtype], "rows": str(self.path), "steps": steps,
-            "tuned": variant != "peft", "learning_rate": learning_rate, "lora_dropout": lora_dropout,
+            "tuned": variant != "peft", "learning_rate": learning_rate, "lora_dropout": lora_dropout, "device": self.options.device,
             "adapter": adapter and str(adapter),
         }  # fmt: skip
         env = self.env | (KEEP_PAGES if variant == "peft_malloc" else {})
-        run = common.measure([sys.executable, __file__, "--worker", json.dumps(job)], env, steps)
+        run = common.measure([sys.executable, __file__, "--worker", json.dumps(job)], env, steps, self.options.device)
         self.facts = json.loads(run.lines[-1])
         return run, self.facts["losses"]
 
@@ -193,15 +200,15 @@ class Case:
         for variant, runs in self.runs.items():
             name = [self.kind, self.dtype, self.data] if variant == "rankfold" else [""] * 3
             seconds = [f"{median(getattr(run, field) for run in runs):.1f}" for field in ("wall_s", "first_step_s")]
-            speed, memory = ["", ""], ""
+            speed, memory, losses = ["", ""], "", ""
             if variant == "rankfold":
                 error, limit = max(abs(a - b) for a, b in self.losses), LOSS_LIMIT[self.dtype]
                 losses = f"{error:.1e} (<= {limit:.0e}: {'met' if self.losses_equal else 'NOT EQUAL'})"
             else:
-                theirs, losses = self.samples(variant), ""
+                theirs = self.samples(variant)
                 speed = [f"{median(ours) / median(theirs):.2f} x", f"{max(ours) / max(theirs):.2f} x"]
                 memory = f"{peak['rankfold'] / peak[variant]:.2f} x"
-                if variant != "peft_malloc":
+                if variant != "peft_malloc" and self.options.device == "cpu":
                     target = SPEED_TARGET[self.dtype, self.data]
                     speed[0] += f" (>= {target}: {'met' if median(ours) >= target * median(theirs) else 'missed'})"
                     met = peak["rankfold"] <= MEMORY_TARGET * peak[variant]
@@ -230,11 +237,17 @@ def report(options, cases, machine):
     sizes = {case.kind: f"{case.facts['parameters'] / 1e6:.0f} M" for case in cases}
     fall = "in the first case {:.2f} to {:.2f}".format(cases[0].losses[0][0], cases[0].losses[-1][0])
     load = ", ".join(f"{x:.2f}" for x in os.getloadavg())
+    memory = (
+        f"ru_maxrss from outside, of which Python with torch, transformers and peft imported is {facts['imported_mib']:.0f} MiB"
+        if options.device == "cpu"
+        else "of the device in use, CUDA's own included, from outside"
+    )
     bullets = [
         f"{date.today()}, {machine}, after {load}",
         f"{facts['versions']}; libtorch_cpu.so: {same}, {facts['capability']}; BLAS: {facts['blas']}",
-        f"both sides: OMP_NUM_THREADS={options.threads}, OMP_WAIT_POLICY=passive (what lora-train sets by itself), no GPU",
-        "models: hidden 512, 8 layers, 8 heads, intermediate 1408, vocabulary 32000, random: "
+        f"both sides: OMP_NUM_THREADS={options.threads}, OMP_WAIT_POLICY=passive (what lora-train sets by itself), {facts['gpu']}",
+        "models: hidden {hidden_size}, {num_hidden_layers} layers, {num_attention_heads} heads, intermediate {intermediate_size}, "
+        "vocabulary {vocab_size}, random: ".format(**common.REFERENCE | common.SHAPES[options.shapes])
         + ", ".join(f"{kind} {size}" for kind, size in sizes.items())
         + "; gqa has 2 key/value heads; w_pack is Baichuan (tests/oracle/baichuan.py, with SDPA)",
         f"LoRA r {RANK}, alpha {ALPHA}, dropout {DROPOUT} on q_proj, k_proj, v_proj or W_pack; {BATCH} rows x {ACCUMULATION} "
@@ -246,9 +259,8 @@ def report(options, cases, machine):
         "peft_malloc: peft_tuned with freed pages kept in the process, as lora-train keeps them: "
         + " ".join(f"{k}={v}" for k, v in KEEP_PAGES.items()),
         f"{options.rounds} rounds of {options.steps} steps, the first of each left out; every run a fresh process, taking turns",
-        "tokens/s: median over all steps (20-80 %), padding not counted; best: of the fastest steps; peak memory: ru_maxrss from "
-        f"outside, of which Python with torch, transformers and peft imported is {facts['imported_mib']:.0f} MiB; seconds from the start "
-        "of the process",
+        f"tokens/s: median over all steps (20-80 %), padding not counted; best: of the fastest steps; peak memory: {memory}; seconds "
+        "from the start of the process",
         f"losses: largest difference over {PARITY['steps']} steps ({fall}) from the same adapter, dropout off, learning rate "
         f"{PARITY['learning_rate']}, against peft (fp32 adapters)",
     ]
@@ -277,6 +289,9 @@ def parse(arguments):
     parser.add_argument("--dtypes", **some_of(list(DTYPES)))
     parser.add_argument("--data", **some_of(["dense", "rows"]))
     parser.add_argument("--variants", **some_of(VARIANTS))
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--shapes", choices=list(common.SHAPES), default="58m")
+    parser.add_argument("--length", type=int, default=256, help="of dense rows [%(default)s]")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=6, help="of a run; the first is left out [%(default)s]")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)), help="of both sides [every core]")

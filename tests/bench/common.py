@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,13 @@ REFERENCE = {
     "vocab_size": 32000, "hidden_size": 512, "intermediate_size": 1408, "num_hidden_layers": 8, "num_attention_heads": 8,
     "num_key_value_heads": 8, "max_position_embeddings": 4096, "rms_norm_eps": 1e-6,
 }  # fmt: skip
+SHAPES = {
+    "58m": {},
+    "7b": {
+        "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32,
+        "num_key_value_heads": 32,
+    },
+}  # what differs from REFERENCE  # fmt: skip
 TARGETS = {"qkv": ["q_proj", "k_proj", "v_proj"], "gqa": ["q_proj", "k_proj", "v_proj"], "w_pack": ["W_pack"]}
 
 
@@ -32,20 +40,43 @@ class Run:
     wall_s: float  # start to exit
     first_step_s: float  # start to the end of the first step
     steps_s: list  # each later step
-    peak_mib: float  # ru_maxrss
+    peak_mib: float  # ru_maxrss; on a device, of its memory
     lines: list
 
 
-def environment(threads):
-    """The same for every variant. GPUs are hidden; OpenMP's threads sleep while they wait."""
+def environment(threads, device="cpu"):
+    """The same for every variant. GPUs are hidden from runs on the CPU; OpenMP's threads sleep while they wait."""
+    hidden = {"CUDA_VISIBLE_DEVICES": ""} if device == "cpu" else {}
     return {
-        **os.environ, "OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "passive", "CUDA_VISIBLE_DEVICES": "",
-        "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false",
+        **os.environ, "OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "passive", "HF_HUB_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false", **hidden,
     }  # fmt: skip
 
 
-def measure(command, env, steps):
+class DeviceMemory:
+    """The most memory in use on the first GPU beyond what was before, MiB, looked at 20 times a second from outside."""
+
+    def __init__(self):
+        query = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits", "--id=0", "--loop-ms=50"]
+        self.process = subprocess.Popen(query, stdout=subprocess.PIPE, text=True)
+        self.before = self.peak = int(self.process.stdout.readline())
+        self.thread = threading.Thread(target=self.watch)
+        self.thread.start()
+
+    def watch(self):
+        for line in self.process.stdout:
+            self.peak = max(self.peak, int(line))
+
+    def stop(self):
+        self.process.terminate()
+        self.thread.join()
+        self.process.wait()
+        return self.peak - self.before
+
+
+def measure(command, env, steps, device="cpu"):
     """A failed run ends the benchmark."""
+    memory = None if device == "cpu" else DeviceMemory()
     start = time.perf_counter()
     process = subprocess.Popen(
         [str(word) for word in command], env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
@@ -57,21 +88,22 @@ def measure(command, env, steps):
         lines.append(line.rstrip("\n"))
     _, status, usage = os.wait4(process.pid, 0)
     wall = time.perf_counter() - start
+    peak = memory.stop() if memory else usage.ru_maxrss / 1024
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode != 0 or len(ends) != steps:
         sys.exit(f"exit {process.returncode}, {len(ends)} of {steps} steps: {' '.join(process.args)}\n" + "\n".join(lines[-20:]))
-    return Run(wall, ends[0], [b - a for a, b in zip(ends, ends[1:])], usage.ru_maxrss / 1024, lines)
+    return Run(wall, ends[0], [b - a for a, b in zip(ends, ends[1:])], peak, lines)
 
 
-def lora_train(output_dir, env, steps, **settings):
-    """A fresh lora-train on the CPU. Returns the run and its losses."""
+def lora_train(output_dir, env, steps, device="cpu", **settings):
+    """A fresh lora-train. Returns the run and its losses."""
     shutil.rmtree(output_dir, ignore_errors=True)
     settings = {
-        "output_dir": output_dir, "device": "cpu", "shuffle": False, "max_length": 4096, "logging_steps": 1, "save_steps": 0,
+        "output_dir": output_dir, "device": device, "shuffle": False, "max_length": 4096, "logging_steps": 1, "save_steps": 0,
         "lr_scheduler_type": "constant", "max_steps": steps, **settings,
     }  # fmt: skip
     words = {k: json.dumps(v) if isinstance(v, (bool, list)) else v for k, v in settings.items()}
-    run = measure([LORA_TRAIN, *(f"--{k}={v}" for k, v in words.items())], env, steps)
+    run = measure([LORA_TRAIN, *(f"--{k}={v}" for k, v in words.items())], env, steps, device)
     log = (Path(output_dir) / "train_log.jsonl").read_text().splitlines()
     return run, [json.loads(line)["loss"] for line in log]
 
@@ -102,14 +134,16 @@ def write_model(folder, kind, dtype, shape):
 
     disable_progress_bar()
     torch.manual_seed(0)
-    if kind == "w_pack":
-        model = BaiChuanForCausalLM(SimpleNamespace(**shape))
-        for name, p in model.named_parameters():
-            if "norm" not in name:
-                torch.nn.init.normal_(p, std=0.02)
-    else:
-        model = LlamaForCausalLM(LlamaConfig(**shape, tie_word_embeddings=False))  # initializer_range is 0.02
-    model.to(getattr(torch, dtype)).save_pretrained(folder)
+    torch.set_default_dtype(getattr(torch, dtype))
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):  # for the time that 7 B random numbers take
+        if kind == "w_pack":
+            model = BaiChuanForCausalLM(SimpleNamespace(**shape))
+            for name, p in model.named_parameters():
+                if "norm" not in name:
+                    torch.nn.init.normal_(p, std=0.02)
+        else:
+            model = LlamaForCausalLM(LlamaConfig(**shape, tie_word_embeddings=False))  # initializer_range is 0.02
+    model.save_pretrained(folder)
 
 
 def dense_rows(count, length, vocab=32000, seed=1):
