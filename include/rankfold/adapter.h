@@ -10,6 +10,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <string>
 #include <utility>
@@ -60,6 +61,8 @@ struct MergeOptions {
   std::string dtype = "auto";       // auto: each tensor's stored dtype
   std::string max_shard_size = "";  // "5GB"; empty: the base's own sharding
   Stop stop = {};                   // asked before every tensor; true: throws Stopped, and nothing is written
+  // Sees the finished folder before it gets its name; what it throws refuses it, and nothing is written.
+  std::function<void(const std::filesystem::path&)> check = {};
 };
 
 // base + adapter as a model folder: W + scale * B A in fp32, rounded once; streamed tensor by tensor. Everything in the

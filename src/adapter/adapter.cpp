@@ -150,6 +150,7 @@ Adapter Adapter::full(const CausalLM& model) {
   state.full = true;
   Decoder& decoder = *state.decoder;
   claim(decoder);
+  decoder.companions = std::make_shared<const Companions>(decoder.folder);
 
   // Modules of a projection lie one after the other, so that in fp32 the projection's weight is a view of the masters.
   std::vector<std::tuple<std::string, std::vector<int64_t>, bool>> shapes;
@@ -224,7 +225,7 @@ void write_model(const Decoder& decoder, const std::vector<Parameter>& parameter
     }
     writer.commit();
   }
-  copy_companions(decoder.folder, target);
+  decoder.companions->copy_to(target);
 }
 
 }  // namespace
@@ -237,14 +238,8 @@ void write_adapter_files(const Adapter& adapter, const Decoder& decoder, const f
 }
 
 AdapterFolder read_checked_adapter(const fs::path& folder) {
-  const fs::path manifest = folder / kManifest;
-  const auto text = [&] { return what_stands_at(manifest) == "a file" ? read_text(manifest) : ""; };
-  for (;;) {
-    const std::string before = text();
-    check_result(folder, Look::kAtContents, [](const std::string& name) { return name.starts_with("adapter_"); });
-    AdapterFolder stored = read_adapter_folder(folder);
-    if (text() == before) return stored;  // else a run has just written its result there
-  }
+  const auto chosen = [](const std::string& name) { return name.starts_with("adapter_"); };
+  return read_result(folder, Look::kAtContents, chosen, [&] { return read_adapter_folder(folder); });
 }
 
 void Adapter::save(const fs::path& folder) const {

@@ -6,34 +6,45 @@
 #include <algorithm>
 #include <cctype>
 #include <cmath>
+#include <functional>
+#include <set>
 
 namespace rankfold {
 namespace {
 
 std::string last_part(const std::string& name) { return name.substr(name.rfind('.') + 1); }
 
-bool is_named(const std::string& name, const std::string& entry) {
-  return name == entry ||
-         (name.size() > entry.size() && name.ends_with(entry) && name[name.size() - entry.size() - 1] == '.');
-}
-
-// exclude_modules, or target_modules where it is a string: does it match the whole name?
+// target_modules or exclude_modules: an expression for the whole name, or a list of names and of what follows a dot in
+// them.
 class Names {
  public:
   Names(const std::string& key, const ModuleNames& names) {
     if (const auto* pattern = std::get_if<std::string>(&names)) {
       if (!pattern->empty()) regex_.emplace(key, *pattern);
     } else {
-      list_ = std::get<StringList>(names);
+      for (const std::string& entry : std::get<StringList>(names)) list_.emplace(entry, false);
     }
   }
-  bool match(const std::string& name) const {
+  bool match(const std::string& name) {
     if (regex_) return regex_->match(name);
-    return std::any_of(list_.begin(), list_.end(), [&](const std::string& entry) { return is_named(name, entry); });
+    bool found = false;
+    for (size_t begin = 0;; ++begin) {
+      if (const auto entry = list_.find(std::string_view(name).substr(begin)); entry != list_.end())
+        found = entry->second = true;
+      begin = name.find('.', begin);
+      if (begin == std::string::npos) return found;
+    }
+  }
+  bool lists(const std::string& name) const { return list_.contains(name); }
+  // An entry of the list that no name so far has matched; null: none.
+  const std::string* unmatched() const {
+    for (const auto& [entry, has_matched] : list_)
+      if (!has_matched) return &entry;
+    return nullptr;
   }
 
  private:
-  StringList list_;
+  std::map<std::string, bool, std::less<>> list_;  // whether it has matched
   std::optional<Regex> regex_;
 };
 
@@ -52,11 +63,10 @@ std::optional<int64_t> layer_of(const std::string& name) {
 }
 
 // PEFT looks at the layer only where the name is not an entry of the list in full.
-bool is_in_layers(const LoraConfig& config, const StringList& targets, const std::string& name) {
-  const auto& layers = config.layers_to_transform;
-  if (layers.empty() || std::find(targets.begin(), targets.end(), name) != targets.end()) return true;
+bool is_in_layers(const std::set<int64_t>& layers, const Names& targets, const std::string& name) {
+  if (layers.empty() || targets.lists(name)) return true;
   const std::optional<int64_t> layer = layer_of(name);
-  return layer && std::find(layers.begin(), layers.end(), *layer) != layers.end();
+  return layer && layers.contains(*layer);
 }
 
 std::string listed(const std::vector<LinearModule>& linears) {
@@ -73,20 +83,22 @@ std::string full_names(const std::vector<LinearModule>& linears) {
   return text;
 }
 
-void check_layers(const std::vector<int64_t>& layers, const std::vector<LinearModule>& linears) {
-  std::optional<int64_t> largest;
-  for (const LinearModule& module : linears) largest = std::max(largest, layer_of(module.name));
+void check_layers(const std::set<int64_t>& layers, const std::vector<LinearModule>& linears) {
+  std::set<int64_t> there;
+  for (const LinearModule& module : linears)
+    if (const std::optional<int64_t> layer = layer_of(module.name)) there.insert(*layer);
   for (const int64_t layer : layers)
-    if (std::none_of(linears.begin(), linears.end(), [&](const LinearModule& m) { return layer_of(m.name) == layer; }))
+    if (!there.contains(layer))
       fail("layers_to_transform: expected indices of layers, ",
-           largest ? join("the last of which is ", *largest) : "of which this model has none", ", got ", layer);
+           there.empty() ? "of which this model has none" : join("the last of which is ", *there.rbegin()), ", got ",
+           layer);
 }
 
-void check_entries(const StringList& targets, const std::vector<LinearModule>& linears) {
-  for (const std::string& entry : targets)
-    if (std::none_of(linears.begin(), linears.end(), [&](const LinearModule& m) { return is_named(m.name, entry); }))
-      fail("target_modules: '", entry, "' matches no linear layer of this model, whose names are ", listed(linears),
-           did_you_mean(nearest(entry, short_names(linears))));
+void check_entries(Names& targets, const std::vector<LinearModule>& linears) {
+  for (const LinearModule& module : linears) targets.match(module.name);
+  if (const std::string* entry = targets.unmatched())
+    fail("target_modules: '", *entry, "' matches no linear layer of this model, whose names are ", listed(linears),
+         did_you_mean(nearest(*entry, short_names(linears))));
 }
 
 // A pattern without any operator but the dot: PEFT's initialisers write one for each module, and a comparison is cheaper.
@@ -105,19 +117,24 @@ bool ends_in_plain(const std::string& name, const std::string& pattern) {
 
 template <class T>
 ByName<T>::ByName(const std::string& key, const std::map<std::string, T>& patterns, T otherwise)
-    : otherwise_(otherwise) {
+    : key_(key), otherwise_(otherwise) {
   constexpr size_t kMostExpressions = 1000;  // each may take 64 KiB
   size_t expressions = 0;
+  const auto patience = std::make_shared<Regex::Patience>();
   for (const auto& [pattern, value] : patterns) {
     Entry& entry = entries_.emplace_back(Entry{pattern, std::nullopt, value});
     if (is_plain(pattern)) continue;
     if (++expressions > kMostExpressions) fail(key, ": expected at most ", kMostExpressions, " regular expressions");
-    entry.regex.emplace(key, pattern);
+    entry.regex.emplace(key, pattern, patience);
   }
 }
 
 template <class T>
 T ByName<T>::at(const std::string& name) const {
+  constexpr uint64_t kMostLooks =
+      100'000'000;  // a third of a second; 1,000 modules that each have an entry take a million
+  looks_ += entries_.size();
+  if (looks_ > kMostLooks) fail(key_, ": ", entries_.size(), " entries are too many for this model");
   for (const Entry& entry : entries_)
     if (entry.regex ? entry.regex->match_after_dot(name) : ends_in_plain(name, entry.pattern)) return entry.value;
   return otherwise_;
@@ -137,22 +154,22 @@ ModuleMatch ModuleRanks::match(const LinearModule& module) const {
 
 std::vector<ModuleMatch> match_modules(const LoraConfig& config, const std::vector<LinearModule>& linears) {
   const auto* text = std::get_if<std::string>(&config.target_modules);
-  const StringList targets = text ? StringList{} : std::get<StringList>(config.target_modules);
-  if (text ? text->empty() : targets.empty())
+  if (text ? text->empty() : std::get<StringList>(config.target_modules).empty())
     fail("target_modules: expected names of linear layers, got none; this model's are ", listed(linears));
   if (text && !config.layers_to_transform.empty())
     fail("layers_to_transform: needs a list in target_modules, got the string '", *text, "'");
-  check_entries(targets, linears);
-  check_layers(config.layers_to_transform, linears);
+  const std::set<int64_t> layers(config.layers_to_transform.begin(), config.layers_to_transform.end());
   const bool all = text && is_all_linear(*text);
-  const Names wanted("target_modules", all ? ModuleNames(StringList{}) : config.target_modules);
-  const Names excluded("exclude_modules", config.exclude_modules);
+  Names wanted("target_modules", all ? ModuleNames(StringList{}) : config.target_modules);
+  Names excluded("exclude_modules", config.exclude_modules);
+  if (!text) check_entries(wanted, linears);
+  check_layers(layers, linears);
   const ModuleRanks ranks(config);
 
   std::vector<ModuleMatch> matches;
   for (const LinearModule& module : linears) {
     const bool is_wanted =
-        all ? !module.is_head : wanted.match(module.name) && is_in_layers(config, targets, module.name);
+        all ? !module.is_head : wanted.match(module.name) && is_in_layers(layers, wanted, module.name);
     if (is_wanted && !excluded.match(module.name)) matches.push_back(ranks.match(module));
   }
   if (!matches.empty()) return matches;
@@ -172,9 +189,9 @@ bool is_all_linear(const std::string& text) {
 
 std::vector<std::string> short_names(const std::vector<LinearModule>& linears) {
   std::vector<std::string> names;
+  std::set<std::string> seen;
   for (const LinearModule& module : linears)
-    if (std::string name = last_part(module.name); std::find(names.begin(), names.end(), name) == names.end())
-      names.push_back(std::move(name));
+    if (const std::string name = last_part(module.name); seen.insert(name).second) names.push_back(name);
   return names;
 }
 

@@ -36,8 +36,10 @@ class ByName {
     std::optional<Regex> regex;  // none where the pattern is a name
     T value;
   };
+  std::string key_;
   std::vector<Entry> entries_;
   T otherwise_;
+  mutable uint64_t looks_ = 0;
 };
 
 class ModuleRanks {

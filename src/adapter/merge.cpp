@@ -1,6 +1,7 @@
 #include "adapter/adapter_files.h"
 #include "adapter/peft_format.h"
 #include "core/check.h"
+#include "core/checksum.h"
 #include "core/config.h"
 #include "core/file.h"
 #include "core/json.h"
@@ -27,6 +28,8 @@ using nlohmann::json;
 namespace {
 
 constexpr int64_t kBlockElements = 1 << 22;  // of fp32 work at a time: 16 MiB
+// In a merged folder: checksums of the adapters that are merged into it, as no loss would show that one was twice.
+constexpr const char* kMergedName = "rankfold_merge.json";
 
 // Every matrix of the base that may be a linear layer: the adapter's config says which of them it means, whatever the
 // architecture.
@@ -73,6 +76,7 @@ class Merger {
         dtype_(parse_dtype(options.dtype)),
         stop_(options.stop) {
     check_base();
+    merged_ = adapters_in_base();
     for (ModuleMatch& match : match_adapter(adapter_, linear_modules(base_))) {
       const std::string weight = match.module.name + ".weight";
       matches_.emplace(weight, std::move(match));
@@ -81,13 +85,18 @@ class Merger {
     has_new_index_ = dtype_ || !options.max_shard_size.empty();
   }
 
-  void write(const fs::path& folder) const {
-    copy_companions(base_, folder);
+  void write(const fs::path& folder) {
+    Companions(base_).copy_to(folder);
     if (what_stands_at(adapter_.path / kTemplateFile) == "a file")
-      copy_atomically(adapter_.path / kTemplateFile, folder / kTemplateFile);
+      copy_atomically(*File::open(adapter_.path / kTemplateFile), folder / kTemplateFile);
     if (dtype_) write_text(folder / "config.json", config_text());
     for (const Shard& shard : shards_) write_shard(folder, shard);
+    if (!changed_)
+      fail(adapter_.path.string(),
+           ": expected an adapter that changes the model, got one whose updates are zero, or "
+           "smaller than the steps of the stored dtype");
     if (has_new_index_) write_index(folder);
+    write_text(folder / kMergedName, json{{"adapters", merged_}}.dump(2) + "\n");
   }
 
  private:
@@ -99,6 +108,25 @@ class Merger {
            brief(config["quantization_config"]));
     if (config.value("tie_word_embeddings", json()) == true && adapter_.tensors.contains("lm_head"))
       fail(source, ": tie_word_embeddings: expected false, as the adapter changes lm_head alone, got true");
+  }
+
+  // Those and this one.
+  std::vector<std::string> adapters_in_base() const {
+    std::vector<std::string> all;
+    const fs::path record = base_.path() / kMergedName;
+    if (what_stands_at(record) != "nothing") {
+      const json stored = read_json(record);
+      const json adapters = stored.is_object() ? stored.value("adapters", json()) : json();
+      for (const json& one : adapters.is_array() ? adapters : json::array())
+        if (one.is_string()) all.push_back(one);
+    }
+    const std::shared_ptr<const File> file = File::open(adapter_.path / kAdapterName);
+    const std::string own = checksum_text(checksum_of(*file, file->size()));
+    if (std::find(all.begin(), all.end(), own) != all.end())
+      fail(record.string(), ": expected a base without this adapter, got one that ", adapter_.path.string(),
+           " is merged into already");
+    all.push_back(own);
+    return all;
   }
 
   // A tensor's place in the result.
@@ -141,7 +169,7 @@ class Merger {
     return shards;
   }
 
-  void write_shard(const fs::path& folder, const Shard& shard) const {
+  void write_shard(const fs::path& folder, const Shard& shard) {
     TensorWriter writer(folder / shard.name, shard.tensors, shard.metadata);
     for (const TensorInfo& info : writer.tensors()) {
       leave_if(stop_);
@@ -153,7 +181,7 @@ class Merger {
   }
 
   // The merged or converted tensor, made in blocks of rows so that the fp32 work stays small.
-  at::Tensor result(const at::Tensor& stored, const TensorInfo& info) const {
+  at::Tensor result(const at::Tensor& stored, const TensorInfo& info) {
     const auto match = matches_.find(info.name);
     if (match == matches_.end() && stored.scalar_type() == info.dtype) return stored;
     const at::ScalarType wide = at::promote_types(stored.scalar_type(), at::kFloat);
@@ -167,12 +195,18 @@ class Merger {
       at::Tensor block = flat.narrow(0, row, count).to(wide);
       if (match != matches_.end())
         block = block.add(update(match->second.module.name, row, count).to(wide), match->second.scale);
+      if (match != matches_.end() && !block.isfinite().all().item<bool>())
+        fail(base_.file_of(info.name).path().string(), ": tensor '", info.name,
+             "': expected finite values, base and update added, got NaN or infinity");
       const at::Tensor rounded = merged_rows.narrow(0, row, count).copy_(block);
       if (!rounded.isfinite().equal(block.isfinite()))
         fail(base_.file_of(info.name).path().string(), ": tensor '", info.name, "': a value of ",
              block.abs().max().item<double>(), " does not fit ", model_dtype_name(info.dtype));
     }
-    if (match != matches_.end()) check_base_weight(match->second.module.name, stored);
+    if (match != matches_.end()) {
+      check_base_weight(match->second.module.name, stored);
+      changed_ = changed_ || !merged.equal(stored.to(info.dtype));
+    }
     return merged;
   }
 
@@ -189,8 +223,7 @@ class Merger {
   }
 
   std::string config_text() const {
-    auto config =
-        nlohmann::ordered_json::parse(read_text(base_.path() / "config.json"));  // keeps the order of its keys
+    json config = base_.config();
     const char* key = config.contains("dtype") ? "dtype" : "torch_dtype";
     config[key] = model_dtype_name(*dtype_);
     return config.dump(2) + "\n";
@@ -219,6 +252,8 @@ class Merger {
   std::map<std::string, ModuleMatch> matches_;  // by the name of the weight
   std::vector<Shard> shards_;
   bool has_new_index_ = false;
+  std::vector<std::string> merged_;  // checksums of the adapters in the result
+  bool changed_ = false;             // a weight
 };
 
 void check_output(const fs::path& model, const fs::path& output) {
@@ -229,6 +264,9 @@ void check_output(const fs::path& model, const fs::path& output) {
     fail(output.string(), ": expected nothing or an empty folder, got ", what_stands_at(output));
   if (!fs::is_empty(output, error) && !error)
     fail(output.string(), ": expected nothing or an empty folder, got files in it");
+  if (is_mount_point(output))
+    fail(output.string(),
+         ": expected a folder that the merged one can take the place of, got a mount point: name a folder in it");
 }
 
 }  // namespace
@@ -237,9 +275,11 @@ void merge(const fs::path& model_folder, const fs::path& adapter_folder, const f
            const MergeOptions& options) {
   const at::NoGradGuard no_grad;
   check_output(model_folder, output);
-  const Merger merger(model_folder, adapter_folder, options);
+  Merger merger(model_folder, adapter_folder, options);
   AtomicFolder folder(output);
   merger.write(folder.path());
+  if (options.check) options.check(folder.path());
+  leave_if(options.stop);
   folder.commit();
 }
 

@@ -23,7 +23,6 @@ using nlohmann::json;
 namespace {
 
 constexpr const char* kConfigName = "adapter_config.json";
-constexpr const char* kAdapterName = "adapter_model.safetensors";
 constexpr std::string_view kPrefix = "base_model.model.", kA = ".lora_A.weight", kB = ".lora_B.weight",
                            kBase = ".base_layer.weight";
 
@@ -78,15 +77,12 @@ std::pair<std::string, std::string_view> split_key(const std::string& key, const
   fail(source, ": tensor '", key, "': expected base_model.model.MODULE.lora_A.weight or .lora_B.weight");
 }
 
-void check_pair(const AdapterFolder& folder, const ModuleRanks& ranks, const std::string& module, const at::Tensor& a,
-                const at::Tensor& b) {
+void check_pair(const AdapterFolder& folder, const std::string& module, const at::Tensor& a, const at::Tensor& b) {
   const std::string source = (folder.path / kAdapterName).string();
   for (const auto& [tensor, suffix] : {std::pair{a, kA}, std::pair{b, kB}})
     if (!tensor.defined()) fail(source, ": tensor '", kPrefix, module, suffix, "' is missing");
-  const int64_t r = ranks.match({.name = module}).r;
-  if (a.size(0) != r || b.size(1) != r)
-    fail(source, ": module '", module, "': expected rank ", r, " as in ", kConfigName, ", got A ", a.sizes(), " and B ",
-         b.sizes());
+  if (a.size(0) != b.size(1))
+    fail(source, ": module '", module, "': expected A and B of one rank, got A ", a.sizes(), " and B ", b.sizes());
 }
 
 void read_tensors(AdapterFolder& folder) {
@@ -100,8 +96,7 @@ void read_tensors(AdapterFolder& folder) {
       (kind == kA ? folder.tensors[module].first : folder.tensors[module].second) = tensor;
   }
   if (folder.tensors.empty()) fail(file.path().string(), ": holds no adapter");
-  const ModuleRanks ranks(folder.config);
-  for (const auto& [module, pair] : folder.tensors) check_pair(folder, ranks, module, pair.first, pair.second);
+  for (const auto& [module, pair] : folder.tensors) check_pair(folder, module, pair.first, pair.second);
   for (const auto& [module, weight] : folder.base_weights)
     if (!folder.tensors.contains(module))
       fail(file.path().string(), ": tensor '", kPrefix, module, kBase, "' belongs to no adapted module");
@@ -223,10 +218,14 @@ std::vector<ModuleMatch> match_adapter(const AdapterFolder& folder, const std::v
     const auto found = folder.tensors.find(module.name);
     if (found == folder.tensors.end())
       fail(source, ": module '", module.name, "': expected its tensors, as target_modules names it, got none");
+    const auto& [stored_a, stored_b] = found->second;
+    if (stored_a.size(0) != match.r)
+      fail(source, ": module '", module.name, "': expected rank ", match.r, " as in ", kConfigName, ", got A ",
+           stored_a.sizes(), " and B ", stored_b.sizes());
     const std::array<int64_t, 2> a{match.r, module.in_features}, b{module.out_features, match.r};
-    if (found->second.first.sizes() != at::IntArrayRef(a) || found->second.second.sizes() != at::IntArrayRef(b))
+    if (stored_a.sizes() != at::IntArrayRef(a) || stored_b.sizes() != at::IntArrayRef(b))
       fail(source, ": module '", module.name, "': expected A ", at::IntArrayRef(a), " and B ", at::IntArrayRef(b),
-           ", got ", found->second.first.sizes(), " and ", found->second.second.sizes());
+           ", got ", stored_a.sizes(), " and ", stored_b.sizes());
     if (const auto base = folder.base_weights.find(module.name); base != folder.base_weights.end())
       if (base->second.size(0) != module.out_features || base->second.size(1) != module.in_features)
         fail(source, ": module '", module.name, "': expected a base weight of [", module.out_features, ", ",
@@ -247,7 +246,6 @@ void write_adapter_folder(const fs::path& path, const LoraConfig& config, const 
                           const std::vector<std::pair<std::string, at::Tensor>>& tensors) {
   std::vector<std::pair<std::string, at::Tensor>> stored;
   for (const auto& [key, tensor] : tensors) stored.emplace_back(key, tensor.detach().to(at::kFloat));
-  prepare_folder(path);
   write_tensor_file(path / kAdapterName, stored);
   write_text(path / kConfigName, config_text(config, base_model, tensors));
   write_text(path / "README.md", readme_text(config, base_model));

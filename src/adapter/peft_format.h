@@ -22,19 +22,22 @@ struct AdapterFolder {
   std::map<std::string, at::Tensor> base_weights;  // module -> the base's own weight, which PEFT adds for lm_head
 };
 
+inline constexpr const char* kAdapterName = "adapter_model.safetensors";
+
 // Keys of adapter_config.json that we do not know are ignored, but for those that change the maths, which are refused
-// by name. Every tensor must be A or B of a pair with the rank that the config gives it, and finite.
+// by name. Every tensor must be A or B of a pair, and finite.
 AdapterFolder read_adapter_folder(const std::filesystem::path& path);
 
-// The modules of this model that the config names; each must have its pair, with the module's shape, and no pair may be
-// left over.
+// The modules of this model that the config names; each must have its pair, with the module's shape and the rank that the
+// config gives it, and no pair may be left over.
 std::vector<ModuleMatch> match_adapter(const AdapterFolder& folder, const std::vector<LinearModule>& linears);
 
-// adapter_config.json, adapter_model.safetensors (fp32) and README.md, each through AtomicFile. `tensors` by their
-// keys: "base_model.model.model.layers.0.self_attn.W_pack.lora_A.weight". The config holds the keys that PEFT 0.17
-// knows.
 // The key of a module's tensor; `which` is "A" or "B".
 std::string lora_key(const std::string& module, const std::string& which);
+
+// adapter_config.json, adapter_model.safetensors (fp32) and README.md, each through AtomicFile, into a folder that is
+// there. `tensors` by their keys: "base_model.model.model.layers.0.self_attn.W_pack.lora_A.weight". The config holds the
+// keys that PEFT 0.17 knows.
 void write_adapter_folder(const std::filesystem::path& path, const LoraConfig& config, const std::string& base_model,
                           const std::vector<std::pair<std::string, at::Tensor>>& tensors);
 

@@ -6,17 +6,24 @@
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>
 
+#include <nlohmann/json.hpp>
+
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <ctime>
 #include <new>
-#include <nlohmann/json.hpp>
 #include <utility>
 
 namespace rankfold {
 namespace {
 
-constexpr size_t kLongest = 20'000;     // bytes: a model's names in full, with bars between; compiled at most 64 KiB
-constexpr uint32_t kSteps = 1'000'000;  // of one match, some 10 ms; an expression with four .*? takes half of it
+constexpr size_t kLongest = 20'000;    // bytes: a model's names in full, with bars between; compiled at most 64 KiB
+constexpr size_t kLongestName = 1000;  // bytes
+// Of one match. A step may go through all of the expression, so a long one has fewer: some 10 ms for .*.*.*.*, 100 ms at
+// most. 100 bytes have a million.
+constexpr uint64_t kSteps = 1'000'000, kStepsOfAByte = 40'000'000;
+constexpr uint32_t kHeap = 16 << 10;  // KiB
 
 // What PCRE2 and Python (3.9 to 3.14) read alike, element by element.
 constexpr char kAlike[] = R"((?x)
@@ -27,6 +34,12 @@ constexpr char kAlike[] = R"((?x)
     | \)
     | (?: [*+?] | \{ [0-9]+ (?: , [0-9]* )? \} ) \?? (?! [*+?{] )
   )*+)";
+
+std::chrono::nanoseconds thread_time() {
+  timespec now = {};
+  ::clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+  return std::chrono::seconds(now.tv_sec) + std::chrono::nanoseconds(now.tv_nsec);
+}
 
 template <class T>
 std::shared_ptr<T> owned(T* pointer, void (*free)(T*)) {
@@ -52,10 +65,11 @@ std::shared_ptr<pcre2_code> compile(std::string_view pattern, uint32_t options, 
 }
 
 // How many bytes from `begin` match; an error's number, below 0, where none do.
-ptrdiff_t matched(const pcre2_code* code, std::string_view text, size_t begin) {
+ptrdiff_t matched(const pcre2_code* code, size_t pattern_size, std::string_view text, size_t begin) {
   const auto context = owned(::pcre2_match_context_create(nullptr), ::pcre2_match_context_free);
   const auto data = owned(::pcre2_match_data_create(1, nullptr), ::pcre2_match_data_free);
-  ::pcre2_set_match_limit(context.get(), kSteps);
+  ::pcre2_set_match_limit(context.get(), static_cast<uint32_t>(std::min(kSteps, kStepsOfAByte / (pattern_size + 1))));
+  ::pcre2_set_heap_limit(context.get(), kHeap);
   const int result =
       ::pcre2_match(code, reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(), begin, 0, data.get(), context.get());
   if (result == PCRE2_ERROR_NOMEMORY) throw std::bad_alloc();
@@ -64,13 +78,14 @@ ptrdiff_t matched(const pcre2_code* code, std::string_view text, size_t begin) {
 
 }  // namespace
 
-Regex::Regex(std::string key, std::string_view pattern) : key_(std::move(key)), pattern_(pattern) {
+Regex::Regex(std::string key, std::string_view pattern, std::shared_ptr<Patience> patience)
+    : key_(std::move(key)), pattern_(pattern), patience_(std::move(patience)) {
   if (pattern.size() > kLongest)
     fail(key_, ": expected a regular expression of at most ", kLongest, " bytes, got ", pattern.size());
   int error = 0;
   size_t at = 0;
   static const std::shared_ptr<pcre2_code> alike = compile(kAlike, 0, error, at);
-  const ptrdiff_t length = matched(alike.get(), pattern, 0);
+  const ptrdiff_t length = matched(alike.get(), sizeof kAlike, pattern, 0);
   if (length < 0)
     fail(key_, ": ", brief(pattern_), " is not a regular expression: ", message(static_cast<int>(length)));
   at = static_cast<size_t>(length);
@@ -92,7 +107,12 @@ bool Regex::match_after_dot(std::string_view name) const {
 }
 
 bool Regex::match_from(std::string_view name, size_t begin) const {
-  const ptrdiff_t result = matched(code_.get(), name, begin);
+  if (name.size() > kLongestName)
+    fail(key_, ": expected names of at most ", kLongestName, " bytes for a regular expression, got '", name, "'");
+  const auto start = thread_time();
+  const ptrdiff_t result = matched(code_.get(), pattern_.size(), name, begin);
+  patience_->left -= thread_time() - start;
+  if (patience_->left.count() < 0) fail(key_, ": the regular expression ", brief(pattern_), " takes too long to match");
   if (result < 0 && result != PCRE2_ERROR_NOMATCH)
     fail(key_, ": the regular expression ", brief(pattern_), " cannot be matched with '", name,
          "': ", message(static_cast<int>(result)));

@@ -3,8 +3,6 @@
 #include "cli/signals.h"
 #include "core/check.h"
 #include "core/device.h"
-#include "core/file.h"
-#include "core/write.h"
 #include "ops/open_cuda.h"
 #include "rankfold/adapter.h"
 
@@ -56,12 +54,8 @@ at::Tensor probe(const CausalLM& model) {
   return model.logits(make_batch({{&ids[0]}, {&ids[1]}, {&ids[2]}})).to(at::kFloat).cpu();
 }
 
-// Merges under a temporary name and compares before the folder appears under its own.
-void merge_verified(const MergeCommand& command) {
-  const fs::path output = command.output_dir;
-  std::error_code error;
-  if (const std::string there = what_stands_at(output); there != "nothing" && !fs::is_empty(output, error))
-    fail(output.string(), ": expected nothing or an empty folder, got ", there == "a folder" ? "files in it" : there);
+// Compares the merged folder with what it was made of; throws where they differ.
+void verify(const MergeCommand& command, const fs::path& merged_folder) {
   bool exact = true;  // both sides compute in float32
   const auto logits = [&](const fs::path& folder, const std::string& adapter_folder) {
     const CausalLM model = CausalLM::load(folder, {.device = command.device});
@@ -72,9 +66,7 @@ void merge_verified(const MergeCommand& command) {
     return probe(model);
   };
   const at::Tensor expected = logits(command.model_name_or_path, command.adapter_name_or_path);
-  AtomicFolder folder(output);
-  merge(command.model_name_or_path, command.adapter_name_or_path, folder.path(), command.options);
-  const at::Tensor merged = logits(folder.path(), "");
+  const at::Tensor merged = logits(merged_folder, "");
   const double largest = expected.abs().max().item<double>();
   const double difference = expected.sub(merged).abs().max().item<double>() / largest;
   const double limit = exact ? 2e-5 : 2e-2;
@@ -82,20 +74,18 @@ void merge_verified(const MergeCommand& command) {
   if (!(difference <= limit))  // NaN fails too
     throw Error(ExitCode::kDefect,
                 join("verify: the merged model's logits differ from base + adapter by ", difference,
-                     " x the largest logit, expected at most ", limit, ": ", output.string(), " was not written"));
-  leave_if(stop_requested);
-  folder.commit();
+                     " x the largest logit, expected at most ", limit, ": ", command.output_dir, " was not written"));
 }
 
 void run(MergeCommand& command, const Given&) {
   command.options.stop = stop_requested;
   if (command.verify) {
     ops::open_device(command.device);
-    merge_verified(command);
+    command.options.check = [&command](const fs::path& merged) { verify(command, merged); };
   } else {
     resolve_device(command.device);  // merging itself is the CPU's
-    merge(command.model_name_or_path, command.adapter_name_or_path, command.output_dir, command.options);
   }
+  merge(command.model_name_or_path, command.adapter_name_or_path, command.output_dir, command.options);
   std::cout << "merged " << command.model_name_or_path << " + " << command.adapter_name_or_path << " into "
             << command.output_dir << "\n";
 }

@@ -55,7 +55,7 @@ TEST_F(HostileAdapter, Numbers) {
       {R"("r":true)", "r: expected"},
       {R"("r":2,"lora_alpha":NaN)", "adapter_config.json:1:"},
       {R"("r":2,"lora_alpha":1e999)", "adapter_config.json:1:"},
-      {R"("r":2,"lora_alpha":0)", "lora_alpha: expected a number above 0, got 0"},
+      {R"("r":2,"lora_alpha":0)", "lora_alpha: expected a number above 0, finite in float32, got 0"},
       {R"("r":2,"lora_alpha":"16")", "lora_alpha: expected"},
       {R"("r":2,"lora_dropout":1)", "lora_dropout: expected a number in [0, 1), got 1"},
       {R"("r":2,"use_rslora":1)", "use_rslora: expected true or false, got 1"},
@@ -85,10 +85,10 @@ TEST_F(HostileAdapter, ShapesOffByOne) {
   }
   for (const auto& [a, b] : {std::pair{at::ones({3, 6}), at::ones({8, 2})}, {at::ones({2, 6}), at::ones({8, 1})}}) {
     write_tensors({{key("A"), a}, {key("B"), b}});
-    EXPECT_TRUE(contains(error(), "expected rank 2 as in adapter_config.json"));
+    EXPECT_TRUE(contains(error(), "expected A and B of one rank, got A "));
   }
   write_tensors({{key("A"), at::zeros({0, 6})}, {key("B"), at::zeros({8, 0})}});
-  EXPECT_TRUE(contains(error(), "expected rank 2"));
+  EXPECT_TRUE(contains(error(), "expected rank 2 as in adapter_config.json"));
 }
 
 TEST_F(HostileAdapter, ValuesThatAreNoNumbers) {
@@ -186,6 +186,84 @@ TEST(Regex, CostsLittle) {
       [&] { matches("(.*.*.*.*.*.*.*.*)[xz]", name); },
       R"(target_modules: the regular expression "(.*.*.*.*.*.*.*.*)[xz]" cannot be matched with ')" + name +
           "': match limit exceeded");
+}
+
+// Steps that each go through thousands of empty matches, or keep a place for each of thousands of groups; and what is
+// cheap by itself, but not for every module.
+TEST(Regex, CostsLittleForAWholeModel) {
+  std::vector<LinearModule> linears;
+  for (int layer = 0; layer < 32; ++layer)
+    for (const char* name : {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"})
+      linears.push_back({"model.layers." + std::to_string(layer) + ".self_attn." + name, 8, 8, false});
+  const auto repeated = [](const std::string& part, int times, const std::string& end) {
+    std::string text;
+    for (int i = 0; i < times; ++i) text += part;
+    return text + end;
+  };
+  for (const std::string& pattern :
+       {repeated(R"(\w*)", 6600, ""), repeated(R"(\w*)", 660, ""), repeated("[^a]*", 3900, ""),
+        repeated("(.?)", 4750, "[xz]"), repeated("(.\?\?)", 3900, "[xz]"), std::string("(.*.*.*.*.*)[xz]|.*down_proj"),
+        std::string("(.*.*.*.*)[xz]|.*down_proj")}) {
+    for (const bool is_target : {true, false}) {
+      LoraConfig config;
+      config.target_modules = "all-linear";
+      if (is_target)
+        config.target_modules = pattern;
+      else
+        config.rank_pattern = {{pattern, 4}, {pattern + "|x", 5}, {"y|" + pattern, 6}};
+      const auto start = std::chrono::steady_clock::now();
+      try {
+        match_modules(config, linears);
+      } catch (const UserError& error) {
+        EXPECT_LT(std::string(error.what()).size(), 1000u);
+      }
+      EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(1)) << pattern.substr(0, 80);
+    }
+  }
+  std::string names;  // a model's names in full are no such pattern
+  for (const LinearModule& module : linears) names += (names.empty() ? "" : "|") + module.name;
+  LoraConfig config;
+  config.target_modules = names;
+  EXPECT_EQ(match_modules(config, linears).size(), linears.size());
+}
+
+TEST(Regex, NamesAreNoLongerThanAModules) {
+  std::string name = "a";
+  for (int i = 0; i < 100'000; ++i) name += ".a";
+  expect_error<UserError>([&] { Regex("rank_pattern", "(b)").match_after_dot(name); },
+                          "rank_pattern: expected names of at most 1000 bytes for a regular expression, got 'a.a");
+}
+
+// Lists that are long for nothing.
+TEST(Match, ManyEntriesCostLittle) {
+  std::vector<LinearModule> linears;
+  for (int layer = 0; layer < 2000; ++layer)
+    linears.push_back({"model.layers." + std::to_string(layer) + ".mlp.up_proj", 8, 8, false});
+  LoraConfig config;
+  config.layers_to_transform.assign(1'000'000, 31);
+  StringList names(300'000, "up_proj");
+  for (int i = 0; i < 2000; ++i) names.push_back(linears[static_cast<size_t>(i)].name);
+  config.target_modules = names;
+  const auto start = std::chrono::steady_clock::now();
+  EXPECT_EQ(match_modules(config, linears).size(), 2000u);  // each is named in full
+  config = {};
+  config.target_modules = "all-linear";
+  for (int i = 0; i < 100'000; ++i) config.alpha_pattern["x" + std::to_string(i)] = 1;
+  EXPECT_TRUE(contains(error_of<UserError>([&] { match_modules(config, linears); }),
+                       "alpha_pattern: 100000 entries are too many for this model"));
+  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(2));  // twice, on a busy machine
+}
+
+TEST_F(HostileAdapter, ALongNameIsNotComparedWithAll) {
+  const std::string name(1 << 20, 'a');
+  write_tensors({{"base_model.model." + name + ".lora_A.weight", at::ones({2, 6})},
+                 {"base_model.model." + name + ".lora_B.weight", at::ones({8, 2})}});
+  const auto start = std::chrono::steady_clock::now();
+  const std::string line = error();
+  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(1));
+  EXPECT_TRUE(contains(line, "adapter_model.safetensors: module 'aaa"));
+  EXPECT_TRUE(contains(line, " is not in the base model"));
+  EXPECT_LT(line.size(), 1000u);
 }
 
 TEST(Regex, NotWithoutEnd) {

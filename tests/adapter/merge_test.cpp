@@ -72,13 +72,14 @@ class Merge : public ::testing::Test {
       tensors.emplace_back("base_model.model." + module + ".lora_A.weight", at::randn({config.r, 6}));
       tensors.emplace_back("base_model.model." + module + ".lora_B.weight", at::randn({8, config.r}) * size);
     }
+    fs::create_directories(folder_ / "adapter");
     write_adapter_folder(folder_ / "adapter", config, "base", tensors);
     adapter_ = read_adapter_folder(folder_ / "adapter");
   }
   void run(const MergeOptions& options = {}) { merge(folder_ / "base", folder_ / "adapter", folder_ / "out", options); }
   void expect(const std::string& text, const MergeOptions& options = {}) {
     expect_error<UserError>([&] { run(options); }, text);
-    EXPECT_FALSE(fs::exists(folder_ / "out.tmp"));
+    EXPECT_FALSE(fs::exists(folder_ / "out.rankfold.tmp"));
   }
   // base + scale B A in double, rounded once.
   at::Tensor expected(const std::string& name, const at::Tensor& base, double scale = 1.5) const {
@@ -102,7 +103,8 @@ TEST_F(Merge, AddsTheUpdateAndKeepsTheRest) {
   write_base();
   write_adapter();
   run();
-  EXPECT_EQ(files(), (std::set<std::string>{"config.json", "tokenizer.model", "modeling.py", "model.safetensors"}));
+  EXPECT_EQ(files(), (std::set<std::string>{"config.json", "tokenizer.model", "modeling.py", "model.safetensors",
+                                            "rankfold_merge.json"}));
   EXPECT_EQ(read_bytes(folder_ / "out/config.json"), read_bytes(folder_ / "base/config.json"));
   const ModelFolder out = ModelFolder::open(folder_ / "out");
   EXPECT_EQ(out.names().size(), base_.size());
@@ -228,6 +230,53 @@ TEST_F(Merge, Refusals) {
   expect("module '" + kQ1 + "' is not in the base model (did you mean '" + kQ0 + "'?)");
   write_tensor_file(folder_ / "adapter/adapter_model.safetensors", {});
   expect("holds no adapter");
+}
+
+TEST_F(Merge, ValuesThatAreNotFiniteAreRefusedByName) {
+  write_base();
+  base_[3].second[2][1] = std::numeric_limits<float>::quiet_NaN();
+  write_tensor_file(folder_ / "base/model.safetensors", base_);
+  write_adapter();
+  expect("model.safetensors: tensor '" + base_[3].first + "': expected finite values, base and update added, got NaN");
+  EXPECT_FALSE(fs::exists(folder_ / "out"));
+}
+
+TEST_F(Merge, AnAdapterThatChangesNothingIsRefused) {
+  write_base();
+  write_adapter({.r = 2, .target_modules = StringList{"q_proj"}}, 0);
+  expect("adapter: expected an adapter that changes the model, got one whose updates are zero");
+  write_base(at::kBFloat16);
+  write_adapter({.r = 2, .target_modules = StringList{"q_proj"}}, 1e-9);
+  expect("smaller than the steps of the stored dtype");
+  EXPECT_FALSE(fs::exists(folder_ / "out"));
+}
+
+TEST_F(Merge, AnAdapterIsMergedOnce) {
+  write_base();
+  write_adapter();
+  run();
+  const std::string again = "rankfold_merge.json: expected a base without this adapter, got one that";
+  expect_error<UserError>([&] { merge(folder_ / "out", folder_ / "adapter", folder_ / "twice"); }, again);
+  EXPECT_FALSE(fs::exists(folder_ / "twice"));
+  // Another one is no reason to refuse, and is remembered beside the first.
+  fs::rename(folder_ / "adapter", folder_ / "first");
+  write_adapter();
+  merge(folder_ / "out", folder_ / "adapter", folder_ / "both");
+  for (const char* adapter : {"first", "adapter"})
+    expect_error<UserError>([&] { merge(folder_ / "both", folder_ / adapter, folder_ / "twice"); }, again);
+}
+
+TEST_F(Merge, WhatACheckRefusesIsNotWritten) {
+  write_base();
+  write_adapter();
+  bool seen = false;
+  const auto check = [&](const fs::path& folder) {
+    seen = ModelFolder::open(folder).names().size() == base_.size();
+    throw UserError("refused");
+  };
+  expect("refused", {.check = check});
+  EXPECT_TRUE(seen);
+  EXPECT_FALSE(fs::exists(folder_ / "out"));
 }
 
 TEST_F(Merge, Head) {

@@ -134,6 +134,7 @@ TEST(PeftFormat, RoundTrip) {
                           .rank_pattern = {{"down_proj", 2}},
                           .alpha_pattern = {{"q_proj", 4}}};
   const Tensors tensors = tensors_for(config);
+  std::filesystem::create_directory(folder / "out");
   write_adapter_folder(folder / "out", config, "/models/b", tensors);
   const AdapterFolder read = read_adapter_folder(folder / "out");
   EXPECT_EQ(read.base_model, "/models/b");
