@@ -23,6 +23,6 @@ grep -rn '<<<' kernels | grep -v '^kernels/launch.h:' && complain "a launch outs
 grep -rnwE 'asm' kernels | grep -v '^kernels/ptx.h:' && complain "PTX outside kernels/ptx.h"
 grep -rn '__shared__' kernels | grep -v '^kernels/device.h:' && complain "shared memory that kernels/device.h does not carve"
 grep -rnE 'atomicAdd|cooperative_groups|curand' kernels && complain "sums in no fixed order, or what the shim does not have"
-grep -rnE '\bofstream\b|\bfopen\(|O_WRONLY|O_RDWR|O_CREAT|\bfs::(rename|remove|remove_all|create_director\w*|copy\w*)\(' src | grep -v '^src/core/write.cpp:' && complain "written, renamed or deleted outside src/core/write.cpp"
+grep -rnE '\bofstream\b|\bfopen\(|O_WRONLY|O_RDWR|O_CREAT|\bfs::(rename|remove|remove_all|create_director\w*|copy\w*)\(|[^:A-Za-z0-9_]::(unlink|rename|renameat2|remove|mkdir|rmdir|truncate|ftruncate|link|symlink)\(' src | grep -v '^src/core/write.cpp:' && complain "written, renamed or deleted outside src/core/write.cpp"
 ((bad == 0)) && echo "layers: in order"
 exit $bad

@@ -9,6 +9,7 @@
 #include <cmath>
 #include <cstdint>
 #include <initializer_list>
+#include <limits>
 #include <map>
 #include <optional>
 #include <string>
@@ -33,6 +34,10 @@ inline constexpr auto any = [](const auto&) { return true; };
 inline constexpr auto text = [](const std::string& x) { return !x.empty(); };
 inline constexpr auto positive = [](auto x) { return x > 0; };
 inline constexpr auto not_negative = [](auto x) { return x >= 0 && std::isfinite(static_cast<double>(x)); };
+// Also as a float, without losing digits.
+inline constexpr auto positive_float = [](double x) {
+  return x >= double{std::numeric_limits<float>::min()} && x <= double{std::numeric_limits<float>::max()};
+};
 inline constexpr auto fraction = [](double x) { return x >= 0 && x < 1; };
 inline auto one_of(std::initializer_list<const char*> names) {
   return [names = StringList(names.begin(), names.end())](const std::string& x) {
@@ -74,8 +79,8 @@ struct LoraConfig {
   void fields(V&& v) {
     const auto rank = [](int64_t x) { return x >= 1 && x <= 4096; };
     v("r", r, "rank of the update", rank, "an integer in [1, 4096]", {"lora_rank", "lora_r", "rank"});
-    v("lora_alpha", lora_alpha, "the update is scaled by lora_alpha / r",
-      [](double x) { return x > 0 && std::isfinite(x); }, "a number above 0", {});
+    v("lora_alpha", lora_alpha, "the update is scaled by lora_alpha / r", allow::positive_float,
+      "a number above 0, finite in float32", {});
     v("lora_dropout", lora_dropout, "chance to drop an input of the update", allow::fraction, "a number in [0, 1)", {});
     v("target_modules", target_modules, "list of module names, a regular expression, or all-linear", allow::any,
       "a list of names or a string", {"lora_target", "lora_target_modules"});
@@ -93,10 +98,10 @@ struct LoraConfig {
     v("alpha_pattern", alpha_pattern, "another lora_alpha for modules that match",
       [](const std::map<std::string, double>& m) {
         for (const auto& [name, x] : m)
-          if (!(x > 0 && std::isfinite(x))) return false;
+          if (!allow::positive_float(x)) return false;
         return true;
       },
-      "an object of numbers above 0", {});
+      "an object of numbers above 0, finite in float32", {});
     v("layers_to_transform", layers_to_transform, "only these layers (indices)",
       [](const std::vector<int64_t>& layers) {
         for (int64_t x : layers)

@@ -37,6 +37,14 @@ std::vector<fs::path> entries_of(const fs::path& folder) {
   return found;
 }
 
+// A free name for what stands in the way of a checkpoint of another run.
+fs::path aside(const Checkpoint& other) {
+  const std::string name = join(other.path.string(), "-of-", other.run_id.empty() ? "unknown" : other.run_id);
+  fs::path path = name;
+  for (int i = 2; what_stands_at(path) != "nothing"; ++i) path = join(name, "-", i);
+  return path;
+}
+
 std::string run_id_in(const nlohmann::json& json) {
   return json.is_object() && json.contains("run_id") && json["run_id"].is_string() ? json["run_id"] : "";
 }
@@ -67,9 +75,9 @@ void clean_up(const fs::path& output_dir) {
     const fs::path own = output_dir / join(kPrefix, replaced.value_or(0));
     if (replaced && what_stands_at(own) == "nothing")
       rename_folder(path, own);  // it had stepped aside for one that has not come
-    else if (replaced || number_of(name, ".tmp") || name == kStaging)
+    else if (replaced || name.ends_with(kUnfinished) || name == kStaging)
       remove_folder(path);
-    else if (name.starts_with(kProbe) || name == join(kRun, ".tmp") || name == join(kManifest, ".tmp"))
+    else if (name.starts_with(kProbe))
       remove_file(path);
   }
 }
@@ -80,8 +88,8 @@ void save_checkpoint(const fs::path& output_dir, const std::string& run_id, int6
   for (const Checkpoint& other : list_checkpoints(output_dir)) {
     if (other.run_id == run_id)
       save = std::max(save, other.save + 1);
-    else if (other.step == step && !other.run_id.empty())  // another run's is not ours to replace
-      rename_folder(other.path, other.path.string() + "-of-" + other.run_id);
+    else if (other.step == step)  // not ours to replace, as far as can be told
+      rename_folder(other.path, aside(other));
   }
   AtomicFolder folder(output_dir / join(kPrefix, step));
   fill(folder.path());
@@ -93,7 +101,7 @@ std::vector<Checkpoint> list_checkpoints(const fs::path& output_dir) {
   std::vector<Checkpoint> unread, found;
   for (const fs::path& path : entries_of(output_dir)) {
     const auto number = number_of(path.filename().string());
-    if (!number || what_stands_at(path) != "a folder") continue;
+    if (!number) continue;
     Checkpoint checkpoint{path, *number};
     try {
       const nlohmann::json manifest = read_manifest(path);

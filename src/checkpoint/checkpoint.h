@@ -32,12 +32,12 @@ std::string run_of(const std::filesystem::path& folder);  // by its run.json or 
 void clean_up(const std::filesystem::path& output_dir);
 
 // Writes output_dir/checkpoint-<step> through a temporary name; `fill` writes the files into the folder it is given. A
-// manifest with sizes and checksums is added. One of the same number gives way to it; that of another run is kept as
-// checkpoint-<step>-of-<its id>.
+// manifest with sizes and checksums is added. One of this run of the same number gives way to it; any other is kept as
+// checkpoint-<step>-of-<its run's id, or unknown>.
 void save_checkpoint(const std::filesystem::path& output_dir, const std::string& run_id, int64_t step,
                      const std::function<void(const std::filesystem::path&)>& fill);
 
-// All checkpoint-N folders of output_dir, whole or not, of any run: those without a readable manifest first, then the
+// All that is called checkpoint-N in output_dir, whole or not, of any run: what has no readable manifest first, then the
 // newest first. StorageError where the folder is there but cannot be listed.
 std::vector<Checkpoint> list_checkpoints(const std::filesystem::path& output_dir);
 

@@ -6,6 +6,9 @@
 #include "core/memory.h"
 #include "core/process.h"
 
+#include <poll.h>
+#include <unistd.h>
+
 #include <c10/util/Exception.h>
 #include <CLI/App.hpp>
 #include <CLI/Config.hpp>
@@ -123,9 +126,13 @@ Given parse(CLI::App& app, const AppSpec& spec, int argc, char** argv, const Fie
   return given;
 }
 
+// Whoever does not read what is written to a pipe must not keep the program from ending.
 int report(const std::string& program, ExitCode code, const std::string& line) {
   std::cout.flush();
-  std::cerr << program << ": " << one_line(line) << std::endl;
+  pollfd error = {.fd = STDERR_FILENO, .events = POLLOUT, .revents = 0};
+  constexpr int kPatience = 2000;  // ms
+  if (::poll(&error, 1, kPatience) == 1 && (error.revents & POLLOUT))
+    std::cerr << program << ": " << one_line(line) << std::endl;
   return static_cast<int>(code);
 }
 
@@ -167,11 +174,11 @@ int run_app(const AppSpec& spec, int argc, char** argv, const Fields& fields,
   std::signal(SIGXFSZ, SIG_IGN);  // nor a limit on the size of files, which is an error of the write
   if (spec.stops_in_order) hold_signals();
   if (spec.name == program_invocation_short_name) set_up_libraries(argv);  // not inside a test
-  if (spec.stops_in_order) note_signals();
   set_up_memory(spec.keeps_pages);
   report_lost_mappings(spec.name.c_str());
   CLI::App app(spec.description, spec.name);
   try {
+    if (spec.stops_in_order) note_signals();
     const Given given = parse(app, spec, argc, argv, fields);
     job(given);
     std::cout.flush();

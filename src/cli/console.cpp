@@ -1,5 +1,7 @@
 #include "cli/console.h"
 
+#include "core/utf8.h"
+
 #include <poll.h>
 #include <unistd.h>
 
@@ -53,14 +55,11 @@ std::string numbers(const std::vector<int32_t>& ids, size_t begin, size_t end) {
   return text;
 }
 
-// Text that comes from a file must not drive the terminal.
-std::string printable(std::string text) {
-  std::replace_if(
-      text.begin(), text.end(), [](unsigned char c) { return (c < 0x20 && c != '\n') || c == 0x7F; }, ' ');
-  return text;
-}
-
 }  // namespace
+
+std::string harmless(const std::string& text) {
+  return printable(text, /*keeps_lines=*/true, [](std::string_view) { return " "; });
+}
 
 std::string with_commas(int64_t number) {
   std::string text = std::to_string(number);
@@ -68,22 +67,21 @@ std::string with_commas(int64_t number) {
   return text;
 }
 
-void print_modules(const CausalLM& model, const Adapter& adapter) {
+void print_modules(std::ostream& out, const CausalLM& model, const Adapter& adapter) {
   if (adapter.is_full()) {
-    std::cout << "full: every parameter of " << model.config().architecture << " is trained\n";
+    out << "full: every parameter of " << model.config().architecture << " is trained\n";
   } else {
     std::map<std::string, int64_t> kinds;  // by name, layer numbers left out
     static const std::regex layer("\\.[0-9]+\\.");
     for (const auto& name : adapter.modules()) ++kinds[std::regex_replace(name, layer, ".*.")];
-    std::cout << "LoRA on " << adapter.modules().size() << " modules:";
-    for (const auto& [kind, count] : kinds) std::cout << " " << kind << " (" << count << ")";
-    std::cout << "\n";
+    out << "LoRA on " << adapter.modules().size() << " modules:";
+    for (const auto& [kind, count] : kinds) out << " " << kind << " (" << count << ")";
+    out << "\n";
   }
   const int64_t trained = adapter.parameter_count();
   const int64_t all = adapter.is_full() ? trained : model.parameter_count() + trained;
-  std::cout << "trainable params: " << with_commas(trained) << " || all params: " << with_commas(all)
-            << " || trainable%: " << format("%.4f", 100.0 * static_cast<double>(trained) / static_cast<double>(all))
-            << "\n";
+  out << "trainable params: " << with_commas(trained) << " || all params: " << with_commas(all)
+      << " || trainable%: " << format("%.4f", 100.0 * static_cast<double>(trained) / static_cast<double>(all)) << "\n";
 }
 
 void print_report(std::ostream& out, const std::string& path, const Dataset& dataset, const DataConfig& config) {
@@ -95,11 +93,11 @@ void print_report(std::ostream& out, const std::string& path, const Dataset& dat
   if (report.without_labels) out << "; " << report.without_labels << " without anything to learn left out";
   if (report.bad) out << "; " << report.bad << " broken left out";
   out << "\n";
-  for (const std::string& line : dataset.bad_rows()) out << "  left out: " << printable(line) << "\n";
+  for (const std::string& line : dataset.bad_rows()) out << "  left out: " << harmless(line) << "\n";
   if (!dataset.cache_note().empty()) out << dataset.cache_note() << "\n";
 }
 
-void print_sample(const Dataset& dataset, const Tokenizer* tokenizer) {
+void print_sample(std::ostream& out, const Dataset& dataset, const Tokenizer* tokenizer) {
   constexpr size_t kShown = 512;
   const Example& row = dataset[0];
   const size_t size = row.input_ids.size(), shown = std::min(size, kShown);
@@ -114,14 +112,15 @@ void print_sample(const Dataset& dataset, const Tokenizer* tokenizer) {
         (tokenizer ? spelled(*tokenizer, row.input_ids, begin, end) : numbers(row.input_ids, begin, end));
     text += learnt(begin) ? "[[" + part + "]]" : part;
   }
-  std::cout << "first row, " << size << " tokens, " << count << " of them learnt, in [[ ]]:\n"
-            << printable(text) << (shown < size ? " ..." : "") << std::endl;
+  out << "first row, " << size << " tokens, " << count << " of them learnt, in [[ ]]:\n"
+      << harmless(text) << (shown < size ? " ..." : "") << "\n";
 }
 
 ProgressDisplay::ProgressDisplay() : terminal_(::isatty(STDOUT_FILENO) == 1) {}
 
-// A reader that has stopped reading must not hold up the run: what it would block on it does not get. (A pipe that is
-// ready takes 4 KiB at once.)
+constexpr size_t kPipeTakes = 4096;  // at once, where it is ready
+
+// A reader that has stopped reading must not hold up the run: what it would block on it does not get.
 bool ProgressDisplay::is_heard() {
   pollfd out = {.fd = STDOUT_FILENO, .events = POLLOUT, .revents = 0};
   return ::poll(&out, 1, 0) == 1 && (out.revents & POLLOUT);
@@ -152,7 +151,9 @@ void ProgressDisplay::show(const Progress& progress) {
 void ProgressDisplay::message(const std::string& text) {
   if (!is_heard()) return;
   clear_bar();
-  std::cout << text << std::endl;
+  const std::string line = text.ends_with('\n') ? text : text + "\n";
+  for (size_t at = 0; at < line.size() && is_heard(); at += kPipeTakes)
+    std::cout << line.substr(at, kPipeTakes) << std::flush;
 }
 
 void ProgressDisplay::clear_bar() {

@@ -14,10 +14,13 @@ namespace rankfold {
 
 std::string with_commas(int64_t number);  // 1234567 -> 1,234,567
 
-void print_modules(const CausalLM& model, const Adapter& adapter);
+// Text of a file or a model as a terminal may be shown it: nothing in it drives the terminal.
+std::string harmless(const std::string& text);
+
+void print_modules(std::ostream& out, const CausalLM& model, const Adapter& adapter);
 void print_report(std::ostream& out, const std::string& path, const Dataset& dataset, const DataConfig& config);
 // The first row as text; what is learnt stands in brackets. `tokenizer` may be null.
-void print_sample(const Dataset& dataset, const Tokenizer* tokenizer);
+void print_sample(std::ostream& out, const Dataset& dataset, const Tokenizer* tokenizer);
 
 // A bar that is drawn over and over on a terminal, a line for each logged step elsewhere.
 class ProgressDisplay {

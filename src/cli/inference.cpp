@@ -21,7 +21,7 @@ void use_saved_template(const ModelOptions& options, const Given& given, std::st
   if (given.contains("prompt_template")) return;
   for (const std::filesystem::path folder : {options.adapter_name_or_path, options.model_name_or_path}) {
     const auto file = folder / kTemplateFile;
-    if (folder.empty() || !std::filesystem::exists(file)) continue;
+    if (folder.empty() || what_stands_at(file) == "nothing") continue;
     DataConfig saved;
     read_fields(read_json(file), file.string(), saved, /*unknown_is_error=*/true);
     prompt_template = saved.prompt_template;

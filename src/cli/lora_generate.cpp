@@ -1,7 +1,10 @@
 // lora-generate: one prompt in, its completion out.
+#include "cli/console.h"
 #include "cli/inference.h"
 #include "core/check.h"
 #include "rankfold/generate.h"
+
+#include <unistd.h>
 
 #include <iostream>
 
@@ -35,7 +38,8 @@ void run(GenerateOptions& options, const Given& given) {
   const auto ids = encode_prompt(tokenizer, options.raw ? "{question}" : options.prompt_template, options.prompt);
   if (ids.empty()) fail("--prompt: expected a text of at least one token, got \"\"");
   const auto completion = generate(loaded.model, {ids}, options.generate);
-  std::cout << tokenizer.decode(completion.at(0)) << std::endl;
+  const std::string text = tokenizer.decode(completion.at(0));
+  std::cout << (::isatty(STDOUT_FILENO) ? harmless(text) : text) << std::endl;
 }
 
 }  // namespace

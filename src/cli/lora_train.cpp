@@ -19,7 +19,7 @@
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
-#include <iostream>
+#include <sstream>
 
 namespace rankfold {
 namespace {
@@ -106,7 +106,7 @@ DataConfig data_of(const RunConfig& config) {
 }
 
 // What can be refused before any work.
-void validate(RunConfig& config, const Given& given) {
+void validate(RunConfig& config, const Given& given, ProgressDisplay& display) {
   const auto where = [&given](const char* key) {
     const auto at = given.find(key);
     return at == given.end() ? std::string(key) : at->second;
@@ -126,7 +126,7 @@ void validate(RunConfig& config, const Given& given) {
   if (continues) take_adapter_settings(config, given);
   std::string why_cpu;
   ops::open_device(config.load.device, &why_cpu);
-  if (!why_cpu.empty()) std::cout << "device: cpu (" << why_cpu << ")\n";
+  if (!why_cpu.empty()) display.message("device: cpu (" + why_cpu + ")");
   check_data_file(config.dataset, data_of(config));
 }
 
@@ -137,16 +137,17 @@ Adapter make_adapter(const CausalLM& model, const RunConfig& config) {
 }
 
 // As transformers warns: what lies beyond the positions of its pretraining a model has never seen.
-void warn_of_long_rows(const Dataset& dataset, const ModelConfig& model, const DataConfig& data) {
+void warn_of_long_rows(std::ostream& out, const Dataset& dataset, const ModelConfig& model, const DataConfig& data) {
   const int64_t longest = std::min(dataset.report().longest, data.max_length);
   if (model.max_position_embeddings > 0 && longest > model.max_position_embeddings)
-    std::cout << "warning: rows of up to " << longest << " tokens, but the model was trained on "
-              << model.max_position_embeddings << " positions (max_position_embeddings)\n";
+    out << "warning: rows of up to " << longest << " tokens, but the model was trained on "
+        << model.max_position_embeddings << " positions (max_position_embeddings)\n";
 }
 
 void run(RunConfig& config, const Given& given) {
   const ModuleNames targets = config.lora.target_modules;
-  validate(config, given);
+  ProgressDisplay display;
+  validate(config, given, display);
   const CausalLM model = CausalLM::load(config.model_name_or_path, config.load);
   const Tokenizer* tokenizer = model.has_tokenizer() ? &model.tokenizer() : nullptr;
   check_targets(model, config, targets, given);
@@ -155,16 +156,17 @@ void run(RunConfig& config, const Given& given) {
   const Dataset dataset =
       Dataset::open(config.dataset, tokenizer, data_of(config), model.config().vocab_size, stop_requested);
   leave_if(stop_requested);
-  print_modules(model, adapter);
-  print_report(std::cout, config.dataset, dataset, config.data);
-  print_sample(dataset, tokenizer);
-  warn_of_long_rows(dataset, model.config(), config.data);
+  std::ostringstream text;
+  print_modules(text, model, adapter);
+  print_report(text, config.dataset, dataset, config.data);
+  print_sample(text, dataset, tokenizer);
+  warn_of_long_rows(text, dataset, model.config(), config.data);
+  display.message(text.str());
 
   Trainer trainer(model, adapter, dataset, config.train);
   const nlohmann::json prompt = {{"prompt_template", config.data.prompt_template}};
   trainer.add_file(kTemplateFile, prompt.dump(2) + "\n");
   trainer.add_file("rankfold_config.json", to_json(config).dump(2) + "\n");
-  ProgressDisplay display;
   trainer.on_progress([&display](const Progress& progress) { display.show(progress); });
   trainer.on_message([&display](const std::string& text) { display.message(text); });
 

@@ -18,10 +18,15 @@ std::atomic<int> noted = 0;
 std::atomic<bool> save_requested = false;
 const char* program_name = "";
 
+// But for what whoever started the program told it to ignore, as a shell does with SIGINT for what runs behind it. Held
+// back, such a signal would be noted all the same.
 sigset_t ours() {
   sigset_t set;
   sigemptyset(&set);
-  for (const int signal : {SIGINT, SIGTERM, SIGUSR1}) sigaddset(&set, signal);
+  for (const int signal : {SIGINT, SIGTERM, SIGUSR1}) {
+    struct sigaction action = {};
+    if (::sigaction(signal, nullptr, &action) != 0 || action.sa_handler != SIG_IGN) sigaddset(&set, signal);
+  }
   return set;
 }
 

@@ -7,7 +7,8 @@ namespace rankfold {
 
 // Both before anything else of a program starts a thread. SIGINT, SIGTERM and SIGUSR1 are held back from all threads (and
 // kept while the program starts itself again), then noted by a thread of their own; a SIGINT that comes a quarter of a
-// second or more after one of the first two ends the process at once. SIGHUP is ignored, so that a run outlives the
+// second or more after one of the first two ends the process at once. What the process was started to ignore it ignores.
+// SIGHUP is ignored, so that a run outlives the
 // terminal it was started from.
 //
 // A handler on a thread that computes would do harm: code that oneDNN makes for products with a transposed matrix keeps

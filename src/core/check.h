@@ -19,20 +19,9 @@ std::string join(const Parts&... parts) {
   return out.str();
 }
 
-// Shows control characters, which a stranger's file may bring along in a name: an error is one line, and a terminal
-// obeys none of it.
-inline std::string one_line(std::string_view text) {
-  constexpr char kDigits[] = "0123456789abcdef";
-  std::string line;
-  for (const char c : text) {
-    const auto byte = static_cast<unsigned char>(c);
-    if (byte >= 0x20 && byte != 0x7F)
-      line += c;
-    else
-      line.append("\\x").append(1, kDigits[byte >> 4]).append(1, kDigits[byte & 15]);
-  }
-  return line;
-}
+// An error is one line, of no more than a few on a screen, and no terminal obeys a part of it, whatever a stranger's file
+// may bring along in a name: control characters are shown by number, the middle of a long text is left out.
+std::string one_line(std::string_view text);
 
 template <class... Parts>
 [[noreturn]] void fail(const Parts&... parts) {

@@ -2,6 +2,7 @@
 
 #include "core/check.h"
 #include "core/json.h"
+#include "core/utf8.h"
 
 #include <nlohmann/json.hpp>
 
@@ -263,6 +264,7 @@ void read_fields(const json& object, const std::string& source, const Fields& fi
 }
 
 void set_from_text(const Field& field, const std::string& text, const std::string& source) {
+  if (!is_utf8(text)) fail(source, ": expected UTF-8, got bytes that are none");
   json value;
   field.from_text(text, value);
   if (!field.set(value)) refuse(source, field, text);

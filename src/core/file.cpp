@@ -1,5 +1,6 @@
 #include "core/file.h"
 
+#include "core/checksum.h"
 #include "core/descriptor.h"
 
 #include <fcntl.h>
@@ -24,6 +25,11 @@ const char* kind_of(mode_t mode) {
   return "a device";
 }
 
+// What is wrong with a name that somebody gave us, not with the disk or the machine.
+bool is_about_the_name(int number) {
+  return number == ENOENT || number == ENOTDIR || number == ELOOP || number == EACCES || number == ENAMETOOLONG;
+}
+
 // Mappings by address, for a handler of SIGBUS: it may neither lock nor allocate. Whoever finds no free place goes
 // without.
 std::array<std::atomic<const Mapping*>, 4096> mappings;
@@ -34,11 +40,16 @@ std::array<std::atomic<const Mapping*>, 4096> mappings;
 // have taken the file's place in between.
 OpenFile open_regular(const fs::path& path) {
   struct stat status;
-  if (::stat(path.c_str(), &status) != 0)
-    fail(path.string(), ": expected a file, got nothing (", std::strerror(errno), ")");
+  if (::stat(path.c_str(), &status) != 0) {
+    if (is_about_the_name(errno)) fail(path.string(), ": expected a file, got nothing (", std::strerror(errno), ")");
+    call_failed(path, "cannot be looked at");
+  }
   if (!S_ISREG(status.st_mode)) fail(path.string(), ": expected a file, got ", kind_of(status.st_mode));
   const int fd = retried([&] { return ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK); });
-  if (fd < 0) fail(path.string(), ": cannot be read: ", std::strerror(errno));
+  if (fd < 0) {
+    if (is_about_the_name(errno)) fail(path.string(), ": cannot be read: ", std::strerror(errno));
+    call_failed(path, "cannot be read");
+  }
   Descriptor descriptor(fd);
   if (::fstat(fd, &status) != 0) call_failed(path, "cannot be read");
   if (!S_ISREG(status.st_mode)) fail(path.string(), ": expected a file, got ", kind_of(status.st_mode));
@@ -59,7 +70,19 @@ size_t read_some(int fd, char* to, size_t size, const fs::path& path) {
 
 std::string what_stands_at(const fs::path& path) {
   struct stat status;
-  return ::stat(path.c_str(), &status) == 0 ? kind_of(status.st_mode) : "nothing";
+  if (::stat(path.c_str(), &status) == 0) return kind_of(status.st_mode);
+  const int number = errno;
+  const bool leads_nowhere = number == ENOENT || number == ELOOP;
+  if (leads_nowhere && ::lstat(path.c_str(), &status) == 0 && S_ISLNK(status.st_mode)) return "a link to nothing";
+  if (number == ENOENT || number == ENOTDIR) return "nothing";
+  if (is_about_the_name(number)) fail(path.string(), ": cannot be looked at: ", std::strerror(number));
+  errno = number;
+  call_failed(path, "cannot be looked at");
+}
+
+bool is_mount_point(const fs::path& folder) {
+  struct statx status = {};
+  return ::statx(AT_FDCWD, folder.c_str(), 0, 0, &status) == 0 && (status.stx_attributes & STATX_ATTR_MOUNT_ROOT);
 }
 
 std::string foreign_kind(std::string_view start) {
@@ -147,6 +170,17 @@ void File::read(uint64_t begin, std::span<std::byte> to) const {
     begin += static_cast<uint64_t>(got);
     to = to.subspan(static_cast<size_t>(got));
   }
+}
+
+uint64_t checksum_of(const File& file, uint64_t size) {
+  std::vector<std::byte> buffer(std::min<uint64_t>(size, 1 << 20));
+  uint64_t sum = kChecksumSeed;
+  for (uint64_t at = 0; at < size; at += buffer.size()) {
+    const std::span part(buffer.data(), std::min<uint64_t>(buffer.size(), size - at));
+    file.read(at, part);
+    sum = checksum64(part, sum);
+  }
+  return sum;
 }
 
 std::string read_text(const fs::path& path, uint64_t largest_bytes) {

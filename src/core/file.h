@@ -74,10 +74,16 @@ class File {
   uint64_t size_;
 };
 
+uint64_t checksum_of(const File& file, uint64_t size);  // of its first bytes: checksum64
+
 std::string read_text(const std::filesystem::path& path, uint64_t largest_bytes = 256u << 20);
 
-// "a folder", "a FIFO", "a device", "a socket", "nothing" or, for a regular file, "a file".
+// "a folder", "a FIFO", "a device", "a socket", for a regular file "a file"; "nothing" only where there surely is none, "a
+// link to nothing" where a name leads there, as to a disk that is not mounted now. UserError or StorageError where the
+// system does not say.
 std::string what_stands_at(const std::filesystem::path& path);
+
+bool is_mount_point(const std::filesystem::path& folder);  // false where the system does not say
 
 // What a file's first bytes say when they are none of our formats: "a git-lfs pointer (...)", "a pickle (...)", "an
 // HTML page", "an empty file"; "" otherwise.

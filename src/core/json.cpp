@@ -54,8 +54,13 @@ std::string without_prefix(std::string what) {
 // Builds the value as nlohmann's own handler does, with the two refusals that it lacks.
 class Builder : public nlohmann::json_sax<json> {
  public:
-  Builder(std::string_view text, const std::string& source, size_t first_line, size_t deepest)
-      : text_(text), source_(source), first_line_(first_line), deepest_(deepest), read_(text.data()) {}
+  Builder(std::string_view text, const std::string& source, size_t first_line, size_t deepest, size_t first_column)
+      : text_(text),
+        source_(source),
+        first_line_(first_line),
+        first_column_(first_column),
+        deepest_(deepest),
+        read_(text.data()) {}
 
   json build() {
     // nlohmann takes a NUL byte for the end of the text.
@@ -92,7 +97,8 @@ class Builder : public nlohmann::json_sax<json> {
   [[noreturn]] void fail_at(size_t position, const Parts&... what) const {
     const std::string_view before = text_.substr(0, position);
     const size_t line = first_line_ + static_cast<size_t>(std::count(before.begin(), before.end(), '\n'));
-    const size_t column = before.size() - (before.rfind('\n') + 1) + 1;  // npos + 1 is 0
+    const size_t line_begin = before.rfind('\n') + 1;  // npos + 1 is 0
+    const size_t column = before.size() - line_begin + (line_begin == 0 ? first_column_ : 1);
     fail(source_, ":", line, ":", column, ": ", what...);
   }
 
@@ -117,7 +123,7 @@ class Builder : public nlohmann::json_sax<json> {
 
   std::string_view text_;
   const std::string& source_;
-  size_t first_line_, deepest_;
+  size_t first_line_, first_column_, deepest_;
   const char* read_;
   json root_;
   std::vector<json*> stack_;  // the open objects and arrays
@@ -126,8 +132,9 @@ class Builder : public nlohmann::json_sax<json> {
 
 }  // namespace
 
-json parse_json(std::string_view text, const std::string& source, size_t first_line, size_t deepest) {
-  return Builder(text, source, first_line, deepest).build();
+json parse_json(std::string_view text, const std::string& source, size_t first_line, size_t deepest,
+                size_t first_column) {
+  return Builder(text, source, first_line, deepest, first_column).build();
 }
 
 json read_json(const std::filesystem::path& path, uint64_t largest_bytes) {

@@ -8,6 +8,8 @@
 #include <nlohmann/json.hpp>
 
 #include <algorithm>
+#include <cerrno>
+#include <new>
 #include <span>
 #include <vector>
 
@@ -18,13 +20,13 @@ using nlohmann::json;
 namespace {
 
 constexpr int kFormatVersion = 2;
-constexpr const char *kUnfinished = "unfinished", *kBefore = "before", *kAfter = "after";
+constexpr const char *kCutShort = "unfinished", *kBefore = "before", *kAfter = "after";
 
-json describe(const fs::path& file, Look look) {
-  const uint64_t size = fs::file_size(file);
-  json described = {{"size", size}};
-  if (look == Look::kAtContents)
-    described["checksum"] = checksum_text(size > 0 ? checksum64(Mapping::open(file)->bytes()) : kChecksumSeed);
+// Read, not mapped: a sector that cannot be read is then an error and no signal.
+json describe(const fs::path& path, Look look) {
+  const std::shared_ptr<const File> file = File::open(path);
+  json described = {{"size", file->size()}};
+  if (look == Look::kAtContents) described["checksum"] = checksum_text(checksum_of(*file, file->size()));
   return described;
 }
 
@@ -47,8 +49,8 @@ std::string text_of(json manifest) {
 // The name is a common one: others write such a file too.
 bool is_ours(const json& manifest) {
   return manifest.is_object() &&
-         (manifest.contains(kUnfinished) || (manifest.contains("format_version") && manifest.contains("checksum") &&
-                                             manifest.contains("files") && manifest["files"].is_object()));
+         (manifest.contains(kCutShort) || (manifest.contains("format_version") && manifest.contains("checksum") &&
+                                           manifest.contains("files") && manifest["files"].is_object()));
 }
 
 // Of the folder's files from a manifest; empty: none.
@@ -57,7 +59,8 @@ std::string difference(const fs::path& folder, const json& manifest, Look look, 
   if (!files.is_object()) return "manifest.json lists no files";
   for (const auto& [name, expected] : files.items()) {
     if (chosen && !chosen(name)) continue;
-    const fs::path file = folder / fs::path(name).filename();
+    if (fs::path(name).filename() != name) return brief(name) + " in manifest.json is no name of a file";
+    const fs::path file = folder / name;
     if (what_stands_at(file) != "a file") return name + " is missing";
     const json found = describe(file, look);
     for (const auto& [key, value] : found.items())
@@ -66,16 +69,20 @@ std::string difference(const fs::path& folder, const json& manifest, Look look, 
   return "";
 }
 
-// A save that was cut short may not have begun to move its files, or have moved them all: then they are of one save all
-// the same. Sizes alone do not tell.
-bool is_whole_all_the_same(const fs::path& folder, Look look, const Chosen& chosen) {
-  if (look != Look::kAtContents) return false;
+// A save that was cut short may not have begun to move its files, or have moved them all: then all files are of one save
+// all the same. That one's manifest, otherwise null.
+json whole_all_the_same(const fs::path& folder, const json& unfinished) {
+  for (const char* key : {kAfter, kBefore})
+    if (const json one = unfinished.value(key, json()); one.is_object() && !one.empty())
+      if (difference(folder, one, Look::kAtContents, {}).empty()) return one;
+  return nullptr;
+}
+
+// manifest.json if it is one of a save that was cut short, otherwise null.
+json unfinished_manifest(const fs::path& folder) {
+  if (what_stands_at(folder / kManifest) != "a file") return nullptr;
   const json manifest = read_json(folder / kManifest);
-  if (!manifest.is_object() || !manifest.contains(kUnfinished)) return false;
-  for (const char* key : {kBefore, kAfter})
-    if (const json one = manifest.value(key, json()); one.is_object() && !one.empty())
-      if (difference(folder, one, look, chosen).empty()) return true;
-  return false;
+  return manifest.is_object() && manifest.contains(kCutShort) ? manifest : json();
 }
 
 }  // namespace
@@ -99,15 +106,23 @@ void commit_result(FileSet& files, const json& facts) {
   write_manifest(files.path(), facts);
   const json after = read_manifest(files.path());
   json before = nullptr;
+  std::vector<json> sets;  // whose files may lie there
   try {
-    before = read_manifest(files.target());
+    if (const json unfinished = unfinished_manifest(files.target()); !unfinished.is_null()) {
+      before = whole_all_the_same(files.target(), unfinished);
+      for (const char* key : {kBefore, kAfter}) sets.push_back(unfinished.value(key, json()));
+    } else {
+      before = read_manifest(files.target());
+      sets.push_back(before);
+    }
   } catch (const UserError&) {  // nothing to go back to
   }
   std::vector<std::string> obsolete;
-  if (is_ours(before))
-    for (const auto& [name, file] : before["files"].items())
-      if (!after["files"].contains(name)) obsolete.push_back(name);
-  files.commit(kManifest, json{{kUnfinished, true}, {kBefore, before}, {kAfter, after}}.dump(2) + "\n", obsolete);
+  for (const json& set : sets)
+    if (is_ours(set))
+      for (const auto& [name, file] : set["files"].items())
+        if (!after["files"].contains(name)) obsolete.push_back(name);
+  files.commit(kManifest, json{{kCutShort, true}, {kBefore, before}, {kAfter, after}}.dump(2) + "\n", obsolete);
 }
 
 json read_manifest(const fs::path& folder) {
@@ -115,7 +130,7 @@ json read_manifest(const fs::path& folder) {
   if (what_stands_at(path) == "nothing") return json::object();
   const json manifest = read_json(path);
   if (!manifest.is_object()) fail(path.string(), ": expected an object, got ", brief(manifest));
-  if (manifest.contains(kUnfinished)) fail(path.string(), ": the save that it belongs to was not finished");
+  if (manifest.contains(kCutShort)) fail(path.string(), ": the save that it belongs to was not finished");
   if (const json version = manifest.value("format_version", json()); version != kFormatVersion)
     fail(path.string(), ": format_version: expected ", kFormatVersion, ", got ", brief(version));
   if (read_text(path) != text_of(manifest))
@@ -125,17 +140,31 @@ json read_manifest(const fs::path& folder) {
 
 std::string damage(const fs::path& folder, Look look, const Chosen& chosen) {
   try {
+    if (const std::string there = what_stands_at(folder); there != "a folder") return "it is " + there;
     const json manifest = read_manifest(folder);
     return manifest.empty() ? "it has no manifest.json" : difference(folder, manifest, look, chosen);
+  } catch (const std::bad_alloc&) {
+    throw;
+  } catch (const StorageError& error) {
+    const int number = error.error_number();
+    if (number == EMFILE || number == ENFILE || number == ENOMEM) throw;  // which says nothing of the folder
+    return error.what();
   } catch (const std::exception& error) {
     return error.what();
   }
 }
 
+std::string manifest_text(const fs::path& folder) {
+  const fs::path path = folder / kManifest;
+  return what_stands_at(path) == "a file" ? read_text(path, kLargestConfig) : "";
+}
+
 void check_result(const fs::path& folder, Look look, const Chosen& chosen) {
   if (what_stands_at(folder / kManifest) != "a file" || !is_ours(read_json(folder / kManifest))) return;
   const std::string problem = damage(folder, look, chosen);
-  if (!problem.empty() && !is_whole_all_the_same(folder, look, chosen))
+  if (problem.empty()) return;
+  const json unfinished = look == Look::kAtContents ? unfinished_manifest(folder) : json();  // sizes do not tell
+  if (unfinished.is_null() || whole_all_the_same(folder, unfinished).is_null())
     fail(folder.string(), ": expected the files of one save, but ", problem,
          "; use a checkpoint in it, or resume the run (if you have changed the file yourself, delete manifest.json)");
 }

@@ -35,4 +35,17 @@ std::string damage(const std::filesystem::path& folder, Look look = Look::kAtCon
 // known.
 void check_result(const std::filesystem::path& folder, Look look, const Chosen& chosen);
 
+std::string manifest_text(const std::filesystem::path& folder);  // empty where there is none
+
+// What `read` gives of a folder that is checked so, of one save also where a run writes its result there meanwhile.
+template <class Read>
+auto read_result(const std::filesystem::path& folder, Look look, const Chosen& chosen, const Read& read) {
+  for (;;) {
+    const std::string before = manifest_text(folder);
+    check_result(folder, look, chosen);
+    auto result = read();
+    if (manifest_text(folder) == before) return result;
+  }
+}
+
 }  // namespace rankfold

@@ -26,9 +26,13 @@ void write_all(int fd, const char* from, size_t size, const fs::path& path) {
   }
 }
 
-// False where another descriptor has the lock. Where the file system has none there is nothing to wait for.
-bool try_lock(int fd) {
-  return retried([&] { return ::flock(fd, LOCK_EX | LOCK_NB); }) == 0 || errno != EWOULDBLOCK;
+enum class Lock { kOurs, kAnothers, kNone };  // kNone: the file system has no locks, so there is nothing to wait for
+
+Lock try_lock(int fd, const fs::path& path) {
+  if (retried([&] { return ::flock(fd, LOCK_EX | LOCK_NB); }) == 0) return Lock::kOurs;
+  if (errno == EWOULDBLOCK) return Lock::kAnothers;
+  if (errno == ENOSYS || errno == EOPNOTSUPP || errno == EINVAL) return Lock::kNone;
+  call_failed(path, "cannot be locked");
 }
 
 bool still_named(int fd, const fs::path& path) {
@@ -44,7 +48,7 @@ Descriptor create_locked(const fs::path& path, const Stop& stop) {
   for (;;) {
     Descriptor file(retried([&] { return ::open(path.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0666); }));
     if (file.get() < 0) call_failed(path, "cannot be created");
-    while (!try_lock(file.get())) {
+    while (try_lock(file.get(), path) == Lock::kAnothers) {
       leave_if(stop);
       std::this_thread::sleep_for(std::chrono::milliseconds(20));
     }
@@ -72,10 +76,12 @@ void rename_checked(const fs::path& from, const fs::path& to) {
     call_failed(to, "renaming " + from.filename().string() + " to it failed");
 }
 
-// Absolute, so that a later change of the working folder does no harm, and without a trailing slash, so that ".tmp" can
-// be appended.
+// Absolute, so that a later change of the working folder does no harm, as the system follows links and "..", and without
+// a trailing slash, so that a suffix can be appended.
 fs::path plain(const fs::path& path) {
-  fs::path absolute = fs::absolute(path).lexically_normal();
+  std::error_code error;
+  fs::path absolute = fs::weakly_canonical(fs::absolute(path), error);
+  if (error) absolute = fs::absolute(path).lexically_normal();
   return absolute.has_filename() ? absolute : absolute.parent_path();
 }
 
@@ -94,11 +100,20 @@ fs::path resolved(const fs::path& path) {
   return plain(target);
 }
 
-void make_folders(const fs::path& path) {
-  std::error_code error;
-  do fs::create_directories(path, error);
-  while (error == std::errc::interrupted);
-  if (error) storage_failed(error.value(), path.string(), ": cannot create the folder: ", error.message());
+// And the parents that it lacks, the deepest first; each name is on the disk then.
+std::vector<fs::path> make_folders(const fs::path& path) {
+  std::vector<fs::path> missing;
+  for (fs::path folder = path; what_stands_at(folder) == "nothing"; folder = folder.parent_path())
+    missing.push_back(folder);
+  for (auto folder = missing.rbegin(); folder != missing.rend(); ++folder) {
+    if (retried([&] { return ::mkdir(folder->c_str(), 0777); }) != 0 && errno != EEXIST)
+      call_failed(*folder, "cannot create the folder");
+    // One that may be written to and not listed cannot be synced.
+    if (::access(folder->parent_path().c_str(), R_OK) == 0) sync_folder(folder->parent_path());
+  }
+  if (const std::string there = what_stands_at(path); there != "a folder")
+    storage_failed(ENOTDIR, path.string(), ": cannot create the folder: ", there, " is in its place");
+  return missing;
 }
 
 void remove_quietly(const fs::path& path) {
@@ -109,7 +124,7 @@ void remove_quietly(const fs::path& path) {
 }  // namespace
 
 AtomicFile::AtomicFile(fs::path target, const Stop& stop)
-    : target_(resolved(target)), temporary_(with_suffix(target_, ".tmp")) {
+    : target_(resolved(target)), temporary_(with_suffix(target_, kUnfinished)) {
   const std::string there = what_stands_at(target_);
   if (there != "nothing" && there != "a file") fail(target.string(), ": expected a file name, got ", there);
   fd_ = create_locked(temporary_, stop).release();
@@ -148,7 +163,7 @@ Staging::Staging(fs::path path) : path_(std::move(path)) {
     Descriptor folder(retried([&] { return ::open(path_.c_str(), O_RDONLY | O_CLOEXEC | O_DIRECTORY | O_NOFOLLOW); }));
     if (folder.get() < 0 && errno == ENOENT) continue;  // its last owner has just removed it
     if (folder.get() < 0) call_failed(path_, "cannot be opened");
-    if (!try_lock(folder.get())) fail(path_.string(), ": another process is writing there");
+    if (try_lock(folder.get(), path_) == Lock::kAnothers) fail(path_.string(), ": another process is writing there");
     if (!still_named(folder.get(), path_)) continue;
     std::error_code error;
     for (fs::directory_iterator entry(path_, error), end; !error && entry != end; entry.increment(error)) {
@@ -166,7 +181,8 @@ Staging::~Staging() {
   ::close(fd_);
 }
 
-AtomicFolder::AtomicFolder(const fs::path& target) : target_(plain(target)), staging_(with_suffix(target_, ".tmp")) {}
+AtomicFolder::AtomicFolder(const fs::path& target)
+    : target_(plain(target)), staging_(with_suffix(target_, kUnfinished)) {}
 
 void AtomicFolder::commit() {
   sync_folder(path());
@@ -212,11 +228,7 @@ void FileSet::commit(const char* seal, std::string_view broken_seal, const std::
   sync_folder(folder_);
 }
 
-NewFolder::NewFolder(const fs::path& path) {
-  for (fs::path folder = plain(path); what_stands_at(folder) == "nothing"; folder = folder.parent_path())
-    created_.push_back(folder);
-  make_folders(plain(path));
-}
+NewFolder::NewFolder(const fs::path& path) : created_(make_folders(plain(path))) {}
 
 NewFolder::~NewFolder() {
   for (const fs::path& folder : created_) ::rmdir(folder.c_str());  // refused where something lies in it
@@ -226,7 +238,8 @@ FolderLock::FolderLock(const fs::path& folder) : folder_(folder), path_(plain(fo
   for (;;) {
     Descriptor file(retried([&] { return ::open(path_.c_str(), O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0666); }));
     if (file.get() < 0) call_failed(path_, "cannot be created");
-    if (!try_lock(file.get())) {
+    const Lock lock = try_lock(file.get(), path_);
+    if (lock == Lock::kAnothers) {
       char holder[32] = {};
       const bool named = ::pread(file.get(), holder, sizeof holder - 1, 0) > 0;
       fail(folder.string(), ": expected a folder that no other run writes to, got one that ",
@@ -241,6 +254,7 @@ FolderLock::FolderLock(const fs::path& folder) : folder_(folder), path_(plain(fo
       errno = why;
       call_failed(path_, "writing failed");
     }
+    is_held_ = lock == Lock::kOurs;
     fd_ = file.release();
     return;
   }
@@ -264,12 +278,14 @@ void append_line(const fs::path& path, std::string_view line) {
   }
 }
 
-void copy_atomically(const fs::path& from, const fs::path& to) {
-  const OpenFile source = open_regular(from);
+void copy_atomically(const File& from, const fs::path& to) {
   AtomicFile target(to);
-  std::vector<char> buffer(std::min<uint64_t>(source.size + 1, 1 << 20));
-  while (const size_t got = read_some(source.descriptor.get(), buffer.data(), buffer.size(), from))
-    target.write(std::string_view(buffer.data(), got));
+  std::vector<std::byte> buffer(std::min<uint64_t>(from.size(), 1 << 20));
+  for (uint64_t at = 0; at < from.size(); at += buffer.size()) {
+    const std::span part(buffer.data(), std::min<uint64_t>(buffer.size(), from.size() - at));
+    from.read(at, part);
+    target.write(part);
+  }
   target.commit();
 }
 
@@ -292,7 +308,7 @@ void remove_file(const fs::path& path) {
 
 void remove_folder(const fs::path& path) {
   if (path.extension() == ".tmp") return remove_quietly(path);
-  const fs::path nameless = with_suffix(plain(path), ".tmp");
+  const fs::path nameless = with_suffix(plain(path), kUnfinished);
   remove_quietly(nameless);
   if (::rename(plain(path).c_str(), nameless.c_str()) == 0) remove_quietly(nameless);
 }

@@ -14,7 +14,10 @@
 
 namespace rankfold {
 
-// Writes to `target`.tmp in the same folder; commit() fsyncs, renames and fsyncs the folder. Not committed: no trace.
+// After the name of what is not finished yet. Nobody else's files end so: what is found there was left by a crash of ours.
+inline constexpr const char* kUnfinished = ".rankfold.tmp";
+
+// Writes to `target`.rankfold.tmp in the same folder; commit() fsyncs, renames and fsyncs the folder. Not committed: no trace.
 // A second writer of the same target, in this process or another, waits in its constructor until the first is done, or
 // until `stop`.
 class AtomicFile {
@@ -50,7 +53,7 @@ class Staging {
   int fd_ = -1;  // its lock
 };
 
-// A folder that appears whole: fill `path()` (target.tmp) with AtomicFiles, then commit() renames it to target. Not
+// A folder that appears whole: fill `path()` (target.rankfold.tmp) with AtomicFiles, then commit() renames it to target. Not
 // committed: removed.
 class AtomicFolder {
  public:
@@ -96,29 +99,32 @@ class NewFolder {
 };
 
 // A folder for one process alone, created if it is not there. UserError names the process that has it. The lock is of
-// the file run.lock in it and ends with the process, however that ends. Where a file system has no locks there is none.
+// the file run.lock in it and ends with the process, however that ends.
 class FolderLock {
  public:
   explicit FolderLock(const std::filesystem::path& folder);
   ~FolderLock();
   FolderLock(const FolderLock&) = delete;
   FolderLock& operator=(const FolderLock&) = delete;
+  bool is_held() const { return is_held_; }  // not where the file system has no locks: others are not kept out
 
  private:
   NewFolder folder_;
   std::filesystem::path path_;
   int fd_ = -1;
+  bool is_held_ = false;
 };
 
 // Adds one line to a log, opened and closed at each call so that a reader sees whole lines; what fails adds nothing.
 void append_line(const std::filesystem::path& path, std::string_view line);
-void copy_atomically(const std::filesystem::path& from, const std::filesystem::path& to);  // through AtomicFile
+class File;
+void copy_atomically(const File& from, const std::filesystem::path& to);  // through AtomicFile
 // Creates the folder (and parents) and proves that it can be written to, by a file whose name begins so.
 inline constexpr const char* kProbe = ".rankfold-probe-";
 void prepare_folder(const std::filesystem::path& path);
 void remove_file(const std::filesystem::path& path);  // or an empty folder; nothing there is no error
-// The folder and all in it; it loses its name first, so that no part of it ever stands under that. What cannot be
-// removed stays.
+// The folder (or file) and all in it; it loses its name first, so that no part of it ever stands under that. What cannot
+// be removed stays.
 void remove_folder(const std::filesystem::path& path);
 void rename_folder(const std::filesystem::path& from, const std::filesystem::path& to);
 

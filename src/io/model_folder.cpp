@@ -4,13 +4,14 @@
 #include "core/file.h"
 #include "core/json.h"
 #include "core/manifest.h"
+#include "core/utf8.h"
 #include "core/write.h"
 
 #include <nlohmann/json.hpp>
 
 #include <algorithm>
+#include <map>
 #include <set>
-#include <unordered_map>
 
 namespace rankfold {
 
@@ -24,7 +25,7 @@ struct ModelFolder::State {
   bool is_sharded = false;
   std::vector<TensorFile> files;
   std::vector<std::string> names;
-  std::unordered_map<std::string, size_t> file_index;  // tensor -> files[...]
+  std::map<std::string, size_t> file_index;  // tensor -> files[...]
 
   void open_single();
   void open_shards();
@@ -75,7 +76,7 @@ void ModelFolder::State::open_shards() {
            brief(shard));
     shards.insert(shard.get<std::string>());
   }
-  std::unordered_map<std::string, std::string> found;  // tensor -> shard
+  std::map<std::string, std::string> found;  // tensor -> shard
   for (const std::string& shard : shards) {
     if (what_stands_at(path / shard) == "nothing")
       fail((path / shard).string(), ": expected a file, as ", kIndexName, " says, got nothing");
@@ -110,25 +111,27 @@ ModelFolder ModelFolder::open(const fs::path& path) {
   if (const std::string kind = what_stands_at(path); kind != "a folder")
     fail(path.string(), ": expected a model folder, got ", kind);
   auto state = std::make_shared<State>();
-  state->path = path;
   if (what_stands_at(path / "config.json") == "nothing" && what_stands_at(path / "adapter_config.json") == "a file")
     fail(path.string(), ": expected a model folder (config.json), got an adapter folder (adapter_config.json)");
-  state->config = read_object(path / "config.json");
-  if (what_stands_at(path / "generation_config.json") != "nothing")
-    state->generation_config = read_object(path / "generation_config.json");
-
-  // A model that lora-train has written; a whole look at it would read every byte.
-  check_result(path, Look::kAtSizes, [](const std::string& name) {
+  // Of a model that lora-train has written; a whole look at it would read every byte.
+  const auto chosen = [](const std::string& name) {
     return name.ends_with(".safetensors") && name != "optimizer.safetensors";
+  };
+  *state = read_result(path, Look::kAtSizes, chosen, [&path] {
+    State read;
+    read.path = path;
+    read.config = read_object(path / "config.json");
+    if (what_stands_at(path / "generation_config.json") != "nothing")
+      read.generation_config = read_object(path / "generation_config.json");
+    // The order in which transformers looks.
+    if (what_stands_at(path / kWeightsName) != "nothing")
+      read.open_single();
+    else if (what_stands_at(path / kIndexName) != "nothing")
+      read.open_shards();
+    else
+      read.refuse_without_weights();
+    return read;
   });
-
-  // The order in which transformers looks.
-  if (what_stands_at(path / kWeightsName) != "nothing")
-    state->open_single();
-  else if (what_stands_at(path / kIndexName) != "nothing")
-    state->open_shards();
-  else
-    state->refuse_without_weights();
   for (size_t i = 0; i < state->files.size(); ++i)
     for (const TensorInfo& tensor : state->files[i].tensors()) {
       state->names.push_back(tensor.name);
@@ -157,7 +160,7 @@ const TensorFile& ModelFolder::file_of(const std::string& name) const {
 const TensorInfo& ModelFolder::info(const std::string& name) const { return file_of(name).info(name); }
 at::Tensor ModelFolder::tensor(const std::string& name) const { return file_of(name).tensor(name); }
 
-void copy_companions(const ModelFolder& folder, const fs::path& target) {
+Companions::Companions(const ModelFolder& folder) {
   std::error_code error;
   for (const fs::directory_entry& entry : fs::directory_iterator(folder.path(), error)) {
     const std::string name = entry.path().filename().string();
@@ -165,11 +168,15 @@ void copy_companions(const ModelFolder& folder, const fs::path& target) {
     const bool is_weights = std::any_of(std::begin(kWeightSuffixes), std::end(kWeightSuffixes), ends);
     const bool is_index = folder.is_sharded() && name == kIndexName;
     const bool is_of_a_run = std::find(std::begin(kRunFiles), std::end(kRunFiles), name) != std::end(kRunFiles);
-    if (!name.starts_with('.') && !name.ends_with(".tmp") && !is_of_a_run && (!is_weights || is_index) &&
-        what_stands_at(entry.path()) == "a file")
-      copy_atomically(entry.path(), target / name);
+    if (!name.starts_with('.') && !name.ends_with(".tmp") && is_utf8(name) && !is_of_a_run &&
+        (!is_weights || is_index) && what_stands_at(entry.path()) == "a file")
+      files_.emplace_back(name, File::open(entry.path()));
   }
-  if (error) storage_fail(folder.path().string(), ": cannot be listed: ", error.message());
+  if (error) storage_failed(error.value(), folder.path().string(), ": cannot be listed: ", error.message());
+}
+
+void Companions::copy_to(const fs::path& target) const {
+  for (const auto& [name, file] : files_) copy_atomically(*file, target / name);
 }
 
 }  // namespace rankfold

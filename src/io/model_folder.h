@@ -9,6 +9,7 @@
 #include <filesystem>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace rankfold {
@@ -42,9 +43,18 @@ class ModelFolder {
   std::shared_ptr<const State> state_;
 };
 
-// Copies what lies in the folder beside the weights: configs, tokenizer, code; also the index of the shards. Not
-// sub-folders, names that begin with a dot, weights in any format, nor what a training run left there (its log and
-// state).
-void copy_companions(const ModelFolder& folder, const std::filesystem::path& target);
+class File;
+
+// What lies in the folder beside the weights: configs, tokenizer, code; also the index of the shards. Not sub-folders,
+// names that begin with a dot or are not UTF-8, weights in any format, nor what a training run left there (its log and
+// state). Held open: whatever becomes of the folder, it can be copied.
+class Companions {
+ public:
+  explicit Companions(const ModelFolder& folder);  // UserError names one that cannot be read
+  void copy_to(const std::filesystem::path& target) const;
+
+ private:
+  std::vector<std::pair<std::string, std::shared_ptr<const File>>> files_;
+};
 
 }  // namespace rankfold

@@ -13,7 +13,6 @@
 #include <cstring>
 #include <optional>
 #include <tuple>
-#include <unordered_map>
 
 namespace rankfold {
 namespace {
@@ -38,8 +37,9 @@ struct TensorFile::State {
   std::filesystem::path path;
   std::shared_ptr<const Mapping> map;
   std::vector<TensorInfo> tensors;
-  std::unordered_map<std::string, size_t> index;
-  std::unordered_map<std::string, std::string> foreign;  // tensors of a dtype that we do not read -> its name
+  // Ordered: a stranger can choose names that all have one hash.
+  std::map<std::string, size_t> index;
+  std::map<std::string, std::string> foreign;  // tensors of a dtype that we do not read -> its name
   std::map<std::string, std::string> metadata;
 
   template <class... Parts>

@@ -1,6 +1,7 @@
 #include "rankfold/causal_lm.h"
 
 #include "core/check.h"
+#include "core/file.h"
 #include "io/dtype.h"
 #include "model/architecture.h"
 #include "model/decoder.h"
@@ -68,6 +69,6 @@ const Tokenizer& CausalLM::tokenizer() const {
   return *decoder_->tokenizer;
 }
 
-bool CausalLM::has_tokenizer() const { return std::filesystem::exists(folder() / "tokenizer.model"); }
+bool CausalLM::has_tokenizer() const { return what_stands_at(folder() / "tokenizer.model") != "nothing"; }
 
 }  // namespace rankfold

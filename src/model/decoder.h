@@ -49,6 +49,7 @@ class Decoder {
   bool is_tied(const Projection* p) const { return config.tie_word_embeddings && p == &head; }
 
   ModelFolder folder;
+  std::shared_ptr<const Companions> companions;  // of the folder, where the whole model is trained and written again
   ModelConfig config;
   at::ScalarType dtype;
   at::Device device;

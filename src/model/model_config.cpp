@@ -79,7 +79,7 @@ void read_sizes(const Reader& reader, ModelConfig& config) {
 // transformers 4: rope_theta and rope_scaling {type or rope_type, factor}; 5: rope_parameters {rope_theta, rope_type,
 // factor}. The older spelling wins where both are there, as in transformers 5.
 void read_rope(const Reader& reader, ModelConfig& config) {
-  const auto positive = [](double x) { return x > 0; };
+  const auto positive = allow::positive_float;
   config.rope_theta = reader.number("rope_theta", "a number above 0", config.rope_theta, positive);
   const json none = json::object();
   const std::string key = reader.has("rope_scaling") ? "rope_scaling" : "rope_parameters";
@@ -94,7 +94,8 @@ void read_rope(const Reader& reader, ModelConfig& config) {
                                            [](const std::string& x) { return x == "default" || x == "linear"; });
   if (type == "linear") {
     if (!rope.has("factor")) rope.refuse("factor", "a number of 1 or more");
-    config.rope_factor = rope.number("factor", "a number of 1 or more", 1, [](double x) { return x >= 1; });
+    config.rope_factor =
+        rope.number("factor", "a number of 1 or more", 1, [](double x) { return x >= 1 && allow::positive_float(x); });
   }
   for (const Reader* place : {&reader, &rope})
     place->number("partial_rotary_factor", "1 (no other is supported)", 1, [](double x) { return x == 1; });
@@ -157,8 +158,8 @@ ModelConfig read_model_config(const ModelFolder& folder) {
   const bool is_packed = architecture.qkv.size() == 1;
   if (is_packed && config.num_key_value_heads != config.num_attention_heads)
     reader.refuse("num_key_value_heads", join(config.num_attention_heads, ", as ", architecture.qkv[0], " needs"));
-  config.rms_norm_eps =
-      reader.number("rms_norm_eps", "a number in (0, 1)", config.rms_norm_eps, [](double x) { return x > 0 && x < 1; });
+  config.rms_norm_eps = reader.number("rms_norm_eps", "a number in (0, 1)", config.rms_norm_eps,
+                                      [](double x) { return allow::positive_float(x) && x < 1; });
   read_rope(reader, config);
   config.tie_word_embeddings = reader.flag("tie_word_embeddings", false);
   const Reader generation(folder.generation_config(), (folder.path() / "generation_config.json").string());

@@ -2,6 +2,7 @@
 
 #include "core/check.h"
 #include "core/checksum.h"
+#include "core/config.h"
 #include "core/file.h"
 #include "core/json.h"
 #include "core/write.h"
@@ -12,6 +13,8 @@
 #include <c10/core/GradMode.h>
 #include <nlohmann/json.hpp>
 
+#include <limits>
+
 namespace rankfold {
 namespace fs = std::filesystem;
 using Json = nlohmann::ordered_json;
@@ -19,6 +22,10 @@ using Json = nlohmann::ordered_json;
 namespace {
 
 constexpr int kFormatVersion = 2;
+// What decides the steps to come, but neither which rows they are made of nor what those before have left behind.
+constexpr const char* kMayChange[] = {"num_train_epochs", "max_steps",    "learning_rate", "lr_scheduler_type",
+                                      "warmup_steps",     "warmup_ratio", "weight_decay",  "max_grad_norm",
+                                      "adam_beta1",       "adam_beta2",   "adam_epsilon"};
 
 // Names, shapes and some bytes of every tensor: enough to tell two base models apart without reading 14 GB.
 std::string fingerprint(const ModelFolder& folder) {
@@ -34,6 +41,13 @@ std::string fingerprint(const ModelFolder& folder) {
       sum = checksum64(bytes.subspan(bytes.size() / 2).first(std::min(sampled, bytes.size() - bytes.size() / 2)), sum);
     }
   return checksum_text(sum);
+}
+
+Json settings_of(TrainConfig config) {
+  const Json all = to_json(config);
+  Json settings;
+  for (const char* key : kMayChange) settings[key] = all.at(key);
+  return settings;
 }
 
 std::string names_checksum(const std::vector<std::string>& names) {
@@ -82,7 +96,7 @@ nlohmann::json identity_of(const CausalLM& model, const Adapter& adapter, const 
   return identity;
 }
 
-std::string run_state_json(const RunState& state, const nlohmann::json& identity) {
+std::string run_state_json(const RunState& state, const nlohmann::json& identity, const TrainConfig& config) {
   Json log = Json::array();
   for (const LogRow& row : state.log) log.push_back(log_row_json(row));
   return Json{{"format_version", kFormatVersion},
@@ -98,13 +112,15 @@ std::string run_state_json(const RunState& state, const nlohmann::json& identity
               {"loss_scale", state.loss_scale.value},
               {"loss_scale_steps", state.loss_scale.steps},
               {"run", Json::parse(identity.dump())},
+              {"settings", settings_of(config)},
               {"log", log}}
       .dump(2);
 }
 
-RunState read_run_state(const fs::path& checkpoint, const nlohmann::json& identity) {
+RunState read_run_state(const fs::path& checkpoint, const nlohmann::json& identity, const TrainConfig& config,
+                        const std::function<void(const std::string&)>& say) {
   const std::string name = (checkpoint / "training_state.json").string();
-  const nlohmann::json json = read_json(name);
+  const nlohmann::json json = read_json(name, std::numeric_limits<uint64_t>::max());  // with the log of a long run
   const auto refuse = [&](const auto&... parts) { throw Error(ExitCode::kResumeRefused, join(name, ": ", parts...)); };
   try {
     if (json.at("format_version") != kFormatVersion)
@@ -127,6 +143,11 @@ RunState read_run_state(const fs::path& checkpoint, const nlohmann::json& identi
     for (const nlohmann::json& row : json.at("log"))
       state.log.push_back({row.at("step"), row.at("epoch"), row.at("loss"), row.at("grad_norm"),
                            row.at("learning_rate"), row.at("tokens_per_second"), row.at("peak_memory_bytes")});
+    const nlohmann::json before = json.value("settings", nlohmann::json::object());
+    const Json now = settings_of(config);
+    for (const auto& [key, value] : now.items())
+      if (before.contains(key) && before[key] != value)
+        say(join(key, ": ", value.dump(), " from step ", state.step + 1, " on, ", before[key].dump(), " before"));
     return state;
   } catch (const nlohmann::json::exception& error) {
     refuse("expected the state of a run, got ", error.what());

@@ -9,6 +9,7 @@
 #include <nlohmann/json_fwd.hpp>
 
 #include <filesystem>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -34,9 +35,11 @@ struct RunState {
 nlohmann::json identity_of(const CausalLM& model, const Adapter& adapter, const Dataset& dataset,
                            const TrainConfig& config);
 
-std::string run_state_json(const RunState& state, const nlohmann::json& identity);
-// Error(kResumeRefused) names what differs.
-RunState read_run_state(const std::filesystem::path& checkpoint, const nlohmann::json& identity);
+std::string run_state_json(const RunState& state, const nlohmann::json& identity, const TrainConfig& config);
+// Error(kResumeRefused) names what differs and must not. `say` hears of settings that the run goes on with in place of
+// those it was saved with, such as another learning rate.
+RunState read_run_state(const std::filesystem::path& checkpoint, const nlohmann::json& identity,
+                        const TrainConfig& config, const std::function<void(const std::string&)>& say);
 
 void save_optimizer(const std::filesystem::path& folder, const Adapter& adapter, const AdamW& optimizer);
 void load_optimizer(const std::filesystem::path& folder, const Adapter& adapter, AdamW& optimizer);

@@ -1,5 +1,7 @@
 #include "train/schedule.h"
 
+#include "core/check.h"
+
 #include <algorithm>
 #include <cmath>
 #include <numbers>
@@ -10,9 +12,13 @@ StepPlan::StepPlan(int64_t rows, const TrainConfig& config) {
   const auto ceil_div = [](int64_t a, int64_t b) { return (a + b - 1) / b; };
   const int64_t batches = ceil_div(rows, config.per_device_train_batch_size);
   steps_per_epoch = std::max<int64_t>(1, ceil_div(batches, config.gradient_accumulation_steps));
-  total_steps = config.max_steps > 0
-                    ? config.max_steps
-                    : static_cast<int64_t>(std::ceil(config.num_train_epochs * static_cast<double>(steps_per_epoch)));
+  constexpr double kMost = int64_t{1} << 53;  // that a double counts one by one
+  const double steps = config.max_steps > 0 ? static_cast<double>(config.max_steps)
+                                            : std::ceil(config.num_train_epochs * static_cast<double>(steps_per_epoch));
+  if (!(steps <= kMost))
+    fail(config.max_steps > 0 ? "max_steps" : "num_train_epochs", ": expected at most ", int64_t{1} << 53,
+         " optimizer steps in all, got ", steps);
+  total_steps = static_cast<int64_t>(steps);
 }
 
 double learning_rate(const TrainConfig& config, int64_t step, int64_t total_steps) {

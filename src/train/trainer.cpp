@@ -17,8 +17,10 @@
 #include <ATen/ATen.h>
 #include <nlohmann/json.hpp>
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <functional>
 #include <numeric>
 #include <set>
 #include <thread>
@@ -81,6 +83,7 @@ struct Trainer::State {
   }
   Window window(int64_t step);
   BatchSize largest_batch() const;
+  BatchSize batch_of_longest_rows() const;
   void resume();
   void begin(const MemoryPlan& memory);
   bool steps();
@@ -117,14 +120,18 @@ Window Trainer::State::window(int64_t step) {
   return window;
 }
 
-// Of all micro-batches of the run.
+// Of all micro-batches of the run; of one that looks as if it was to go on until it is stopped, what the longest rows
+// would make together.
 BatchSize Trainer::State::largest_batch() const {
+  constexpr int64_t kMostLooks = 30'000'000;  // at rows: half a second
   BatchSize largest;
   std::set<int64_t> sizes;
   int64_t longest = 0;
   const int64_t rows = config.per_device_train_batch_size;
-  const int64_t epochs = plan.epoch_of(plan.total_steps - 1) + 1;
-  for (int64_t epoch = 0; epoch < (config.shuffle ? epochs : 1); ++epoch) {
+  const int64_t epochs = config.shuffle ? plan.epoch_of(plan.total_steps - 1) + 1 : 1;
+  if (epochs > std::max<int64_t>(1, kMostLooks / dataset.size())) return batch_of_longest_rows();
+  for (int64_t epoch = 0; epoch < epochs; ++epoch) {
+    leave_if(stop);
     const auto order = epoch_order(dataset.size(), static_cast<uint64_t>(config.seed), epoch, config.shuffle);
     const int64_t steps = std::min(plan.steps_per_epoch, plan.total_steps - epoch * plan.steps_per_epoch);
     const int64_t end = std::min(dataset.size(), steps * rows * config.gradient_accumulation_steps);
@@ -144,6 +151,17 @@ BatchSize Trainer::State::largest_batch() const {
   return largest;
 }
 
+BatchSize Trainer::State::batch_of_longest_rows() const {
+  BatchSize batch{.sizes = 0, .rows = std::min(config.per_device_train_batch_size, dataset.size())};
+  std::vector<int64_t> lengths(static_cast<size_t>(dataset.size()));
+  for (size_t i = 0; i < lengths.size(); ++i) lengths[i] = dataset.length(static_cast<int64_t>(i));
+  std::partial_sort(lengths.begin(), lengths.begin() + batch.rows, lengths.end(), std::greater<>());
+  batch.tokens = std::accumulate(lengths.begin(), lengths.begin() + batch.rows, int64_t{0});
+  batch.longest = lengths[0];
+  for (int64_t tokens = 1; tokens <= batch.tokens; tokens = ops::product_rows(tokens) + 1) ++batch.sizes;
+  return batch;
+}
+
 void Trainer::State::resume() {
   if (config.resume_from_checkpoint.empty()) return;
   fs::path folder = config.resume_from_checkpoint;
@@ -154,7 +172,7 @@ void Trainer::State::resume() {
   } else if (const std::string problem = damage(folder); !problem.empty()) {
     fail("resume_from_checkpoint: ", folder.string(), ": expected a whole checkpoint, but ", problem);
   }
-  run = read_run_state(folder, identity);
+  run = read_run_state(folder, identity, config, [this](const std::string& line) { say(line); });
   load_optimizer(folder, adapter, optimizer);
   optimizer.steps = run.optimizer_steps;
   run_id = run_of(folder);
@@ -162,7 +180,7 @@ void Trainer::State::resume() {
     throw Error(ExitCode::kResumeRefused, join(folder.string(), ": it is at step ", run.step, ", beyond the ",
                                                plan.total_steps, " steps of this run"));
   say("resumed " + folder.string() + " at step " + std::to_string(run.step));
-  // Another folder's checkpoint, or not the newest, is none that auto would go on from.
+  // Another folder's checkpoint, or not the newest, is none that auto would go on from: begin() makes it one.
   std::error_code ignored;
   const auto newest = list_checkpoints(config.output_dir);
   const bool is_newest = !newest.empty() && fs::equivalent(folder, newest.front().path, ignored);
@@ -183,6 +201,7 @@ void Trainer::State::begin(const MemoryPlan& memory) {
     continue_run(config.output_dir, run_id);
   // A resumed run forgets rows beyond its checkpoint.
   write_text(fs::path(config.output_dir) / kLogName, log_lines(run.log));
+  if (saved_step != run.step) try_to_save();
 }
 
 // Sums the gradients of the micro-batches; gives each one's share of the window's loss, or nothing where the run is to
@@ -297,7 +316,7 @@ void Trainer::State::save() {
   save_checkpoint(config.output_dir, run_id, run.step, [&](const fs::path& folder) {
     write_files(folder);
     save_optimizer(folder, adapter, optimizer);
-    write_text(folder / "training_state.json", run_state_json(run, identity));
+    write_text(folder / "training_state.json", run_state_json(run, identity, config));
   });
   saved_step = run.step;
   next_try.reset();
@@ -313,7 +332,8 @@ void Trainer::State::save() {
 void Trainer::State::try_to_save() {
   try {
     save();
-  } catch (const StorageError& error) {
+  } catch (const Error& error) {
+    if (error.code() == ExitCode::kDiverged) throw;
     next_try = Clock::now() + kBetweenTries;
     say(join("not saved at step ", run.step, ", going on: ", error.what()));
   }
@@ -417,6 +437,8 @@ bool Trainer::run() {
   State& s = *state_;
   const MemoryPlan memory = plan_memory(*s.model.shared_decoder(), s.adapter, s.config, s.largest_batch());
   const FolderLock lock(s.config.output_dir);
+  if (!lock.is_held())
+    s.say(join(s.config.output_dir, ": this file system has no locks: let no other run write to it"));
   s.begin(memory);
   bool done = false;
   try {

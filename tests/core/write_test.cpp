@@ -56,7 +56,8 @@ TEST(AtomicFile, WritesWhereALinkPoints) {
 
 TEST(AtomicFile, ErrorsNameThePath) {
   const TempFolder folder;
-  expect_error<Error>([&] { AtomicFile(folder / "no/such/file"); }, "file.tmp: cannot be created: No such file");
+  expect_error<Error>([&] { AtomicFile(folder / "no/such/file"); },
+                      "file.rankfold.tmp: cannot be created: No such file");
   fs::create_directory(folder / "taken");
   expect_error<UserError>([&] { write_text(folder / "taken", "x"); }, "taken: expected a file name, got a folder");
   EXPECT_EQ(entries(folder.path()), 1u);
@@ -107,7 +108,8 @@ TEST(NewFolder, GoesAgainIfItIsEmpty) {
 
 TEST(AtomicFolder, AppearsWhole) {
   const TempFolder folder;
-  folder.write("out.tmp/rubbish", "of a crash");
+  folder.write("out.rankfold.tmp/rubbish", "of a crash");
+  folder.write("out.tmp/kept", "of a person");
   AtomicFolder out(folder / "out/");
   write_text(out.path() / "a", "1");
   fs::create_directory(out.path() / "sub");
@@ -116,9 +118,9 @@ TEST(AtomicFolder, AppearsWhole) {
   out.commit();
   EXPECT_EQ(read_bytes(folder / "out/sub/b"), "2");
   EXPECT_FALSE(fs::exists(folder / "out/rubbish"));
-  EXPECT_FALSE(fs::exists(folder / "out.tmp"));
+  EXPECT_EQ(read_bytes(folder / "out.tmp/kept"), "of a person");
   { AtomicFolder dropped(folder / "dropped"); }
-  EXPECT_EQ(entries(folder.path()), 1u);
+  EXPECT_EQ(entries(folder.path()), 2u);
 }
 
 TEST(AtomicFolder, NeverReplacesAnything) {
@@ -126,9 +128,31 @@ TEST(AtomicFolder, NeverReplacesAnything) {
   folder.write("full/a", "1");
   fs::create_directory(folder / "empty");
   AtomicFolder full(folder / "full"), empty(folder / "empty");
-  expect_error<Error>([&] { full.commit(); }, "full: renaming full.tmp to it failed");
+  expect_error<Error>([&] { full.commit(); }, "full: renaming full.rankfold.tmp to it failed");
   EXPECT_EQ(read_bytes(folder / "full/a"), "1");
   EXPECT_NO_THROW(empty.commit());
+}
+
+// As the system reads the path, not as its text looks.
+TEST(AtomicFolder, FollowsLinksAsTheSystemDoes) {
+  const TempFolder folder;
+  fs::create_directories(folder / "data/deep");
+  fs::create_directories(folder / "home");
+  fs::create_symlink(folder / "data/deep", folder / "home/link");
+  {
+    AtomicFolder out(folder / "home/link/../out");
+    write_text(out.path() / "a", "1");
+    out.commit();
+  }
+  EXPECT_EQ(read_bytes(folder / "data/out/a"), "1");
+  EXPECT_FALSE(fs::exists(folder / "home/out"));
+  fs::create_directory(folder / "data/empty");
+  fs::create_symlink(folder / "data/empty", folder / "home/to_empty");
+  AtomicFolder out(folder / "home/to_empty");
+  write_text(out.path() / "a", "2");
+  out.commit();
+  EXPECT_EQ(read_bytes(folder / "data/empty/a"), "2");
+  EXPECT_TRUE(fs::is_symlink(folder / "home/to_empty"));
 }
 
 TEST(Files, TextLinesAndCopies) {
@@ -139,7 +163,7 @@ TEST(Files, TextLinesAndCopies) {
   expect_error<UserError>([&] { read_text(folder / "log", 3); }, "log: expected at most 3 bytes, got 8");
   const std::string big(3'000'001, 'x');
   folder.write("big", big);
-  copy_atomically(folder / "big", folder / "copy");
+  copy_atomically(*File::open(folder / "big"), folder / "copy");
   EXPECT_EQ(read_bytes(folder / "copy"), big);
 }
 

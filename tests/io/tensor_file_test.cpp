@@ -2,17 +2,22 @@
 
 #include "io/tensor_writer.h"
 #include "rankfold/error.h"
+#include "support/imposters.h"
+#include "support/sanitizers.h"
 #include "support/temp_folder.h"
 
 #include <ATen/ATen.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
 
+#include <chrono>
+#include <cstdio>
 #include <cstring>
+#include <functional>
 
 namespace rankfold {
 namespace {
 
+using testing::contains;
 using testing::error_of;
 using testing::expect_error;
 using testing::read_bytes;
@@ -173,18 +178,48 @@ TEST(TensorFile, RejectsEveryTruncation) {
 
 TEST(TensorFile, AllocationNeverFollowsAClaim) {
   const TempFolder folder;
-  const auto peak_kib = [] {
-    rusage usage{};
-    getrusage(RUSAGE_SELF, &usage);
-    return usage.ru_maxrss;
+  for (const std::string& bytes : {file_of(shaped("F32", "[1099511627776]", "[0,4398046511104]"), "1234"),
+                                   file_of(shaped("U8", "[1099511627776]", "[0,1099511627776]"), "1234"),
+                                   std::string("\0\xE1\xF5\5\0\0\0\0{}", 10)}) {
+    folder.write("x", bytes);
+    EXPECT_LT(testing::growth_kib([&] { EXPECT_NE(error_of<UserError>([&] { TensorFile::open(folder / "x"); }), ""); }),
+              1 << 10);
+  }
+}
+
+// 10 MB of JSON take no more than a second and 40 times that in memory, whatever is in them.
+TEST(TensorFile, HeadersFullOfNothing) {
+  const TempFolder folder;
+  const auto repeated = [](const std::function<std::string(int)>& part) {
+    std::string text;
+    for (int i = 0; text.size() < 10'000'000; ++i) text += part(i);
+    return text;
   };
-  const long before = peak_kib();
-  for (const std::string& header :
-       {shaped("F32", "[1099511627776]", "[0,4398046511104]"), shaped("U8", "[1099511627776]", "[0,1099511627776]")})
-    EXPECT_NE(error_of<UserError>([&] { TensorFile::open(folder.write("x", file_of(header, "1234"))); }), "");
-  EXPECT_NE(
-      error_of<UserError>([&] { TensorFile::open(folder.write("x", std::string("\0\xE1\xF5\5\0\0\0\0{}", 10))); }), "");
-  EXPECT_LT(peak_kib() - before, 16 << 10);
+  const auto entry = [](const std::string& name, const std::string& more) {
+    return "\"" + name + "\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]" + more + "},";
+  };
+  const std::string last = "\"z\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]}";
+  const std::pair<const char*, std::string> headers[] = {
+      {"(overlap)", "{" + repeated([&](int i) { return entry("t" + std::to_string(i), ""); }) + last + "}"},
+      {"", "{\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1],\"x\":[" +
+               repeated([](int) { return "{},"; }) + "0]}}"},
+      {"", "{\"__metadata__\":{" + repeated([](int i) { return "\"" + std::to_string(i) + "\":\"\","; }) +
+               "\"x\":\"\"},\"a\":{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[0,1]}}"}};
+  for (const auto& [error, header] : headers) {
+    folder.write("x", file_of(header, "1"));
+    const auto start = std::chrono::steady_clock::now();
+    std::string line;
+    const long growth =
+        testing::growth_kib([&] { line = error_of<UserError>([&] { TensorFile::open(folder / "x"); }); });
+    const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    EXPECT_TRUE(contains(line, error)) << header.substr(0, 80);
+    EXPECT_EQ(line.empty(), *error == '\0') << line;
+    EXPECT_LT(seconds, testing::kSanitized ? 60 : 2) << header.substr(0, 80);  // twice, on a busy machine
+    EXPECT_TRUE(testing::kSanitized || growth < 40 * static_cast<long>(header.size() >> 10))
+        << growth << header.substr(0, 80);
+    std::printf("safetensors: a header of %.0f MB: %.2f s, %ld MiB\n", static_cast<double>(header.size()) / 1e6,
+                seconds, growth >> 10);
+  }
 }
 
 TEST(TensorFile, ViewsTheMapping) {

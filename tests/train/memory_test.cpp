@@ -3,6 +3,7 @@
 
 #include "checkpoint/checkpoint.h"
 #include "core/memory.h"
+#include "support/contains.h"
 #include "support/temp_folder.h"
 #include "support/tiny_model.h"
 
@@ -93,7 +94,7 @@ class OutOfMemory : public ::testing::Test {
     fails_at = 0, counted = 0;
     train();
     const int64_t total = counted, stride = std::max<int64_t>(1, total / most_runs);
-    int64_t runs = 0, ended = 0;
+    int64_t runs = 0, ended = 0, in_a_step = 0, unsaved = 0;
     for (int64_t at = 1; at <= total; at += stride, ++runs) {
       fs::remove_all(folder_ / "out");
       steps_ = 0;
@@ -110,15 +111,24 @@ class OutOfMemory : public ::testing::Test {
       }
       fails_at = 0;
       ended += !line.empty();
+      if (line.starts_with("out of memory in step ")) {
+        ++in_a_step;
+        for (const char* part : {"in a micro-batch of 4 rows and ", " tokens, the longest row "})
+          EXPECT_TRUE(testing::contains(line, part));
+        EXPECT_TRUE(!tensors || testing::contains(line, ": tried to allocate ")) << line;
+      }
       const auto saved = list_checkpoints(folder_ / "out");
       for (const Checkpoint& checkpoint : saved) EXPECT_EQ(damage(checkpoint.path), "") << "allocation " << at;
       // One step may be lost: the one whose checkpoint could not be written.
       const int64_t newest = saved.empty() ? 0 : saved[0].step;
       EXPECT_GE(newest, line.empty() ? 3 : steps_ - 1) << "allocation " << at;
+      unsaved += newest < steps_;
     }
     std::cout << (tensors ? "tensors" : "operator new") << (only_once ? ", once: " : ", from then on: ") << runs
-              << " of " << total << " allocations failed, " << ended << " runs ended, 0 crashes\n";
+              << " of " << total << " allocations failed, " << ended << " runs ended with exit 4, " << in_a_step
+              << " of them in a micro-batch that is named; " << unsaved << " did not save the last step\n";
     EXPECT_GT(ended, runs / 2);
+    EXPECT_TRUE(!tensors || in_a_step > 0);
   }
 
   testing::TempFolder folder_;

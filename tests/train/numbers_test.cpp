@@ -115,6 +115,72 @@ TEST_F(Numbers, ASkippedStepLeavesNoTrace) {
   EXPECT_FALSE(message("1 steps were skipped").empty());
 }
 
+// The loss alone may be finite. The gradient of the steps that `broken` names is not.
+class BrokenGradients : public Numbers {
+ protected:
+  bool train(const std::function<bool(int64_t step)>& broken) {
+    const CausalLM model = CausalLM::load(folder_ / "model", {.device = "cpu"});
+    const Adapter adapter = Adapter::create(model, {.r = 4, .target_modules = StringList{"W_pack"}}, 7);
+    Trainer trainer = this->trainer(adapter, model);
+    int64_t done = 0;
+    trainer.on_progress([&](const Progress& progress) { done = progress.step; });
+    trainer.stop_when([&] {  // asked before every micro-batch, which adds to what is there
+      if (broken(done + 1))
+        adapter.parameters()[0].mutable_grad().view(-1)[0].fill_(std::numeric_limits<float>::infinity());
+      return false;
+    });
+    return trainer.run();
+  }
+};
+
+TEST_F(BrokenGradients, AreSkippedThoughTheLossIsFinite) {
+  EXPECT_TRUE(train([](int64_t step) { return step == 3; }));
+  const std::string line = message("skipped");
+  EXPECT_TRUE(contains(line, "step 3: skipped, loss "));
+  EXPECT_TRUE(contains(line, ", gradient norm inf, rows "));
+  EXPECT_EQ(line.find("loss nan"), line.npos);
+  EXPECT_EQ(line.find("loss inf"), line.npos);
+  EXPECT_FALSE(message("1 steps were skipped").empty());
+}
+
+TEST_F(BrokenGradients, NineInARowTwiceAreEndured) {
+  config_.max_steps = 20;
+  EXPECT_TRUE(train([](int64_t step) { return step != 10 && step != 20; }));
+  EXPECT_FALSE(message("18 steps were skipped").empty());
+}
+
+TEST_F(BrokenGradients, TenInARowEndTheRun) {
+  config_.max_steps = 20;
+  try {
+    train([](int64_t step) { return step > 2; });
+    ADD_FAILURE() << "went on";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ExitCode::kDiverged);
+    EXPECT_TRUE(contains(error.what(), "step 12: the loss or the gradient was not finite 10 steps in a row"));
+  }
+}
+
+TEST_F(Numbers, ValuesThatBecomeNanAreNotSavedOverTheLastCheckpoint) {
+  const CausalLM model = CausalLM::load(folder_ / "model", {.device = "cpu"});
+  const Adapter adapter = Adapter::create(model, {.r = 4, .target_modules = StringList{"W_pack"}}, 7);
+  Trainer trainer = this->trainer(adapter, model);
+  trainer.on_progress([&](const Progress& progress) {
+    const at::NoGradGuard no_grad;
+    if (progress.step == 3) adapter.flat_values()[0].fill_(kNan);
+  });
+  try {
+    trainer.run();
+    ADD_FAILURE() << "saved";
+  } catch (const Error& error) {
+    EXPECT_EQ(error.code(), ExitCode::kDiverged);
+    EXPECT_TRUE(contains(error.what(), "step 4: trained values are not finite numbers; not saved"));
+  }
+  const auto newest = newest_checkpoint(folder_ / "out", {});
+  ASSERT_TRUE(newest);
+  EXPECT_EQ(newest->step, 2);
+  EXPECT_FALSE(fs::exists(folder_ / "out/adapter_model.safetensors"));
+}
+
 TEST_F(Numbers, OnlyTheRowsOfTheBrokenMicroBatchAreNamed) {
   config_.save_steps = 0;
   const CausalLM model = CausalLM::load(folder_ / "model", {.device = "cpu"});

@@ -1,8 +1,13 @@
 #include "train/schedule.h"
 
+#include "rankfold/error.h"
+#include "support/contains.h"
+#include "support/temp_folder.h"
+
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <limits>
 #include <numbers>
 
 namespace rankfold {
@@ -51,6 +56,19 @@ TEST(Schedule, StepsAreCountedAsTheTrainerDoes) {
   EXPECT_EQ(StepPlan(100, config).total_steps, 4);
   config.max_steps = 5;
   EXPECT_EQ(StepPlan(100, config).total_steps, 5);
+}
+
+TEST(Schedule, MoreStepsThanCanBeCountedAreRefused) {
+  TrainConfig config;
+  config.num_train_epochs = 1e300;
+  EXPECT_TRUE(
+      testing::contains(testing::error_of<UserError>([&] { StepPlan(10, config); }),
+                        "num_train_epochs: expected at most 9007199254740992 optimizer steps in all, got 2e+300"));
+  config.max_steps = std::numeric_limits<int64_t>::max();
+  EXPECT_TRUE(
+      testing::contains(testing::error_of<UserError>([&] { StepPlan(10, config); }), "max_steps: expected at most"));
+  config.max_steps = int64_t{1} << 53;
+  EXPECT_EQ(StepPlan(10, config).total_steps, config.max_steps);
 }
 
 }  // namespace

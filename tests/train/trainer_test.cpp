@@ -41,6 +41,7 @@ class Training : public ::testing::Test {
     std::string dtype = "auto";
     std::string model = "model", rows = "rows.jsonl";
     int64_t stop_after = -1;  // steps, then a stop in the middle of the next window
+    std::function<void(int64_t)> on_step = {};
     std::vector<std::string> messages;
     std::vector<LogRow> log;
     at::Tensor values;
@@ -65,7 +66,10 @@ class Training : public ::testing::Test {
     const Adapter adapter = run.full ? Adapter::full(model) : Adapter::create(model, run.lora, 7);
     Trainer trainer(model, adapter, data, run.train);
     int64_t steps = 0, polls = 0;
-    trainer.on_progress([&](const Progress&) { ++steps; });
+    trainer.on_progress([&](const Progress& progress) {
+      ++steps;
+      if (run.on_step) run.on_step(progress.step);
+    });
     if (run.stop_after >= 0) trainer.stop_when([&] { return steps == run.stop_after && polls++ == 2; });
     trainer.on_message([&](const std::string& text) { run.messages.push_back(text); });
     EXPECT_EQ(trainer.run(), run.stop_after < 0);
@@ -127,6 +131,115 @@ TEST_F(Training, SixtyStepsAreThirtyAndThirty) {
     return read_bytes(fs::path(run.train.output_dir) / "checkpoint-60/optimizer.safetensors");
   };
   EXPECT_EQ(optimizer(whole), optimizer(half));
+}
+
+TEST_F(Training, EverySaveGoesOnToTheSameEnd) {
+  Run whole = make_run("whole", 14);  // three epochs
+  whole.train.save_steps = 1;
+  go(whole);
+  const auto state_of = [](const Run& run) {
+    auto state = read_json(fs::path(run.train.output_dir) / "trainer_state.json");
+    state.erase("save_steps");
+    return state;
+  };
+  for (int64_t step = 1; step < 14; ++step) {
+    Run rest = make_run("rest-" + std::to_string(step), 14);
+    const std::string from = (folder_ / "whole/checkpoint-").string() + std::to_string(step);
+    rest.train.resume_from_checkpoint = from;
+    go(rest);
+    EXPECT_EQ(rest.messages[0], "resumed " + from + " at step " + std::to_string(step));
+    expect_same(whole, rest);
+    EXPECT_EQ(state_of(whole), state_of(rest)) << step;
+  }
+}
+
+// Killed right after it has gone on from an older checkpoint, or from another folder's, a run is still that one.
+TEST_F(Training, AutoGoesOnFromWhatWasResumedLast) {
+  Run first = make_run("out", 6);
+  first.train.save_steps = 2;
+  go(first);
+  const auto resumed_and_killed = [&](const std::string& from, const std::string& into) {
+    Run run = make_run(into, 6);
+    run.train.resume_from_checkpoint = (folder_ / from).string();
+    run.train.learning_rate = 1e-3;
+    run.on_step = [](int64_t) { throw std::bad_alloc(); };  // nothing is saved after this
+    EXPECT_THROW(go(run), std::bad_alloc);
+    fs::remove_all(folder_ / into / "checkpoint-3");
+    run.on_step = {};
+    run.train.resume_from_checkpoint = "auto";
+    run.messages.clear();
+    go(run);
+    EXPECT_TRUE(contains(said(run.messages), "checkpoint-2 at step 2"));
+    return run;
+  };
+  const Run elsewhere = resumed_and_killed("out/checkpoint-2", "elsewhere");
+  expect_same(elsewhere, resumed_and_killed("out/checkpoint-2", "out"));
+  EXPECT_FALSE(elsewhere.values.equal(first.values));
+}
+
+TEST_F(Training, WhatBecomesOfTheBaseFolderDoesNotMatterToFullTuning) {
+  fs::copy(folder_ / "model", folder_ / "base");
+  folder_.write("base/tokenizer_config.json", "{\"kept\": true}");
+  folder_.write("base/\xB2\xE2.txt", "a name in GBK");
+  Run run = make_run("out", 4);
+  run.full = true;
+  run.model = "base";
+  run.train.save_steps = 2;
+  run.on_step = [&](int64_t step) {
+    if (step == 1) fs::rename(folder_ / "base", folder_ / "moved");
+  };
+  go(run);
+  EXPECT_EQ(read_bytes(folder_ / "out/tokenizer_config.json"), "{\"kept\": true}");
+  EXPECT_EQ(damage(folder_ / "out/checkpoint-2"), "");
+  EXPECT_NO_THROW(CausalLM::load(folder_ / "out", {.device = "cpu"}));
+}
+
+// Planning it must take no longer than a run with an end.
+TEST_F(Training, ARunWithoutAnEndBegins) {
+  for (const bool shuffle : {true, false}) {
+    Run run = make_run(shuffle ? "shuffled" : "in_order", 1'000'000'000'000);
+    run.train.shuffle = shuffle;
+    run.stop_after = 2;
+    const auto start = std::chrono::steady_clock::now();
+    go(run);
+    EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(10));
+    EXPECT_EQ(run.log.size(), 2u);
+  }
+}
+
+TEST_F(Training, ACheckpointOfAnotherRunIsKeptUnderAnotherName) {
+  for (int run_number = 0; run_number < 3; ++run_number) {
+    Run run = make_run("out", 2);
+    go(run);
+  }
+  fs::remove(folder_ / "out/checkpoint-2/manifest.json");  // whose it is nobody knows now
+  Run last = make_run("out", 2);
+  go(last);
+  int64_t kept = 0, unknown = 0;
+  for (const auto& entry : fs::directory_iterator(folder_ / "out")) {
+    const std::string name = entry.path().filename();
+    unknown += name == "checkpoint-2-of-unknown";
+    kept += name.starts_with("checkpoint-2-of-") && damage(entry.path()).empty();
+  }
+  EXPECT_EQ(kept, 2);
+  EXPECT_EQ(unknown, 1);
+  EXPECT_EQ(damage(folder_ / "out/checkpoint-2"), "");
+}
+
+TEST_F(Training, AnotherRateGoesOnAndIsSaid) {
+  Run run = make_run("out", 6);
+  run.stop_after = 3;
+  go(run);
+  run.stop_after = -1;
+  run.train.resume_from_checkpoint = "auto";
+  run.train.learning_rate = 1e-3;
+  run.train.max_steps = 8;
+  run.messages.clear();
+  go(run);
+  EXPECT_EQ(run.messages[0], "max_steps: 8 from step 4 on, 6 before");
+  EXPECT_EQ(run.messages[1], "learning_rate: 0.001 from step 4 on, 0.005 before");
+  EXPECT_TRUE(contains(run.messages[2], "at step 3"));
+  EXPECT_EQ(run.log.size(), 8u);
 }
 
 TEST_F(Training, ManyStopsInTheMiddleOfAWindowChangeNothing) {
@@ -199,6 +312,34 @@ TEST_F(Training, SplitIntoMicroBatchesDoesNotMatter) {
   }
 }
 
+TEST_F(Training, GradientOfAWindowIsThatOfOneBatch) {
+  const CausalLM model = CausalLM::load(folder_ / "model", {.device = "cpu"});
+  const Adapter adapter = Adapter::create(
+      model, {.r = 4, .lora_alpha = 8, .lora_dropout = 0.1, .target_modules = StringList{"W_pack", "down_proj"}}, 7);
+  {
+    const at::NoGradGuard no_grad;
+    at::manual_seed(5);
+    adapter.flat_values().copy_(at::randn_like(adapter.flat_values()) * 0.1);
+  }
+  const Dataset data = Dataset::open(folder_ / "rows.jsonl", nullptr, {.max_length = 64}, kVocabulary);
+  const Batch whole = data.batch({0, 1, 2, 3, 4, 5, 6});
+  const auto gradient = [&](const std::vector<std::vector<int64_t>>& parts) {
+    for (at::Tensor leaf : adapter.parameters()) leaf.mutable_grad().zero_();
+    int64_t first = 0;
+    for (const auto& rows : parts) {
+      Batch batch = data.batch(rows);
+      batch.first_row = first;
+      first += static_cast<int64_t>(rows.size());
+      (model.loss(batch) / static_cast<double>(whole.label_count())).backward();
+    }
+    std::vector<at::Tensor> all;
+    for (const at::Tensor& leaf : adapter.parameters()) all.push_back(leaf.grad().flatten().clone());
+    return at::cat(all);
+  };
+  const at::Tensor one = gradient({{0, 1, 2, 3, 4, 5, 6}}), many = gradient({{0, 1, 2}, {3, 4, 5}, {6}});
+  EXPECT_LE((one - many).abs().max().item<double>(), 1e-6 * one.abs().max().item<double>());
+}
+
 TEST_F(Training, FirstLossIsTheBaseLossAndTheBaseStaysAsItWas) {
   const std::string before = read_bytes(folder_ / "model/model.safetensors");
   const CausalLM base = CausalLM::load(folder_ / "model", {.device = "cpu"});
@@ -207,7 +348,8 @@ TEST_F(Training, FirstLossIsTheBaseLossAndTheBaseStaysAsItWas) {
   const Dataset data = Dataset::open(folder_ / "rows.jsonl", nullptr, {.max_length = 64}, kVocabulary);
   const Batch batch = data.batch({0, 1, 2});
   EXPECT_TRUE(base.loss(batch).equal(adapted.loss(batch).detach()));
-  Run run = make_run("out", 10);
+  Run run = make_run("out", 1000);
+  run.train.gradient_accumulation_steps = 1;
   run.lora.target_modules = "all-linear";
   go(run);
   EXPECT_EQ(read_bytes(folder_ / "model/model.safetensors"), before);
@@ -229,7 +371,7 @@ TEST_F(Training, DamagedCheckpointsAreSkippedAndSaid) {
     file.put('x');
   }
   fs::remove(out / "checkpoint-6/training_state.json");
-  fs::create_directory(out / "checkpoint-12.tmp");
+  fs::create_directory(out / "checkpoint-12.rankfold.tmp");
   Run again = make_run("out", 9);
   again.train.resume_from_checkpoint = "auto";
   go(again);
@@ -272,16 +414,37 @@ TEST_F(Training, ACheckpointOfAnotherRunIsRefusedByName) {
     ADD_FAILURE() << "not refused";
     return std::string();
   };
+  const std::pair<const char*, std::function<void(Run&)>> changes[] = {
+      {"lora_alpha: this run has 9.0, the checkpoint 8.0", [](Run& r) { r.lora.lora_alpha = 9; }},
+      {"r: this run has 5, the checkpoint 4", [](Run& r) { r.lora.r = 5; }},
+      {"lora_dropout: this run has 0.0, the checkpoint 0.1", [](Run& r) { r.lora.lora_dropout = 0; }},
+      {"use_rslora: this run has true, the checkpoint false", [](Run& r) { r.lora.use_rslora = true; }},
+      {"modules: ",
+       [](Run& r) {
+         r.lora.target_modules = StringList{"W_pack", "up_proj"};
+       }},
+      {"rank_pattern: ",
+       [](Run& r) {
+         r.lora.rank_pattern = {{"down_proj", 3}};
+       }},
+      {"alpha_pattern: ",
+       [](Run& r) {
+         r.lora.alpha_pattern = {{"down_proj", 3}};
+       }},
+      {"finetuning_type: this run has \"full\", the checkpoint \"lora\"", [](Run& r) { r.full = true; }},
+      {"dtype: this run has \"BFloat16\", the checkpoint \"Float\"", [](Run& r) { r.dtype = "bfloat16"; }},
+      {"seed: this run has 1, the checkpoint 42", [](Run& r) { r.train.seed = 1; }},
+      {"shuffle: this run has false, the checkpoint true", [](Run& r) { r.train.shuffle = false; }},
+      {"per_device_train_batch_size: this run has 4, the checkpoint 2",
+       [](Run& r) { r.train.per_device_train_batch_size = 4; }},
+      {"gradient_accumulation_steps: this run has 2, the checkpoint 4",
+       [](Run& r) { r.train.gradient_accumulation_steps = 2; }}};
+  for (const auto& [line, change] : changes) {
+    Run other = run;
+    change(other);
+    EXPECT_TRUE(contains(refused(other), line));
+  }
   Run other = run;
-  other.lora.lora_alpha = 9;
-  EXPECT_TRUE(contains(refused(other), "lora_alpha: this run has 9.0, the checkpoint 8.0"));
-  other = run;
-  other.train.seed = 1;
-  EXPECT_TRUE(contains(refused(other), "seed"));
-  other = run;
-  other.train.gradient_accumulation_steps = 2;
-  EXPECT_TRUE(contains(refused(other), "gradient_accumulation_steps"));
-  other = run;
   testing::write_tiny_rows(folder_ / "other.jsonl", 37, kVocabulary, 4);
   other.rows = "other.jsonl";
   EXPECT_TRUE(contains(refused(other), "dataset"));

@@ -1,4 +1,4 @@
-#include "data/utf8.h"
+#include "core/utf8.h"
 
 #include "core/check.h"
 
@@ -57,7 +57,48 @@ bool looks_like_gb18030(std::string_view text) {
   return true;
 }
 
+// Bytes of what a terminal may take for an order, 0: none begins here.
+size_t order_length(std::string_view text, size_t at) {
+  const size_t length = utf8_length(text, at);
+  const unsigned char first = byte_at(text, at), second = byte_at(text, at + 1), third = byte_at(text, at + 2);
+  if (length <= 1) return length == 0 || first < 0x20 || first == 0x7F ? 1 : 0;
+  if (length == 2) return first == 0xC2 && second < 0xA0 ? 2 : 0;  // C1
+  if (length != 3 || first != 0xE2) return 0;
+  if (second == 0x80 && (third == 0x8E || third == 0x8F || (third >= 0xA8 && third <= 0xAE))) return 3;
+  return second == 0x81 && third >= 0xA6 && third <= 0xA9 ? 3 : 0;
+}
+
 }  // namespace
+
+std::string printable(std::string_view text, bool keeps_lines,
+                      const std::function<std::string(std::string_view)>& replace) {
+  std::string shown;
+  shown.reserve(text.size());
+  for (size_t at = 0; at < text.size();) {
+    const size_t order = keeps_lines && text[at] == '\n' ? 0 : order_length(text, at);
+    const size_t length = order > 0 ? order : std::max<size_t>(1, utf8_length(text, at));
+    shown += order > 0 ? replace(text.substr(at, length)) : std::string(text.substr(at, length));
+    at += length;
+  }
+  return shown;
+}
+
+std::string one_line(std::string_view text) {
+  constexpr size_t kBegin = 700, kEnd = 250;  // bytes that stay of a long one
+  if (text.size() > kBegin + kEnd) {
+    const size_t begin = utf8_floor(text, kBegin), end = utf8_floor(text, text.size() - kEnd);
+    return one_line(text.substr(0, begin)) + " ... " + one_line(text.substr(end));
+  }
+  return printable(text, /*keeps_lines=*/false, [](std::string_view bytes) {
+    constexpr char kDigits[] = "0123456789abcdef";
+    std::string numbers;
+    for (const char c : bytes) {
+      const auto byte = static_cast<unsigned char>(c);
+      numbers.append("\\x").append(1, kDigits[byte >> 4]).append(1, kDigits[byte & 15]);
+    }
+    return numbers;
+  });
+}
 
 bool is_utf8(std::string_view text) { return first_invalid(text) == std::string_view::npos; }
 
