@@ -3,11 +3,11 @@
 #include "core/check.h"
 #include "core/checksum.h"
 #include "core/config.h"
+#include "core/utf8.h"
 #include "data/encode.h"
 #include "data/prompt.h"
 #include "data/rows.h"
 #include "data/token_store.h"
-#include "data/utf8.h"
 
 #include <nlohmann/json.hpp>
 
@@ -154,7 +154,7 @@ TokenStore open_cached(const Source& source, const std::shared_ptr<const Mapping
   std::string why;
   notes.cache = join("tokens read from ", cache.string());
   if (auto found = read_cache(cache, key, why)) return std::move(*found);
-  const RowFile rows = RowFile::open(file, source.path.string());
+  const RowFile rows = RowFile::open(file, source.path.string(), source.config.skip_bad_rows);
   const std::string& folder = source.config.cache_dir;
   if (const std::string there = what_stands_at(folder); there != "nothing" && there != "a folder")
     fail("cache_dir: expected a folder, got ", there, ": ", folder);
@@ -192,13 +192,14 @@ Dataset Dataset::open(const fs::path& path, const Tokenizer* tokenizer, const Da
     if (!check(value)) fail(key, ": expected ", expected);
   });
   check_columns(config.columns);
+  check_template(config.prompt_template);
 
   const Source source{path, tokenizer, config, vocab_size, stop};
   const std::shared_ptr<const Mapping> file = Mapping::open(path);
   const auto state = std::make_shared<State>();
   if (config.cache_dir.empty()) {
     TokenWriter writer;
-    const RowFile rows = RowFile::open(file, path.string());
+    const RowFile rows = RowFile::open(file, path.string(), config.skip_bad_rows);
     state->tokens = writer.finish(tokenise(source, rows, writer, state->notes.bad_rows));
   } else {
     state->tokens = open_cached(source, file, cache_file(path, config), state->notes);

@@ -17,50 +17,57 @@ namespace rankfold {
 
 void RowEncoder::operator()(int64_t index, Block& block) const {
   const std::string place = file_.place(index);
-  std::variant<Prompted, Example> content;
+  std::optional<Example> example;
   try {
-    content = read_row(file_[index], place, config_.columns, vocab_size_);
+    std::variant<Prompted, Example> content = read_row(file_[index], place, config_.columns, vocab_size_);
+    if (Example* ready = std::get_if<Example>(&content))
+      example = std::move(*ready);
+    else if (tokenizer_)
+      example = encode(std::get<Prompted>(content), place);
   } catch (const UserError& error) {
     if (!config_.skip_bad_rows) throw;
     block.rows.push_back({.fate = Fate::kBad});
     block.complaints.push_back(error.what());
     return;
   }
-  Example* ready = std::get_if<Example>(&content);
-  Example example = ready ? std::move(*ready) : encode(std::get<Prompted>(content), place);
-  Block::Row row = cut(example, place);
+  // What follows is not the row's fault.
+  if (!example) fail(place, ": a text needs a tokenizer, and there is none (only rows of input_ids do without)");
+  for (const int32_t id : example->input_ids)
+    if (id >= vocab_size_)
+      fail(place, ": token id ", id, " is beyond the ", vocab_size_,
+           " rows of the embedding: the tokenizer is larger than the model");
+  Block::Row row = cut(*example, place);
   row.begin = row.end = block.ids.size();
   if (row.fate == Fate::kKept) {
-    row.end += example.input_ids.size();
-    block.ids.insert(block.ids.end(), example.input_ids.begin(), example.input_ids.end());
-    block.labels.insert(block.labels.end(), example.labels.begin(), example.labels.end());
+    row.end += example->input_ids.size();
+    block.ids.insert(block.ids.end(), example->input_ids.begin(), example->input_ids.end());
+    block.labels.insert(block.labels.end(), example->labels.begin(), example->labels.end());
   }
   block.rows.push_back(row);
 }
 
 Example RowEncoder::encode(const Prompted& said, const std::string& place) const {
-  if (!tokenizer_) fail(place, ": a text needs a tokenizer, and there is none (only rows of input_ids do without)");
   Example example;
   auto& [ids, labels] = example;
-  if (said.has_prompt) {
-    ids = encode_prompt(*tokenizer_, config_.prompt_template, said.prompt_question);
-  } else if (tokenizer_->bos()) {
-    ids.push_back(*tokenizer_->bos());
+  std::vector<int32_t> answer;
+  try {
+    if (said.has_prompt) {
+      ids = encode_prompt(*tokenizer_, config_.prompt_template, said.prompt_question);
+    } else if (tokenizer_->bos()) {
+      ids.push_back(*tokenizer_->bos());
+    }
+    answer = tokenizer_->encode(said.answer);
+  } catch (const UserError& error) {
+    fail(place, ": ", error.what());
   }
   const bool begins_with_bos = tokenizer_->bos().has_value();
   const size_t prompt_length = ids.size();
-  const std::vector<int32_t> answer = tokenizer_->encode(said.answer);
   ids.insert(ids.end(), answer.begin(), answer.end());
   ids.push_back(tokenizer_->eos());
 
   labels = ids;
   const size_t masked = config_.train_on_prompt ? size_t{begins_with_bos} : prompt_length;
   std::fill_n(labels.begin(), masked, static_cast<int32_t>(kIgnoreIndex));
-
-  for (const int32_t id : ids)
-    if (id >= vocab_size_)
-      fail(place, ": token id ", id, " is beyond the ", vocab_size_,
-           " rows of the embedding: the tokenizer is larger than the model");
   return example;
 }
 

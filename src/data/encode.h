@@ -40,7 +40,7 @@ class RowEncoder {
   void operator()(int64_t index, Block& block) const;
 
  private:
-  Example encode(const Prompted& said, const std::string& place) const;
+  Example encode(const Prompted& said, const std::string& place) const;  // where there is a tokenizer
   Block::Row cut(Example& example, const std::string& place) const;
 
   const RowFile& file_;

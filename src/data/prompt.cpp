@@ -2,6 +2,8 @@
 
 #include "core/check.h"
 #include "core/json.h"
+#include "core/utf8.h"
+#include "data/tokenizer_model.h"
 #include "rankfold/generate.h"
 
 #include <nlohmann/json.hpp>
@@ -112,8 +114,12 @@ void check_columns(const Columns& columns) {
 std::variant<Prompted, Example> read_row(const nlohmann::json& json, const std::string& place, const Columns& columns,
                                          int64_t vocab_size) {
   const auto keys = [&json] {
+    constexpr size_t kLongest = 200;
     std::string list;
-    for (const auto& [key, value] : json.items()) list += (list.empty() ? "" : ", ") + key;
+    for (const auto& [key, value] : json.items()) {
+      list += (list.empty() ? "" : ", ") + key;
+      if (list.size() > kLongest) return list.substr(0, utf8_floor(list, kLongest)) + "...";
+    }
     return list;
   };
   const Row row(json, place, columns);
@@ -131,12 +137,23 @@ std::variant<Prompted, Example> read_row(const nlohmann::json& json, const std::
   fail(place, ": expected ", kExpected, ", got keys [", keys(), "]");
 }
 
+void check_template(const std::string& prompt_template) {
+  constexpr size_t kLongest = 64 << 10;
+  if (prompt_template.size() > kLongest)
+    fail("prompt_template: expected at most ", kLongest, " bytes, got ", prompt_template.size());
+}
+
 std::string render_prompt(const std::string& prompt_template, const std::string& question) {
   constexpr std::string_view kPlace = "{question}";
+  check_template(prompt_template);
   std::string prompt;
   size_t begin = 0;
-  for (size_t at; (at = prompt_template.find(kPlace, begin)) != std::string::npos; begin = at + kPlace.size())
+  for (size_t at; (at = prompt_template.find(kPlace, begin)) != std::string::npos; begin = at + kPlace.size()) {
+    if (prompt.size() + question.size() > kLongestText)
+      fail("a prompt of more than ", kLongestText,
+           " bytes: the template says {question} too often or the question is too long");
     prompt.append(prompt_template, begin, at - begin).append(question);
+  }
   return prompt.append(prompt_template, begin, std::string::npos);
 }
 

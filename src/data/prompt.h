@@ -29,7 +29,11 @@ void check_columns(const Columns& columns);
 std::variant<Prompted, Example> read_row(const nlohmann::json& row, const std::string& place, const Columns& columns,
                                          int64_t vocab_size);
 
-// Every {question} of the template replaced. What the question spells is never replaced again.
+// Throws UserError for one longer than 64 KiB.
+void check_template(const std::string& prompt_template);
+
+// Every {question} of the template replaced. What the question spells is never replaced again. Throws UserError where that
+// is longer than kLongestText.
 std::string render_prompt(const std::string& prompt_template, const std::string& question);
 
 }  // namespace rankfold

@@ -2,7 +2,7 @@
 
 #include "core/check.h"
 #include "core/json.h"
-#include "data/utf8.h"
+#include "core/utf8.h"
 
 #include <nlohmann/json.hpp>
 
@@ -11,6 +11,8 @@
 
 namespace rankfold {
 namespace {
+
+constexpr uint64_t kLongestRow = 16 << 20;  // bytes; parsed it takes up to 20 times as many
 
 std::string_view text_of(const Mapping& file) {
   return {reinterpret_cast<const char*>(file.data()), static_cast<size_t>(file.size())};
@@ -21,18 +23,6 @@ std::string shortened(std::string_view text) {
   constexpr size_t kLongest = 40;
   text = text.substr(0, text.find_first_of("\r\n"));
   return join(text.substr(0, utf8_floor(text, kLongest)), text.size() > kLongest ? "..." : "");
-}
-
-// Parses whole[begin, end), which begins in `line`. Only an error needs to know the column as well.
-nlohmann::json parse_part(std::string_view whole, uint64_t begin, uint64_t end, const std::string& name,
-                          uint64_t line) {
-  const std::string_view text = whole.substr(begin, end - begin);
-  try {
-    return parse_json(text, name, line);
-  } catch (const UserError&) {
-    const size_t line_begin = begin == 0 ? 0 : whole.rfind('\n', begin - 1) + 1;
-    return parse_json(std::string(begin - line_begin, ' ').append(text), name, line);
-  }
 }
 
 // check_utf8 in one pass.
@@ -53,7 +43,8 @@ class RowScanner {
  public:
   using Span = RowFile::Span;
 
-  RowScanner(const Mapping& file, const std::string& name) : text_(text_of(file)), name_(name), pass_(file) {
+  RowScanner(const Mapping& file, const std::string& name, bool keeps_bad_rows)
+      : text_(text_of(file)), name_(name), keeps_bad_rows_(keeps_bad_rows), pass_(file) {
     if (text_.starts_with("\xEF\xBB\xBF")) pos_ = line_begin_ = 3;
   }
 
@@ -74,7 +65,7 @@ class RowScanner {
           check_around(first, inner_begin, inner->pos_, end);
           return rows;
         }
-        return {{first.begin, end, first.line}};
+        return {until(first, end)};
       }
     }
     return lines();
@@ -83,7 +74,14 @@ class RowScanner {
  private:
   bool at_end() const { return pos_ >= text_.size(); }
   char peek() const { return at_end() ? '\0' : text_[pos_]; }
-  Span open_span() const { return {pos_, pos_, line_}; }
+  Span open_span() const {
+    if (line_ > UINT32_MAX) fail(name_, ": has more than ", UINT32_MAX, " lines");
+    return {pos_, line_begin_, 0, static_cast<uint32_t>(line_)};
+  }
+  static Span until(Span row, uint64_t end) {
+    row.size = static_cast<uint32_t>(std::min<uint64_t>(end - row.begin, UINT32_MAX));
+    return row;
+  }
 
   template <class... Parts>
   [[noreturn]] void fail_here(const Parts&... parts) const {
@@ -132,6 +130,13 @@ class RowScanner {
     return depth == 0 && pos_ > begin;
   }
 
+  // A place takes twelve times the memory of the shortest row, "1,": where such are refused they do not pile up first.
+  void keep(std::vector<Span>& rows, const Span& row) const {
+    if (!keeps_bad_rows_ && text_[row.begin] != '{')
+      fail(name_, ":", row.line, ": expected an object, got ", shortened(text_.substr(row.begin, row.size)));
+    rows.push_back(row);
+  }
+
   std::vector<Span> array(bool closes_file) {
     std::vector<Span> rows;
     ++pos_;
@@ -142,14 +147,13 @@ class RowScanner {
         ++pos_;
         skip_space();
       }
-      Span row = open_span();
+      const Span row = open_span();
       if (!skip_value()) {
         if (pos_ > row.begin)  // says what is wrong, and where
-          parse_part(text_, row.begin, std::min<uint64_t>(pos_ + 1, text_.size()), name_, row.line);
+          RowFile::parse(text_, until(row, std::min<uint64_t>(pos_ + 1, text_.size())), name_);
         fail_here("expected a row", at_end() ? " (the file ends too early)" : "");
       }
-      row.end = pos_;
-      rows.push_back(row);
+      keep(rows, until(row, pos_));
       skip_space();
     }
     ++pos_;
@@ -189,6 +193,8 @@ class RowScanner {
   // JSON as well. The lines of the rows stay, so that an error names the right one.
   void check_around(const Span& object, uint64_t array_begin, uint64_t array_end, uint64_t end) const {
     const std::string_view rows = text_.substr(array_begin, array_end - array_begin);
+    if (const uint64_t size = end - object.begin - rows.size(); size > kLongestRow)
+      fail(name_, ": ", size, " bytes stand around the rows; at most ", kLongestRow, " are read");
     std::string around(text_.substr(object.begin, array_begin - object.begin));
     around += '[';
     around.append(static_cast<size_t>(std::count(rows.begin(), rows.end(), '\n')), '\n');
@@ -201,7 +207,7 @@ class RowScanner {
     std::vector<Span> rows;
     for (skip_space(); !at_end(); skip_space()) {
       const uint64_t end = std::min<uint64_t>(text_.find('\n', pos_), text_.size());
-      rows.push_back({pos_, end, line_});
+      keep(rows, until(open_span(), end));
       pass_.reached(pos_ = end);
     }
     return rows;
@@ -209,31 +215,41 @@ class RowScanner {
 
   std::string_view text_;
   const std::string& name_;
+  bool keeps_bad_rows_;
   FilePass pass_;
   uint64_t pos_ = 0, line_ = 1, line_begin_ = 0;
 };
 
 RowFile RowFile::open(const std::filesystem::path& path) { return open(Mapping::open(path), path.string()); }
 
-RowFile RowFile::open(std::shared_ptr<const Mapping> file, const std::string& name) {
+RowFile RowFile::open(std::shared_ptr<const Mapping> file, const std::string& name, bool keeps_bad_rows) {
   if (const std::string kind = foreign_kind(text_of(*file)); !kind.empty())
     fail(name, ": expected a JSON array or JSON Lines, got ", kind);
   check_text(*file, name);
   RowFile result;
   result.name_ = name;
-  result.rows_ = RowScanner(*file, name).rows();
+  result.rows_ = RowScanner(*file, name, keeps_bad_rows).rows();
   result.file_ = std::move(file);
   return result;
 }
 
+nlohmann::json RowFile::parse(std::string_view text, const Span& row, const std::string& name) {
+  if (row.size > kLongestRow)
+    fail(name, ":", row.line, ": a row of ", row.size, " bytes; at most ", kLongestRow, " are read");
+  return parse_json(text.substr(row.begin, row.size), name, row.line, kDeepestJson, row.column());
+}
+
 nlohmann::json RowFile::operator[](int64_t index) const {
-  const Span& span = rows_.at(static_cast<size_t>(index));
-  nlohmann::json row = parse_part(text_of(*file_), span.begin, span.end, name_, span.line);
+  nlohmann::json row = parse(text_of(*file_), rows_.at(static_cast<size_t>(index)), name_);
   if (!row.is_object()) fail(place(index), ": expected an object, got ", brief(row));
   return row;
 }
 
 std::string RowFile::place(int64_t index) const { return join(name_, ":", rows_.at(static_cast<size_t>(index)).line); }
-uint64_t RowFile::end(int64_t index) const { return rows_.at(static_cast<size_t>(index)).end; }
+
+uint64_t RowFile::end(int64_t index) const {
+  const Span& row = rows_.at(static_cast<size_t>(index));
+  return row.begin + row.size;
+}
 
 }  // namespace rankfold

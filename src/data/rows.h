@@ -11,16 +11,17 @@
 #include <filesystem>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace rankfold {
 
 class RowFile {
  public:
-  // Finds where rows begin and end (24 bytes of memory a row) and checks that the file is UTF-8. Throws
-  // UserError with file:line:column for anything else.
+  // Finds where rows begin and end (24 bytes of memory a row) and checks that the file is UTF-8. Throws UserError with
+  // file:line:column for anything else; without `keeps_bad_rows` already for a row that is no object.
   static RowFile open(const std::filesystem::path& path);
-  static RowFile open(std::shared_ptr<const Mapping> file, const std::string& name);
+  static RowFile open(std::shared_ptr<const Mapping> file, const std::string& name, bool keeps_bad_rows = true);
 
   int64_t size() const { return static_cast<int64_t>(rows_.size()); }
   nlohmann::json operator[](int64_t index) const;     // an object; throws UserError with its place. Thread safe.
@@ -30,9 +31,12 @@ class RowFile {
 
  private:
   struct Span {
-    uint64_t begin, end, line;
+    uint64_t begin, line_begin;
+    uint32_t size, line;  // size: of a row larger than that, the largest there is
+    size_t column() const { return static_cast<size_t>(begin - line_begin) + 1; }
   };
   friend class RowScanner;
+  static nlohmann::json parse(std::string_view text, const Span& row, const std::string& name);
 
   std::string name_;
   std::shared_ptr<const Mapping> file_;

@@ -21,17 +21,6 @@ struct Footer {
 static_assert(std::is_trivially_copyable_v<Footer> && sizeof(Footer) == 4 * 8 + 7 * 8 + 8);
 constexpr uint64_t kChecked = sizeof(Footer) - sizeof(Footer::checksum);
 
-uint64_t checksum_of(const File& file, uint64_t size) {
-  std::vector<std::byte> buffer(std::min<uint64_t>(size, 1 << 20));
-  uint64_t sum = kChecksumSeed;
-  for (uint64_t at = 0; at < size; at += buffer.size()) {
-    const std::span part(buffer.data(), std::min<uint64_t>(buffer.size(), size - at));
-    file.read(at, part);
-    sum = checksum64(part, sum);
-  }
-  return sum;
-}
-
 }  // namespace
 
 TokenStore TokenStore::open(const std::filesystem::path& path, const std::string& key) {

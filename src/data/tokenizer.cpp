@@ -17,6 +17,7 @@ struct Tokenizer::State {
   std::optional<int32_t> bos;
   int32_t eos = -1;
   uint64_t fingerprint = kChecksumSeed;
+  size_t longest_text = kLongestText;
 
   bool is_id(int32_t id) const { return id >= 0 && id < model.GetPieceSize(); }
   // An id beyond the pieces is a padded row of the embedding.
@@ -27,8 +28,7 @@ struct Tokenizer::State {
 
 namespace {
 
-// Gives the file's checksum.
-uint64_t load(const fs::path& folder, sentencepiece::SentencePieceProcessor& model) {
+std::string read_model(const fs::path& folder) {
   const fs::path path = folder / "tokenizer.model";
   std::error_code ignored;
   if (!fs::exists(path, ignored)) {
@@ -36,27 +36,29 @@ uint64_t load(const fs::path& folder, sentencepiece::SentencePieceProcessor& mod
     fail(path.string(), ": no such file",
          fast ? " (tokenizer.json is there, but only sentencepiece models are supported)" : "");
   }
-  constexpr uint64_t kLargest = 64 << 20;  // a vocabulary of 250,000 pieces takes 5
-  const std::string bytes = read_text(path, kLargest);
+  constexpr uint64_t kLargest = 16 << 20;  // a vocabulary of 250,000 pieces takes 5
+  std::string bytes = read_text(path, kLargest);
   if (const std::string kind = foreign_kind(bytes); !kind.empty())
     fail(path.string(), ": expected a sentencepiece model, got ", kind);
-  check_tokenizer_model(bytes, path.string());
+  return bytes;
+}
+
+void load(const std::string& bytes, const std::string& name, sentencepiece::SentencePieceProcessor& model) {
   try {
     const auto status = model.LoadFromSerializedProto(bytes);
-    if (!status.ok()) fail(path.string(), ": not a sentencepiece model: ", status.error_message());
+    if (!status.ok()) fail(name, ": not a sentencepiece model: ", status.error_message());
   } catch (const UserError&) {
     throw;
   } catch (const std::exception& error) {  // of the tries that it builds over the pieces
-    fail(path.string(), ": not a sentencepiece model: ", error.what());
+    fail(name, ": not a sentencepiece model: ", error.what());
   }
   // sentencepiece looks a piece of text up among the control pieces too. No harm where text is never cut into
   // "<s>", as in BPE and unigram models; but it fails in word models and for a control piece of one character.
   for (int id = 0; id < model.GetPieceSize(); ++id) {
     std::vector<int> ids;
     if (model.IsControl(id) && !model.Encode(model.IdToPiece(id), &ids).ok())
-      fail(path.string(), ": a text that spells the control token '", model.IdToPiece(id), "' cannot be encoded");
+      fail(name, ": a text that spells the control token '", model.IdToPiece(id), "' cannot be encoded");
   }
-  return checksum64(std::as_bytes(std::span(bytes)));
 }
 
 std::optional<bool> add_bos_token(const fs::path& config_path) {
@@ -74,7 +76,9 @@ std::optional<bool> add_bos_token(const fs::path& config_path) {
 
 Tokenizer Tokenizer::open(const fs::path& folder, bool bos_by_default, int32_t eos_token_id) {
   const auto state = std::make_shared<State>();
-  const uint64_t checksum = load(folder, state->model);
+  const std::string bytes = read_model(folder), name = (folder / "tokenizer.model").string();
+  state->longest_text = kLongestText / check_tokenizer_model(bytes, name);
+  load(bytes, name, state->model);
 
   const fs::path config_path = folder / "tokenizer_config.json";
   const std::optional<bool> said = add_bos_token(config_path);
@@ -83,13 +87,13 @@ Tokenizer Tokenizer::open(const fs::path& folder, bool bos_by_default, int32_t e
   if (said.value_or(bos_by_default) && bos >= 0) state->bos = bos;
 
   state->eos = eos_token_id >= 0 ? eos_token_id : state->model.eos_id();
-  if (state->eos < 0) fail((folder / "tokenizer.model").string(), ": has no eos token, and no eos_token_id is given");
+  if (state->eos < 0) fail(name, ": has no eos token, and no eos_token_id is given");
   if (!state->is_id(state->eos))
     fail(folder.string(), ": eos_token_id: expected an id below ", state->model.GetPieceSize(),
          " (pieces of tokenizer.model), got ", state->eos);
 
   const int32_t decided[] = {state->bos.value_or(-1), state->eos};
-  state->fingerprint = checksum64(std::as_bytes(std::span(decided)), checksum);
+  state->fingerprint = checksum64(std::as_bytes(std::span(decided)), checksum64(std::as_bytes(std::span(bytes))));
 
   Tokenizer tokenizer;
   tokenizer.state_ = state;
@@ -98,6 +102,8 @@ Tokenizer Tokenizer::open(const fs::path& folder, bool bos_by_default, int32_t e
 
 std::vector<int32_t> Tokenizer::encode(std::string_view text) const {
   const auto& model = state_->model;
+  if (text.size() > state_->longest_text)
+    fail("a text of ", text.size(), " bytes; at most ", state_->longest_text, " are encoded");
   std::vector<int32_t> ids;
   if (const auto status = model.Encode(text, &ids); !status.ok()) fail("tokenizer.model: ", status.error_message());
   for (const int id : ids) RANKFOLD_ASSERT(!model.IsControl(id));

@@ -1,13 +1,17 @@
-// A look at a sentencepiece model before sentencepiece sees it: Debian's 0.1.97 overflows its stack on a very
-// long piece and reads out of bounds through a broken normaliser table.
+// A look at a sentencepiece model before sentencepiece sees it: what Debian's 0.1.97 reads or writes out of bounds for
+// (long pieces, nested ones, broken or circular normaliser tables), and what takes it more than a second or so.
 #pragma once
 
+#include <cstddef>
 #include <string>
 #include <string_view>
 
 namespace rankfold {
 
-// Throws UserError that begins with `name`.
-void check_tokenizer_model(std::string_view bytes, const std::string& name);
+// Encoding takes some 230 bytes of memory for each byte of the text after the normaliser.
+inline constexpr size_t kLongestText = 1 << 20;
+
+// Gives how many bytes the normaliser makes of one at most. Throws UserError that begins with `name`.
+size_t check_tokenizer_model(std::string_view bytes, const std::string& name);
 
 }  // namespace rankfold

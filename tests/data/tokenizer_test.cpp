@@ -1,5 +1,6 @@
 #include "rankfold/tokenizer.h"
 
+#include "data/model_bytes.h"
 #include "rankfold/error.h"
 #include "support/contains.h"
 #include "support/temp_folder.h"
@@ -7,6 +8,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <fstream>
 #include <iterator>
 #include <thread>
@@ -16,6 +18,8 @@ namespace {
 
 using testing::contains;
 using testing::error_of;
+using testing::field;
+using testing::real_field;
 using testing::TempFolder;
 using testing::tiny_corpus;
 using testing::train_tokenizer;
@@ -125,17 +129,26 @@ TEST_F(TokenizerTest, NamesWhatIsMissing) {
   EXPECT_TRUE(contains(open_error(), "only sentencepiece models are supported"));
 }
 
-TEST_F(TokenizerTest, AModelWithANormaliserTableLoads) {
-  train_tokenizer(folder_.path(), kSize, {{"normalization_rule_name", "nmt_nfkc"}});
-  const Tokenizer tokenizer = open();
-  EXPECT_EQ(tokenizer.decode(tokenizer.encode("\xEF\xBC\xA1\xE2\x91\xA0")), "A1");  // full-width A, circled 1
+TEST_F(TokenizerTest, EveryNormaliserOfSentencepieceLoads) {
+  const std::string wide = "\xEF\xBC\xA1\xE2\x91\xA0";  // full-width A, circled 1
+  const std::pair<const char*, std::string> cases[] = {
+      {"nfkc", "A1"}, {"nmt_nfkc", "A1"}, {"nfkc_cf", "a1"}, {"nmt_nfkc_cf", "a1"}, {"identity", wide}};
+  for (const auto& [rule, expected] : cases) {
+    train_tokenizer(folder_.path(), kSize, {{"normalization_rule_name", rule}});
+    const Tokenizer tokenizer = open();
+    EXPECT_EQ(tokenizer.decode(tokenizer.encode(wide)), expected) << rule;
+    EXPECT_NO_THROW(tokenizer.encode(std::string(64 << 10, 'x'))) << rule;  // what it may make of a byte leaves room
+  }
 }
 
-std::string field(char tag, const std::string& bytes) {  // length-delimited, shorter than 2^14
-  std::string out(1, tag);
-  if (bytes.size() >= 128) out += static_cast<char>(bytes.size() % 128 + 128);
-  out += static_cast<char>(bytes.size() >= 128 ? bytes.size() / 128 : bytes.size());
-  return out.append(bytes);
+TEST_F(TokenizerTest, EveryTypeOfModelLoadsOrIsNamed) {
+  for (const char* type : {"bpe", "unigram", "char"}) {
+    train_tokenizer(folder_.path(), 360, {{"model_type", type}, {"hard_vocab_limit", "false"}});
+    const Tokenizer tokenizer = open();
+    EXPECT_EQ(tokenizer.decode(tokenizer.encode("the answer")), "the answer") << type;
+  }
+  train_tokenizer(folder_.path(), 360, {{"model_type", "word"}, {"hard_vocab_limit", "false"}});
+  EXPECT_TRUE(contains(open_error(), "a text that spells the control token '<s>' cannot be encoded"));
 }
 
 TEST_F(TokenizerTest, ABrokenModelIsNamed) {
@@ -146,12 +159,11 @@ TEST_F(TokenizerTest, ABrokenModelIsNamed) {
   EXPECT_TRUE(contains(error_with("version https://git-lfs.github.com/spec/v1\n"), "a git-lfs pointer"));
   EXPECT_TRUE(contains(error_with("not a model at all"), "tokenizer.model: not a sentencepiece model"));
   EXPECT_TRUE(contains(error_with(model_.substr(0, model_.size() / 2)), "not a sentencepiece model"));
-  EXPECT_TRUE(contains(error_with(model_ + field(0x0A, field(0x0A, std::string(5000, 'x')))), "5000 bytes long"));
-  EXPECT_TRUE(
-      contains(error_with(model_ + field(0x0A, std::string("\x0A\x01z\x15\x00\x00\xC0\x7F", 8))), "not finite"));
-  EXPECT_TRUE(contains(error_with(model_ + field(0x0A, field(0x0A, "a"))), "not a sentencepiece model"));  // twice
+  EXPECT_TRUE(contains(error_with(model_ + field(1, field(1, std::string(5000, 'x')))), "5000 bytes long"));
+  EXPECT_TRUE(contains(error_with(model_ + field(1, field(1, "z") + real_field(2, std::nanf("")))), "not finite"));
+  EXPECT_TRUE(contains(error_with(model_ + field(1, field(1, "a"))), "not a sentencepiece model"));  // twice
   const std::string wild_trie = std::string("\x04\x00\x00\x00\x00\xFC\xFF\x7F", 8) + std::string(8, '\0');
-  EXPECT_TRUE(contains(error_with(model_ + field(0x1A, field(0x12, wild_trie))), "normaliser table"));
+  EXPECT_TRUE(contains(error_with(model_ + field(3, field(2, wild_trie))), "normaliser table"));
 }
 
 TEST_F(TokenizerTest, DamagedModelsNeverCrash) {
