@@ -125,6 +125,15 @@ uint64_t checksum_of(const Mapping& file, const Stop& stop) {
   return sum;
 }
 
+// Rows that were found in one content of the file and read from another would be neither's.
+TokenStore::Summary tokenise_unchanged(const Source& source, const std::shared_ptr<const Mapping>& file,
+                                       uint64_t checksum, const RowFile& rows, TokenWriter& writer,
+                                       std::vector<std::string>& bad_rows) {
+  const TokenStore::Summary summary = tokenise(source, rows, writer, bad_rows);
+  if (checksum_of(*file, source.stop) != checksum) fail(source.path.string(), ": changed while it was read");
+  return summary;
+}
+
 // All that decides which rows become which ids, in words: two that differ cannot be taken for one another.
 std::string cache_key(const Source& source, uint64_t checksum, uint64_t size) {
   constexpr int kRules = 1;  // to be raised where a change of ours gives a row other ids or labels
@@ -163,8 +172,7 @@ TokenStore open_cached(const Source& source, const std::shared_ptr<const Mapping
     if (what_stands_at(cache) == "a folder") remove_file(cache);  // an empty one
     TokenWriter writer(cache, key, source.stop);                  // waits for another run that writes it
     if (auto found = read_cache(cache, key, why)) return std::move(*found);
-    const TokenStore::Summary summary = tokenise(source, rows, writer, notes.bad_rows);
-    if (checksum_of(*file, source.stop) != checksum) fail(source.path.string(), ": changed while it was read");
+    const TokenStore::Summary summary = tokenise_unchanged(source, file, checksum, rows, writer, notes.bad_rows);
     notes.cache = why.empty() ? join("tokens kept in ", cache.string()) : why + "; made anew";
     return writer.finish(summary);
   } catch (const StorageError& error) {
@@ -199,8 +207,9 @@ Dataset Dataset::open(const fs::path& path, const Tokenizer* tokenizer, const Da
   const auto state = std::make_shared<State>();
   if (config.cache_dir.empty()) {
     TokenWriter writer;
+    const uint64_t checksum = checksum_of(*file, stop);
     const RowFile rows = RowFile::open(file, path.string(), config.skip_bad_rows);
-    state->tokens = writer.finish(tokenise(source, rows, writer, state->notes.bad_rows));
+    state->tokens = writer.finish(tokenise_unchanged(source, file, checksum, rows, writer, state->notes.bad_rows));
   } else {
     state->tokens = open_cached(source, file, cache_file(path, config), state->notes);
   }

@@ -208,7 +208,7 @@ TEST_F(CacheTest, IsMadeAnewWhereItIsDamaged) {
   fs::remove(cache_file());
   fs::create_directory(cache_file());
   expect_made_anew("a folder");
-  folder_.write(name + ".tmp", "of a crash");
+  folder_.write(name + ".rankfold.tmp", "of a crash");
   folder_.write(name, "");
   expect_made_anew("an old temporary file");
   EXPECT_EQ(files(), 1);
@@ -235,6 +235,40 @@ TEST_F(CacheTest, IsNotMadeOfABrokenFile) {
   EXPECT_TRUE(contains(error_of<UserError>([&] { open(cached_); }), "data.json:616: expected"));
   EXPECT_EQ(read_bytes(cache_file()), whole);
   EXPECT_EQ(files(), 1);
+}
+
+// One letter of a row, by another program, at any time between two looks at `stop`.
+TEST_F(CacheTest, AFileThatChangesWhileItIsReadIsRefused) {
+  const std::string text = mixed_rows();
+  DataConfig plain = cached_;
+  plain.cache_dir.clear();
+  int opened = 0, refused = 0, calls = 0;
+  for (const DataConfig& config : {cached_, plain})
+    for (int at = 1; at < 100; ++at) {
+      folder_.write("data.json", text);
+      calls = 0;
+      const Stop stop = [&] {
+        if (++calls != at) return false;
+        std::fstream file(path_, std::ios::in | std::ios::out);
+        file.seekp(static_cast<std::streamoff>(text.rfind("blood")));
+        file << 'f';
+        return false;
+      };
+      const std::string line =
+          error_of<UserError>([&] { Dataset::open(path_, tokenizer_.get(), config, kVocabulary, stop); });
+      if (calls < at) {  // the last look has been
+        fs::remove_all(folder_ / "out");
+        break;
+      }
+      // The first comes before the first byte is read.
+      EXPECT_EQ(line, at == 1 ? "" : path_.string() + ": changed while it was read") << "at look " << at;
+      EXPECT_EQ(config.cache_dir.empty() ? 0 : at == 1 ? 1 : 0, fs::exists(folder_ / "out") ? files() : 0);
+      fs::remove_all(folder_ / "out");
+      ++(line.empty() ? opened : refused);
+    }
+  EXPECT_EQ(opened, 2);
+  EXPECT_GT(refused, 10);
+  std::cout << "changed while it was read: " << opened << " opened, " << refused << " refused" << std::endl;
 }
 
 // Runs `work` in a process of its own and gives its exit code; `work` exits 0.
