@@ -64,6 +64,37 @@ std::vector<std::string> seeds() {
   };
 }
 
+std::vector<Large> large_inputs(int count) {
+  const auto with = [&](const char* key, const char* open, const std::function<std::string(int)>& element,
+                        const char* close) {
+    return input(0, repeated(R"({"peft_type":"LORA","r":2,"target_modules":["q_proj","down_proj"],")" +
+                                 std::string(key) + "\":" + open,
+                             count, element, std::string(close) + "}"));
+  };
+  const auto name = [](int i) { return "\"m" + std::to_string(i) + "_proj\""; };
+  const auto pattern = [](int i) { return "\"m" + std::to_string(i) + "_proj\":2"; };
+  const auto regex = [](int i) { return "\".*m" + std::to_string(i) + "(a|b)*\":2"; };
+  const auto layer = [](int i) { return std::to_string(i % 2); };
+  const auto tensor = [](int i) {
+    return "\"base_model.model.model.layers." + std::to_string(i / 2) + ".q_proj.lora_" + (i % 2 ? "A" : "B") +
+           R"(.weight":{"dtype":"F32","shape":[0,2],"data_offsets":[0,0]})";
+  };
+  return {
+      {"ranks", with("rank_pattern", "{", pattern, "}")},
+      {"alphas", with("alpha_pattern", "{", pattern, "}")},
+      {"ranks by expression", with("rank_pattern", "{", regex, "}")},
+      {"layers", with("layers_to_transform", "[", layer, "]")},
+      {"excluded modules", with("exclude_modules", "[", name, "]")},
+      {"modules",
+       input(0, repeated(R"({"peft_type":"LORA","r":2,"target_modules":["q_proj","down_proj",)", count, name, "]}"))},
+      {"a long expression", input(0, repeated(R"({"peft_type":"LORA","r":2,"target_modules":")", count,
+                                              [](int) { return "(a|b)"; }, "\"}", "|"))},
+      {"foreign keys", input(0, repeated(R"({"peft_type":"LORA","r":2,"target_modules":["q_proj"],)", count,
+                                         [](int i) { return "\"" + std::to_string(i) + "\":0"; }, "}"))},
+      {"tensors", input(1, tensor_file(repeated("{", count / 4, tensor, "}"), 0))},
+  };
+}
+
 namespace {
 
 struct Sound : Folder {
@@ -78,7 +109,7 @@ struct Sound : Folder {
 
 int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   static const rankfold::fuzz::Sound folder;
-  return folder.with_input(data, size, [] {
+  return folder.with_input(data, size, [](const std::string&) {
     rankfold::match_adapter(rankfold::read_adapter_folder(folder.path()), rankfold::fuzz::linears());
   });
 }

@@ -1,14 +1,23 @@
-// Runs a fuzz target over mutants of its seeds and prints one line: how many, accepted, refused, crashes, the slowest
-// and the largest growth of memory. Mutant I of a seed S is always the same.
-//   fuzz_NAME [--mutants N] [--seed S] [--accepted FOLDER] [--seeds FOLDER] [--only I]
+// Runs a fuzz target over large inputs and over mutants of its seeds, each kind of file by itself, and prints a line for
+// each: how many, accepted, refused, crashes, the slowest, the largest growth of memory, the longest line of an error.
+// Mutant I of a seed S is always the same.
+//   fuzz_NAME [--mutants N] [--seed S] [--count N] [--file NAME [--only I]] [--accepted FOLDER] [--seeds FOLDER]
+//            [--inputs LIST]
+//     --mutants   of each kind of file
+//     --count     elements of a large input; 0: none are run
+//     --file      of this kind alone; "large": the large inputs alone
+//     --only      input I of them alone
 //     --accepted  writes each mutant that is accepted there, as NUMBER-FILE
 //     --seeds     writes the seeds there, as libFuzzer takes them, and ends
-//     --only      runs mutant I alone, after the seeds
-// Exit code 1: a crash, something thrown that is no UserError, more than a second, or more than 64 MiB.
+//     --inputs    reads files, each line of LIST a kind and a path; prints "ok RESULT" or "no LINE" for each, and ends
+// Exit code 1: a crash, something thrown that is no UserError, something printed, more than a second, or more memory than
+// 16 MiB and 40 times the input.
 #include "fuzz/fuzz.h"
 #include "fuzz/mutate.h"
+#include "support/sanitizers.h"
 
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -17,20 +26,24 @@
 #include <ctime>
 #include <fstream>
 #include <iostream>
+#include <iterator>
 #include <map>
 #include <new>
+#include <sstream>
 
 namespace rankfold::fuzz {
 namespace {
 namespace fs = std::filesystem;
 
-constexpr double kLongest = 1;       // seconds of processor time: other processes are nothing to us
-constexpr unsigned kHang = 20;       // seconds until the process that has not come back is ended
-constexpr long kMostGrowth = 65536;  // KiB
+constexpr double kLongest = 1;         // seconds of processor time: other processes are nothing to us
+constexpr double kSanitizer = 5;       // how much slower, and larger, large inputs may be under one
+constexpr unsigned kHang = 60;         // seconds until the process that has not come back is ended
+constexpr double kMostGrowth = 16384;  // KiB, and for each of the input:
+constexpr double kMostGrowthOfInput = 40;
 constexpr int kMostCrashes = 10;
 
 struct Options {
-  std::map<std::string, std::string> flags{{"mutants", "10000"}, {"seed", "1"}};
+  std::map<std::string, std::string> flags{{"mutants", "10000"}, {"seed", "1"}, {"count", "100000"}};
   explicit Options(int argc, char** argv) {
     for (int i = 1; i + 1 < argc; i += 2) flags[std::string(argv[i]).substr(2)] = argv[i + 1];
     if (argc % 2 == 0) throw std::invalid_argument(std::string(argv[argc - 1]) + " needs a value");
@@ -39,9 +52,10 @@ struct Options {
   uint64_t number(const char* key) const { return std::stoull(flags.at(key)); }
 };
 
-// What the process that runs mutants tells the one that watches it.
+// What the process that runs inputs tells the one that watches it.
 struct Shared {
-  uint64_t next = 0, accepted = 0, refused = 0, slow = 0, large = 0;
+  uint64_t next = 0, accepted = 0, refused = 0, over = 0;
+  size_t longest_line = 0;
   double slowest = 0;
   long largest_growth = 0;  // KiB
 };
@@ -61,55 +75,161 @@ long peak_kib() {
 }
 void forget_peak() { std::ofstream("/proc/self/clear_refs") << "5"; }
 
+// Standard error of the processes that run inputs: no parser prints, and a sanitizer's report is for the one that watches.
+class Printed {
+ public:
+  Printed() : file_(::memfd_create("printed", 0)), stderr_(::dup(2)) {}
+  void take() const { ::dup2(file_, 2); }
+  // Once more to the true one; whether there was any.
+  bool show() const {
+    std::string bytes(size(), '\0');
+    const ssize_t count = ::pread(file_, bytes.data(), bytes.size(), 0);
+    return count > 0 && ::write(stderr_, bytes.data(), static_cast<size_t>(count)) > 0;
+  }
+  void clear() const {
+    if (::ftruncate(file_, 0) != 0 || ::lseek(file_, 0, SEEK_SET) != 0) std::abort();
+  }
+  size_t size() const {
+    struct stat status {};
+    return ::fstat(file_, &status) == 0 ? static_cast<size_t>(status.st_size) : 0;
+  }
+  void say(const std::string& line) const {
+    if (::write(stderr_, (line + "\n").data(), line.size() + 1) < 0) std::abort();
+  }
+
+ private:
+  int file_, stderr_;
+};
+
 void run(const std::string& input) {
   LLVMFuzzerTestOneInput(reinterpret_cast<const uint8_t*>(input.data()), input.size());
 }
 
-std::string mutant_of(const Options& options, uint64_t index) {
-  static const std::vector<std::string> all = seeds();
-  Random random(Random(options.number("seed")).next() + index);
-  return mutant(random, all, file_names());
+// Inputs of one kind.
+struct Kind {
+  std::string name;
+  uint64_t count;
+  std::function<std::string(uint64_t)> input;
+  bool is_large;
+};
+
+std::vector<Kind> kinds(const Options& options) {
+  static const std::vector<Large> large =
+      options.number("count") == 0 ? std::vector<Large>() : large_inputs(static_cast<int>(options.number("count")));
+  std::vector<Kind> all;
+  if (!large.empty()) all.push_back({"large", large.size(), [](uint64_t i) { return large[i].input; }, true});
+  for (size_t file = 0; file < file_names().size(); ++file) {
+    std::vector<std::string> contents;
+    for (const std::string& seed : seeds())
+      if (static_cast<unsigned char>(seed[0]) == file) contents.push_back(seed.substr(1));
+    if (contents.empty()) throw std::logic_error("no seed of " + file_names()[file]);
+    const uint64_t start = Random(options.number("seed")).next();
+    all.push_back({file_names()[file], options.number("mutants"),
+                   [contents, file, start](uint64_t i) {
+                     Random random(start + i);
+                     return fuzz::input(static_cast<uint8_t>(file), mutant(random, contents, file_names()[file]));
+                   },
+                   false});
+  }
+  if (options.has("file")) std::erase_if(all, [&](const Kind& kind) { return kind.name != options.flags.at("file"); });
+  if (all.empty()) throw std::invalid_argument("--file: " + options.flags.at("file") + " is none of this parser's");
+  return all;
 }
 
-void run_measured(const Options& options, uint64_t index, Shared& shared) {
-  const std::string input = mutant_of(options, index);
+void run_measured(const Options& options, const Kind& kind, uint64_t index, const Printed& printed, Shared& shared) {
+  const std::string input = kind.input(index);
+  const double slack = kind.is_large && testing::kSanitized ? kSanitizer : 1;
+  verdict = {};
   forget_peak();
   const long before = peak_kib();
   const double start = processor_seconds();
   run(input);
   const double seconds = processor_seconds() - start;
   const long growth = peak_kib() - before;
-  if (seconds > kLongest || growth > kMostGrowth)
-    std::cerr << kName << ": mutant " << index << " took " << seconds << " s and " << growth << " KiB" << std::endl;
-  shared.slow += seconds > kLongest;
-  shared.large += growth > kMostGrowth;
+  if (printed.size() > 0) std::abort();
+  const double most = slack * (kMostGrowth + kMostGrowthOfInput * static_cast<double>(input.size()) / 1024);
+  if (seconds > slack * kLongest || static_cast<double>(growth) > most) {
+    std::ostringstream line;
+    line << kName << " " << kind.name << ": input " << index << " of " << input.size() << " bytes took " << seconds
+         << " s and " << growth << " KiB";
+    printed.say(line.str());
+    ++shared.over;
+  }
   shared.slowest = std::max(shared.slowest, seconds);
   shared.largest_growth = std::max(shared.largest_growth, growth);
-  (was_accepted ? shared.accepted : shared.refused) += 1;
-  if (!was_accepted || !options.has("accepted")) return;
-  const std::string name = std::to_string(index) + "-" + file_names()[static_cast<unsigned char>(input[0])];
-  std::ofstream(fs::path(options.flags.at("accepted")) / name, std::ios::binary) << std::string_view(input).substr(1);
+  shared.longest_line = std::max(shared.longest_line, verdict.longest_line);
+  (verdict.was_accepted ? shared.accepted : shared.refused) += 1;
+  if (!verdict.was_accepted || kind.is_large || !options.has("accepted")) return;
+  std::ofstream(fs::path(options.flags.at("accepted")) / (std::to_string(index) + "-" + kind.name), std::ios::binary)
+      << std::string_view(input).substr(1);
 }
 
-[[noreturn]] void work(const Options& options, uint64_t end, Shared& shared) {
+[[noreturn]] void work(const Options& options, const Kind& kind, uint64_t end, const Printed& printed, Shared& shared) {
   for (const std::string& seed : seeds()) {
     run(seed);
-    if (!was_accepted) {
-      std::cerr << kName << ": a seed is refused: " << seed.substr(1, 100) << std::endl;
+    if (!verdict.was_accepted) {
+      printed.say(std::string(kName) + ": a seed is refused: " + seed.substr(1, 100));
       std::abort();
     }
   }
+  printed.clear();
+  printed.take();
   for (; shared.next < end; ++shared.next) {
     alarm(kHang);
-    run_measured(options, shared.next, shared);
+    run_measured(options, kind, shared.next, printed, shared);
   }
   std::exit(0);  // with LeakSanitizer's last look
+}
+
+// Whether all went well.
+bool run_kind(const Options& options, const Kind& kind, const fs::path& folder) {
+  void* memory = ::mmap(nullptr, sizeof(Shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  if (memory == MAP_FAILED) throw std::bad_alloc();
+  Shared& shared = *new (memory) Shared;
+  const Printed printed;
+  const uint64_t begin = options.has("only") ? options.number("only") : 0;
+  const uint64_t end = options.has("only") ? begin + 1 : kind.count;
+  int crashes = 0;
+  for (shared.next = begin; shared.next < end && crashes < kMostCrashes;) {
+    const uint64_t first = shared.next;
+    const pid_t child = ::fork();
+    if (child == 0) work(options, kind, end, printed, shared);
+    int status = 0;
+    ::waitpid(child, &status, 0);
+    std::error_code ignored;
+    fs::remove_all(folder, ignored);
+    if (WIFEXITED(status) && WEXITSTATUS(status) == 0) break;
+    ++crashes;
+    printed.show();
+    std::cerr << kName << ": input " << shared.next << " ended the process ("
+              << (WIFSIGNALED(status) ? ::strsignal(WTERMSIG(status)) : "exit") << "); again: --seed "
+              << options.number("seed") << " --file " << kind.name << " --only " << shared.next << std::endl;
+    if (first == shared.next && crashes > 1) break;  // not even the seeds pass
+    ++shared.next;
+  }
+  std::cout << kName << " " << kind.name << ": " << shared.next - begin << (kind.is_large ? " inputs, " : " mutants, ")
+            << shared.accepted << " accepted, " << shared.refused << " refused, " << crashes << " crashes, slowest "
+            << static_cast<long>(shared.slowest * 1000 + 0.5) << " ms, largest growth "
+            << (shared.largest_growth + 1023) / 1024 << " MiB, longest line " << shared.longest_line << " bytes"
+            << std::endl;
+  return crashes == 0 && shared.over == 0;
 }
 
 void write_seeds(const fs::path& folder) {
   fs::create_directories(folder);
   int number = 0;
   for (const std::string& seed : seeds()) std::ofstream(folder / std::to_string(number++), std::ios::binary) << seed;
+}
+
+void run_inputs(const fs::path& list) {
+  wants_result = true;
+  std::ifstream lines(list);
+  for (std::string name, path; lines >> name && std::getline(lines >> std::ws, path);) {
+    const auto file = std::find(file_names().begin(), file_names().end(), name) - file_names().begin();
+    std::ifstream bytes(path, std::ios::binary);
+    run(input(static_cast<uint8_t>(file), std::string(std::istreambuf_iterator<char>(bytes), {})));
+    std::cout << (verdict.was_accepted ? "ok " + verdict.result : "no " + verdict.line) << "\n";
+  }
 }
 
 int main(int argc, char** argv) {
@@ -121,33 +241,14 @@ int main(int argc, char** argv) {
   const fs::path folder = (has_memory_folder ? fs::path("/dev/shm") : fs::temp_directory_path()) /
                           ("rankfold-fuzz-" + std::to_string(::getpid()));
   ::setenv("RANKFOLD_FUZZ_FOLDER", folder.c_str(), 1);
-  void* memory = ::mmap(nullptr, sizeof(Shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-  if (memory == MAP_FAILED) throw std::bad_alloc();
-  Shared& shared = *new (memory) Shared;
-  const uint64_t begin = options.has("only") ? options.number("only") : 0;
-  const uint64_t end = options.has("only") ? begin + 1 : options.number("mutants");
-  int crashes = 0;
-  for (shared.next = begin; shared.next < end && crashes < kMostCrashes;) {
-    const uint64_t first = shared.next;
-    const pid_t child = ::fork();
-    if (child == 0) work(options, end, shared);
-    int status = 0;
-    ::waitpid(child, &status, 0);
-    std::error_code ignored;
-    fs::remove_all(folder, ignored);
-    if (WIFEXITED(status) && WEXITSTATUS(status) == 0) break;
-    ++crashes;
-    std::cerr << kName << ": mutant " << shared.next << " ended the process ("
-              << (WIFSIGNALED(status) ? ::strsignal(WTERMSIG(status)) : "exit") << "); again: --seed "
-              << options.number("seed") << " --only " << shared.next << std::endl;
-    if (first == shared.next && crashes > 1) break;  // not even the seeds pass
-    ++shared.next;
+  if (options.has("inputs")) {
+    run_inputs(options.flags.at("inputs"));
+    fs::remove_all(folder);
+    return 0;
   }
-  std::cout << kName << ": " << shared.next - begin << " mutants, " << shared.accepted << " accepted, "
-            << shared.refused << " refused, " << crashes << " crashes, slowest "
-            << static_cast<long>(shared.slowest * 1000 + 0.5) << " ms, largest growth "
-            << (shared.largest_growth + 1023) / 1024 << " MiB" << std::endl;
-  return crashes > 0 || shared.slow > 0 || shared.large > 0;
+  bool is_well = true;
+  for (const Kind& kind : kinds(options)) is_well = run_kind(options, kind, folder) && is_well;
+  return !is_well;
 }
 
 }  // namespace

@@ -1,14 +1,18 @@
-// A model folder: config.json, generation_config.json, the index and a shard.
+// A model folder: config.json, generation_config.json, the index, a shard, and the manifest where it is a result of ours.
+#include "core/manifest.h"
 #include "fuzz/fuzz.h"
 #include "io/model_folder.h"
 #include "model/model_config.h"
+
+#include <cstring>
 
 namespace rankfold::fuzz {
 
 const char* const kName = "model";
 
 const std::vector<std::string>& file_names() {
-  static const std::vector<std::string> names{"config.json", "generation_config.json", kIndexName, "one.safetensors"};
+  static const std::vector<std::string> names{"config.json", "generation_config.json", kIndexName, "one.safetensors",
+                                              kManifest};
   return names;
 }
 
@@ -22,6 +26,17 @@ const char* const kConfig =
 
 std::string shard(const std::string& tensor) {
   return tensor_file("{\"" + tensor + R"(":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}})", 8);
+}
+
+const char* const kIndex = R"({"weight_map":{"x":"one.safetensors","y":"two.safetensors"}})";
+
+const std::string& sound_manifest() {
+  static const std::string text = manifest({{"config.json", kConfig},
+                                            {"generation_config.json", "{}"},
+                                            {kIndexName, kIndex},
+                                            {"one.safetensors", shard("x")},
+                                            {"two.safetensors", shard("y")}});
+  return text;
 }
 
 }  // namespace
@@ -39,6 +54,31 @@ std::vector<std::string> seeds() {
       input(1, "{}"),
       input(2, R"({"metadata":{"total_size":16},"weight_map":{"x":"one.safetensors","y":"two.safetensors"}})"),
       input(3, shard("x")),
+      input(4, sound_manifest()),
+      input(4, R"({"of":"another program"})"),
+  };
+}
+
+std::vector<Large> large_inputs(int count) {
+  const auto key = [](int i) { return "\"" + std::to_string(i) + "\":0"; };
+  const auto id = [](int i) { return std::to_string(i % 32000); };
+  const auto place = [](int i) { return "\"" + std::to_string(i) + "\":\"one.safetensors\""; };
+  const auto shard_name = [](int i) {
+    return "\"" + std::to_string(i) + "\":\"" + std::to_string(i) + ".safetensors\"";
+  };
+  const auto tensor = [](int i) {
+    return "\"t" + std::to_string(i) + R"(":{"dtype":"U8","shape":[0],"data_offsets":[0,0]})";
+  };
+  const std::string config = std::string(kConfig, std::strlen(kConfig) - 1) + ",";
+  return {
+      {"keys", input(0, repeated(config, count, key, "}"))},
+      {"names of a class", input(0, repeated(
+                                        "{\"architectures\":[", count, [](int) { return "\"a\""; }, "]}"))},
+      {"ends", input(1, repeated("{\"eos_token_id\":[", count, id, "]}"))},
+      {"tensors of a shard", input(2, repeated("{\"weight_map\":{", count, place, "}}"))},
+      {"shards", input(2, repeated("{\"weight_map\":{", count, shard_name, "}}"))},
+      {"files of a manifest", input(4, repeated(R"({"format_version":2,"checksum":"0","files":{)", count, key, "}}"))},
+      {"tensors", input(3, tensor_file(repeated("{", count, tensor, "}"), 0))},
   };
 }
 
@@ -48,9 +88,10 @@ struct Sound : Folder {
   Sound() {
     write("config.json", kConfig);
     write("generation_config.json", "{}");
-    write(kIndexName, R"({"weight_map":{"x":"one.safetensors","y":"two.safetensors"}})");
+    write(kIndexName, kIndex);
     write("one.safetensors", shard("x"));
     write("two.safetensors", shard("y"));
+    write(kManifest, "{}");
   }
 };
 
@@ -59,5 +100,6 @@ struct Sound : Folder {
 
 int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   static const rankfold::fuzz::Sound folder;
-  return folder.with_input(data, size, [] { rankfold::read_model_config(rankfold::ModelFolder::open(folder.path())); });
+  return folder.with_input(
+      data, size, [](const std::string&) { rankfold::read_model_config(rankfold::ModelFolder::open(folder.path())); });
 }

@@ -85,6 +85,12 @@ constexpr std::string_view kWords[] = {"null",
                                        "answer",
                                        "weight_map"};
 
+std::string varint(uint64_t x) {
+  std::string bytes;
+  for (; x >= 0x80; x >>= 7) bytes += static_cast<char>((x & 0x7F) | 0x80);
+  return bytes + static_cast<char>(x);
+}
+
 class Damage {
  public:
   Damage(Random& random, std::string& bytes) : random_(random), bytes_(bytes) {}
@@ -171,11 +177,7 @@ class Damage {
     const uint64_t value = kNumbers[random_.below(std::size(kNumbers))] + random_.below(3) - 1;
     const size_t at = random_.one_in(3) ? 0 : place();
     if (random_.one_in(2)) {
-      std::string varint;
-      uint64_t rest = value;
-      for (; rest >= 0x80; rest >>= 7) varint += static_cast<char>((rest & 0x7F) | 0x80);
-      varint += static_cast<char>(rest);
-      bytes_.replace(at, std::min<size_t>(1, bytes_.size() - at), varint);
+      bytes_.replace(at, std::min<size_t>(1, bytes_.size() - at), varint(value));
     } else {
       const size_t width = std::min<size_t>(size_t{1} << random_.below(4), bytes_.size() - at);
       std::memcpy(bytes_.data() + at, &value, width);
@@ -202,71 +204,125 @@ class Damage {
   std::string& bytes_;
 };
 
-// A part of a file that others frame by its length.
-struct Framed {
-  size_t frame, begin, end;  // where the length stands, and what it is the length of
-  bool is_varint;
+// A field of a protobuf message: [begin, key_end) its key; [inner, end) what its length frames, if it has one.
+struct Field {
+  size_t begin, key_end, inner, end;
+  uint64_t key;
+  bool is_framed() const { return (key & 7) == 2; }
 };
 
-std::vector<Framed> frames(const std::string& bytes, const std::string& file_name) {
-  std::vector<Framed> found;
-  if (file_name.ends_with(".safetensors")) {
-    uint64_t length = 0;
-    if (bytes.size() < sizeof length) return found;
-    std::memcpy(&length, bytes.data(), sizeof length);
-    if (length <= bytes.size() - sizeof length) found.push_back({0, sizeof length, sizeof length + length, false});
-  } else if (file_name.ends_with(".model")) {  // fields of protobuf that have a length
-    for (size_t at = 0; at + 1 < bytes.size();) {
-      const size_t frame = ++at;
-      uint64_t length = 0;
-      for (int shift = 0; at < bytes.size() && shift < 63; shift += 7) {
-        const auto byte = static_cast<unsigned char>(bytes[at++]);
-        length |= uint64_t{byte & 0x7Fu} << shift;
-        if (byte < 0x80) break;
-      }
-      if (length > bytes.size() - at) break;
-      found.push_back({frame, at, at + length, true});
-      at += length;
+// Up to the first that is none.
+std::vector<Field> fields_of(const std::string& bytes) {
+  std::vector<Field> fields;
+  size_t at = 0;
+  const auto read_varint = [&](uint64_t& x) {
+    x = 0;
+    for (int shift = 0; at < bytes.size() && shift < 63; shift += 7) {
+      const auto byte = static_cast<unsigned char>(bytes[at++]);
+      x |= uint64_t{byte & 0x7Fu} << shift;
+      if (byte < 0x80) return true;
     }
+    return false;
+  };
+  while (at < bytes.size()) {
+    Field field{.begin = at, .key_end = 0, .inner = 0, .end = 0, .key = 0};
+    if (!read_varint(field.key)) break;
+    field.key_end = at;
+    uint64_t length = 0;
+    const uint64_t wire = field.key & 7;
+    if (wire > 2 && wire != 5) break;
+    if ((wire == 0 || wire == 2) && !read_varint(length)) break;
+    field.inner = at;
+    length = wire == 0 ? 0 : wire == 1 ? 8 : wire == 5 ? 4 : length;
+    if (length > bytes.size() - at) break;
+    field.end = at += length;
+    fields.push_back(field);
   }
-  return found;
+  return fields;
 }
 
-std::string length_bytes(uint64_t length, bool is_varint) {
-  std::string bytes;
-  if (is_varint) {
-    for (; length >= 0x80; length >>= 7) bytes += static_cast<char>((length & 0x7F) | 0x80);
-    return bytes + static_cast<char>(length);
+class Mutator {
+ public:
+  Mutator(Random& random, const std::string& other) : random_(random), other_(other) {}
+
+  void change_text(std::string& bytes) { Damage(random_, bytes).apply(other_); }
+
+  void change_tensors(std::string& bytes) {
+    uint64_t length = 0;
+    if (bytes.size() < sizeof length) return change_text(bytes);
+    std::memcpy(&length, bytes.data(), sizeof length);
+    if (random_.one_in(3) || length > bytes.size() - sizeof length) return change_text(bytes);
+    std::string header = bytes.substr(sizeof length, length);
+    change_text(header);
+    bytes.replace(sizeof length, length, header);
+    length = header.size();
+    std::memcpy(bytes.data(), &length, sizeof length);
   }
-  bytes.resize(sizeof length);
-  std::memcpy(bytes.data(), &length, sizeof length);
-  return bytes;
-}
+
+  // Changes the message, one of its fields as a field, or what is in one that has a length, and gives that its new length.
+  void change_message(std::string& bytes, int depth = 0) {
+    constexpr int kDeepest = 4;
+    const std::vector<Field> fields = fields_of(bytes);
+    if (fields.empty() || depth == kDeepest || random_.one_in(depth == 0 ? 6 : 3)) return change_text(bytes);
+    // Late fields hold the settings and the tables: they are few beside the pieces.
+    const size_t few = std::min<size_t>(3, fields.size());
+    const Field& field =
+        fields[random_.one_in(2) ? fields.size() - 1 - random_.below(few) : random_.below(fields.size())];
+    if (!field.is_framed() || random_.one_in(6)) return change_field(bytes, field);
+    std::string inner = bytes.substr(field.inner, field.end - field.inner);
+    change_message(inner, depth + 1);
+    bytes.replace(field.key_end, field.end - field.key_end, varint(inner.size()) + inner);
+  }
+
+ private:
+  void change_field(std::string& bytes, const Field& field) {
+    const std::string whole = bytes.substr(field.begin, field.end - field.begin);
+    const auto place = [&] {  // between two fields
+      const std::vector<Field> fields = fields_of(bytes);
+      return fields.empty() ? 0 : fields[random_.below(fields.size())].begin;
+    };
+    switch (random_.below(6)) {
+      case 0:
+        bytes.erase(field.begin, whole.size());
+        return;
+      case 1:
+        bytes.insert(place(), whole);
+        return;
+      case 2:  // as the only field of another one of its number
+        bytes.replace(field.begin, whole.size(), varint(field.key | 2) + varint(whole.size()) + whole);
+        return;
+      case 3:  // the number of another field, or of none
+        return rename(bytes, field, random_.below(random_.one_in(4) ? 300 : 8) << 3 | (field.key & 7));
+      case 4:  // of another kind
+        return rename(bytes, field, (field.key & ~uint64_t{7}) | random_.below(6));
+      default:  // the same number to who reads 32 bits alone
+        return rename(bytes, field, field.key | (1 + random_.below(7)) << 32);
+    }
+  }
+  static void rename(std::string& bytes, const Field& field, uint64_t key) {
+    bytes.replace(field.begin, field.key_end - field.begin, varint(key));
+  }
+
+  Random& random_;
+  const std::string& other_;
+};
 
 }  // namespace
 
-std::string mutant(Random& random, const std::vector<std::string>& seeds, const std::vector<std::string>& file_names) {
-  const auto pick = [&]() -> const std::string& { return seeds[random.below(seeds.size())]; };
-  const std::string seed = pick();
-  const std::string& name = file_names[static_cast<unsigned char>(seed[0])];
-  std::string bytes = seed.substr(1);
+std::string mutant(Random& random, const std::vector<std::string>& contents, const std::string& file_name) {
+  const auto pick = [&]() -> const std::string& { return contents[random.below(contents.size())]; };
+  std::string bytes = pick();
   for (uint64_t changes = 1 + random.below(1 + random.below(4)); changes > 0; --changes) {
-    const std::string* other = &pick();
-    while ((*other)[0] != seed[0]) other = &pick();
-    const std::vector<Framed> framed = frames(bytes, name);
-    if (framed.empty() || random.one_in(3)) {
-      Damage(random, bytes).apply(other->substr(1));
-      continue;
-    }
-    // Late fields hold the settings and the table: they are few beside the pieces.
-    const Framed part = framed[random.one_in(2) ? framed.size() - 1 - random.below(std::min<size_t>(3, framed.size()))
-                                                : random.below(framed.size())];
-    std::string inner = bytes.substr(part.begin, part.end - part.begin);
-    Damage(random, inner).apply(other->substr(1));
-    bytes.replace(part.frame, part.end - part.frame, length_bytes(inner.size(), part.is_varint) + inner);
+    Mutator mutator(random, pick());
+    if (file_name.ends_with(".safetensors"))
+      mutator.change_tensors(bytes);
+    else if (file_name.ends_with(".model"))
+      mutator.change_message(bytes);
+    else
+      mutator.change_text(bytes);
   }
   constexpr size_t kLargest = 150'000;  // what sentencepiece takes for a text grows with it
-  return std::string(1, seed[0]) + bytes.substr(0, kLargest);
+  return bytes.substr(0, kLargest);
 }
 
 }  // namespace rankfold::fuzz

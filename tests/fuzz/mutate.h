@@ -19,8 +19,9 @@ class Random {  // splitmix64
   uint64_t state_;
 };
 
-// One of the seeds with one to four changes. What frames others is kept whole two times in three, so that a change
-// reaches what lies behind the check of lengths: a safetensors header gets its length, a field of a protobuf too.
-std::string mutant(Random& random, const std::vector<std::string>& seeds, const std::vector<std::string>& file_names);
+// One of these contents of a file with one to four changes. What frames others is kept whole two times in three, so that a
+// change reaches what lies behind the check of lengths: a safetensors header gets its length, and in a tokenizer.model a
+// field of protobuf, the message around it, and so on.
+std::string mutant(Random& random, const std::vector<std::string>& contents, const std::string& file_name);
 
 }  // namespace rankfold::fuzz

@@ -1,8 +1,17 @@
 // tokenizer.model through our checks and sentencepiece, then a few texts there and back; tokenizer_config.json.
 #include "rankfold/tokenizer.h"
+#include "data/model_bytes.h"
 #include "fuzz/fuzz.h"
 
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cstring>
+#include <new>
+
 namespace rankfold::fuzz {
+
+using namespace testing;
 
 const char* const kName = "tokenizer";
 
@@ -11,16 +20,69 @@ const std::vector<std::string>& file_names() {
   return names;
 }
 
+namespace {
+
+constexpr int kUnigram = 1, kBpe = 2, kWord = 3, kChar = 4;
+
+std::string user_defined() {
+  return piece("<sep>", 0, kUserDefined) + piece("<se", 0, kUserDefined) + piece("ba", 0, kUserDefined) +
+         piece("th\xE2\x96\x81", -9, kUnused) + piece("bb", -9, kUnused);
+}
+
+}  // namespace
+
 std::vector<std::string> seeds() {
-  constexpr int kUnigram = 1, kBpe = 2;
+  const std::string one_rule = NormaliserTable::of({{"A", "a"}}).bytes();
+  const std::string nested_rules =
+      NormaliserTable::of({{"A", "a"}, {"AB", "b a"}, {"ABC", ""}, {"\xE7\xB3", "t"}, {"\xE7\xB3\x96\xE7", "the"}})
+          .bytes();
+  const std::string denormaliser = field(5, field(1, "back") + field(2, one_rule));
   return {
-      input(0, tokenizer_model(kBpe, true)),
-      input(0, tokenizer_model(kBpe, false)),
-      input(0, tokenizer_model(kUnigram, false)),
-      input(0, tokenizer_model(kBpe, false, normaliser_table())),
-      input(0, tokenizer_model(kUnigram, true, normaliser_table())),
+      input(0, tokenizer_model({.type = kBpe, .byte_fallback = true})),
+      input(0, tokenizer_model({.type = kBpe})),
+      input(0, tokenizer_model({.type = kUnigram})),
+      input(0, tokenizer_model({.type = kWord, .control = false})),
+      input(0, tokenizer_model({.type = kChar})),
+      input(0, tokenizer_model({.type = kBpe, .normaliser_table = one_rule})),
+      input(0, tokenizer_model({.type = kUnigram, .byte_fallback = true, .normaliser_table = one_rule})),
+      input(0, tokenizer_model({.type = kBpe, .normaliser_table = nested_rules, .more = user_defined()})),
+      input(0, tokenizer_model({.type = kUnigram, .normaliser_table = nested_rules, .more = user_defined()})),
+      input(0, tokenizer_model({.type = kChar, .normaliser_table = nested_rules, .more = user_defined()})),
+      input(0, tokenizer_model({.type = kBpe, .more = field(4, "") + denormaliser})),
       input(1, R"({"add_bos_token":true,"add_eos_token":false,"bos_token":"<s>","model_max_length":1e+30})"),
       input(1, R"({"add_bos_token":null,"added_tokens_decoder":{"0":{"content":"<unk>","special":true}}})"),
+  };
+}
+
+std::vector<Large> large_inputs(int count) {
+  const auto model = [&](int type, int some, uint64_t piece_type, const std::string& begin) {
+    const auto one = [&](int i) { return piece(begin + std::to_string(i), -1, piece_type); };
+    return input(0, tokenizer_model({.type = type, .more = repeated("", some, one, "", "")}));
+  };
+  const auto fields = [&](int some, const std::string& one) {
+    return repeated(
+        "", some, [&](int) { return one; }, "", "");
+  };
+  NormaliserTable::Rules rules;
+  for (int i = 0; i < 900; ++i)
+    rules[{static_cast<char>('0' + i / 30), static_cast<char>('A' + i % 30)}] = std::string(200, ' ');
+  const std::string table = NormaliserTable::of(rules).bytes();
+  return {
+      {"BPE pieces", model(kBpe, count, kNormal, "a")},
+      {"unigram pieces", model(kUnigram, count, kNormal, "a")},
+      {"long unigram pieces", model(kUnigram, 5'000, kNormal, std::string(200, 'a'))},
+      {"word pieces", model(kWord, count, kNormal, "a")},
+      {"control pieces", model(kBpe, count, kControl, "a")},
+      {"as many control pieces as may be", model(kBpe, 16'000, kControl, "a")},
+      {"as many user-defined pieces as may be", model(kBpe, 16'000, kUserDefined, std::string(60, 'a'))},
+      {"as many unused pieces as may be", model(kBpe, 16'000, kUnused, "a")},
+      {"pieces without a text", input(0, fields(count, field(1, "")))},
+      {"settings", input(0, tokenizer_model({.more = field(2, fields(count, field(1, "a")))}))},
+      {"normalisers", input(0, tokenizer_model({.more = fields(count, field(3, ""))}))},
+      {"rules",
+       input(0, tokenizer_model({.normaliser_table = table, .more = piece(std::string(500, '0'), 0, kControl)}))},
+      {"keys", input(1, repeated(
+                            "{", count, [](int i) { return "\"" + std::to_string(i) + "\":0"; }, "}"))},
   };
 }
 
@@ -28,18 +90,42 @@ namespace {
 
 struct Sound : Folder {
   Sound() {
-    write("tokenizer.model", tokenizer_model(2, true));
+    write("tokenizer.model", tokenizer_model({.byte_fallback = true}));
     write("tokenizer_config.json", "{}");
   }
 };
 
+// A text that ends where memory does: sentencepiece is not instrumented, what it reads beyond the text is a fault here.
+class AtTheEdge {
+ public:
+  explicit AtTheEdge(std::string_view text) : page_(static_cast<size_t>(::sysconf(_SC_PAGESIZE))), size_(text.size()) {
+    void* memory = ::mmap(nullptr, 2 * page_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (memory == MAP_FAILED || size_ > page_) throw std::bad_alloc();
+    memory_ = static_cast<char*>(memory);
+    ::mprotect(memory_ + page_, page_, PROT_NONE);
+    std::memcpy(memory_ + page_ - size_, text.data(), size_);
+  }
+  ~AtTheEdge() { ::munmap(memory_, 2 * page_); }
+  AtTheEdge(const AtTheEdge&) = delete;
+  AtTheEdge& operator=(const AtTheEdge&) = delete;
+  std::string_view text() const { return {memory_ + page_ - size_, size_}; }
+
+ private:
+  size_t page_, size_;
+  char* memory_;
+};
+
 void parse(const std::filesystem::path& path) {
-  const Tokenizer tokenizer = Tokenizer::open(path, true, -1);
-  for (const char* text : {"the bath", "", "A <s> the\xE7\xB3\x96\xFF\t the", "<0x41></s>  \xF0\x9F\x98\x80"})
-    tokenizer.decode(tokenizer.encode(text));
-  tokenizer.decode(tokenizer.encode(std::string(300, 'a')));
+  const Tokenizer tokenizer = Tokenizer::open(path, true, 2);
+  for (const std::string& text :
+       {std::string("the bath"), std::string(), std::string("A <s> the\xE7\xB3\x96\xFF\t the<sep>"),
+        std::string("<0x41></s>  \xF0\x9F\x98\x80 bath\xE7"), std::string("ABCABAB \xE7\xB3"), std::string(300, 'a')})
+    tokenizer.decode(tokenizer.encode(AtTheEdge(text).text()));
   std::vector<int32_t> all;
-  for (int32_t id = 0; id < tokenizer.size(); ++id) all.push_back(id);
+  for (int32_t id = 0; id < tokenizer.size(); ++id) {
+    all.push_back(id);
+    if (id < 300) tokenizer.decode(tokenizer.encode(AtTheEdge(tokenizer.piece(id)).text()));
+  }
   tokenizer.decode(all);
 }
 
@@ -48,5 +134,5 @@ void parse(const std::filesystem::path& path) {
 
 int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   static const rankfold::fuzz::Sound folder;
-  return folder.with_input(data, size, [] { rankfold::fuzz::parse(folder.path()); });
+  return folder.with_input(data, size, [](const std::string&) { rankfold::fuzz::parse(folder.path()); });
 }
