@@ -133,6 +133,47 @@ def test_writes_the_reference_librarys_bytes(zoo, adapters, tmp_path, probe):
         assert probe.rewrite(file, tmp_path / "out.safetensors").read_bytes() == file.read_bytes(), file
 
 
+def test_random_files_there_and_back(tmp_path, capsys):
+    """1,000 files by the reference library, read by ours and written again: the same tensors, to the byte."""
+    random = torch.Generator().manual_seed(1)
+    draw = lambda below: int(torch.randint(below, (1,), generator=random))  # noqa: E731
+    dtypes = [torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.int64, torch.int32, torch.int16, torch.int8,
+              torch.uint8, torch.bool]  # fmt: skip
+    letters = "abcXYZ019._-/ é糖😀\"\\\n\x01"
+    texts, count, lines = 1000, 0, []
+    written = []
+    for number in range(texts):
+        tensors = {}
+        for _ in range(draw(6)):
+            name = "".join(letters[draw(len(letters))] for _ in range(draw(12)))
+            shape = [draw(5) for _ in range(draw(5))]
+            dtype = dtypes[draw(len(dtypes))]
+            size = torch.Size(shape).numel() * dtype.itemsize
+            data = torch.randint(2 if dtype == torch.bool else 256, (size,), dtype=torch.uint8, generator=random)
+            tensors[name] = data.view(dtype).reshape(shape)
+        metadata = {letters[: draw(len(letters))]: letters[draw(len(letters)) :] for _ in range(draw(3))}
+        path = tmp_path / f"{number}.safetensors"
+        save_file(tensors, path, metadata or None)
+        written.append(({name: (t.dtype, t.shape, t.view(-1).view(torch.uint8)) for name, t in tensors.items()}, metadata))
+        lines.append(f"model.safetensors {path}\n")
+    (tmp_path / "list").write_text("".join(lines))
+    answers = run("fuzz_safetensors", "--inputs", tmp_path / "list").stdout.splitlines()
+    assert len(answers) == texts
+    for (tensors, metadata), answer in zip(written, answers):
+        assert answer.startswith("ok "), answer
+        (tmp_path / "again").write_bytes(bytes.fromhex(answer[3:]))
+        ours = load_file(tmp_path / "again")
+        assert ours.keys() == tensors.keys()
+        for name, (dtype, shape, data) in tensors.items():
+            assert (ours[name].dtype, ours[name].shape) == (dtype, shape), name
+            assert torch.equal(ours[name].view(-1).view(torch.uint8), data), name
+            count += 1
+        with safe_open(tmp_path / "again", "pt") as file:
+            assert (file.metadata() or {}) == metadata
+    with capsys.disabled():
+        print(f"\nfiles of the reference library there and back: {texts}, with {count} tensors")
+
+
 def test_trained_adapter_has_the_reference_librarys_bytes(zoo, rows, tmp_path, lora_train):
     path = rows.save_json_lines(tmp_path / "rows.jsonl")
     trained = lora_train(model_name_or_path=zoo["gqa"].folder, dataset=path, target_modules=["q_proj"], **SHORT)
