@@ -270,11 +270,17 @@ class Mutator {
         fields[random_.one_in(2) ? fields.size() - 1 - random_.below(few) : random_.below(fields.size())];
     if (!field.is_framed() || random_.one_in(6)) return change_field(bytes, field);
     std::string inner = bytes.substr(field.inner, field.end - field.inner);
-    change_message(inner, depth + 1);
+    if (inner.size() > kTable && random_.one_in(2))
+      change_table(inner);
+    else
+      change_message(inner, depth + 1);
     bytes.replace(field.key_end, field.end - field.key_end, varint(inner.size()) + inner);
+    if (random_.one_in(10)) rename_widely(bytes, field);  // so that who looks at the low bits alone meets the change
   }
 
  private:
+  static constexpr size_t kTable = 2000;  // no other field is so long
+
   void change_field(std::string& bytes, const Field& field) {
     const std::string whole = bytes.substr(field.begin, field.end - field.begin);
     const auto place = [&] {  // between two fields
@@ -296,7 +302,23 @@ class Mutator {
       case 4:  // of another kind
         return rename(bytes, field, (field.key & ~uint64_t{7}) | random_.below(6));
       default:  // the same number to who reads 32 bits alone
-        return rename(bytes, field, field.key | (1 + random_.below(7)) << 32);
+        return rename_widely(bytes, field);
+    }
+  }
+  void rename_widely(std::string& bytes, const Field& field) {
+    rename(bytes, field, field.key | (1 + random_.below(7)) << 32);
+  }
+  // A normaliser table: some unit of its trie leads to where another one's units begin, perhaps its own.
+  void change_table(std::string& table) {
+    const size_t units = (table.size() - sizeof(uint32_t)) / sizeof(uint32_t);
+    uint32_t unit = 0;
+    for (int tries = 0; tries < 1000; ++tries) {
+      const size_t i = random_.below(units), at = sizeof unit * (i + 1);
+      std::memcpy(&unit, table.data() + at, sizeof unit);
+      if (unit >> 31) continue;  // a value
+      unit = (unit & 0x3FF) | static_cast<uint32_t>(i ^ 256 * random_.below(units / 256)) << 10;
+      std::memcpy(table.data() + at, &unit, sizeof unit);
+      return;
     }
   }
   static void rename(std::string& bytes, const Field& field, uint64_t key) {

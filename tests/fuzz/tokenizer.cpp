@@ -29,6 +29,18 @@ std::string user_defined() {
          piece("th\xE2\x96\x81", -9, kUnused) + piece("bb", -9, kUnused);
 }
 
+// As many pieces and rules that begin one another as may be.
+std::string nested_pieces() {
+  std::string pieces = piece("b" + std::string(70, 'a'), 0, kUserDefined);
+  for (size_t i = 2; i < 66; ++i) pieces += piece(std::string(i, 'a'), 0, kUserDefined);
+  return pieces;
+}
+std::string deep_table() {
+  NormaliserTable::Rules rules;
+  for (size_t i = 1; i <= 32; ++i) rules[std::string(i, 'a')] = "th";
+  return NormaliserTable::of(rules).bytes();
+}
+
 }  // namespace
 
 std::vector<std::string> seeds() {
@@ -48,6 +60,8 @@ std::vector<std::string> seeds() {
       input(0, tokenizer_model({.type = kBpe, .normaliser_table = nested_rules, .more = user_defined()})),
       input(0, tokenizer_model({.type = kUnigram, .normaliser_table = nested_rules, .more = user_defined()})),
       input(0, tokenizer_model({.type = kChar, .normaliser_table = nested_rules, .more = user_defined()})),
+      input(0, tokenizer_model({.type = kBpe, .more = nested_pieces()})),
+      input(0, tokenizer_model({.type = kBpe, .normaliser_table = deep_table()})),
       input(0, tokenizer_model({.type = kBpe, .more = field(4, "") + denormaliser})),
       input(1, R"({"add_bos_token":true,"add_eos_token":false,"bos_token":"<s>","model_max_length":1e+30})"),
       input(1, R"({"add_bos_token":null,"added_tokens_decoder":{"0":{"content":"<unk>","special":true}}})"),
