@@ -75,8 +75,9 @@ inline int64_t product_rows(int64_t rows) {
   if (rows >= 64) return (rows + 63) / 64 * 64;
   return static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(rows)));
 }
-// A matrix whose storage goes on to product_rows(rows), with zeros. detach(): not a view to autograd.
+// A matrix whose storage goes on, on the CPU, to product_rows(rows), with zeros. detach(): not a view to autograd.
 inline at::Tensor empty_rows(int64_t rows, int64_t columns, const at::TensorOptions& options) {
+  if (!options.device().is_cpu()) return at::empty({rows, columns}, options);
   const at::Tensor x = at::empty({rows == 0 ? 0 : product_rows(rows), columns}, options);
   const int64_t used = rows * columns * static_cast<int64_t>(x.element_size());
   if (rows < x.size(0)) std::memset(static_cast<char*>(x.data_ptr()) + used, 0, x.nbytes() - static_cast<size_t>(used));

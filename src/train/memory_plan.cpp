@@ -161,7 +161,9 @@ namespace {
 int64_t memory_limit(const TrainConfig& config, const Decoder& decoder, const MemoryPlan& plan) {
   if (!config.memory_budget.empty()) return static_cast<int64_t>(*parse_size(config.memory_budget));
   if (decoder.device.is_cpu()) return available_bytes();
-  const auto [free, total] = c10::getDeviceAllocator(decoder.device.type())->getMemoryInfo(decoder.device.index());
+  c10::DeviceAllocator* allocator = c10::getDeviceAllocator(decoder.device.type());
+  allocator->emptyCache();  // what an earlier run of this process has left counts as free
+  const auto [free, total] = allocator->getMemoryInfo(decoder.device.index());
   return static_cast<int64_t>(free) + plan.copied + plan.adapter + plan.optimizer;  // ours lie there already
 }
 

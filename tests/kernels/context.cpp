@@ -256,6 +256,8 @@ void Context::expect_close(const std::string& what, const Numbers& ours, const N
   const double factor = dtype == Dtype::f32 ? 4 : 2;
   double limit = std::max(factor * plain_error, 4 * eps * largest);
   if (close.terms > 1) limit = std::min(limit, 8 * coarse * rms * std::sqrt(terms));
+  // Tensor cores cut a sum off where plain fp32, and their twins on the CPU, round it: seen on an H200 as 1.2 times that.
+  if (dtype == Dtype::f32) limit *= 1.5;
   const double error = worst(ours, exact);
   if (!(error <= limit) || !(limit >= 0)) {
     size_t where = 0;
