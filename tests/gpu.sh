@@ -143,7 +143,7 @@ step() {
         note_missing "$1" "there is no compute-sanitizer (COMPUTE_SANITIZER)"
       elif [[ ! -x $bin/gpu_tests ]]; then
         note_missing "$1" "there is no gpu_tests"
-      elif ! "$bin/gpu_tests" --gtest_list_tests --gtest_filter="$filter" | grep -q '^  '; then
+      elif [[ $("$bin/gpu_tests" --gtest_list_tests --gtest_filter="$filter") != *$'\n  '* ]]; then
         note_missing "$1" "no test is called $filter"
       else
         attempt "$1" "$program" --tool "$1" --error-exitcode 1 --print-limit 20 \
