@@ -18,14 +18,17 @@ die() {
 
 debian_packages=(g++ cmake ninja-build ccache python3-venv libsentencepiece-dev nlohmann-json3-dev libcli11-dev
                  libpcre2-dev libgtest-dev libboost-context-dev)
+test_packages=(clang libclang-rt-dev)  # libFuzzer
 
-install_debian_packages() {
+install_debian_packages() {  # SCOPE
+  local wanted=("${debian_packages[@]}")
+  [[ $1 != tests ]] || wanted+=("${test_packages[@]}")
   if ! command -v dpkg-query >/dev/null; then
-    say "not a Debian system: what Debian calls ${debian_packages[*]} must be there"
+    say "not a Debian system: what Debian calls ${wanted[*]} must be there"
     return
   fi
   local missing=() package
-  for package in "${debian_packages[@]}"; do
+  for package in "${wanted[@]}"; do
     [[ $(dpkg-query -W -f='${db:Status-Status}' "$package" 2>/dev/null) == installed ]] || missing+=("$package")
   done
   if ((${#missing[@]} == 0)); then
@@ -88,7 +91,7 @@ build_preset() {
 prepare() {
   local scope=$1
   shift
-  install_debian_packages
+  install_debian_packages "$scope"
   install_python_packages "$scope"
   find_nvcc "$scope"
   if (($# > 0)) && [[ -n $nvcc ]] && has_device; then set -- "$@" rankfold_cuda; fi

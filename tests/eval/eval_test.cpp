@@ -1,0 +1,113 @@
+// Loss, generation and term scores on models and texts that are not as they should be.
+#include "rankfold/rankfold.h"
+
+#include "eval/terms.h"
+#include "support/contains.h"
+#include "support/temp_folder.h"
+#include "support/tiny_model.h"
+
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
+
+#include <limits>
+
+namespace rankfold {
+namespace {
+
+using nlohmann::json;
+using testing::contains;
+using testing::error_of;
+using testing::TempFolder;
+
+constexpr int64_t kVocabulary = 96;
+
+class Eval : public ::testing::Test {
+ protected:
+  Eval() {
+    testing::write_tiny_model(folder_ / "model", {.vocabulary = kVocabulary});
+    testing::write_tiny_rows(folder_ / "rows.jsonl", 11, kVocabulary);
+  }
+  CausalLM model() const { return CausalLM::load(folder_ / "model", {.device = "cpu"}); }
+  Dataset rows() const { return Dataset::open(folder_ / "rows.jsonl", nullptr, {.max_length = 64}, kVocabulary); }
+  void poison_head() const {
+    const TensorFile file = TensorFile::open(folder_ / "model/model.safetensors");
+    std::vector<std::pair<std::string, at::Tensor>> tensors;
+    for (const TensorInfo& info : file.tensors()) {
+      tensors.emplace_back(info.name, file.tensor(info.name).clone());
+      if (info.name == "lm_head.weight") tensors.back().second.fill_(std::numeric_limits<float>::quiet_NaN());
+    }
+    write_tensor_file(folder_ / "model/model.safetensors", tensors);
+  }
+  TempFolder folder_;
+};
+
+TEST_F(Eval, LossDoesNotDependOnTheBatch) {
+  const CausalLM m = model();
+  const double one = evaluate(m, rows(), 1).loss;
+  for (int64_t batch : {2, 3, 8, 100}) EXPECT_NEAR(evaluate(m, rows(), batch).loss, one, 1e-5 * one) << batch;
+}
+
+TEST_F(Eval, ALossThatIsNoNumberIsSaid) {
+  poison_head();
+  EXPECT_TRUE(contains(error_of<Error>([&] { evaluate(model(), rows()); }), "model: the loss is not a finite number"));
+}
+
+TEST_F(Eval, GenerationEndsWhateverTheModelSays) {
+  const CausalLM m = model();
+  const std::vector<std::vector<int32_t>> prompts{{5}, {1, 2, 3, 4, 5, 6, 7, 8, 9}, {95, 95}};
+  for (const GenerateConfig& config :
+       {GenerateConfig{.max_new_tokens = 1}, GenerateConfig{.max_new_tokens = 40, .temperature = 1e6},
+        GenerateConfig{.max_new_tokens = 40, .temperature = 1e-30},
+        GenerateConfig{.max_new_tokens = 9, .temperature = 1, .top_p = 1e-9},
+        GenerateConfig{.max_new_tokens = 9, .temperature = 1, .top_k = 1000000}}) {
+    const auto completions = generate(m, prompts, config);
+    ASSERT_EQ(completions.size(), prompts.size());
+    for (const auto& ids : completions) {
+      EXPECT_LE(static_cast<int64_t>(ids.size()), config.max_new_tokens);
+      for (int32_t id : ids) EXPECT_TRUE(id >= 0 && id < kVocabulary) << id;
+    }
+  }
+}
+
+TEST_F(Eval, ATokenBeyondTheVocabularyIsRefused) {
+  const CausalLM m = model();
+  for (const int64_t id : {kVocabulary, int64_t{-1}, int64_t{1} << 30})
+    EXPECT_ANY_THROW(generate(m, {{5, static_cast<int32_t>(id)}}, {.max_new_tokens = 2})) << id;
+}
+
+TEST_F(Eval, GenerationOfNanEndsToo) {
+  poison_head();
+  for (double temperature : {0.0, 1.0}) {
+    try {
+      for (const auto& ids : generate(model(), {{5, 6}}, {.max_new_tokens = 5, .temperature = temperature}))
+        for (int32_t id : ids) EXPECT_TRUE(id >= 0 && id < kVocabulary) << id;
+    } catch (const Error& error) {
+      EXPECT_TRUE(contains(error.what(), "finite"));
+    }
+  }
+}
+
+TEST(Terms, OfARow) {
+  EXPECT_EQ(row_terms(json{{"terms", "a"}}, "terms", "x"), std::vector<std::string>{"a"});
+  EXPECT_EQ(row_terms(json{{"terms", {"a", "b"}}}, "terms", "x"), (std::vector<std::string>{"a", "b"}));
+  for (const json& bad :
+       {json(), json(1), json(""), json::array({""}), json::array({"a", 1}), json::object(), json::array()})
+    EXPECT_TRUE(contains(error_of<UserError>([&] {
+                           row_terms(json{{"terms", bad}}, "terms", "file:7");
+                         }),
+                         "file:7"))
+        << bad;
+  EXPECT_TRUE(contains(error_of<UserError>([] { row_terms(json::object(), "terms", "file:7"); }), "file:7"));
+}
+
+TEST(Terms, InAText) {
+  EXPECT_EQ(terms_found("Metformin lowers glucose", {"metformin", "GLUCOSE", "insulin"}),
+            (std::vector<std::string>{"metformin", "GLUCOSE"}));
+  EXPECT_EQ(terms_found("", {"a"}), std::vector<std::string>());
+  EXPECT_EQ(terms_found("二甲双胍", {"双胍", "胰岛素"}), std::vector<std::string>{"双胍"});
+  EXPECT_EQ(terms_found("\xFF\xFE", {"\xFF"}), std::vector<std::string>{"\xFF"});
+}
+
+}  // namespace
+}  // namespace rankfold
