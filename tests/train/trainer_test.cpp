@@ -355,6 +355,18 @@ TEST_F(Training, FirstLossIsTheBaseLossAndTheBaseStaysAsItWas) {
   EXPECT_EQ(read_bytes(folder_ / "model/model.safetensors"), before);
 }
 
+TEST_F(Training, AnAdapterThatDoesNotFitLeavesTheModelAsItWas) {
+  Run run = make_run("out", 2);
+  go(run);
+  testing::write_tiny_model(folder_ / "wider", {.vocabulary = kVocabulary, .hidden = 64});
+  const CausalLM model = CausalLM::load(folder_ / "wider", {.device = "cpu"});
+  const Batch batch = Dataset::open(folder_ / "rows.jsonl", nullptr, {.max_length = 64}, kVocabulary).batch({0, 1});
+  const at::Tensor before = model.logits(batch);
+  EXPECT_TRUE(contains(error_of<UserError>([&] { Adapter::load(model, folder_ / "out"); }), "expected A [4, 64]"));
+  EXPECT_TRUE(model.logits(batch).equal(before));
+  EXPECT_NO_THROW(Adapter::create(model, {.r = 2, .target_modules = StringList{"W_pack"}}, 1));
+}
+
 TEST_F(Training, OrderChangesWithTheEpochAndWithTheSeed) {
   EXPECT_NE(epoch_order(37, 42, 0, true), epoch_order(37, 42, 1, true));
   EXPECT_NE(epoch_order(37, 42, 0, true), epoch_order(37, 43, 0, true));
