@@ -35,10 +35,10 @@ namespace rankfold::fuzz {
 namespace {
 namespace fs = std::filesystem;
 
-constexpr double kLongest = 1;         // seconds of processor time: other processes are nothing to us
-constexpr double kSanitizer = 5;       // how much slower, and larger, large inputs may be under one
-constexpr unsigned kHang = 60;         // seconds until the process that has not come back is ended
-constexpr double kMostGrowth = 16384;  // KiB, and for each of the input:
+constexpr double kLongest = 1;               // seconds of processor time: other processes are nothing to us
+constexpr double kSlower = 20, kLarger = 4;  // under a sanitizer: large inputs, and the memory of any
+constexpr unsigned kHang = 60;               // seconds until the process that has not come back is ended
+constexpr double kMostGrowth = 16384;        // KiB, and for each of the input:
 constexpr double kMostGrowthOfInput = 40;
 constexpr int kMostCrashes = 10;
 
@@ -138,7 +138,9 @@ std::vector<Kind> kinds(const Options& options) {
 
 void run_measured(const Options& options, const Kind& kind, uint64_t index, const Printed& printed, Shared& shared) {
   const std::string input = kind.input(index);
-  const double slack = kind.is_large && testing::kSanitized ? kSanitizer : 1;
+  const double most_seconds = kLongest * (kind.is_large && testing::kSanitized ? kSlower : 1);
+  const double most_kib = (kMostGrowth + kMostGrowthOfInput * static_cast<double>(input.size()) / 1024) *
+                          (testing::kSanitized ? kLarger : 1);
   verdict = {};
   forget_peak();
   const long before = peak_kib();
@@ -147,8 +149,7 @@ void run_measured(const Options& options, const Kind& kind, uint64_t index, cons
   const double seconds = processor_seconds() - start;
   const long growth = peak_kib() - before;
   if (printed.size() > 0) std::abort();
-  const double most = slack * (kMostGrowth + kMostGrowthOfInput * static_cast<double>(input.size()) / 1024);
-  if (seconds > slack * kLongest || static_cast<double>(growth) > most) {
+  if (seconds > most_seconds || static_cast<double>(growth) > most_kib) {
     std::ostringstream line;
     line << kName << " " << kind.name << ": input " << index << " of " << input.size() << " bytes took " << seconds
          << " s and " << growth << " KiB";

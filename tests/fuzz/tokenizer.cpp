@@ -8,6 +8,7 @@
 
 #include <cstring>
 #include <new>
+#include <stdexcept>
 
 namespace rankfold::fuzz {
 
@@ -109,36 +110,38 @@ struct Sound : Folder {
   }
 };
 
-// A text that ends where memory does: sentencepiece is not instrumented, what it reads beyond the text is a fault here.
-class AtTheEdge {
+// Texts that end where memory does: sentencepiece is not instrumented, what it reads beyond them is a fault here.
+class Edge {
  public:
-  explicit AtTheEdge(std::string_view text) : page_(static_cast<size_t>(::sysconf(_SC_PAGESIZE))), size_(text.size()) {
+  Edge() {
     void* memory = ::mmap(nullptr, 2 * page_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (memory == MAP_FAILED || size_ > page_) throw std::bad_alloc();
-    memory_ = static_cast<char*>(memory);
-    ::mprotect(memory_ + page_, page_, PROT_NONE);
-    std::memcpy(memory_ + page_ - size_, text.data(), size_);
+    if (memory == MAP_FAILED || ::mprotect(static_cast<char*>(memory) + page_, page_, PROT_NONE) != 0)
+      throw std::bad_alloc();
+    end_ = static_cast<char*>(memory) + page_;
   }
-  ~AtTheEdge() { ::munmap(memory_, 2 * page_); }
-  AtTheEdge(const AtTheEdge&) = delete;
-  AtTheEdge& operator=(const AtTheEdge&) = delete;
-  std::string_view text() const { return {memory_ + page_ - size_, size_}; }
+  std::string_view put(std::string_view text) {
+    if (text.size() > page_) throw std::length_error("a text longer than a page");
+    if (!text.empty()) std::memcpy(end_ - text.size(), text.data(), text.size());
+    return {end_ - text.size(), text.size()};
+  }
 
  private:
-  size_t page_, size_;
-  char* memory_;
+  const size_t page_ = static_cast<size_t>(::sysconf(_SC_PAGESIZE));
+  char* end_ = nullptr;
 };
 
 void parse(const std::filesystem::path& path) {
+  constexpr int32_t kSome = 40;  // pieces for texts
+  static Edge edge;
   const Tokenizer tokenizer = Tokenizer::open(path, true, 2);
   for (const std::string& text :
        {std::string("the bath"), std::string(), std::string("A <s> the\xE7\xB3\x96\xFF\t the<sep>"),
         std::string("<0x41></s>  \xF0\x9F\x98\x80 bath\xE7"), std::string("ABCABAB \xE7\xB3"), std::string(300, 'a')})
-    tokenizer.decode(tokenizer.encode(AtTheEdge(text).text()));
+    tokenizer.decode(tokenizer.encode(edge.put(text)));
   std::vector<int32_t> all;
   for (int32_t id = 0; id < tokenizer.size(); ++id) {
     all.push_back(id);
-    if (id < 300) tokenizer.decode(tokenizer.encode(AtTheEdge(tokenizer.piece(id)).text()));
+    if (id < kSome) tokenizer.decode(tokenizer.encode(edge.put(tokenizer.piece(id))));
   }
   tokenizer.decode(all);
 }
