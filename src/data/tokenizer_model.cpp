@@ -179,8 +179,9 @@ class NormaliserTable {
     trie_ = table.substr(4, size);
     texts_ = table.substr(4 + size);
     units_ = size / 4;
+    if (unit(0) & kLabel) broken();  // no byte leads to the root
     for (uint32_t i = 0; i < units_; ++i) {
-      if (i > 0 && unit(i) >> 31) {  // a value: no byte leads here
+      if (unit(i) >> 31) {  // a value: no byte leads here
         if ((unit(i) & kValue) >= texts_.size()) broken();
       } else if ((below(i) | 0xFF) >= units_ || (has_leaf(i) && (unit(below(i)) & kValue) >= texts_.size())) {
         broken();
@@ -194,14 +195,14 @@ class NormaliserTable {
     std::vector<uint32_t> reached = {0};
     for (size_t i = 0; i < reached.size(); ++i)
       for_each_child(reached[i], [&](uint32_t child) {
-        if (ways[child]++ == 0 && child != 0) reached.push_back(child);
+        if (ways[child]++ == 0) reached.push_back(child);
       });
 
     // Again, each after all that lead to it; what a circle leads to has no turn.
     size_t most = 1;
     std::vector<uint32_t> bytes(units_, UINT32_MAX), rules(units_);  // of the shortest way to a unit; on any
     bytes[0] = 0;
-    std::vector<uint32_t> ready(ways[0] == 0 ? 1 : 0, 0);
+    std::vector<uint32_t> ready = {0};
     for (size_t i = 0; i < ready.size(); ++i) {
       const uint32_t from = ready[i];
       if (from > 0 && has_leaf(from)) {
