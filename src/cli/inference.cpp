@@ -32,7 +32,7 @@ void use_saved_template(const ModelOptions& options, const Given& given, std::st
 void check_data_file(const std::string& path, const DataConfig& config) {
   const auto file = Mapping::open(path);
   const std::filesystem::path cache = Dataset::cache_file(path, config);
-  if (cache.empty() || what_stands_at(cache) != "a file") RowFile::open(file, path);
+  if (cache.empty() || what_stands_at(cache) != "a file") RowFile::open(file, path, config.skip_bad_rows);
 }
 
 }  // namespace rankfold

@@ -83,14 +83,21 @@ std::string printable(std::string_view text, bool keeps_lines,
   return shown;
 }
 
+namespace {
+
+// Without the middle of a long one.
+std::string cut(std::string_view text) {
+  constexpr size_t kBegin = 700, kEnd = 250;  // bytes that stay
+  if (text.size() <= kBegin + kEnd) return std::string(text);
+  const size_t begin = utf8_floor(text, kBegin), end = utf8_floor(text, text.size() - kEnd);
+  return std::string(text.substr(0, begin)) + " ... " + std::string(text.substr(end));
+}
+
+}  // namespace
+
 std::string one_line(std::string_view text) {
-  constexpr size_t kBegin = 700, kEnd = 250;  // bytes that stay of a long one
-  if (text.size() > kBegin + kEnd) {
-    const size_t begin = utf8_floor(text, kBegin), end = utf8_floor(text, text.size() - kEnd);
-    return one_line(text.substr(0, begin)) + " ... " + one_line(text.substr(end));
-  }
-  return printable(text, /*keeps_lines=*/false, [](std::string_view bytes) {
-    constexpr char kDigits[] = "0123456789abcdef";
+  constexpr char kDigits[] = "0123456789abcdef";
+  const std::string shown = printable(cut(text), /*keeps_lines=*/false, [](std::string_view bytes) {
     std::string numbers;
     for (const char c : bytes) {
       const auto byte = static_cast<unsigned char>(c);
@@ -98,6 +105,7 @@ std::string one_line(std::string_view text) {
     }
     return numbers;
   });
+  return cut(shown);  // numbers are longer
 }
 
 bool is_utf8(std::string_view text) { return first_invalid(text) == std::string_view::npos; }
