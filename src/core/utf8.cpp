@@ -96,8 +96,8 @@ std::string cut(std::string_view text) {
 }  // namespace
 
 std::string one_line(std::string_view text) {
-  constexpr char kDigits[] = "0123456789abcdef";
   const std::string shown = printable(cut(text), /*keeps_lines=*/false, [](std::string_view bytes) {
+    constexpr char kDigits[] = "0123456789abcdef";
     std::string numbers;
     for (const char c : bytes) {
       const auto byte = static_cast<unsigned char>(c);
