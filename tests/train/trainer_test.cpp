@@ -4,6 +4,7 @@
 #include "checkpoint/checkpoint.h"
 #include "core/json.h"
 #include "support/contains.h"
+#include "support/sanitizers.h"
 #include "support/temp_folder.h"
 #include "support/tiny_model.h"
 
@@ -348,7 +349,7 @@ TEST_F(Training, FirstLossIsTheBaseLossAndTheBaseStaysAsItWas) {
   const Dataset data = Dataset::open(folder_ / "rows.jsonl", nullptr, {.max_length = 64}, kVocabulary);
   const Batch batch = data.batch({0, 1, 2});
   EXPECT_TRUE(base.loss(batch).equal(adapted.loss(batch).detach()));
-  Run run = make_run("out", 1000);
+  Run run = make_run("out", testing::kSanitized ? 50 : 1000);
   run.train.gradient_accumulation_steps = 1;
   run.lora.target_modules = "all-linear";
   go(run);
