@@ -11,6 +11,7 @@
 
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <nlohmann/json.hpp>
 
@@ -164,7 +165,7 @@ TEST_F(Programs, TrainEvaluateMergeGenerate) {
   ASSERT_EQ(merged.code, 0) << merged.err;
   EXPECT_TRUE(contains(merged.out, "verify: largest difference "));
   EXPECT_TRUE(fs::exists(folder_ / "merged/model.safetensors"));
-  EXPECT_FALSE(fs::exists(folder_ / "merged.tmp"));
+  EXPECT_FALSE(fs::exists(folder_ / "merged.rankfold.tmp"));
   EXPECT_EQ(run("lora-merge --model_name_or_path model --adapter_name_or_path out --output_dir merged").code, 2);
 
   const std::string prompt = " --prompt='What is 3?' --max_new_tokens 4";
@@ -306,10 +307,58 @@ TEST_F(Programs, AdapterToStartFrom) {
   EXPECT_EQ(json::parse(read_bytes(folder_ / "out/rankfold_config.json")).at("lora_alpha"), 8);
 }
 
+// Where the machine has one, too: drivers that have none are in tests/faults.
 TEST_F(Programs, NoSuchDevice) {
-  const Outcome outcome = train("--device cuda");
-  EXPECT_EQ(outcome.code, 3);
-  EXPECT_EQ(std::count(outcome.err.begin(), outcome.err.end(), '\n'), 1) << outcome.err;
+  const std::string none = "CUDA_VISIBLE_DEVICES=";
+  folder_.write("run.json", settings_.dump());
+  const Outcome asked = run("lora-train run.json --device cuda", none);
+  EXPECT_EQ(asked.code, 3);
+  EXPECT_TRUE(contains(asked.err, "lora-train: device: cuda was asked for, but "));
+  EXPECT_EQ(std::count(asked.err.begin(), asked.err.end(), '\n'), 1) << asked.err;
+  EXPECT_FALSE(fs::exists(folder_ / "out"));
+  const Outcome found = run("lora-train run.json --device auto", none);
+  EXPECT_EQ(found.code, 0) << found.err;
+  EXPECT_TRUE(contains(found.out, "device: cpu ("));
+}
+
+TEST_F(Programs, AnOutputFolderBehindALink) {
+  fs::create_symlink("data.json", folder_ / "to_file");
+  expect_refused("--output_dir: expected a folder, got the file to_file", "--output_dir to_file");
+  fs::create_symlink("nowhere", folder_ / "to_nothing");
+  expect_refused("--output_dir: expected a folder, got ", "--output_dir to_nothing");
+  expect_refused("--output_dir: expected a folder, got ", "--output_dir to_nothing/deeper");
+  fs::create_symlink("to_itself", folder_ / "to_itself");
+  expect_refused("to_itself", "--output_dir to_itself");
+  EXPECT_FALSE(fs::exists(folder_ / "nowhere"));
+  // One to a folder is what it leads to.
+  fs::create_directory(folder_ / "place");
+  fs::create_symlink("place", folder_ / "to_folder");
+  const Outcome outcome = train("--output_dir to_folder");
+  EXPECT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_TRUE(fs::is_symlink(folder_ / "to_folder"));
+  EXPECT_TRUE(fs::exists(folder_ / "place/adapter_model.safetensors"));
+}
+
+TEST_F(Programs, WhatIsNoConfigurationFileIsNamed) {
+  const auto expect = [&](const std::string& kind) {
+    const Outcome outcome = run("lora-train odd.json --output_dir out", "timeout 20");
+    EXPECT_EQ(outcome.code, 2) << kind << ": " << outcome.err;
+    EXPECT_TRUE(outcome.err.starts_with("lora-train: odd.json: ")) << outcome.err;
+    EXPECT_TRUE(contains(outcome.err, "got " + kind));
+    EXPECT_EQ(std::count(outcome.err.begin(), outcome.err.end(), '\n'), 1) << outcome.err;
+    fs::remove(folder_ / "odd.json");
+  };
+  ASSERT_EQ(::mkfifo((folder_ / "odd.json").c_str(), 0600), 0);
+  expect("a FIFO");
+  fs::create_symlink("/dev/zero", folder_ / "odd.json");
+  expect("a device");
+  fs::create_directory(folder_ / "odd.json");
+  expect("a folder");
+  fs::create_symlink("nowhere", folder_ / "odd.json");
+  expect("nothing");
+  folder_.write("odd.json", "version https://git-lfs.github.com/spec/v1\noid sha256:4665\nsize 9\n");
+  expect("a git-lfs pointer");
+  EXPECT_FALSE(fs::exists(folder_ / "out"));
 }
 
 TEST_F(Programs, HelpNeedsNothing) {

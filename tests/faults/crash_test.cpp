@@ -2,11 +2,13 @@
 // is found afterwards is of one save.
 #include "checkpoint/checkpoint.h"
 #include "core/check.h"
+#include "core/write.h"
 #include "faults/crash_model.h"
 #include "faults/world.h"
 
 #include <gtest/gtest.h>
 
+#include <cerrno>
 #include <iostream>
 #include <optional>
 
@@ -26,9 +28,10 @@ class Crashes : public ::testing::Test, protected World {
   // A run of six steps that saves every two, watched from its begin to its end.
   struct Watched {
     std::optional<CrashModel> model;
-    std::vector<Save> saves;  // in their order; the first is what was there before
-    bool continues = false;   // the run that saved that
-    size_t done = 0;          // calls when the run was over
+    std::vector<Save> saves;    // in their order; the first is what was there before
+    bool continues = false;     // the run that saved that
+    bool stands_aside = false;  // what gives way to another, as names do not change places; the next start sees to it
+    size_t done = 0;            // calls when the run was over
     Files result_before, result_after;
   };
 
@@ -39,19 +42,19 @@ class Crashes : public ::testing::Test, protected World {
     return result;
   }
 
-  Watched watch(const TrainConfig& config) const {
+  Watched watch(const TrainConfig& config, int exchange_error = 0) const {
     Watched watched;
     const Disk before(config.output_dir);
     if (const auto newest = newest_checkpoint(config.output_dir, {}))
       watched.saves.push_back({newest->step, 0, files_below(newest->path)});
     watched.continues = !config.resume_from_checkpoint.empty();
+    watched.stands_aside = exchange_error != 0;
     std::vector<std::pair<int64_t, size_t>> saved;
-    bool first = true;
-    start({.root = config.output_dir, .journal = true});
+    start({.root = config.output_dir, .exchange_error = exchange_error, .journal = true});
     train(config, {}, [&](const Progress& progress) {
-      const int64_t save = progress.step - 1;  // all of the last step is over when the next is said
-      if (!first && save % config.save_steps == 0) saved.emplace_back(save, journal_size());
-      first = false;
+      // All of the last step is over when the next is said. A run that goes on from an older checkpoint saves that first.
+      const int64_t save = progress.step - 1;
+      if (save > 0 && save % config.save_steps == 0) saved.emplace_back(save, journal_size());
     });
     const Report report = stop();
     watched.done = report.journal.size();
@@ -68,7 +71,8 @@ class Crashes : public ::testing::Test, protected World {
 
   void check(const std::string& name, const Watched& watched, const TrainConfig& config) {
     const std::string run = run_of(config.output_dir);
-    int64_t states = 0, mixed = 0, lost = 0, refused = 0, resumed = 0;
+    int64_t states = 0, mixed = 0, lost = 0, refused = 0, aside = 0;
+    int64_t from_checkpoints = 0, from_scratch = 0;  // resumed
     for (size_t calls = 0; calls <= watched.model->size(); ++calls) {
       size_t last = 0;  // the save that must be found, or one after it
       while (last < watched.saves.size() && watched.saves[last].calls <= calls) ++last;
@@ -77,8 +81,10 @@ class Crashes : public ::testing::Test, protected World {
         const TempFolder folder;
         disk.write_to(folder.path());
         const std::string where = join(name, ", state ", states++, ", after call ", calls, ": ");
+        std::optional<Checkpoint> found;
         try {
-          const auto found = newest_checkpoint(folder.path(), {});
+          if (watched.stands_aside) aside += put_back(folder.path());
+          found = newest_checkpoint(folder.path(), {});
           if (!found) {
             if (!nothing_yet) ++lost, ADD_FAILURE() << where << "no checkpoint";
           } else {
@@ -103,19 +109,36 @@ class Crashes : public ::testing::Test, protected World {
           }
         }
         if (states % 97 == 0 && run_of(folder.path()) == run) {  // the whole way, of some
-          ++resumed;
+          SCOPED_TRACE(where);
           TrainConfig again = config;
           again.output_dir = folder.path();
-          again.resume_from_checkpoint = "auto";
-          train(again);
-          EXPECT_EQ(result_of(files_below(folder.path())), watched.result_after) << where;
+          resume(again, found.value_or(Checkpoint{}).step);
+          EXPECT_EQ(result_of(files_below(folder.path())), watched.result_after);
+          ++(found ? from_checkpoints : from_scratch);
         }
         if (mixed + lost > 20) FAIL() << "and so on";
       }
     }
     std::cout << "crashes: " << name << ": " << watched.model->size() << " calls, " << states << " states, " << mixed
-              << " mixed, " << lost << " lost; result refused between old and new in " << refused << "; " << resumed
-              << " resumed to the same bytes\n";
+              << " mixed, " << lost << " lost; result refused between old and new in " << refused << "; "
+              << (watched.stands_aside ? join("given its name back in ", aside, "; ") : "")
+              << "resumed to the same bytes " << from_checkpoints << " from the newest checkpoint, " << from_scratch
+              << " without one\n";
+    EXPECT_GT(from_checkpoints, 0);
+    EXPECT_EQ(aside > 0, watched.stands_aside);
+  }
+
+  // What a start does first. True where a checkpoint that stood aside has got its name back.
+  static bool put_back(const fs::path& folder) {
+    bool is_due = false, is_done = true;
+    std::vector<fs::path> own;
+    for (const auto& entry : fs::directory_iterator(folder))
+      if (const std::string path = entry.path(); path.ends_with(kAside))
+        own.push_back(path.substr(0, path.size() - std::string(kAside).size()));
+    std::erase_if(own, [](const fs::path& path) { return fs::exists(path); });
+    clean_up(folder);
+    for (const fs::path& path : own) is_due = true, is_done = is_done && fs::exists(path);
+    return is_due && is_done;
   }
 
   TempFolder folder_;
@@ -144,6 +167,13 @@ TEST_F(Crashes, CheckpointsInThePlaceOfOthers) {
   train(config);
   config.resume_from_checkpoint = (folder_ / "out/checkpoint-2").string();
   check("a run over its own checkpoints", watch(config), config);
+}
+
+TEST_F(Crashes, CheckpointsInThePlaceOfOthersWhereNamesCannotChangePlaces) {
+  TrainConfig config = settings(folder_ / "out", 6);
+  train(config);
+  config.resume_from_checkpoint = (folder_ / "out/checkpoint-2").string();
+  check("a run over its own checkpoints, without renameat2", watch(config, EINVAL), config);
 }
 
 TEST_F(Crashes, AMerge) {

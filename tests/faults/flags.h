@@ -2,17 +2,22 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 
 namespace rankfold::faults {
 
 struct Flags {
-  int64_t instants = 25;  // --instants: kills of a run
-  int64_t signals = 50;   // --signals: signals to a run
-  int64_t steps = 2000;   // --steps: of the run that must not grow
-  int64_t flips = 1000;   // --flips: bytes of a checkpoint
-  int64_t states = 8;     // --states: random states of the disk after each call
-  int64_t pause = 5;      // --pause: seconds that a run is stopped
-  uint64_t seed = 1;      // --seed: of instants, flips and states
+  int64_t instants = 25;                // --instants: kills of a run
+  int64_t signals = 50;                 // --signals: signals to a run
+  int64_t steps = 2000;                 // --steps: of the run that must not grow
+  int64_t flips = 1000;                 // --flips: bytes of a checkpoint
+  int64_t states = 8;                   // --states: random states of the disk after each call
+  int64_t pause = 5;                    // --pause: seconds that a run is stopped
+  int64_t rows = 30000;                 // --rows: of the large file
+  int64_t mib = 512;                    // --mib: of the large base
+  uint64_t seed = 1;                    // --seed: of instants, flips and states
+  std::string device = "cpu";           // --device: of the programs' runs
+  std::string programs = RANKFOLD_BIN;  // --programs: their folder
 };
 inline Flags flags;
 

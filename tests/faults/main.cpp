@@ -17,7 +17,8 @@ int main(int argc, char** argv) {
   auto& flags = rankfold::faults::flags;
   const std::map<std::string, int64_t*> names = {{"--instants", &flags.instants}, {"--signals", &flags.signals},
                                                  {"--steps", &flags.steps},       {"--flips", &flags.flips},
-                                                 {"--states", &flags.states},     {"--pause", &flags.pause}};
+                                                 {"--states", &flags.states},     {"--pause", &flags.pause},
+                                                 {"--rows", &flags.rows},         {"--mib", &flags.mib}};
   for (int i = 1; i < argc; ++i) {
     const std::string argument = argv[i], name = argument.substr(0, argument.find('='));
     const std::string value = argument.substr(std::min(argument.size(), name.size() + 1));
@@ -25,6 +26,10 @@ int main(int argc, char** argv) {
       *found->second = std::atoll(value.c_str());
     } else if (name == "--seed") {
       flags.seed = std::strtoull(value.c_str(), nullptr, 10);
+    } else if (name == "--device") {
+      flags.device = value;
+    } else if (name == "--programs") {
+      flags.programs = value;
     } else {
       std::cerr << "unknown flag " << argument << "\n";
       return 2;

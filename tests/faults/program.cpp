@@ -1,6 +1,7 @@
 #include "faults/program.h"
 
 #include "checkpoint/checkpoint.h"
+#include "core/check.h"
 #include "support/tiny_tokenizer.h"
 
 #include <fcntl.h>
@@ -18,7 +19,8 @@ namespace {
 
 double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
-// One thread each: several programs share the machine's cores.
+// One thread each: several programs share the machine's cores. And no second start with settings that are there already,
+// which takes as long as everything else before a first step.
 std::vector<std::string> environment_of(const Setting& setting) {
   std::map<std::string, std::string> values;
   const auto set = [&values](const std::string& line) {
@@ -31,6 +33,7 @@ std::vector<std::string> environment_of(const Setting& setting) {
   for (char** line = environ; *line; ++line) set(*line);
   set("OMP_NUM_THREADS=1");
   set("OMP_WAIT_POLICY=passive");
+  set("RANKFOLD_SET_UP=1");
   for (const std::string& line : setting.environment) set(line);
   std::vector<std::string> lines;
   for (const auto& [key, line] : values) lines.push_back(line);
@@ -49,7 +52,7 @@ std::vector<char*> pointers(std::vector<std::string>& texts) {
 void sleep_for(double seconds) { std::this_thread::sleep_for(std::chrono::duration<double>(seconds)); }
 
 Program::Program(const std::string& name, std::vector<std::string> arguments, const Setting& setting) {
-  const std::string path = std::string(RANKFOLD_BIN "/") + name;
+  const std::string path = flags.programs + "/" + name;
   arguments.insert(arguments.begin(), path);
   std::vector<std::string> environment = environment_of(setting);
   const std::vector<char*> argv = pointers(arguments), envp = pointers(environment);
@@ -60,8 +63,10 @@ Program::Program(const std::string& name, std::vector<std::string> arguments, co
   ::dup2(::open("/dev/null", O_RDONLY), STDIN_FILENO);
   ::dup2(::open(out.c_str(), O_WRONLY | O_CREAT | O_APPEND, 0666), STDOUT_FILENO);
   ::dup2(::open(err.c_str(), O_WRONLY | O_CREAT | O_APPEND, 0666), STDERR_FILENO);
+  // A shell lets what runs behind it ignore SIGINT, and so would the program.
+  for (const int number : {SIGINT, SIGTERM, SIGUSR1, SIGHUP}) ::signal(number, SIG_DFL);
+  if (setting.in_child) setting.in_child();  // which may make one of its descriptors standard output
   for (int fd = 3; fd < 64; ++fd) ::close(fd);
-  if (setting.in_child) setting.in_child();
   ::execve(path.c_str(), argv.data(), envp.data());
   ::_exit(127);
 }
@@ -91,7 +96,10 @@ bool Program::says(const std::string& text) {
 
 Outcome Program::wait(double most_seconds) {
   const double limit = now() + most_seconds;
-  while (runs() && now() < limit) sleep_for(0.002);
+  while (runs() && now() < limit) {
+    peak_ = std::max(peak_, memory("VmHWM"));
+    sleep_for(0.002);
+  }
   if (runs()) {
     ADD_FAILURE() << "still running after " << most_seconds << " s: " << said();
     ::kill(pid_, SIGKILL);
@@ -101,8 +109,35 @@ Outcome Program::wait(double most_seconds) {
   return {.code = WIFEXITED(status_) ? WEXITSTATUS(status_) : -1,
           .signal = WIFSIGNALED(status_) ? WTERMSIG(status_) : 0,
           .seconds = ended_ - started_,
+          .peak_bytes = peak_,
           .out = said(),
           .err = read_bytes(folder_ / "err")};
+}
+
+int64_t Program::memory(const std::string& key) const {
+  std::ifstream status("/proc/" + std::to_string(pid_) + "/status");
+  for (std::string line; std::getline(status, line);)
+    if (line.starts_with(key + ":")) return std::atoll(line.c_str() + key.size() + 1) * 1024;
+  return 0;
+}
+
+std::string Instant::text() const {
+  return step == 0 ? join(seconds, " s after its start") : join(seconds, " s after step ", step);
+}
+
+Instant instant_of(int64_t i, int64_t count, double begin, double end, int64_t steps, Random& random) {
+  const double part = random.unit();
+  if (i % 8 == 7) return {0.01 * part, steps};
+  // Not before a checkpoint may be there.
+  const int64_t first = std::min(kSaveSteps + 1, steps), choice = std::max<int64_t>(1, steps - first);
+  const auto step = first + static_cast<int64_t>(random.below(static_cast<uint64_t>(choice)));
+  if (i % 4 >= 2) return {0.005 * part, step};
+  return {begin + (end - begin) * (static_cast<double>(i) + part) / static_cast<double>(count)};
+}
+
+void await(Program& run, const Instant& instant) {
+  if (instant.step > 0) run.says(join("\nstep ", instant.step, "/"));
+  sleep_for(instant.seconds);
 }
 
 Job::Job(int64_t text_rows) {
@@ -129,21 +164,34 @@ std::vector<std::string> Job::arguments(const std::string& output_dir, std::vect
                                   "--gradient_accumulation_steps=2",
                                   "--learning_rate=0.005",
                                   "--logging_steps=1",
-                                  "--save_steps=2",
+                                  "--save_steps=" + std::to_string(kSaveSteps),
                                   "--save_total_limit=3",
                                   "--max_steps=" + std::to_string(kSteps),
-                                  "--device=cpu"};
+                                  "--device=" + flags.device};
   all.insert(all.end(), more.begin(), more.end());
   return all;
 }
 
-int64_t last_step(const std::string& text) {
-  int64_t step = 0;
-  for (size_t at = 0; (at = text.find("step ", at)) != std::string::npos; at += 5)
-    if ((at == 0 || text[at - 1] == '\n') && std::isdigit(static_cast<unsigned char>(text[at + 5])) &&
-        text.find('\n', at) != std::string::npos)
-      step = std::atoll(text.c_str() + at + 5);
-  return step;
+Resumed Job::resume(const std::string& output_dir, std::vector<std::string> more) const {
+  Resumed resumed{.outcome = {}, .from = newest_step(folder_ / output_dir)};
+  more.push_back("--resume_from_checkpoint=auto");
+  resumed.outcome = train(output_dir, more);
+  const Outcome& o = resumed.outcome;
+  const std::vector<int64_t> steps = steps_said(o.out);
+  resumed.is_good =
+      o.code == 0 && resumed_step(o.out) == resumed.from && (steps.empty() || steps[0] == resumed.from + 1);
+  EXPECT_TRUE(resumed.is_good) << "the newest checkpoint is of step " << resumed.from << ", but code " << o.code
+                               << ", signal " << o.signal << ": " << o.err << o.out;
+  return resumed;
+}
+
+std::vector<int64_t> steps_said(const std::string& text) {
+  constexpr std::string_view kStep = "step ";
+  std::vector<int64_t> steps;
+  for (size_t at = 0, end; (end = text.find('\n', at)) != std::string::npos; at = end + 1)
+    if (text.compare(at, kStep.size(), kStep) == 0 && std::isdigit(static_cast<unsigned char>(text[at + kStep.size()])))
+      steps.push_back(std::atoll(text.c_str() + at + kStep.size()));
+  return steps;
 }
 
 int64_t newest_step(const fs::path& output_dir) {

@@ -1,6 +1,7 @@
 // The real programs as processes of their own, and a folder with a job for them.
 #pragma once
 
+#include "faults/flags.h"
 #include "faults/world.h"
 
 #include <sys/types.h>
@@ -16,6 +17,7 @@ struct Outcome {
   int code = -1;   // exit code; -1 where a signal ended it
   int signal = 0;  // which
   double seconds = 0;
+  int64_t peak_bytes = 0;  // resident, as last seen by wait()
   std::string out, err;
 };
 
@@ -23,6 +25,8 @@ struct Setting {
   std::vector<std::string> environment = {};  // "KEY=value"; "KEY" alone takes it away
   std::function<void()> in_child = {};        // before the program starts: limits, descriptors
 };
+// From its very begin, with the second start that a program makes by itself.
+inline const Setting kWholeLife = {.environment = {"RANKFOLD_SET_UP"}};
 
 class Program {
  public:
@@ -38,18 +42,40 @@ class Program {
   std::string said() const { return read_bytes(folder_ / "out"); }  // on standard output, so far
   // True once it has said this on standard output; false where it has ended, or after a minute.
   bool says(const std::string& text);
+  // Bytes that /proc/<pid>/status has under this key, such as "VmHWM"; 0 where it has none.
+  int64_t memory(const std::string& key) const;
   Outcome wait(double most_seconds = 120);  // longer: killed, and the test fails
 
  private:
   TempFolder folder_;
   pid_t pid_ = -1;
   double started_ = 0, ended_ = 0;
+  int64_t peak_ = 0;
   int status_ = 0;
 };
 
 void sleep_for(double seconds);
 
-constexpr int64_t kSteps = 400;  // of a job: between one and two seconds
+// When something happens to a run.
+struct Instant {
+  double seconds = 0;  // after its start
+  int64_t step = 0;    // unless 0: after it has said this step
+  std::string text() const;
+};
+// The i-th of `count`. Of eight, four come in equal parts of a life from `begin` to `end` seconds, three after a step and
+// one after the last step: on a machine that gets more or less busy meanwhile time alone would miss those.
+Instant instant_of(int64_t i, int64_t count, double begin, double end, int64_t steps, Random& random);
+void await(Program& run, const Instant& instant);
+
+constexpr int64_t kSteps = 300;  // of a job: about a second
+constexpr int64_t kSaveSteps = 2;
+
+// A run that went on from what lay in its folder, to its end.
+struct Resumed {
+  Outcome outcome;
+  int64_t from = 0;      // the newest checkpoint before it; 0: there was none
+  bool is_good = false;  // it said so, and its first step was the next one
+};
 
 // model/ (with a tokenizer), ids.jsonl, text.jsonl and what lora-train is told.
 class Job {
@@ -63,6 +89,8 @@ class Job {
                 const Setting& setting = {}) const {
     return Program("lora-train", arguments(output_dir, more), setting).wait();
   }
+  Resumed resume(const std::string& output_dir,
+                 std::vector<std::string> more = {}) const;  // fails the test unless good
   std::string result(const std::string& output_dir) const {
     return read_bytes(folder_ / output_dir / "adapter_model.safetensors");
   }
@@ -71,8 +99,12 @@ class Job {
   TempFolder folder_;
 };
 
-// The number in the last line of `text` that opens "step N/".
-int64_t last_step(const std::string& text);
+// The numbers in lines of `text` that open "step N/".
+std::vector<int64_t> steps_said(const std::string& text);
+inline int64_t last_step(const std::string& text) {
+  const std::vector<int64_t> steps = steps_said(text);
+  return steps.empty() ? 0 : steps.back();
+}
 // The newest checkpoint that is whole; 0 where there is none. A folder where some are but none is whole fails the test.
 int64_t newest_step(const fs::path& output_dir);
 

@@ -1,5 +1,6 @@
 // One output folder and several runs: at once, after each other, after crashes.
 #include "checkpoint/checkpoint.h"
+#include "core/write.h"
 #include "faults/program.h"
 #include "support/contains.h"
 
@@ -7,8 +8,13 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <fstream>
+#include <functional>
 #include <iostream>
+#include <iterator>
+#include <map>
+#include <utility>
 
 namespace rankfold::faults {
 namespace {
@@ -22,7 +28,7 @@ TEST(Sharing, TheSecondRunAtOnceIsRefused) {
   ASSERT_TRUE(first.says("\nstep 3/"));
   first.signal(SIGSTOP);  // or it would be over before the others are
   const auto before = files_below(job / "out");
-  int64_t refused = 0;
+  int64_t seconds = 0, refused = 0;
   for (const std::vector<std::string>& more : {std::vector<std::string>{},
                                                {"--resume_from_checkpoint=auto"},
                                                {"--dataset=" + (job / "model/config.json").string()}}) {
@@ -30,30 +36,32 @@ TEST(Sharing, TheSecondRunAtOnceIsRefused) {
     EXPECT_EQ(second.code, 2) << second.out;
     EXPECT_TRUE(contains(second.err, std::to_string(first.pid())));
     EXPECT_EQ(std::count(second.err.begin(), second.err.end(), '\n'), 1) << second.err;
-    refused += second.code == 2;
+    ++seconds, refused += second.code == 2;
   }
   EXPECT_EQ(files_below(job / "out"), before);
   first.signal(SIGCONT);
   const Outcome o = first.wait();
   EXPECT_EQ(o.code, 0) << o.err;
-  EXPECT_EQ(job.result("out"), job.result("whole"));
-  std::cout << "sharing: " << refused << "/3 second runs refused with the first one's pid, which ended undisturbed\n";
+  EXPECT_TRUE(job.result("out") == job.result("whole"));
+  std::cout << "sharing: " << refused << "/" << seconds
+            << " second runs refused with the first one's pid, which ended undisturbed\n";
 }
 
 TEST(Sharing, TwoStartedTogether) {
   const Job job;
   ASSERT_EQ(job.train("whole").code, 0);
+  constexpr int64_t kTimes = 3;
   int64_t one_won = 0;
-  for (int i = 0; i < 3; ++i) {
+  for (int64_t i = 0; i < kTimes; ++i) {
     const std::string out = "out-" + std::to_string(i);
     Program a("lora-train", job.arguments(out)), b("lora-train", job.arguments(out));
     const Outcome of_a = a.wait(), of_b = b.wait();
     EXPECT_EQ(std::min(of_a.code, of_b.code), 0) << of_a.err << of_b.err;
     EXPECT_EQ(std::max(of_a.code, of_b.code), 2) << of_a.err << of_b.err;
-    EXPECT_EQ(job.result(out), job.result("whole"));
+    EXPECT_TRUE(job.result(out) == job.result("whole"));
     one_won += of_a.code + of_b.code == 2;
   }
-  std::cout << "sharing: two started together: one ran, one was refused, " << one_won << "/3\n";
+  std::cout << "sharing: two started together: one ran, one was refused, " << one_won << "/" << kTimes << "\n";
 }
 
 TEST(Sharing, TheLockOfADeadProcessDoesNotMatter) {
@@ -72,19 +80,23 @@ TEST(Sharing, TheLockOfADeadProcessDoesNotMatter) {
 
 TEST(Sharing, TemporariesOfCrashesAreNoCheckpointsAndGo) {
   const Job job;
-  ASSERT_EQ(job.train("whole", {"--max_steps=8"}).code, 0);
-  ASSERT_EQ(job.train("out", {"--max_steps=4"}).code, 0);
+  const auto up_to = [](const char* steps) {
+    return std::vector<std::string>{"--lr_scheduler_type=constant", std::string("--max_steps=") + steps};
+  };
+  ASSERT_EQ(job.train("whole", up_to("8")).code, 0);
+  ASSERT_EQ(job.train("out", up_to("4")).code, 0);
   // What dies in the middle leaves: a whole checkpoint under a temporary name, half of one, half of a result.
-  fs::copy(job / "out/checkpoint-4", job / "out/checkpoint-900.tmp", fs::copy_options::recursive);
-  fs::create_directories(job / "out/checkpoint-6.tmp");
-  std::ofstream(job / "out/checkpoint-6.tmp/adapter_model.safetensors") << "half";
-  std::ofstream(job / "out/checkpoint-6.tmp/optimizer.safetensors.tmp") << "half";
-  fs::create_directories(job / "out/saving.tmp");
-  std::ofstream(job / "out/saving.tmp/adapter_model.safetensors") << "half";
+  const std::string end = kUnfinished;
+  fs::copy(job / "out/checkpoint-4", job / ("out/checkpoint-900" + end), fs::copy_options::recursive);
+  fs::create_directories(job / ("out/checkpoint-6" + end));
+  std::ofstream(job / ("out/checkpoint-6" + end) / "adapter_model.safetensors") << "half";
+  std::ofstream(job / ("out/checkpoint-6" + end) / ("optimizer.safetensors" + end)) << "half";
+  std::ofstream(job / ("out/run.json" + end)) << "half";
+  fs::create_directories(job / "out" / kStaging);
+  std::ofstream(job / "out" / kStaging / "adapter_model.safetensors") << "half";
   EXPECT_EQ(newest_step(job / "out"), 4);
-  const Outcome resumed = job.train("out", {"--max_steps=8", "--resume_from_checkpoint=auto"});
-  EXPECT_EQ(resumed.code, 0) << resumed.err;
-  EXPECT_TRUE(contains(resumed.out, "checkpoint-4 at step 4"));
+  EXPECT_EQ(job.resume("out", up_to("8")).from, 4);
+  EXPECT_TRUE(job.result("out") == job.result("whole"));
   EXPECT_EQ(temporaries_below(job / "out"), std::vector<std::string>());
 }
 
@@ -135,6 +147,66 @@ TEST_F(Retention, AnotherRunsCheckpointsStay) {
     EXPECT_EQ(steps_in(out_).size(), 3 + static_cast<size_t>(limit));
     remove_old_checkpoints(out_, second, 1), fs::remove_all(out_ / "checkpoint-6");
   }
+}
+
+// A person may want to look at it; of those that can be resumed there are as many as asked for.
+TEST_F(Retention, ADamagedOneDoesNotCount) {
+  const std::pair<const char*, std::function<void(const fs::path&)>> damages[] = {
+      {"a shorter file", [](const fs::path& folder) { fs::resize_file(folder / "file", 1); }},
+      {"a file that is gone", [](const fs::path& folder) { fs::remove(folder / "file"); }},
+      {"no manifest", [](const fs::path& folder) { fs::remove(folder / "manifest.json"); }},
+      {"an empty manifest", [](const fs::path& folder) { fs::resize_file(folder / "manifest.json", 0); }}};
+  int64_t kept = 0;
+  for (const auto& [what, damage_it] : damages) {
+    SCOPED_TRACE(what);
+    fs::remove_all(out_);
+    fs::create_directories(out_);
+    const std::string id = start_run(out_);
+    for (int64_t step = 1; step <= 5; ++step) {
+      put(id, step);
+      if (step == 3 || step == 4) damage_it(out_ / ("checkpoint-" + std::to_string(step)));
+      remove_old_checkpoints(out_, id, 2);
+    }
+    std::vector<int64_t> whole, damaged;
+    for (const Checkpoint& checkpoint : list_checkpoints(out_))
+      (damage(checkpoint.path).empty() ? whole : damaged).push_back(checkpoint.step);
+    EXPECT_EQ(whole, (std::vector<int64_t>{5, 2}));
+    std::sort(damaged.begin(), damaged.end());
+    EXPECT_EQ(damaged, (std::vector<int64_t>{3, 4}));
+    kept += whole.size() == 2;
+  }
+  std::cout << "sharing: checkpoints damaged in " << std::size(damages) << " ways: the limit was kept without them in "
+            << kept << "\n";
+}
+
+// Names like ours make nothing ours to delete; what stands in the place of a checkpoint gets another name.
+TEST_F(Retention, WhatIsOfNobodyKnownStays) {
+  const std::map<std::string, std::string> foreign = {{"x.tmp/notes", "mine"},
+                                                      {"notes.tmp", "mine"},
+                                                      {"checkpoint-6.tmp/file", "mine"},
+                                                      {"checkpoint-x/file", "mine"},
+                                                      {"checkpoint-3.bak/file", "mine"},
+                                                      {"checkpoint-90/trainer_state.json", "{\"epoch\": 1}"},
+                                                      {"checkpoint-91/manifest.json", "{\"name\": \"app\"}"},
+                                                      {"model.old.tmp/file", "mine"}};
+  std::map<std::string, std::string> wanted = foreign;
+  for (const std::string name : {"checkpoint-4", "checkpoint-12"}) {
+    folder_.write("out/" + name + "/trainer_state.json", name);
+    wanted[name + "-of-unknown/trainer_state.json"] = name;
+  }
+  for (const auto& [name, bytes] : foreign) folder_.write("out/" + name, bytes);
+  TrainConfig config = settings(out_, 12);
+  config.save_total_limit = 1;
+  train(config);
+  EXPECT_EQ(newest_checkpoint(out_, {})->step, 12);
+  size_t there = 0;
+  for (const auto& [name, bytes] : wanted) {
+    const bool same = fs::exists(out_ / name) && read_bytes(out_ / name) == bytes;
+    EXPECT_TRUE(same) << name;
+    there += same;
+  }
+  EXPECT_EQ(there, wanted.size());
+  std::cout << "sharing: " << there << "/" << wanted.size() << " foreign files and folders are still there\n";
 }
 
 }  // namespace

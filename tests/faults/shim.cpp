@@ -5,6 +5,7 @@
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/time.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -13,9 +14,11 @@
 #include <atomic>
 #include <cerrno>
 #include <climits>
+#include <csignal>
 #include <cstdarg>
 #include <cstdio>
 #include <cstdlib>
+#include <ctime>
 #include <map>
 #include <mutex>
 
@@ -76,12 +79,14 @@ class Shim {
     const std::lock_guard lock(mutex_);
     plan_ = plan;
     report_ = {};
+    later_ = 0;
     active_ = true;
   }
   Report stop() {
     const std::lock_guard lock(mutex_);
     active_ = false;
     plan_ = {};
+    later_ = 0;
     for (const auto& [fd, file] : files_) watched_[fd] = false;
     files_.clear();
     return std::move(report_);
@@ -108,7 +113,10 @@ class Shim {
     const int64_t number = ++report_.calls;
     const bool fails =
         plan_.first > 0 && number >= plan_.first && (plan_.count < 0 || number < plan_.first + plan_.count);
-    if (!fails || (plan_.error == 0 && call != Call::kWrite)) return Verdict::kPass;
+    if (!fails) return Verdict::kPass;
+    if (plan_.signal != 0) return deliver(plan_.signal), Verdict::kPass;
+    if (plan_.clock != 0) return later_ = plan_.clock, Verdict::kPass;
+    if (plan_.error == 0 && call != Call::kWrite) return Verdict::kPass;
     ++report_.failed;
     if (plan_.error != 0) report_.deletions_failed |= is_deletion(call);
     if (report_.failures.size() < 4) report_.failures.push_back(std::string(name_of(call)) + " " + path);
@@ -142,6 +150,12 @@ class Shim {
     watched_[fd] = false;
   }
 
+  int exchange_error(const std::string& path) { return active_ && below_root(path) ? plan_.exchange_error : 0; }
+  int64_t later() {
+    ++times_;
+    return later_;
+  }
+  int64_t times() const { return times_; }
   int map_error(int fd) { return file(fd).path.empty() ? 0 : plan_.map_error; }
   int read_error(int fd) {
     const OpenedFile opened = file(fd);
@@ -173,8 +187,19 @@ class Shim {
              .error = number("FAULTS_ERROR", 0),
              .map_error = number("FAULTS_MMAP", 0),
              .read_error = number("FAULTS_READ", 0),
+             .exchange_error = number("FAULTS_EXCHANGE", 0),
+             .signal = number("FAULTS_SIGNAL", 0),
+             .clock = number("FAULTS_CLOCK", 0),
              .spares = number("FAULTS_SPARES", 0) != 0};
     active_ = !plan_.root.empty();
+  }
+
+  // As if from another process; comes back when somebody has taken it.
+  static void deliver(int signal) {
+    ::kill(::getpid(), signal);
+    sigset_t pending;
+    do ::usleep(200), ::sigpending(&pending);
+    while (::sigismember(&pending, signal) == 1);
   }
 
   bool can_watch(int fd) const { return fd >= 0 && static_cast<size_t>(fd) < watched_.size(); }
@@ -188,6 +213,7 @@ class Shim {
   Report report_;
   std::map<int, OpenedFile> files_;
   std::array<std::atomic<bool>, 4096> watched_ = {};  // by descriptor
+  std::atomic<int64_t> later_ = 0, times_ = 0;        // seconds that the time of day is ahead; questions for it
   std::string report_path_;
 };
 
@@ -270,7 +296,8 @@ int watched_close(int fd, Real real_close) {
 }
 
 __attribute__((destructor)) void tell_calls() {
-  Shim::get().tell("calls " + std::to_string(Shim::get().calls()) + "\n");
+  Shim::get().tell("calls " + std::to_string(Shim::get().calls()) + "\ntimes " + std::to_string(Shim::get().times()) +
+                   "\n");
 }
 
 }  // namespace
@@ -381,6 +408,8 @@ FAULTS_EXPORT int renameat(int from_folder, const char* from, int to_folder, con
 FAULTS_EXPORT int renameat2(int from_folder, const char* from, int to_folder, const char* to, unsigned flags) noexcept {
   REAL(renameat2);
   const Call call = flags & RENAME_EXCHANGE ? Call::kExchange : Call::kRename;
+  if (call == Call::kExchange)
+    if (const int error = Shim::get().exchange_error(absolute(to_folder, to))) return errno = error, -1;
   return watched_names({.call = call, .path = absolute(to_folder, to), .other = absolute(from_folder, from)},
                        [&] { return next(from_folder, from, to_folder, to, flags); });
 }
@@ -433,6 +462,25 @@ WATCHED_PREAD(pread64)
   }
 WATCHED_MMAP(mmap)
 WATCHED_MMAP(mmap64)
+
+FAULTS_EXPORT int clock_gettime(clockid_t clock, timespec* now) noexcept {
+  REAL(clock_gettime);
+  const int result = next(clock, now);
+  if (result == 0 && (clock == CLOCK_REALTIME || clock == CLOCK_REALTIME_COARSE)) now->tv_sec += Shim::get().later();
+  return result;
+}
+FAULTS_EXPORT int gettimeofday(timeval* now, void* zone) noexcept {
+  REAL(gettimeofday);
+  const int result = next(now, zone);
+  if (result == 0) now->tv_sec += Shim::get().later();
+  return result;
+}
+FAULTS_EXPORT time_t time(time_t* to) noexcept {
+  REAL(time);
+  const time_t now = next(nullptr) + Shim::get().later();
+  if (to) *to = now;
+  return now;
+}
 
 FAULTS_EXPORT int socket(int domain, int type, int protocol) noexcept {
   REAL(socket);

@@ -9,8 +9,12 @@
 //   FAULTS_ERROR=28         errno; 0: writes are short
 //   FAULTS_MMAP=19          errno of every mapping of a file below the root
 //   FAULTS_READ=5           errno of every read of a file below the root that holds FAULTS_ONLY
+//   FAULTS_EXCHANGE=22      errno of every exchange of two names, which then has no number
+//   FAULTS_SIGNAL=15        no call fails: the process gets this signal at the first one
+//   FAULTS_CLOCK=-3600      no call fails: from the first one on the time of day is so many seconds later
 //   FAULTS_REPORT=/file     gets a line "socket" for each socket or connection of the process, which are the only calls
-//                           that are watched everywhere; and at its end "calls N"
+//                           that are watched everywhere; and at its end "calls N" and how often it has asked for the
+//                           time of day, "times N"
 #pragma once
 
 #include <cstdint>
@@ -41,7 +45,9 @@ struct Plan {
   int64_t first = 0;  // 0: no call fails
   int64_t count = 1;  // -1: all from there on
   int error = 0;      // 0: writes take half of what they are given
-  int map_error = 0, read_error = 0;
+  int map_error = 0, read_error = 0, exchange_error = 0;
+  int signal = 0;
+  int64_t clock = 0;
   bool spares = false;
   bool journal = false;
 };

@@ -16,12 +16,8 @@ namespace {
 
 using Arguments = std::vector<std::string>;
 
-// Where in its life a run was when the signal came, by what it had said.
-const char* phase_of(const std::string& said, int64_t steps) {
-  if (said.empty()) return "starting";
-  if (last_step(said) == 0) return "before step 1";
-  return last_step(said) < steps ? "training" : "ending";
-}
+constexpr const char *kStarting = "starting", *kBefore = "before step 1", *kTraining = "training", *kEnding = "ending",
+                     *kOver = "over";
 
 class SignalInstants : public ::testing::Test {
  protected:
@@ -35,31 +31,40 @@ class SignalInstants : public ::testing::Test {
 
   SignalInstants() {
     const std::string text = "--dataset=" + (job_ / "text.jsonl").string();
-    kinds_ = {{"ids", {}, kSteps}, {"text", {text, "--max_steps=20"}, 20}};
+    kinds_ = {{"ids", {}, kSteps}, {"text", {text, join("--max_steps=", kTextSteps)}, kTextSteps}};
     for (Kind& kind : kinds_) {
-      const Outcome whole = job_.train(kind.name, kind.flags);
+      const Outcome whole = job_.train(kind.name, kind.flags, kWholeLife);
       EXPECT_EQ(whole.code, 0) << whole.err;
       kind.seconds = whole.seconds;
       kind.wanted = job_.result(kind.name);
     }
   }
 
-  // One in each equal part of the life, from a little before main() on.
-  double instant_of(const Kind& kind, int64_t i, int64_t count, Random& random) const {
-    return start_ + (kind.seconds - start_) * (static_cast<double>(i) + random.unit()) / static_cast<double>(count);
+  // Each kind has every kind of instant; from a little before main() on.
+  const Kind& kind_of(int64_t i) const { return kinds_[static_cast<size_t>(i / 8 % 2)]; }
+  Instant instant_in(const Kind& kind, int64_t i, int64_t count, Random& random) const {
+    return instant_of(i, count, start_, kind.seconds, kind.steps, random);
   }
 
-  // A run that gets `number` after `instant` seconds.
+  // A run that gets a signal.
   struct Struck {
     std::string before, after;  // what it had said when the signal was sent, and right afterwards
+    const char* phase = "";     // of its life, by that
     double seconds = 0;         // from the signal to the end
     Outcome outcome;
   };
-  Struck strike(const std::string& out, const Arguments& flags, int number, double instant) const {
-    Program run("lora-train", job_.arguments(out, flags));
-    sleep_for(instant);
+  Struck strike(const std::string& out, const Kind& kind, int number, const Instant& instant) const {
+    Program run("lora-train", job_.arguments(out, kind.flags), kWholeLife);
+    await(run, instant);
     Struck struck;
+    const bool runs = run.runs();
     struck.before = run.said();
+    const int64_t step = last_step(struck.before);
+    struck.phase = !runs                   ? kOver
+                   : struck.before.empty() ? kStarting
+                   : step == 0             ? kBefore
+                   : step < kind.steps     ? kTraining
+                                           : kEnding;
     run.signal(number);
     const double sent = run.seconds();
     struck.after = run.said();
@@ -73,29 +78,28 @@ class SignalInstants : public ::testing::Test {
     return struck.outcome.signal == number && struck.outcome.out.empty() && !fs::exists(out);
   }
 
-  const Job job_{20000};
-  const double start_ = 0.8 * Program("lora-train", {"--version"}).wait().seconds;
+  static constexpr int64_t kTextSteps = 60;
+  const Job job_{10000};
+  const double start_ = 0.8 * Program("lora-train", {"--version"}, kWholeLife).wait().seconds;
   std::vector<Kind> kinds_;
   std::map<std::string, int64_t> phases_;
 };
 
 TEST_F(SignalInstants, TermAndIntSaveTheLastStep) {
   Random random(2);
-  int64_t good = 0, early = 0, finished = 0;
+  int64_t good = 0, early = 0, finished = 0, from_checkpoints = 0;
   double longest = 0;
-  const int64_t count = flags.signals * 2 / 3;
-  for (int64_t i = 0; i < count; ++i) {
-    const Kind& kind = kinds_[static_cast<size_t>(i % 2)];
-    const int number = i / 2 % 2 ? SIGINT : SIGTERM;
-    const double instant = instant_of(kind, i, count, random);
+  for (int64_t i = 0; i < flags.signals; ++i) {
+    const Kind& kind = kind_of(i);
+    const int number = i % 3 == 2 ? SIGINT : SIGTERM;
+    const Instant instant = instant_in(kind, i, flags.signals, random);
     const std::string name = "out-" + std::to_string(i);
     const fs::path out = job_ / name;
-    const Struck struck = strike(name, kind.flags, number, instant);
+    const Struck struck = strike(name, kind, number, instant);
     const Outcome& o = struck.outcome;
-    const std::string where =
-        join(kind.name, ", signal ", number, " after ", instant, " s of ", kind.seconds, " (",
-             phase_of(struck.before, kind.steps), "): code ", o.code, ", signal ", o.signal, ": ", o.err);
-    ++phases_[phase_of(struck.before, kind.steps)];
+    const std::string where = join(kind.name, ", signal ", number, " ", instant.text(), " of ", kind.seconds, " s (",
+                                   struck.phase, "): code ", o.code, ", signal ", o.signal, ": ", o.err);
+    ++phases_[struck.phase];
     bool fine = true;
     const auto expect = [&](bool holds, const std::string& what) {
       EXPECT_TRUE(holds) << where << ": " << what;
@@ -105,6 +109,7 @@ TEST_F(SignalInstants, TermAndIntSaveTheLastStep) {
       ++early;
     } else if (o.code == 0) {  // it came after the last save
       ++finished;
+      expect(struck.phase == kEnding || struck.phase == kOver, "went on to its end");
       expect(job_.result(name) == kind.wanted, "said to be done, but other bytes");
     } else {
       expect(o.code == (number == SIGINT ? 130 : 143), "another end");
@@ -116,33 +121,36 @@ TEST_F(SignalInstants, TermAndIntSaveTheLastStep) {
     }
     const auto left = temporaries_below(out);
     expect(left.empty(), "left " + (left.empty() ? "" : left.front()));
-    const Outcome resumed = job_.train(name, [&] {
-      Arguments more = kind.flags;
-      more.push_back("--resume_from_checkpoint=auto");
-      return more;
-    }());
-    expect(resumed.code == 0 && job_.result(name) == kind.wanted, "resumed to other bytes: " + resumed.err);
+    const Resumed resumed = job_.resume(name, kind.flags);
+    expect(resumed.is_good && job_.result(name) == kind.wanted, "resumed to other bytes");
+    from_checkpoints += resumed.from > 0;
     good += fine;
     fs::remove_all(out);
   }
-  std::cout << "signals: SIGTERM and SIGINT at " << count << " instants (";
+  std::cout << "signals: SIGTERM and SIGINT at " << flags.signals << " instants (";
   for (const auto& [phase, times] : phases_) std::cout << phase << " " << times << ", ";
-  std::cout << early << " before main, " << finished << " after the end): " << good << "/" << count
-            << " as promised; the longest leave took " << longest << " s\n";
+  std::cout << early << " before main, " << finished << " after the last save): " << good << "/" << flags.signals
+            << " as promised, " << from_checkpoints << " resumed from a checkpoint; the longest leave took " << longest
+            << " s\n";
+  EXPECT_EQ(good, flags.signals);
+  if (flags.signals < 24) return;  // too few to meet every phase for certain
+  EXPECT_GT(phases_[kStarting] + phases_[kBefore], early);
+  EXPECT_GT(phases_[kTraining], 0);
+  EXPECT_GT(phases_[kEnding], 0);
 }
 
 TEST_F(SignalInstants, Usr1SavesAndGoesOn) {
   Random random(3);
-  int64_t good = 0, early = 0, late = 0;
-  const int64_t count = flags.signals - flags.signals * 2 / 3;
+  int64_t good = 0, early = 0, late = 0, saves = 0;
+  const int64_t count = flags.signals / 2;
   for (int64_t i = 0; i < count; ++i) {
-    Kind kind = kinds_[static_cast<size_t>(i % 2)];
+    Kind kind = kind_of(i);
     kind.flags.push_back("--save_steps=0");
-    const double instant = instant_of(kind, i, count, random);
+    const Instant instant = instant_in(kind, i, count, random);
     const std::string name = "out-" + std::to_string(i);
     const fs::path out = job_ / name;
-    const Struck struck = strike(name, kind.flags, SIGUSR1, instant);
-    const std::string where = join(kind.name, ", SIGUSR1 after ", instant, " s of ", kind.seconds, ": code ",
+    const Struck struck = strike(name, kind, SIGUSR1, instant);
+    const std::string where = join(kind.name, ", SIGUSR1 ", instant.text(), " of ", kind.seconds, " s: code ",
                                    struck.outcome.code, ", signal ", struck.outcome.signal, ": ", struck.outcome.err);
     bool fine = true;
     const auto expect = [&](bool holds, const std::string& what) {
@@ -169,12 +177,53 @@ TEST_F(SignalInstants, Usr1SavesAndGoesOn) {
       expect(damage(saved.back().path).empty(), "is damaged");
       expect(step > before && step <= last_step(struck.after) + kWait + 2,
              join("between steps ", before, " and ", last_step(struck.after), ", saved ", step));
+      ++saves;
     }
     good += fine;
     fs::remove_all(out);
   }
   std::cout << "signals: SIGUSR1 at " << count << " instants (" << early << " before main, " << late
-            << " in the last steps): " << good << "/" << count << " saved and went on\n";
+            << " in the last steps): " << good << "/" << count << " as promised, " << saves << " saved and went on\n";
+  EXPECT_EQ(good, count);
+  EXPECT_GE(3 * saves, count);
+}
+
+// At each call that one save makes to the file layer, through the shim.
+TEST(SaveInstants, TermAtEveryCallOfASave) {
+  const Job job;
+  const Arguments settings = {"--max_steps=30", "--save_total_limit=0"};
+  ASSERT_EQ(job.train("whole", settings).code, 0);
+  constexpr int64_t kStep = 6;
+  int64_t calls = 0, good = 0, temporaries = 0;
+  for (bool met = true; met;) {
+    const std::string name = "out-" + std::to_string(calls + 1);
+    const Outcome o = job.train(name, settings,
+                                {.environment = {"LD_PRELOAD=" FAULTS_SHIM, "FAULTS_ROOT=" + (job / name).string(),
+                                                 join("FAULTS_ONLY=/checkpoint-", kStep),
+                                                 join("FAULTS_FIRST=", calls + 1), join("FAULTS_SIGNAL=", SIGTERM)}});
+    met = o.code != 0;
+    if (!met) break;
+    ++calls;
+    SCOPED_TRACE(join("call ", calls, ": code ", o.code, ", signal ", o.signal, ": ", o.err));
+    const fs::path saved = job / name / join("checkpoint-", kStep);
+    const int64_t said = last_step(o.out), newest = newest_step(job / name);
+    const auto left = temporaries_below(job / name);
+    const bool stopped = o.code == 143, whole = damage(saved).empty(),
+               last = newest >= kStep && (newest == said || newest == said + 1);
+    EXPECT_TRUE(stopped);
+    EXPECT_TRUE(whole) << damage(saved);
+    EXPECT_TRUE(last) << "step " << said << " was computed, " << newest << " saved";
+    EXPECT_TRUE(left.empty()) << left.front();
+    temporaries += static_cast<int64_t>(left.size());
+    const bool same = job.resume(name, settings).is_good && job.result(name) == job.result("whole");
+    EXPECT_TRUE(same);
+    good += stopped && whole && last && left.empty() && same;
+    fs::remove_all(job / name);
+  }
+  std::cout << "signals: SIGTERM at each of the " << calls << " calls of a save: " << good << "/" << calls
+            << " ended with 143 and that save whole, " << temporaries << " temporaries, resumed to the same bytes\n";
+  EXPECT_EQ(good, calls);
+  EXPECT_GT(calls, 20);
 }
 
 // One batch of a second or more, in which all signals of a test come.
@@ -198,7 +247,9 @@ class LongStep : public ::testing::Test {
 
 TEST_F(LongStep, ALaterInterruptEndsTheProcessAtOnce) {
   double longest = 0;
+  int64_t runs = 0, ended = 0;
   for (const int first : {SIGTERM, SIGINT}) {
+    ++runs;
     const std::string out = "out-" + std::to_string(first);
     Program run("lora-train", arguments(out));
     ASSERT_TRUE(run.says("\nstep 2/"));
@@ -211,11 +262,13 @@ TEST_F(LongStep, ALaterInterruptEndsTheProcessAtOnce) {
     EXPECT_EQ(o.signal, SIGINT) << o.code << o.err;
     EXPECT_EQ(last_step(o.out), 2);
     longest = std::max(longest, o.seconds - sent);
-    EXPECT_EQ(newest_step(job_ / out), 2);
+    const int64_t newest = newest_step(job_ / out);
+    EXPECT_EQ(newest, 2);
+    ended += o.signal == SIGINT && newest == 2;
   }
   EXPECT_LT(longest, 0.5);
-  std::cout << "signals: a second one ended 2/2 runs at once, the slowest in " << longest
-            << " s; the last checkpoint was whole in both\n";
+  std::cout << "signals: a second one ended " << ended << "/" << runs << " runs at once, the slowest in " << longest
+            << " s, with the last checkpoint whole\n";
 }
 
 TEST_F(LongStep, OnesThatComeTogetherAreOne) {
@@ -236,18 +289,20 @@ TEST(Signals, AHailOfThemLeavesTheBytesAlone) {
   const Job job;
   const std::vector<std::string> steps = {"--max_steps=150", "--save_steps=0"};
   ASSERT_EQ(job.train("whole", steps).code, 0);
-  int64_t sent = 0;
-  for (int i = 0; i < 4; ++i) {
+  constexpr int64_t kRuns = 4;
+  int64_t sent = 0, same = 0;
+  for (int64_t i = 0; i < kRuns; ++i) {
     const std::string name = "out-" + std::to_string(i);
     Program run("lora-train", job.arguments(name, steps));
     ASSERT_TRUE(run.says("\nstep 1/"));
     for (; run.runs(); ++sent) run.signal(SIGUSR1), sleep_for(0.0005);
     const Outcome o = run.wait();
     EXPECT_EQ(o.code, 0) << o.signal << " " << o.err;
-    EXPECT_EQ(job.result(name), job.result("whole"));
+    same += o.code == 0 && job.result(name) == job.result("whole");
   }
+  EXPECT_EQ(same, kRuns);
   EXPECT_GT(sent, 100);
-  std::cout << "signals: " << sent << " SIGUSR1 in 4 runs of 150 steps left the bytes alone\n";
+  std::cout << "signals: " << sent << " SIGUSR1 left the bytes alone in " << same << "/" << kRuns << " runs\n";
 }
 
 TEST(Signals, HangingUpIsNoReasonToStop) {
@@ -272,43 +327,8 @@ TEST(Signals, StoppedAndContinued) {
   const Outcome o = run.wait();
   EXPECT_EQ(o.code, 0);
   EXPECT_EQ(o.out.find(" -"), std::string::npos) << "a negative rate or time: " << o.out;
-  EXPECT_EQ(job.result("out"), job.result("whole"));
+  EXPECT_TRUE(job.result("out") == job.result("whole"));
   std::cout << "signals: stopped for " << flags.pause << " s at step " << at << ", then the same bytes\n";
-}
-
-TEST(SignalsToMerge, TheOutputIsAbsentOrWhole) {
-  const Job job;
-  testing::write_tiny_model(job / "large", {.vocabulary = 4096, .hidden = 512, .inner = 2048, .layers = 4});
-  ASSERT_EQ(job.train("adapter", {"--model_name_or_path=" + (job / "large").string(), "--max_steps=1"}).code, 0);
-  const auto arguments = [&](const std::string& out) {
-    return Arguments{"--model_name_or_path=" + (job / "large").string(),
-                     "--adapter_name_or_path=" + (job / "adapter").string(), "--output_dir=" + (job / out).string()};
-  };
-  const Outcome whole = Program("lora-merge", arguments("whole")).wait();
-  ASSERT_EQ(whole.code, 0) << whole.err;
-  const auto wanted = files_below(job / "whole");
-  const double start = 0.8 * Program("lora-merge", {"--version"}).wait().seconds;
-  Random random(4);
-  int64_t absent = 0, merged = 0, early = 0;
-  constexpr int64_t kCount = 16;
-  for (int64_t i = 0; i < kCount; ++i) {
-    const int number = i % 2 ? SIGINT : SIGTERM;
-    const double instant = start + (whole.seconds - start) * (static_cast<double>(i) + random.unit()) / kCount;
-    Program run("lora-merge", arguments("merged"));
-    sleep_for(instant);
-    run.signal(number);
-    const Outcome o = run.wait();
-    const bool there = fs::exists(job / "merged");
-    EXPECT_TRUE(!there || files_below(job / "merged") == wanted) << "half, after " << instant << " s";
-    EXPECT_FALSE(fs::exists(job / "merged.tmp")) << "after " << instant << " s of " << whole.seconds;
-    EXPECT_EQ(o.code == 0, there) << o.err;
-    EXPECT_TRUE(o.code == 0 || o.code == (number == SIGINT ? 130 : 143) || o.signal == number) << o.code << o.err;
-    early += o.signal == number, absent += !there, merged += there;
-    fs::remove_all(job / "merged");
-    fs::remove_all(job / "merged.tmp");
-  }
-  std::cout << "signals: lora-merge at " << kCount << " instants of " << whole.seconds << " s: " << merged << " whole, "
-            << absent << " absent (" << early << " before main), 0 temporaries\n";
 }
 
 }  // namespace

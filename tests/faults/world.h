@@ -8,9 +8,11 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <filesystem>
 #include <functional>
 #include <map>
+#include <sstream>
 #include <string>
 #include <vector>
 
@@ -41,6 +43,19 @@ inline std::vector<std::string> temporaries_below(const fs::path& folder) {
       found.push_back(entry.path().lexically_relative(folder));
   }
   return found;
+}
+
+// The step at which a run said that it goes on, 0 where it said that it starts there; -1: it said neither.
+inline int64_t resumed_step(const std::string& said) {
+  constexpr const char *kResumed = "resumed ", *kAt = " at step ";
+  std::istringstream lines(said);
+  for (std::string line; std::getline(lines, line);) {
+    if (line.starts_with("no checkpoint in ")) return 0;
+    const size_t at = line.rfind(kAt);
+    if (line.starts_with(kResumed) && at != std::string::npos)
+      return std::atoll(line.c_str() + at + std::string(kAt).size());
+  }
+  return -1;
 }
 
 class World {
@@ -88,6 +103,18 @@ class World {
     trainer.on_progress(on_progress);
     trainer.add_file("prompt_template.json", "{}\n");
     trainer.run();
+  }
+
+  // The steps that are left after the newest checkpoint, which is of step `from`; 0: there is none.
+  void resume(TrainConfig config, int64_t from) const {
+    config.resume_from_checkpoint = "auto";
+    std::string said;
+    int64_t first = 0;
+    train(
+        config, [&](const std::string& line) { said += line + "\n"; },
+        [&](const Progress& progress) { first = first ? first : progress.step; });
+    EXPECT_EQ(resumed_step(said), from) << said;
+    EXPECT_EQ(first, from < config.max_steps ? from + 1 : 0) << said;
   }
 
   double alpha_ = 8;  // of the next adapters
