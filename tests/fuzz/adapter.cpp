@@ -5,6 +5,7 @@
 namespace rankfold::fuzz {
 
 const char* const kName = "adapter";
+const double kGrowthOfAByte = 40;  // which is what a value of JSON takes
 
 const std::vector<std::string>& file_names() {
   static const std::vector<std::string> names{"adapter_config.json", "adapter_model.safetensors"};

@@ -17,6 +17,7 @@
 namespace rankfold::fuzz {
 
 const char* const kName = "data";
+const double kGrowthOfAByte = 240;  // which is what sentencepiece takes for a text
 
 const std::vector<std::string>& file_names() {
   static const std::vector<std::string> names{"rows.jsonl", "some.rows", "store.tokens", "prompt_template.json",

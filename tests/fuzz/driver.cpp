@@ -11,7 +11,7 @@
 //     --seeds     writes the seeds there, as libFuzzer takes them, and ends
 //     --inputs    reads files, each line of LIST a kind and a path; prints "ok RESULT" or "no LINE" for each, and ends
 // Exit code 1: a crash, something thrown that is no UserError, something printed, more than a second, or more memory than
-// 16 MiB and 40 times the input.
+// 16 MiB and kGrowthOfAByte times the input.
 #include "fuzz/fuzz.h"
 #include "fuzz/mutate.h"
 #include "support/sanitizers.h"
@@ -38,8 +38,7 @@ namespace fs = std::filesystem;
 constexpr double kLongest = 1;               // seconds of processor time: other processes are nothing to us
 constexpr double kSlower = 20, kLarger = 4;  // under a sanitizer: large inputs, and the memory of any
 constexpr unsigned kHang = 60;               // seconds until the process that has not come back is ended
-constexpr double kMostGrowth = 16384;        // KiB, and for each of the input:
-constexpr double kMostGrowthOfInput = 40;
+constexpr double kMostGrowth = 16384;        // KiB, and what the target says for each byte of the input
 constexpr int kMostCrashes = 10;
 
 struct Options {
@@ -139,7 +138,7 @@ std::vector<Kind> kinds(const Options& options) {
 void run_measured(const Options& options, const Kind& kind, uint64_t index, const Printed& printed, Shared& shared) {
   const std::string input = kind.input(index);
   const double most_seconds = kLongest * (kind.is_large && testing::kSanitized ? kSlower : 1);
-  const double most_kib = (kMostGrowth + kMostGrowthOfInput * static_cast<double>(input.size()) / 1024) *
+  const double most_kib = (kMostGrowth + kGrowthOfAByte * static_cast<double>(input.size()) / 1024) *
                           (testing::kSanitized ? kLarger : 1);
   verdict = {};
   forget_peak();

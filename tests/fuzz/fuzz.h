@@ -21,6 +21,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size);
 namespace rankfold::fuzz {
 
 extern const char* const kName;
+extern const double kGrowthOfAByte;  // bytes that reading one may take
 const std::vector<std::string>& file_names();
 std::vector<std::string> seeds();  // sound inputs, all of which are accepted, at least one of each file
 

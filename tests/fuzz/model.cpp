@@ -9,6 +9,7 @@
 namespace rankfold::fuzz {
 
 const char* const kName = "model";
+const double kGrowthOfAByte = 40;  // which is what a value of JSON takes
 
 const std::vector<std::string>& file_names() {
   static const std::vector<std::string> names{"config.json", "generation_config.json", kIndexName, "one.safetensors",

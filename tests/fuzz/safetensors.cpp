@@ -11,6 +11,7 @@
 namespace rankfold::fuzz {
 
 const char* const kName = "safetensors";
+const double kGrowthOfAByte = 40;  // which is what a value of JSON takes
 
 const std::vector<std::string>& file_names() {
   static const std::vector<std::string> names{"model.safetensors"};

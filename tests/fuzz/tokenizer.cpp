@@ -15,6 +15,7 @@ namespace rankfold::fuzz {
 using namespace testing;
 
 const char* const kName = "tokenizer";
+const double kGrowthOfAByte = 40;  // which is what a value of JSON takes
 
 const std::vector<std::string>& file_names() {
   static const std::vector<std::string> names{"tokenizer.model", "tokenizer_config.json"};

@@ -248,7 +248,7 @@ def test_merge_keeps_the_folder(zoo, adapters, tmp_path):
     out = tmp_path / "merged"
     merge(zoo, "sharded", adapters("sharded"), out)
     base = zoo["sharded"].folder
-    assert {p.name for p in out.iterdir()} == {p.name for p in base.iterdir()}
+    assert {p.name for p in out.iterdir()} == {p.name for p in base.iterdir()} | {"rankfold_merge.json"}
     for path in base.iterdir():
         if path.suffix != ".safetensors" and path.name != "model.safetensors.index.json":
             assert (out / path.name).read_bytes() == path.read_bytes(), path.name
