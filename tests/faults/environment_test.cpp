@@ -234,6 +234,7 @@ TEST_F(Environment, DriversWithoutADevice) {
   const std::pair<std::string, std::string> drivers[] = {{"no_device", "cuInit gives 100"},
                                                          {"of_another_version", "cuInit gives 803"},
                                                          {"without_devices", "the NVIDIA driver finds no device"},
+                                                         {"too_old", "driver version is insufficient"},
                                                          {"without_functions", "lacks cuInit"}};
   for (const auto& [driver, what] : drivers) {
     const Setting setting = {.environment = {"LD_LIBRARY_PATH=" FAULTS_DRIVERS "/" + driver + others}};
@@ -252,6 +253,7 @@ TEST_F(Environment, DriversWithoutADevice) {
             << " and no visible device: " << refused_ << " refusals with exit 3, " << good_ << " of " << settings_
             << " went on on the CPU\n";
   EXPECT_EQ(good_, settings_);
+  EXPECT_EQ(refused_, settings_);
 }
 
 TEST_F(Environment, AModelThatShrinksWhileItIsMapped) {

@@ -241,7 +241,7 @@ class LongStep : public ::testing::Test {
     return job_.arguments(out, all);
   }
 
-  static constexpr int kRows = 512;
+  static constexpr int kRows = 256;
   Job job_;
 };
 
