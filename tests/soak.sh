@@ -3,7 +3,7 @@
 # command and machine in build/soak.md. Fails if a row does.
 #   tests/soak.sh [BUILD]            with, in the environment, other amounts than these:
 #     INSTANTS=200 SIGNALS=200 STEPS=20000 FLIPS=10000 STATES=64 PAUSE=60 ROWS=1000000 MIB=8192 MUTANTS=1000000
-#     FUZZ_SECONDS=1800 SEED=1
+#     VALGRINDS=300 FUZZ_SECONDS=1800 SEED=1
 #   LARGE=<folder>    for the large files, by default build/: the base takes none of the MIB, its merged copy all of them
 #   ALLOW_SKIPS=1     a row that could not be run is no failure
 # Exit code: 0; 1 where a row has failed or was not run.
@@ -12,8 +12,9 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 build=$(cd "${1:-$root/build}" && pwd)
 instants=${INSTANTS:-200} signals=${SIGNALS:-200} steps=${STEPS:-20000} flips=${FLIPS:-10000} states=${STATES:-64}
 pause=${PAUSE:-60} rows=${ROWS:-1000000} mib=${MIB:-8192} mutants=${MUTANTS:-1000000} fuzz_seconds=${FUZZ_SECONDS:-1800} seed=${SEED:-1}
+valgrinds=${VALGRINDS:-300}
 amounts="INSTANTS=$instants SIGNALS=$signals STEPS=$steps FLIPS=$flips STATES=$states PAUSE=$pause ROWS=$rows"
-amounts+=" MIB=$mib MUTANTS=$mutants FUZZ_SECONDS=$fuzz_seconds SEED=$seed"
+amounts+=" MIB=$mib MUTANTS=$mutants VALGRINDS=$valgrinds FUZZ_SECONDS=$fuzz_seconds SEED=$seed"
 export OMP_WAIT_POLICY=passive OMP_NUM_THREADS=1
 log=$build/soak.log table=$build/soak.md
 : >"$log"
@@ -65,6 +66,12 @@ headers() {
     "$build/bin/fuzz_safetensors" --mutants "$mutants" --seed "$seed"
   fi
 }
+# Debian's sentencepiece has no sanitizer in it: what it reads beyond its memory valgrind sees.
+reads() {
+  command -v valgrind >/dev/null || return 77
+  valgrind -q --error-exitcode=99 "$build/bin/fuzz_tokenizer" --file tokenizer.model --mutants "$valgrinds" --count 0 \
+    --seed "$seed"
+}
 # As many parsers at a time as there are cores.
 fuzz() {
   export RANKFOLD_FUZZ_SECONDS=$fuzz_seconds
@@ -84,6 +91,7 @@ row "power cuts" "crashes" faults 'Crashes.*' --states="$states"
 row "a data set of many rows" "large" large 'Large.*' --rows="$rows"
 row "a merge of many shards" "large" large 'LargeMerge.*' --mib="$mib"
 row "mutated safetensors headers" "safetensors|fuzz" headers
+row "what sentencepiece reads" "tokenizer" reads
 row "libFuzzer" "safetensors|model|adapter|tokenizer|data|libfuzzer" fuzz
 rm -f "$build/soak.row"
 ((${#not_run[@]} == 0)) || echo "soak: ${#not_run[@]} rows not run:$(printf ' %s;' "${not_run[@]}")"
