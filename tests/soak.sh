@@ -39,7 +39,7 @@ row() {
   cat "$build/soak.row" >>"$log"
   ((code == 77)) && { verdict="not run" && not_run+=("$name"); }
   ((code == 0 || code == 77)) || { verdict=FAILED && failures=$((failures + 1)); }
-  result=$(grep -E "^($pattern)" "$build/soak.row" | paste -sd ';' | sed 's/;/; /g; s/|/\\|/g')
+  result=$(grep -E "^($pattern)" "$build/soak.row" | paste -sd ';' | sed 's/; */; /g; s/|/\\|/g')
   [[ -n $result ]] || result=$(tail -n 1 "$build/soak.row")
   echo "$name: $verdict in $((SECONDS - begin)) s: $result"
   echo "| $name | $result | $((SECONDS - begin)) | $verdict |" >>"$table"

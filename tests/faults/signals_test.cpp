@@ -191,7 +191,7 @@ TEST_F(SignalInstants, Usr1SavesAndGoesOn) {
 // At each call that one save makes to the file layer, through the shim.
 TEST(SaveInstants, TermAtEveryCallOfASave) {
   const Job job;
-  const Arguments settings = {"--max_steps=30", "--save_total_limit=0"};
+  const Arguments settings = {"--max_steps=12", "--save_total_limit=0"};
   ASSERT_EQ(job.train("whole", settings).code, 0);
   constexpr int64_t kStep = 6;
   int64_t calls = 0, good = 0, temporaries = 0;
