@@ -7,13 +7,13 @@
 #include "support/contains.h"
 #include "support/imposters.h"
 #include "support/sanitizers.h"
+#include "support/stopwatch.h"
 #include "support/tiny_tokenizer.h"
 
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
 #include <cmath>
-#include <ctime>
 #include <functional>
 
 namespace rankfold {
@@ -38,7 +38,6 @@ using testing::varint;
 
 // What it takes to accept or refuse a file; other processes are nothing to us.
 constexpr double kLongest = testing::kSanitized ? 20 : 1;
-double processor_seconds() { return static_cast<double>(std::clock()) / CLOCKS_PER_SEC; }
 
 class HostileTokenizer : public ::testing::Test {
  protected:
@@ -50,12 +49,12 @@ class HostileTokenizer : public ::testing::Test {
   void SetUp() override { folder_.write("tokenizer.model", model_); }
   std::string error_with(const std::string& bytes) {
     folder_.write("tokenizer.model", bytes);
-    const double start = processor_seconds();
+    const testing::Stopwatch watch;
     const std::string line = error_of<UserError>([&] {
       const Tokenizer tokenizer = open();
       tokenizer.decode(tokenizer.encode("What does it do?"));
     });
-    EXPECT_LT(processor_seconds() - start, kLongest);
+    EXPECT_LT(watch.seconds(), kLongest);
     return line;
   }
   Tokenizer open() const { return Tokenizer::open(folder_.path(), true, 2); }
@@ -278,10 +277,10 @@ TEST(HostileRows, BadRowsOfALongLine) {
   for (int i = 1; i < kRows; ++i) text += ", {x}               ";
   const RowFile rows = RowFile::open(folder.write("rows.json", text + "]"));
   ASSERT_EQ(rows.size(), kRows);
-  const double start = processor_seconds();
+  const testing::Stopwatch watch;
   std::string last;
   for (int64_t i = 0; i < rows.size(); ++i) last = error_of<UserError>([&] { rows[i]; });
-  EXPECT_LT(processor_seconds() - start, kLongest);
+  EXPECT_LT(watch.seconds(), kLongest);
   EXPECT_TRUE(contains(last, "rows.json:1:" + std::to_string(text.rfind('x') + 1) + ": "));
 }
 

@@ -1,6 +1,7 @@
 // config.json from strangers: nothing that it claims is believed before the weights agree.
 #include "rankfold/causal_lm.h"
 #include "support/imposters.h"
+#include "support/stopwatch.h"
 #include "support/tiny_model.h"
 
 #include <ATen/ATen.h>
@@ -46,9 +47,9 @@ TEST_F(HostileConfig, TakesNoMemoryForAClaim) {
     json config = config_;
     config.update(claim);
     const bool is_refused = !claim.contains("max_position_embeddings");
-    const auto start = std::chrono::steady_clock::now();
+    const testing::Stopwatch watch;
     EXPECT_LT(growth_kib([&] { EXPECT_EQ(load_error(config) != "", is_refused); }), 16 << 10);
-    EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(1));
+    EXPECT_LT(watch.seconds(), 1);
   }
 }
 
