@@ -100,16 +100,21 @@ fs::path resolved(const fs::path& path) {
   return plain(target);
 }
 
-// And the parents that it lacks, the deepest first; each name is on the disk then.
+// And the parents that it lacks, the deepest first; each name is on the disk then. What fails leaves none of them.
 std::vector<fs::path> make_folders(const fs::path& path) {
   std::vector<fs::path> missing;
   for (fs::path folder = path; what_stands_at(folder) == "nothing"; folder = folder.parent_path())
     missing.push_back(folder);
-  for (auto folder = missing.rbegin(); folder != missing.rend(); ++folder) {
-    if (retried([&] { return ::mkdir(folder->c_str(), 0777); }) != 0 && errno != EEXIST)
-      call_failed(*folder, "cannot create the folder");
-    // One that may be written to and not listed cannot be synced.
-    if (::access(folder->parent_path().c_str(), R_OK) == 0) sync_folder(folder->parent_path());
+  try {
+    for (auto folder = missing.rbegin(); folder != missing.rend(); ++folder) {
+      if (retried([&] { return ::mkdir(folder->c_str(), 0777); }) != 0 && errno != EEXIST)
+        call_failed(*folder, "cannot create the folder");
+      // One that may be written to and not listed cannot be synced.
+      if (::access(folder->parent_path().c_str(), R_OK) == 0) sync_folder(folder->parent_path());
+    }
+  } catch (const StorageError&) {
+    for (const fs::path& folder : missing) ::rmdir(folder.c_str());
+    throw;
   }
   if (const std::string there = what_stands_at(path); there != "a folder")
     storage_failed(ENOTDIR, path.string(), ": cannot create the folder: ", there, " is in its place");
