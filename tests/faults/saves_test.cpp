@@ -138,7 +138,7 @@ class Saves : public ::testing::Test {
     std::map<std::string, File> files;
     std::set<std::string> uncertain;  // names
     std::vector<std::string> given;
-    int64_t synced = 0, sealed = 0;
+    int64_t moved = 0, once = 0, seals = 0, after_all = 0;
     const auto is_seal = [&](const std::string& path) {
       return fs::path(path).filename() == "manifest.json" || path == (folder / subject.last.back());
     };
@@ -165,16 +165,17 @@ class Saves : public ::testing::Test {
           if (auto file = files.extract(entry.other)) {
             EXPECT_EQ(file.mapped().syncs, 1);
             EXPECT_TRUE(file.mapped().certain);
-            if (entry.other == entry.path + kUnfinished) ++synced;
+            if (entry.other == entry.path + kUnfinished)
+              ++moved, once += file.mapped().syncs == 1 && file.mapped().certain;
             file.key() = entry.path;
             files.erase(entry.path);
             files.insert(std::move(file));
           }
           const bool seal = is_seal(entry.path);
-          EXPECT_TRUE(std::none_of(uncertain.begin(), uncertain.end(),
-                                   [&](const std::string& name) { return seal || is_seal(name); }))
-              << "before it: " << *uncertain.begin();
-          sealed += seal;
+          const bool in_order = std::none_of(uncertain.begin(), uncertain.end(),
+                                             [&](const std::string& name) { return seal || is_seal(name); });
+          EXPECT_TRUE(in_order) << "before it: " << *uncertain.begin();
+          seals += seal, after_all += seal && in_order;
           uncertain.insert(entry.path);
           given.push_back(fs::path(entry.path).lexically_relative(folder.path()));
           break;
@@ -189,10 +190,12 @@ class Saves : public ::testing::Test {
     EXPECT_TRUE(uncertain.empty()) << subject.name << ": never synced: " << *uncertain.begin();
     given.erase(given.begin(), given.end() - static_cast<int64_t>(std::min(given.size(), subject.last.size())));
     EXPECT_EQ(given, subject.last) << subject.name;
-    EXPECT_GT(synced, 0);
-    std::cout << "order: " << subject.name << ": " << synced << " files, each synced once before it got its name, "
-              << sealed << " seals, each after all before it were on the disk; the last is " << subject.last.back()
-              << "\n";
+    EXPECT_GT(once, 0);
+    EXPECT_EQ(once, moved);
+    std::cout << "order: " << subject.name << ": " << once << "/" << moved
+              << " files synced once before they got their names, " << after_all << "/" << seals
+              << " seals after all before them were on the disk; the last name given is "
+              << (given.empty() ? "none" : given.back()) << "\n";
   }
 
   Count count_;

@@ -105,8 +105,9 @@ class World {
     trainer.run();
   }
 
-  // The steps that are left after the newest checkpoint, which is of step `from`; 0: there is none.
-  void resume(TrainConfig config, int64_t from) const {
+  // The steps that are left after the newest checkpoint, which is of step `from`; 0: there is none. False where the run
+  // did not say that it goes on there, or did not.
+  bool resume(TrainConfig config, int64_t from) const {
     config.resume_from_checkpoint = "auto";
     std::string said;
     int64_t first = 0;
@@ -115,6 +116,7 @@ class World {
         [&](const Progress& progress) { first = first ? first : progress.step; });
     EXPECT_EQ(resumed_step(said), from) << said;
     EXPECT_EQ(first, from < config.max_steps ? from + 1 : 0) << said;
+    return resumed_step(said) == from && first == (from < config.max_steps ? from + 1 : 0);
   }
 
   double alpha_ = 8;  // of the next adapters
