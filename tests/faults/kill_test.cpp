@@ -26,7 +26,7 @@ TEST(KillInstants, EveryOneIsResumedToTheSameBytes) {
     bool met = false;
     for (int tries = 0; tries < 4 && !met; ++tries) {  // a machine that gets less busy shortens the life
       fs::remove_all(job / out);
-      instant = instant_of(i, flags.instants, 0, life, kSteps, random);
+      instant = instant_of(i, flags.instants, life, kSteps, random);
       Program run("lora-train", job.arguments(out), kWholeLife);
       await(run, instant);
       run.signal(SIGKILL);

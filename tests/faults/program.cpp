@@ -47,6 +47,14 @@ std::vector<char*> pointers(std::vector<std::string>& texts) {
   return result;
 }
 
+// What /proc says of a process under a key; empty where it says nothing.
+std::string status_of(pid_t pid, const std::string& key) {
+  std::ifstream status("/proc/" + std::to_string(pid) + "/status");
+  for (std::string line; std::getline(status, line);)
+    if (line.starts_with(key + ":")) return line.substr(key.size() + 1);
+  return "";
+}
+
 }  // namespace
 
 void sleep_for(double seconds) { std::this_thread::sleep_for(std::chrono::duration<double>(seconds)); }
@@ -115,28 +123,51 @@ Outcome Program::wait(double most_seconds) {
 }
 
 int64_t Program::memory(const std::string& key) const {
-  std::ifstream status("/proc/" + std::to_string(pid_) + "/status");
-  for (std::string line; std::getline(status, line);)
-    if (line.starts_with(key + ":")) return std::atoll(line.c_str() + key.size() + 1) * 1024;
-  return 0;
+  const std::string value = status_of(pid_, key);
+  return value.empty() ? 0 : std::stoll(value) * 1024;
+}
+
+// The first thing it does there is to hold them back.
+bool Program::is_in_main() const {
+  const std::string blocked = status_of(pid_, "SigBlk");
+  return !blocked.empty() && (std::stoull(blocked, nullptr, 16) >> (SIGTERM - 1) & 1) != 0;
 }
 
 std::string Instant::text() const {
-  return step == 0 ? join(seconds, " s after its start") : join(seconds, " s after step ", step);
+  return join(seconds, " s after ",
+              after == After::kStart   ? "its start"
+              : after == After::kMain  ? "the begin of main"
+              : after == After::kWords ? "its first words"
+                                       : "step " + std::to_string(step));
 }
 
-Instant instant_of(int64_t i, int64_t count, double begin, double end, int64_t steps, Random& random) {
+Instant instant_of(int64_t i, int64_t count, double life, int64_t steps, Random& random) {
+  using After = Instant::After;
   const double part = random.unit();
-  if (i % 8 == 7) return {0.01 * part, steps};
   // Not before a checkpoint may be there.
   const int64_t first = std::min(kSaveSteps + 1, steps), choice = std::max<int64_t>(1, steps - first);
   const auto step = first + static_cast<int64_t>(random.below(static_cast<uint64_t>(choice)));
-  if (i % 4 >= 2) return {0.005 * part, step};
-  return {begin + (end - begin) * (static_cast<double>(i) + part) / static_cast<double>(count)};
+  switch (i % 8) {
+    case 0:
+    case 4:
+      return {life * (static_cast<double>(i) + part) / static_cast<double>(count)};
+    case 1:
+      return {0.3 * part, After::kMain};
+    case 5:
+      return {0.004 * part, After::kWords};
+    case 7:
+      return {0.01 * part, After::kStep, steps};
+    default:
+      return {0.005 * part, After::kStep, step};
+  }
 }
 
 void await(Program& run, const Instant& instant) {
-  if (instant.step > 0) run.says(join("\nstep ", instant.step, "/"));
+  using After = Instant::After;
+  if (instant.after == After::kMain)
+    while (run.runs() && !run.is_in_main()) sleep_for(0.001);
+  if (instant.after == After::kWords) run.says("\n");
+  if (instant.after == After::kStep) run.says(join("\nstep ", instant.step, "/"));
   sleep_for(instant.seconds);
 }
 

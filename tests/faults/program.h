@@ -44,6 +44,7 @@ class Program {
   bool says(const std::string& text);
   // Bytes that /proc/<pid>/status has under this key, such as "VmHWM"; 0 where it has none.
   int64_t memory(const std::string& key) const;
+  bool is_in_main() const;                  // where it takes signals as it wants to
   Outcome wait(double most_seconds = 120);  // longer: killed, and the test fails
 
  private:
@@ -56,15 +57,18 @@ class Program {
 
 void sleep_for(double seconds);
 
-// When something happens to a run.
+// When something happens to a run: so long after its start, or after it has got so far.
 struct Instant {
-  double seconds = 0;  // after its start
-  int64_t step = 0;    // unless 0: after it has said this step
+  enum class After { kStart, kMain, kWords, kStep };
+  double seconds = 0;
+  After after = After::kStart;
+  int64_t step = 0;
   std::string text() const;
 };
-// The i-th of `count`. Of eight, four come in equal parts of a life from `begin` to `end` seconds, three after a step and
-// one after the last step: on a machine that gets more or less busy meanwhile time alone would miss those.
-Instant instant_of(int64_t i, int64_t count, double begin, double end, int64_t steps, Random& random);
+// The i-th of `count`. Of eight, two come in equal parts of a life of so many seconds, and the others where time alone
+// would miss them on a machine that gets more or less busy meanwhile: early in main(), after its first words, three after
+// a step and one after the last step.
+Instant instant_of(int64_t i, int64_t count, double life, int64_t steps, Random& random);
 void await(Program& run, const Instant& instant);
 
 constexpr int64_t kSteps = 300;  // of a job: about a second

@@ -40,10 +40,10 @@ class SignalInstants : public ::testing::Test {
     }
   }
 
-  // Each kind has every kind of instant; from a little before main() on.
+  // Each kind has every kind of instant.
   const Kind& kind_of(int64_t i) const { return kinds_[static_cast<size_t>(i / 8 % 2)]; }
   Instant instant_in(const Kind& kind, int64_t i, int64_t count, Random& random) const {
-    return instant_of(i, count, start_, kind.seconds, kind.steps, random);
+    return instant_of(i, count, kind.seconds, kind.steps, random);
   }
 
   // A run that gets a signal.
@@ -80,7 +80,6 @@ class SignalInstants : public ::testing::Test {
 
   static constexpr int64_t kTextSteps = 60;
   const Job job_{10000};
-  const double start_ = 0.8 * Program("lora-train", {"--version"}, kWholeLife).wait().seconds;
   std::vector<Kind> kinds_;
   std::map<std::string, int64_t> phases_;
 };
@@ -134,7 +133,8 @@ TEST_F(SignalInstants, TermAndIntSaveTheLastStep) {
             << " s\n";
   EXPECT_EQ(good, flags.signals);
   if (flags.signals < 24) return;  // too few to meet every phase for certain
-  EXPECT_GT(phases_[kStarting] + phases_[kBefore], early);
+  EXPECT_GT(phases_[kStarting], early);
+  EXPECT_GT(phases_[kBefore], 0);
   EXPECT_GT(phases_[kTraining], 0);
   EXPECT_GT(phases_[kEnding], 0);
 }
