@@ -271,7 +271,7 @@ FolderLock::~FolderLock() {
 }
 
 void append_line(const fs::path& path, std::string_view line) {
-  const Descriptor file(retried([&] { return ::open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666); }));
+  const Descriptor file(retried([&] { return ::open(path.c_str(), O_WRONLY | O_APPEND | O_CLOEXEC); }));
   if (file.get() < 0) call_failed(path, "cannot be opened");
   const off_t before = ::lseek(file.get(), 0, SEEK_END);
   const std::string text = std::string(line) + "\n";  // one write, so that lines of two writers do not mix

@@ -115,7 +115,8 @@ class FolderLock {
   bool is_held_ = false;
 };
 
-// Adds one line to a log, opened and closed at each call so that a reader sees whole lines; what fails adds nothing.
+// Adds one line to a log that is there, opened and closed at each call so that a reader sees whole lines; what fails adds
+// nothing. A log that has gone is not begun anew: the lines before would be missing in it.
 void append_line(const std::filesystem::path& path, std::string_view line);
 class File;
 void copy_atomically(const File& from, const std::filesystem::path& to);  // through AtomicFile

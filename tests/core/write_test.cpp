@@ -157,6 +157,9 @@ TEST(AtomicFolder, FollowsLinksAsTheSystemDoes) {
 
 TEST(Files, TextLinesAndCopies) {
   const TempFolder folder;
+  expect_error<Error>([&] { append_line(folder / "log", "none"); }, "log: cannot be opened: No such file");
+  EXPECT_FALSE(fs::exists(folder / "log"));
+  write_text(folder / "log", "");
   append_line(folder / "log", "one");
   append_line(folder / "log", "two");
   EXPECT_EQ(read_text(folder / "log"), "one\ntwo\n");

@@ -316,6 +316,7 @@ TEST_F(Environment, AnOutputFolderThatGoesAway) {
     }
   std::cout << "environment: output_dir moved or removed in " << times << " runs: " << same
             << " went on to the same bytes, " << whole_logs << " with the whole log\n";
+  EXPECT_EQ(whole_logs, times);
 }
 
 TEST_F(Environment, AnOutputFolderThatCannotBeWrittenToIsFoundBeforeAnyStep) {
