@@ -25,16 +25,27 @@ struct Parameter {
 
 class Adapter {
  public:
-  // A new adapter: A uniform in +-1/sqrt(in), B zero, from `seed`. Attaches itself to the model; a model has at most
-  // one. A target that matches nothing is a UserError that lists the model's linear names.
-  static Adapter create(const CausalLM& model, const LoraConfig& config, int64_t seed = 42);
+  // A new adapter: A uniform in +-1/sqrt(in), B zero, from `seed`. It attaches itself to the model, where it is the only
+  // active one at first (CausalLM::set_active_adapters). A model may have several, each with a name of its own:
+  // std::invalid_argument for one that is taken. A target that matches nothing is a UserError that lists the model's
+  // linear names.
+  static Adapter create(const CausalLM& model, const LoraConfig& config, int64_t seed = 42,
+                        const std::string& name = "default");
 
   // A folder that PEFT or save() wrote. Every tensor must find its module: missing, extra and misshaped ones are
-  // errors.
-  static Adapter load(const CausalLM& model, const std::filesystem::path& folder, int64_t seed = 42);
+  // errors. Otherwise as create().
+  static Adapter load(const CausalLM& model, const std::filesystem::path& folder, int64_t seed = 42,
+                      const std::string& name = "default");
 
-  // Every parameter of the model; fp32 masters, the model computes in its own dtype.
+  // Every parameter of the model; fp32 masters, the model computes in its own dtype. The model must have no adapter, and
+  // none can be attached to it afterwards.
   static Adapter full(const CausalLM& model);
+
+  const std::string& name() const;
+  bool is_active() const;  // the model computes with it
+  // Takes the adapter off its model, and puts it there again, active alone. Its values stay, and can be saved, meanwhile.
+  void detach() const;
+  void attach() const;
 
   bool is_full() const;
   const LoraConfig& config() const;                 // of a LoRA adapter

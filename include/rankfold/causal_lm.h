@@ -17,6 +17,7 @@
 namespace rankfold {
 
 class Decoder;  // src/model/decoder.h
+struct Model;   // src/model/model.h
 
 // config.json, in the words of the newest spelling.
 struct ModelConfig {
@@ -36,6 +37,8 @@ struct ModelConfig {
   bool tie_word_embeddings = false;
   std::vector<int64_t> eos_token_ids;  // generation_config.json's if it says so
   at::ScalarType stored_dtype = at::kFloat;
+  // Lines that a person should read: what the folder says and the model does not use. The programs print them.
+  std::vector<std::string> notes = {};
 };
 
 // A linear layer of the model by the name PEFT knows it: "model.layers.0.self_attn.W_pack".
@@ -46,6 +49,8 @@ struct LinearModule {
   bool is_head = false;
 };
 
+// A shared handle: copies are the same model. One thread at a time computes with it or changes its adapters; tokenizer()
+// may be called from any thread.
 class CausalLM {
  public:
   // Throws UserError for a folder that is not whole or an architecture that is not supported, by name.
@@ -67,10 +72,22 @@ class CausalLM {
   const Tokenizer& tokenizer() const;
   bool has_tokenizer() const;
 
-  const std::shared_ptr<Decoder>& shared_decoder() const { return decoder_; }  // internal: layers and projections
+  // Adapters (adapter.h) by name, in the order in which they were attached. Those that are active compute: their updates
+  // are added to the base's. A new adapter is the only active one at first.
+  std::vector<std::string> adapter_names() const;
+  std::vector<std::string> active_adapters() const;
+  // Exactly these are active from now on; none: the base alone. Losses computed before keep what they were computed
+  // with. std::invalid_argument for a name that is not attached, or where the model itself is trained.
+  void set_active_adapters(const std::vector<std::string>& names) const;
+  // Folds the active adapters into the weights in memory (W + scale * B A in fp32, rounded once to dtype()) and detaches
+  // them; the folder stays as it is. Nothing undoes it but loading again.
+  void merge_adapters() const;
+
+  const std::shared_ptr<Model>& shared_model() const { return model_; }  // internal
+  std::shared_ptr<Decoder> shared_decoder() const;                       // internal
 
  private:
-  std::shared_ptr<Decoder> decoder_;
+  std::shared_ptr<Model> model_;
 };
 
 }  // namespace rankfold

@@ -1,240 +1,160 @@
 #include "rankfold/adapter.h"
 
 #include "adapter/adapter_files.h"
+#include "adapter/flat_leaves.h"
+#include "adapter/full_tuning.h"
 #include "adapter/peft_format.h"
 #include "core/check.h"
 #include "core/file.h"
 #include "core/manifest.h"
 #include "core/write.h"
-#include "io/tensor_writer.h"
-#include "model/decoder.h"
-#include "ops/finite.h"
+#include "model/model.h"
 
 #include <ATen/ATen.h>
 #include <ATen/CPUGeneratorImpl.h>
-#include <c10/core/GradMode.h>
 #include <nlohmann/json.hpp>
 
+#include <algorithm>
 #include <cmath>
-#include <map>
 
 namespace rankfold {
 namespace fs = std::filesystem;
 
 struct Adapter::State {
-  std::shared_ptr<Decoder> decoder;  // attached to; kept alive
-  bool full = false;
+  explicit State(const CausalLM& m) : model(m.shared_model()) {}
+
+  std::shared_ptr<Model> model;  // attached to; kept alive
+  bool is_full = false;
   LoraConfig config;
   std::vector<std::string> modules;
-  std::vector<Parameter> parameters;
-  at::Tensor values, gradient;
-  int64_t decayed = 0;
-
-  // Lays the named shapes out in one flat buffer and makes each a leaf on its slice.
-  void allocate(const std::vector<std::tuple<std::string, std::vector<int64_t>, bool>>& shapes);
+  FlatLeaves leaves;
+  std::shared_ptr<const Attachment> attachment;  // of its name and updates; full tuning has the name alone
 };
 
 namespace {
 
-struct Slot {
-  Projection* projection;
-  Module* module;
-};
-std::map<std::string, Slot> slots(Decoder& decoder) {
-  std::map<std::string, Slot> by_name;
-  for (Projection* p : decoder.projections())
-    for (Module& m : p->modules) by_name[m.name] = {p, &m};
-  return by_name;
-}
-
-void claim(Decoder& decoder) {
-  RANKFOLD_CHECK(!decoder.has_adapter, "the model has an adapter already; load the model again for another");
-  decoder.has_adapter = true;
-}
-
-}  // namespace
-
-void Adapter::State::allocate(const std::vector<std::tuple<std::string, std::vector<int64_t>, bool>>& shapes) {
-  int64_t total = 0;
-  for (const auto& [name, shape, decay] : shapes) total += c10::multiply_integers(shape);
-  values = at::zeros({total}, at::TensorOptions(decoder->device).dtype(at::kFloat));
-  gradient = at::zeros_like(values);
-  int64_t begin = 0;
-  for (const auto& [name, shape, decay] : shapes) {
-    const int64_t count = c10::multiply_integers(shape);
-    RANKFOLD_ASSERT(!decay || decayed == begin);  // decayed ones come first
-    if (decay) decayed += count;
-    // detach(): a leaf of its own, not a view with a gradient function; it shares storage and version counter.
-    at::Tensor value = values.narrow(0, begin, count).view(shape).detach();
-    value.requires_grad_(true);
-    value.mutable_grad() = gradient.narrow(0, begin, count).view(shape).detach();
-    parameters.push_back({name, value});
-    begin += count;
-  }
-}
-
-namespace {
-
-// Attaches A and B leaves for every match; returns the state with zero values.
+// A and B of every match as leaves, and the model with them: a model that runs out of memory here has no new adapter.
+// initialise(module, "A" or "B", value)
 template <class State>
-void attach(State& state, const std::vector<ModuleMatch>& matches, int64_t seed) {
-  Decoder& decoder = *state.decoder;
-  auto by_name = slots(decoder);
-  std::vector<std::tuple<std::string, std::vector<int64_t>, bool>> shapes;
+void attach_updates(State& state, const std::string& name, const std::vector<ModuleMatch>& matches, int64_t seed,
+                    const std::function<void(const std::string&, const std::string&, const at::Tensor&)>& initialise) {
+  std::vector<Leaf> leaves;
   for (const ModuleMatch& match : matches) {
-    const Slot& slot = by_name.at(match.module.name);
-    shapes.emplace_back(lora_key(match.module.name, "A"), std::vector<int64_t>{match.r, slot.projection->in_features()},
-                        true);
-    shapes.emplace_back(lora_key(match.module.name, "B"),
-                        std::vector<int64_t>{slot.module->end - slot.module->begin, match.r}, true);
+    const LinearModule& m = match.module;
+    const auto add = [&](const std::string& which, std::vector<int64_t> shape) {
+      leaves.push_back({.key = lora_key(m.name, which),
+                        .shape = std::move(shape),
+                        .initialise = [&, which](const at::Tensor& value) { initialise(m.name, which, value); }});
+    };
+    add("A", {match.r, m.in_features});
+    add("B", {m.out_features, match.r});
   }
-  state.allocate(shapes);
+  state.leaves = FlatLeaves(leaves, state.model->device);
+  const auto attachment = std::make_shared<Attachment>();
+  attachment->name = name;
+  attachment->dropout = {.probability = state.config.lora_dropout, .seed = static_cast<uint64_t>(seed)};
   for (size_t i = 0; i < matches.size(); ++i) {
-    Module& m = *by_name.at(matches[i].module.name).module;
-    m.a = state.parameters[2 * i].value;
-    m.b = state.parameters[2 * i + 1].value;
-    m.scale = matches[i].scale;
-    m.index = static_cast<int64_t>(i);
-    state.modules.push_back(m.name);
+    const std::string& module = matches[i].module.name;
+    LowRank& update = attachment->updates[module];
+    update.a = state.leaves.leaf(lora_key(module, "A"));
+    update.b = state.leaves.leaf(lora_key(module, "B"));
+    update.scale = matches[i].scale;
+    update.index = static_cast<int64_t>(i);
+    state.modules.push_back(module);
   }
-  decoder.dropout = state.config.lora_dropout;
-  decoder.seed = static_cast<uint64_t>(seed);
+  state.attachment = attachment;
+  state.model->adapters.attach(attachment);
 }
 
 }  // namespace
 
-Adapter Adapter::create(const CausalLM& model, const LoraConfig& config, int64_t seed) {
-  Adapter adapter;
-  adapter.state_ = std::make_shared<State>();
-  State& state = *adapter.state_;
-  state.decoder = model.shared_decoder();
-  state.config = config;
+void refuse_tied_head(const CausalLM& model, const std::vector<std::string>& modules) {
+  if (!model.config().tie_word_embeddings) return;
+  for (const LinearModule& module : model.linear_modules())
+    if (module.is_head && std::find(modules.begin(), modules.end(), module.name) != modules.end())
+      fail("target_modules: ", module.name, " shares its weight with the embedding (tie_word_embeddings in ",
+           (model.folder() / "config.json").string(),
+           "): an adapter on it cannot be merged; leave it out, or untie the weights first");
+}
+
+Adapter Adapter::create(const CausalLM& model, const LoraConfig& config, int64_t seed, const std::string& name) {
   const std::vector<ModuleMatch> matches = match_modules(config, model.linear_modules());
-  claim(*state.decoder);
-  attach(state, matches, seed);
+  std::vector<std::string> names;
+  for (const ModuleMatch& match : matches) names.push_back(match.module.name);
+  refuse_tied_head(model, names);
+  Adapter adapter;
+  adapter.state_ = std::make_shared<State>(model);
+  adapter.state_->config = config;
   // PEFT's kaiming_uniform_ with a = sqrt(5): uniform in +-1 / sqrt(in_features). B stays zero.
   auto generator = at::detail::createCPUGenerator(static_cast<uint64_t>(seed));
-  at::NoGradGuard no_grad;
-  for (size_t i = 0; i < state.parameters.size(); i += 2) {
-    at::Tensor& a = state.parameters[i].value;
-    const double bound = 1 / std::sqrt(static_cast<double>(a.size(1)));
-    a.copy_(at::empty(a.sizes(), at::kFloat).uniform_(-bound, bound, generator));  // the same values on every device
-  }
+  attach_updates(*adapter.state_, name, matches, seed,
+                 [&](const std::string&, const std::string& which, const at::Tensor& value) {
+                   if (which != "A") return;
+                   const double bound = 1 / std::sqrt(static_cast<double>(value.size(1)));
+                   // Drawn on the CPU: the same values on every device.
+                   value.copy_(at::empty(value.sizes(), at::kFloat).uniform_(-bound, bound, generator));
+                 });
   return adapter;
 }
 
-Adapter Adapter::load(const CausalLM& model, const fs::path& folder, int64_t seed) {
+Adapter Adapter::load(const CausalLM& model, const fs::path& folder, int64_t seed, const std::string& name) {
   const AdapterFolder stored = read_checked_adapter(folder);
   const std::vector<ModuleMatch> matches = match_adapter(stored, model.linear_modules());
   Adapter adapter;
-  adapter.state_ = std::make_shared<State>();
-  State& state = *adapter.state_;
-  state.decoder = model.shared_decoder();
-  state.config = stored.config;
-  claim(*state.decoder);
-  attach(state, matches, seed);
-  at::NoGradGuard no_grad;
-  for (size_t i = 0; i < matches.size(); ++i) {
-    const auto& [a, b] = stored.tensors.at(matches[i].module.name);
-    state.parameters[2 * i].value.copy_(a);
-    state.parameters[2 * i + 1].value.copy_(b);
-  }
+  adapter.state_ = std::make_shared<State>(model);
+  adapter.state_->config = stored.config;
+  attach_updates(*adapter.state_, name, matches, seed,
+                 [&](const std::string& module, const std::string& which, const at::Tensor& value) {
+                   const auto& [a, b] = stored.tensors.at(module);
+                   value.copy_(which == "A" ? a : b);
+                 });
   return adapter;
 }
 
 Adapter Adapter::full(const CausalLM& model) {
   Adapter adapter;
-  adapter.state_ = std::make_shared<State>();
+  adapter.state_ = std::make_shared<State>(model);
   State& state = *adapter.state_;
-  state.decoder = model.shared_decoder();
-  state.full = true;
-  Decoder& decoder = *state.decoder;
-  claim(decoder);
-  decoder.companions = std::make_shared<const Companions>(decoder.folder);
-
-  // Modules of a projection lie one after the other, so that in fp32 the projection's weight is a view of the masters.
-  std::vector<std::tuple<std::string, std::vector<int64_t>, bool>> shapes;
-  std::vector<at::Tensor> initial;
-  const auto add = [&](const std::string& name, const at::Tensor& weight, bool decay) {
-    shapes.emplace_back(name, weight.sizes().vec(), decay);
-    initial.push_back(weight);
-  };
-  add(decoder.embedding_name, decoder.embedding, true);
-  for (Projection* p : decoder.projections()) {
-    if (decoder.is_tied(p)) continue;
-    for (const Module& m : p->modules)
-      add(m.name + ".weight", p->current_weight().narrow(0, m.begin, m.end - m.begin), true);
-  }
-  for (const Norm* norm : decoder.norms()) add(norm->name, norm->weight, false);
-  state.allocate(shapes);
-
-  at::NoGradGuard no_grad;
-  for (size_t i = 0; i < initial.size(); ++i) state.parameters[i].value.copy_(initial[i]);
-  initial.clear();
-  for (const TensorFile& file : decoder.folder.files())  // all of it is copied
-    for (const TensorInfo& tensor : file.tensors()) file.forget(tensor.name);
-  size_t next = 1;
-  decoder.embedding_master = state.parameters[0].value;
-  for (Projection* p : decoder.projections()) {
-    if (decoder.is_tied(p)) {
-      p->modules[0].master = decoder.embedding_master;
-      p->weight = decoder.dtype == at::kFloat ? decoder.embedding_master.detach() : p->weight.clone();
-      continue;
-    }
-    const at::Tensor first = state.parameters[next].value;
-    for (Module& m : p->modules) m.master = state.parameters[next++].value;
-    p->weight = decoder.dtype == at::kFloat
-                    ? state.values.narrow(0, first.storage_offset(), p->weight.numel()).view(p->weight.sizes()).detach()
-                    : p->weight.clone();
-    // The copy of a 16-bit weight is exact; -1 makes the first use write it all the same.
-    for (Module& m : p->modules) m.master_version = static_cast<uint32_t>(-1);
-  }
-  for (Norm* norm : decoder.norms()) norm->master = state.parameters[next++].value;
-  decoder.embedding = decoder.embedding_master.detach();
+  state.is_full = true;
+  const auto attachment = std::make_shared<Attachment>();
+  attachment->name = "full";
+  state.attachment = attachment;
+  state.leaves = train_all(*state.model);
   return adapter;
 }
 
-bool Adapter::is_full() const { return state_->full; }
+const std::string& Adapter::name() const { return state_->attachment->name; }
+bool Adapter::is_full() const { return state_->is_full; }
 const LoraConfig& Adapter::config() const { return state_->config; }
 const std::vector<std::string>& Adapter::modules() const { return state_->modules; }
-int64_t Adapter::parameter_count() const { return state_->values.numel(); }
+int64_t Adapter::parameter_count() const { return state_->leaves.values.numel(); }
 std::vector<at::Tensor> Adapter::parameters() const {
   std::vector<at::Tensor> leaves;
-  for (const Parameter& p : state_->parameters) leaves.push_back(p.value);
+  for (const Parameter& p : named_parameters()) leaves.push_back(p.value);
   return leaves;
 }
-const std::vector<Parameter>& Adapter::named_parameters() const { return state_->parameters; }
-at::Tensor Adapter::flat_values() const { return state_->values; }
-at::Tensor Adapter::flat_gradient() const { return state_->gradient; }
-int64_t Adapter::decayed_count() const { return state_->decayed; }
+const std::vector<Parameter>& Adapter::named_parameters() const { return state_->leaves.parameters(); }
+at::Tensor Adapter::flat_values() const { return state_->leaves.values; }
+at::Tensor Adapter::flat_gradient() const { return state_->leaves.gradient; }
+int64_t Adapter::decayed_count() const { return state_->leaves.decayed; }
 
-namespace {
+bool Adapter::is_active() const { return is_full() || state_->model->adapters.is_active(*state_->attachment); }
 
-// The whole model under the base's file names, each tensor in its stored dtype; what does not train is copied.
-void write_model(const Decoder& decoder, const std::vector<Parameter>& parameters, const fs::path& target) {
-  std::map<std::string, at::Tensor> trained;
-  for (const Parameter& p : parameters) trained[p.name] = p.value.detach();
-  for (const TensorFile& file : decoder.folder.files()) {
-    TensorWriter writer(target / file.path().filename(), file.tensors(), file.metadata());
-    for (const TensorInfo& info : writer.tensors()) {
-      const auto found = trained.find(info.name);
-      const at::Tensor stored = found == trained.end() ? file.tensor(info.name) : found->second.to(info.dtype);
-      if (found != trained.end() && !ops::all_finite(stored))
-        throw Error(ExitCode::kDiverged, join(info.name, ": a value does not fit ", info.dtype, "; not saved"));
-      writer.add(info.name, stored);
-    }
-    writer.commit();
-  }
-  decoder.companions->copy_to(target);
+void Adapter::detach() const {
+  RANKFOLD_CHECK(!is_full(), "the model itself is trained: there is no adapter to detach");
+  state_->model->adapters.detach(*state_->attachment);
 }
 
-}  // namespace
+void Adapter::attach() const {
+  RANKFOLD_CHECK(!is_full(), "the model itself is trained: there is no adapter to attach");
+  state_->model->adapters.attach(state_->attachment);
+}
 
-void write_adapter_files(const Adapter& adapter, const Decoder& decoder, const fs::path& folder) {
-  if (adapter.is_full()) return write_model(decoder, adapter.named_parameters(), folder);
+void write_adapter_files(const Adapter& adapter, const Model& model, const fs::path& folder) {
+  if (adapter.is_full()) return write_trained_model(model, adapter.named_parameters(), folder);
   std::vector<std::pair<std::string, at::Tensor>> tensors;
   for (const Parameter& p : adapter.named_parameters()) tensors.emplace_back(p.name, p.value.detach());
-  write_adapter_folder(folder, adapter.config(), decoder.folder.path().string(), tensors);
+  write_adapter_folder(folder, adapter.config(), model.folder.path().string(), tensors);
 }
 
 AdapterFolder read_checked_adapter(const fs::path& folder) {
@@ -244,7 +164,7 @@ AdapterFolder read_checked_adapter(const fs::path& folder) {
 
 void Adapter::save(const fs::path& folder) const {
   FileSet files(folder);
-  write_adapter_files(*this, *state_->decoder, files.path());
+  write_adapter_files(*this, *state_->model, files.path());
   commit_result(files, nlohmann::json::object());
 }
 

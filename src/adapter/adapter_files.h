@@ -2,7 +2,7 @@
 #pragma once
 
 #include "adapter/peft_format.h"
-#include "model/decoder.h"
+#include "model/model.h"
 #include "rankfold/adapter.h"
 
 #include <filesystem>
@@ -10,7 +10,11 @@
 namespace rankfold {
 
 // Into a folder that is there: an adapter as PEFT writes it, or the whole model in the base's stored dtype.
-void write_adapter_files(const Adapter& adapter, const Decoder& decoder, const std::filesystem::path& folder);
+void write_adapter_files(const Adapter& adapter, const Model& model, const std::filesystem::path& folder);
+
+// UserError where one of these modules is the head of a model that ties it to the embedding: what trains there could not
+// be merged.
+void refuse_tied_head(const CausalLM& model, const std::vector<std::string>& modules);
 
 // UserError where lora-train or save() has left the folder between two saves.
 AdapterFolder read_checked_adapter(const std::filesystem::path& folder);

@@ -8,11 +8,13 @@
 #include <nlohmann/json.hpp>
 
 #include <filesystem>
+#include <iostream>
 
 namespace rankfold {
 
 LoadedModel load_model(const ModelOptions& options) {
   LoadedModel loaded{CausalLM::load(options.model_name_or_path, options.load), {}};
+  for (const std::string& note : loaded.model.config().notes) std::cerr << note << "\n";
   if (!options.adapter_name_or_path.empty()) loaded.adapter = Adapter::load(loaded.model, options.adapter_name_or_path);
   return loaded;
 }

@@ -149,6 +149,7 @@ void run(RunConfig& config, const Given& given) {
   ProgressDisplay display;
   validate(config, given, display);
   const CausalLM model = CausalLM::load(config.model_name_or_path, config.load);
+  for (const std::string& note : model.config().notes) display.message(note);
   const Tokenizer* tokenizer = model.has_tokenizer() ? &model.tokenizer() : nullptr;
   check_targets(model, config, targets, given);
   const Adapter adapter = make_adapter(model, config);

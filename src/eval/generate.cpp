@@ -1,7 +1,7 @@
 #include "rankfold/generate.h"
 
 #include "core/check.h"
-#include "model/decoder.h"
+#include "model/model.h"
 
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
@@ -48,10 +48,10 @@ std::vector<std::vector<int32_t>> generate(const CausalLM& model, const std::vec
                                            const GenerateConfig& config,
                                            const std::function<void(int64_t, int32_t)>& on_token) {
   at::NoGradGuard no_grad;
-  Decoder& decoder = *model.shared_decoder();
+  Model& parts = *model.shared_model();
   std::vector<std::vector<int32_t>> completions(prompts.size());
   if (prompts.empty()) return completions;
-  std::vector<int64_t> eos = decoder.config.eos_token_ids;
+  std::vector<int64_t> eos = parts.config.eos_token_ids;
   if (eos.empty() && model.has_tokenizer()) eos.push_back(model.tokenizer().eos());
 
   size_t longest = 0;
@@ -64,13 +64,13 @@ std::vector<std::vector<int32_t>> generate(const CausalLM& model, const std::vec
     samplers.push_back({config, std::mt19937_64(static_cast<uint64_t>(config.seed))});
   }
   Batch batch = make_batch(rows);
-  KvCache cache(decoder.config, decoder.embedding.options().dtype(decoder.dtype), static_cast<int64_t>(prompts.size()),
+  KvCache cache(parts.config, at::TensorOptions(parts.device).dtype(parts.dtype), static_cast<int64_t>(prompts.size()),
                 static_cast<int64_t>(longest) + std::min<int64_t>(config.max_new_tokens, 256));
   std::vector<int64_t> open(prompts.size());  // prompt number of each row that still decodes
   std::iota(open.begin(), open.end(), 0);
 
   for (int64_t made = 0;; ++made) {
-    const at::Tensor logits = decoder.next_logits(batch, cache).to(at::kCPU, at::kFloat).contiguous();
+    const at::Tensor logits = parts.decoder.next_logits(batch, cache).to(at::kCPU, at::kFloat).contiguous();
     if (!logits.isfinite().all().item<bool>())
       throw Error(ExitCode::kDiverged, join(model.folder().string(), ": the model's logits are not finite numbers"));
     std::vector<int64_t> still_open;

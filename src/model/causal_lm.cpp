@@ -3,8 +3,8 @@
 #include "core/check.h"
 #include "core/file.h"
 #include "io/dtype.h"
-#include "model/architecture.h"
-#include "model/decoder.h"
+#include "model/load_network.h"
+#include "model/model.h"
 #include "model/model_config.h"
 #include "ops/backend.h"
 #include "ops/open_cuda.h"
@@ -38,37 +38,44 @@ CausalLM CausalLM::load(const std::filesystem::path& path, const LoadConfig& loa
   const at::Device device = ops::open_device(load.device);
   ModelFolder folder = ModelFolder::open(path);
   ModelConfig config = read_model_config(folder);
+  // As transformers does: two different weights are not tied, whatever config.json says.
+  if (config.tie_word_embeddings && head_differs_from_embedding(folder)) {
+    config.tie_word_embeddings = false;
+    config.notes.push_back(one_line(join((path / "config.json").string(),
+                                         ": tie_word_embeddings is true, but lm_head.weight is not the embedding: "
+                                         "not tied")));
+  }
   const at::ScalarType dtype = compute_dtype(load.dtype, config.stored_dtype, device);
   CausalLM model;
-  model.decoder_ = std::make_shared<Decoder>(std::move(folder), std::move(config), dtype, device);
+  model.model_ = std::make_shared<Model>(std::move(folder), std::move(config), dtype, device);
   return model;
 }
 
-at::Tensor CausalLM::loss(const Batch& batch) const { return decoder_->loss(batch); }
-at::Tensor CausalLM::logits(const Batch& batch) const { return decoder_->logits(batch); }
-const ModelConfig& CausalLM::config() const { return decoder_->config; }
-const std::filesystem::path& CausalLM::folder() const { return decoder_->folder.path(); }
-at::ScalarType CausalLM::dtype() const { return decoder_->dtype; }
-at::Device CausalLM::device() const { return decoder_->device; }
-const std::vector<LinearModule>& CausalLM::linear_modules() const { return decoder_->linears; }
+at::Tensor CausalLM::loss(const Batch& batch) const { return model_->decoder.loss(batch); }
+at::Tensor CausalLM::logits(const Batch& batch) const { return model_->decoder.logits(batch); }
+const ModelConfig& CausalLM::config() const { return model_->config; }
+const std::filesystem::path& CausalLM::folder() const { return model_->folder.path(); }
+at::ScalarType CausalLM::dtype() const { return model_->dtype; }
+at::Device CausalLM::device() const { return model_->device; }
+const std::vector<LinearModule>& CausalLM::linear_modules() const { return model_->linears; }
 
 int64_t CausalLM::parameter_count() const {
-  int64_t count = decoder_->embedding.numel();
-  for (const Norm* norm : decoder_->norms()) count += norm->weight.numel();
-  for (const Projection* p : decoder_->projections())
-    if (!decoder_->is_tied(p)) count += p->weight.numel();
+  Network& network = model_->network();
+  int64_t count = network.embedding.numel();
+  for (const Norm* norm : network.norms()) count += norm->weight.numel();
+  for (const Projection* p : network.projections())
+    if (!network.is_tied_head(p)) count += p->out_features() * p->in_features();
   return count;
 }
 
-const Tokenizer& CausalLM::tokenizer() const {
-  if (!decoder_->tokenizer) {
-    const auto& eos = decoder_->config.eos_token_ids;
-    decoder_->tokenizer = Tokenizer::open(folder(), find_architecture(config().architecture).bos_by_default,
-                                          eos.empty() ? -1 : static_cast<int32_t>(eos.front()));
-  }
-  return *decoder_->tokenizer;
-}
-
+const Tokenizer& CausalLM::tokenizer() const { return model_->tokenizer(); }
 bool CausalLM::has_tokenizer() const { return what_stands_at(folder() / "tokenizer.model") != "nothing"; }
+
+std::vector<std::string> CausalLM::adapter_names() const { return model_->adapters.names(); }
+std::vector<std::string> CausalLM::active_adapters() const { return model_->adapters.active(); }
+void CausalLM::set_active_adapters(const std::vector<std::string>& names) const { model_->adapters.activate(names); }
+void CausalLM::merge_adapters() const { model_->adapters.merge_active(); }
+
+std::shared_ptr<Decoder> CausalLM::shared_decoder() const { return {model_, &model_->decoder}; }
 
 }  // namespace rankfold

@@ -1,5 +1,6 @@
 // Decoding with a key/value cache: the same layers, but attention looks back into the cache.
 #include "model/decoder.h"
+#include "model/kv_cache.h"
 
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
@@ -65,10 +66,10 @@ at::Tensor attend_cached(at::Tensor qkv, const Heads& heads, const Rope& rope, c
       keys.narrow(1, before, added).copy_(part(q_size, kv_size, heads.key_value));
       values.narrow(1, before, added).copy_(part(q_size + kv_size, kv_size, heads.key_value));
       if (is_prompt) continue;
-      // Query heads that share a key/value head are rows of one product.
+      // Query heads that share a key/value head are rows of one product. Scores stay in fp32, as in training.
       const int64_t length = before + added;
       const at::Tensor q = part(0, q_size, heads.query).reshape({heads.key_value, group * added, heads.size});
-      at::Tensor scores = at::matmul(q, keys.narrow(1, 0, length).transpose(1, 2)).to(at::kFloat) /
+      at::Tensor scores = at::matmul(q.to(at::kFloat), keys.narrow(1, 0, length).transpose(1, 2).to(at::kFloat)) /
                           std::sqrt(static_cast<double>(heads.size));
       if (added > 1) {
         const at::Tensor future = at::ones({added, length}, qkv.options().dtype(at::kBool)).triu(before + 1);
@@ -89,24 +90,25 @@ at::Tensor attend_cached(at::Tensor qkv, const Heads& heads, const Rope& rope, c
 
 at::Tensor Decoder::next_logits(const Batch& batch, KvCache& cache) {
   at::NoGradGuard no_grad;
-  const Pass pass;
-  const Heads heads{config.num_attention_heads, config.num_key_value_heads, config.head_dim};
+  const Pass pass = pass_of(batch);
   int64_t longest = 0;
   for (int64_t b = 0; b < batch.rows(); ++b)
     longest = std::max(longest, cache.lengths[b] + batch.offsets[b + 1] - batch.offsets[b]);
   cache.reserve(longest);
   const Rope& rope = rope_for(longest);
-  const Sequences sequences(batch.offsets, device);
+  const Sequences sequences(batch.offsets, device_);
   const at::Tensor positions = on_device(batch.positions);
-  const at::Tensor h = hidden(batch, pass, [&](const at::Tensor& qkv, size_t layer) {
-    return attend_cached(qkv, heads, rope, positions, sequences, cache, layer);
-  });
+  const auto attend = [&](const at::Tensor& qkv, size_t layer) {
+    return attend_cached(qkv, heads(), rope, positions, sequences, cache, layer);
+  };
+  const at::Tensor h = hidden(batch, pass, attend, Checkpointing::none);
   std::vector<int64_t> last;
   for (int64_t b = 0; b < batch.rows(); ++b) {
     last.push_back(batch.offsets[b + 1] - 1);
     cache.lengths[b] += batch.offsets[b + 1] - batch.offsets[b];
   }
-  return ops::norm_project(h.index_select(0, on_device(at::tensor(last))), norm, head, pass).first;
+  const at::Tensor ends = h.index_select(0, on_device(at::tensor(last)));
+  return ops::norm_project(ends, network_->norm, network_->head, pass).first;
 }
 
 }  // namespace rankfold

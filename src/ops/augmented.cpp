@@ -19,38 +19,35 @@ namespace {
 
 using kernels::round_up;
 
-// The columns that the update of a module takes.
-int64_t columns_of(const Module& m) { return m.has_update() ? round_up(m.a.size(0), 8) : 0; }
+// The columns that an update takes.
+int64_t columns_of(const LowRank& u) { return round_up(u.rank(), 8); }
 
 void* address(const at::Tensor& x, int64_t row, int64_t column) {
   return static_cast<char*>(x.data_ptr()) + (row * x.stride(0) + column * x.stride(1)) * x.element_size();
 }
 
-// f(module, first column of its update)
+// f(update, its first column)
 template <class F>
 void for_updates(const Projection& projection, F&& f) {
   int64_t column = 0;
-  for (const Module& m : projection.modules) {
-    if (!m.has_update()) continue;
-    f(m, column);
-    column += columns_of(m);
+  for (const LowRank& u : projection.updates) {
+    f(u, column);
+    column += columns_of(u);
   }
 }
 
 std::vector<uint32_t> leaf_versions(const Projection& projection) {
   std::vector<uint32_t> versions;
-  for_updates(projection, [&](const Module& m, int64_t) {
-    versions.push_back(static_cast<uint32_t>(m.a._version()));
-    versions.push_back(static_cast<uint32_t>(m.b._version()));
-  });
+  for (const LowRank& u : projection.updates)
+    versions.insert(versions.end(), {static_cast<uint32_t>(u.a._version()), static_cast<uint32_t>(u.b._version())});
   return versions;
 }
 
-// Built when an adapter has been attached since, and anew should another rank come.
+// Made once for a projection: other adapters come with another one, which shares the frozen weight alone.
 void lay_out(Projection& projection) {
+  if (projection.augmented) return;
   int64_t columns = 0;
-  for (const Module& m : projection.modules) columns += columns_of(m);
-  if (projection.augmented && projection.augmented->columns == columns) return;
+  for (const LowRank& u : projection.updates) columns += columns_of(u);
   const at::Tensor weight = projection.current_weight();
   const int64_t n = weight.size(0), k = weight.size(1);
   auto w = std::make_shared<Augmented>();
@@ -60,7 +57,7 @@ void lay_out(Projection& projection) {
   w->b_transposed = at::zeros({columns, w->n8}, weight.options());
   at::Tensor place = w->buffer.narrow(0, 0, n).narrow(1, 0, k);
   place.copy_(weight);
-  projection.weight = place;
+  projection.frozen->value = place;
   projection.augmented = std::move(w);
 }
 
@@ -98,11 +95,11 @@ Augmented& current(Projection& projection) {
   const std::vector<uint32_t> versions = leaf_versions(projection);
   if (versions == w.versions) return w;
   // Somebody other than AdamW's kernel has written the leaves: a load, a user's optimizer, the first use.
-  for_updates(projection, [&](const Module& m, int64_t column) {
-    w.buffer.narrow(0, w.n8 + column, m.a.size(0)).narrow(1, 0, m.a.size(1)).copy_(m.a);
-    w.a_transposed.narrow(1, column, m.a.size(0)).copy_(m.a.t());
-    w.buffer.narrow(0, m.begin, m.b.size(0)).narrow(1, w.k8 + column, m.b.size(1)).copy_(m.b);
-    w.b_transposed.narrow(0, column, m.b.size(1)).narrow(1, m.begin, m.b.size(0)).copy_(m.b.t());
+  for_updates(projection, [&](const LowRank& u, int64_t column) {
+    w.buffer.narrow(0, w.n8 + column, u.rank()).narrow(1, 0, u.a.size(1)).copy_(u.a);
+    w.a_transposed.narrow(1, column, u.rank()).copy_(u.a.t());
+    w.buffer.narrow(0, u.begin, u.b.size(0)).narrow(1, w.k8 + column, u.rank()).copy_(u.b);
+    w.b_transposed.narrow(0, column, u.rank()).narrow(1, u.begin, u.b.size(0)).copy_(u.b.t());
   });
   w.versions = versions;
   return w;
@@ -116,32 +113,34 @@ std::vector<kernels::Segment> image_segments(Projection& projection, const at::T
   std::vector<kernels::Segment> segments;
   if (projection.has_update()) {
     const Augmented& w = current(projection);
-    for_updates(projection, [&](const Module& m, int64_t column) {
-      segments.push_back({.begin = begin(m.a),
-                          .rows = m.a.size(0),
-                          .cols = m.a.size(1),
+    for_updates(projection, [&](const LowRank& u, int64_t column) {
+      if (!u.a.is_alias_of(flat)) return;  // another adapter's
+      segments.push_back({.begin = begin(u.a),
+                          .rows = u.rank(),
+                          .cols = u.a.size(1),
                           .image = address(w.buffer, w.n8 + column, 0),
                           .ld = w.pitch(),
                           .transposed = address(w.a_transposed, 0, column),
                           .ld_transposed = w.columns,
                           .decays = 1});
-      segments.push_back({.begin = begin(m.b),
-                          .rows = m.b.size(0),
-                          .cols = m.b.size(1),
-                          .image = address(w.buffer, m.begin, w.k8 + column),
+      segments.push_back({.begin = begin(u.b),
+                          .rows = u.b.size(0),
+                          .cols = u.rank(),
+                          .image = address(w.buffer, u.begin, w.k8 + column),
                           .ld = w.pitch(),
-                          .transposed = address(w.b_transposed, column, m.begin),
+                          .transposed = address(w.b_transposed, column, u.begin),
                           .ld_transposed = w.n8,
                           .decays = 1});
     });
   }
+  const at::Tensor& weight = projection.frozen->value;
   for (const Module& m : projection.modules) {
-    if (!m.master.defined() || m.master.is_alias_of(projection.weight)) continue;
+    if (!m.master.defined() || m.master.is_alias_of(weight)) continue;
     segments.push_back({.begin = begin(m.master),
                         .rows = m.master.size(0),
                         .cols = m.master.size(1),
-                        .image = address(projection.weight, m.begin, 0),
-                        .ld = projection.weight.stride(0),
+                        .image = address(weight, m.begin, 0),
+                        .ld = weight.stride(0),
                         .decays = 1});
   }
   return segments;
@@ -157,13 +156,13 @@ kernels::Updates updates_of(const Projection& projection, const Pass& pass) {
   const auto threshold = static_cast<uint32_t>(std::min(std::lround(pass.dropout * 65536), 65535L));
   const double kept = 65536.0 / (65536 - threshold);
   kernels::Updates updates;
-  for_updates(projection, [&](const Module& m, int64_t column) {
-    RANKFOLD_CHECK(updates.count < kernels::kMostUpdates, "a projection of more than ", kernels::kMostUpdates,
-                   " updated modules");
+  for_updates(projection, [&](const LowRank& u, int64_t column) {
+    RANKFOLD_CHECK(updates.count < kernels::kMostUpdates, "a projection with more than ", kernels::kMostUpdates,
+                   " low-rank updates");
     updates.update[updates.count++] = {.begin = static_cast<int32_t>(column),
-                                       .end = static_cast<int32_t>(column + columns_of(m)),
-                                       .stream = static_cast<uint32_t>(pass.step * 4096 + m.index),
-                                       .scale = static_cast<float>(m.scale * kept)};
+                                       .end = static_cast<int32_t>(column + columns_of(u)),
+                                       .stream = static_cast<uint32_t>(pass.step * 4096 + u.index),
+                                       .scale = static_cast<float>(u.scale * kept)};
   });
   if (threshold > 0)
     updates.dropout = {.row_M = static_cast<const int32_t*>(pass.rows.const_data_ptr()),

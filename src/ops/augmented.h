@@ -3,8 +3,8 @@
 //                                 A  |      R: the columns of all updates side by side, each padded to 8
 // so that y = [x | S] [W | B]^T and dX = [dY | dS] [W; A] are one product each over neighbouring memory, and any R up
 // to 64 costs one step of its loop. B is block-diagonal where a projection has several modules. Beside it A and B
-// transposed. The images are written by the optimizer's kernel after each of its steps (Segment, kernels/adamw.h), and
-// by ops::current where a leaf's version says that somebody else has changed it.
+// transposed. These copies of A and B are written by the optimizer's kernel after each of its steps (Segment, kernels/adamw.h), and
+// by ops::current where a leaf's version counter says that it has been changed since.
 #pragma once
 
 #include "ops/backend.h"
@@ -19,7 +19,7 @@ struct Augmented {
   at::Tensor a_transposed;  // [K, R]
   at::Tensor b_transposed;  // [R, N8]
   int64_t k8 = 0, n8 = 0, columns = 0;
-  std::vector<uint32_t> versions;  // of the leaves the images were written from
+  std::vector<uint32_t> versions;  // of the leaves that the copies were made of
 
   int64_t pitch() const { return buffer.size(1); }
   // First element of row, column of the buffer.
@@ -28,12 +28,12 @@ struct Augmented {
 
 namespace ops {
 
-// The projection's augmented form with images as its leaves are now. Lays the weight out anew the first time; from then
-// on projection.weight is a view of the buffer. The projection has an update.
+// The projection's augmented form, with copies of its leaves as they are now. Lays the weight out anew the first time;
+// from then on the frozen weight is a view of the buffer. The projection has an update.
 Augmented& current(Projection& projection);
 
-// The trained leaves of a projection in a flat fp32 buffer, with the places of their images, for AdamW's kernel; and,
-// to be called after it has run, the note that the images are those of the leaves as they are now.
+// The trained leaves of a projection that lie in a flat fp32 buffer, with the places of their low-precision copies, for
+// AdamW's kernel; and, to be called after it has run, the note that the copies are those of the leaves as they are now.
 std::vector<kernels::Segment> image_segments(Projection& projection, const at::Tensor& flat);
 void images_written(Projection& projection);
 

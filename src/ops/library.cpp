@@ -98,7 +98,7 @@ Projection make_projection(const char* op, const Tensor& weight, const Updates& 
                  ": a, b and scale must be of one length, got ", count, ", ", updates.b.size(), " and ",
                  updates.scale.size());
   Projection projection;
-  projection.weight = weight.detach();
+  projection.frozen->value = weight.detach();
   int64_t begin = 0;
   for (size_t i = 0; i < count; ++i) {
     const Tensor &a = updates.a[i], &b = updates.b[i];
@@ -112,8 +112,12 @@ Projection make_projection(const char* op, const Tensor& weight, const Updates& 
                      " and b", number, " must be Float or ", x.scalar_type(), ", got ", leaf.scalar_type());
     Module m;
     m.begin = begin, m.end = begin += b.size(0);
-    m.index = updates.first_module + static_cast<int64_t>(i);
-    if (a.size(0) > 0) m.a = a, m.b = b, m.scale = updates.scale[i];
+    if (a.size(0) > 0) {
+      LowRank& u = projection.updates.emplace_back();
+      u.begin = m.begin, u.end = m.end;
+      u.a = a, u.b = b, u.scale = updates.scale[i];
+      u.index = updates.first_module + static_cast<int64_t>(i);
+    }
     projection.modules.push_back(std::move(m));
   }
   if (count == 0) {

@@ -16,10 +16,9 @@ using torch::autograd::variable_list;
 
 std::vector<at::Tensor> trained_leaves(const Projection& projection) {
   std::vector<at::Tensor> leaves;
-  for (const Module& m : projection.modules) {
+  for (const Module& m : projection.modules)
     if (m.master.defined()) leaves.push_back(m.master);
-    if (m.has_update()) leaves.insert(leaves.end(), {m.a, m.b});
-  }
+  for (const LowRank& u : projection.updates) leaves.insert(leaves.end(), {u.a, u.b});
   return leaves;
 }
 
@@ -47,7 +46,7 @@ ProjectedGradient project_backward(const at::Tensor& dy, const Input& input, Pro
 
 namespace {
 
-// What backward needs beside tensors. The projection belongs to the decoder, which outlives the graph.
+// What backward needs beside tensors. The pass owns projection and norm.
 struct Held : torch::CustomClassHolder {
   Held(Projection& projection, Norm* norm, Pass pass) : projection(projection), norm(norm), pass(std::move(pass)) {}
   Projection& projection;

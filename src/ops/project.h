@@ -39,7 +39,7 @@ struct ProjectedGradient {
 ProjectedGradient project_backward(const at::Tensor& dy, const Input& input, Projection& projection, const Pass& pass,
                                    const std::vector<at::Tensor>& s, const at::Tensor& through, bool needs_d_in);
 
-// Leaves of a projection in the order in which project_backward gives their gradients: per module master, a, b.
+// Leaves of a projection in the order in which project_backward gives their gradients: masters, then a, b of each update.
 std::vector<at::Tensor> trained_leaves(const Projection& projection);
 
 namespace on_cpu {

@@ -12,9 +12,9 @@
 namespace rankfold::ops::on_cpu {
 namespace {
 
-// A low-rank update in one pass over its projection: y += scale * drop(x) A^T B^T.
-struct Update {
-  Module* module;
+// A low-rank update in one pass over its projection.
+struct UpdatePass {
+  LowRank* update;
   at::Tensor a, b;                  // [r, K], [n, r] in the dtype of x
   at::Tensor s;                     // [T, r]
   at::Tensor packed;                // the factor that the next loop reads
@@ -31,12 +31,11 @@ struct Update {
   }
 };
 
-std::vector<Update> updates_of(Projection& projection, const Pass& pass, at::ScalarType dtype) {
-  std::vector<Update> updates;
-  for (Module& m : projection.modules) {
-    if (!m.has_update()) continue;
-    Update u{&m, m.a_image.of(m.a, dtype), m.b_image.of(m.b, dtype), {}, {}};
-    if (pass.dropout > 0) u.counters = dropout_counters(pass, m.index);
+std::vector<UpdatePass> passes_of(Projection& projection, const Pass& pass, at::ScalarType dtype) {
+  std::vector<UpdatePass> updates;
+  for (LowRank& l : projection.updates) {
+    UpdatePass u{&l, l.a_copy.of(l.a, dtype), l.b_copy.of(l.b, dtype), {}, {}};
+    if (pass.dropout > 0) u.counters = dropout_counters(pass, l.index);
     updates.push_back(std::move(u));
   }
   return updates;
@@ -52,9 +51,9 @@ at::Tensor pack(const at::Tensor& factor, bool transposed) {
 }
 
 template <class T>
-ThreadScratch scratch_for(const std::vector<Update>& updates) {
+ThreadScratch scratch_for(const std::vector<UpdatePass>& updates) {
   int64_t bytes = 0;
-  for (const Update& u : updates) bytes = std::max(bytes, cpu::loops().of<T>().low_rank_scratch(u.rank()));
+  for (const UpdatePass& u : updates) bytes = std::max(bytes, cpu::loops().of<T>().low_rank_scratch(u.rank()));
   return ThreadScratch(bytes);
 }
 
@@ -93,13 +92,13 @@ Projected project(const Input& input, Projection& projection, const Pass& pass, 
   const MadeInput made(input);
   const at::Tensor& x = made.x;
   const int64_t m = x.size(0), k = x.size(1), n = projection.out_features();
-  std::vector<Update> updates = updates_of(projection, pass, x.scalar_type());
+  std::vector<UpdatePass> updates = passes_of(projection, pass, x.scalar_type());
   Projected result;
   result.rstd = made.rstd;
   with_dtype(x.scalar_type(), [&]<class T>(T) {
     const auto& loops = cpu::loops().of<T>();
     const ThreadScratch scratch = scratch_for<T>(updates);
-    for (Update& u : updates) {
+    for (UpdatePass& u : updates) {
       u.packed = pack<T>(u.a, /*transposed=*/true);
       u.s = at::empty({m, u.rank()}, x.options());
       result.s.push_back(u.s);
@@ -107,22 +106,22 @@ Projected project(const Input& input, Projection& projection, const Pass& pass, 
     if (input.source != Source::plain || !updates.empty())
       for_row_blocks(m, k, [&](int64_t begin, int64_t end) {
         made.make_rows<T>(input, begin, end);
-        for (const Update& u : updates) {
+        for (const UpdatePass& u : updates) {
           cpu::DropoutCounters counters;
           loops.low_rank_down(const_data<T>(x) + begin * k, k, u.dropout(begin, counters), end - begin, k,
-                              u.packed.const_data_ptr(), u.rank(), u.module->scale, data<T>(u.s) + begin * u.rank(),
+                              u.packed.const_data_ptr(), u.rank(), u.update->scale, data<T>(u.s) + begin * u.rank(),
                               scratch.mine());
         }
       });
     result.y = gemm_nt(x, projection.current_weight());
-    for (Update& u : updates) u.packed = pack<T>(u.b, /*transposed=*/true);
+    for (UpdatePass& u : updates) u.packed = pack<T>(u.b, /*transposed=*/true);
     const at::Tensor added = residual.defined() ? residual.contiguous() : residual;
     if (added.defined() || !updates.empty())
       for_row_blocks(m, n, [&](int64_t begin, int64_t end) {
         T* y = data<T>(result.y) + begin * n;
-        for (const Update& u : updates)
+        for (const UpdatePass& u : updates)
           loops.low_rank_up(const_data<T>(u.s) + begin * u.rank(), u.packed.const_data_ptr(), u.rank(), nullptr,
-                            end - begin, u.outputs(), y + u.module->begin, n, scratch.mine());
+                            end - begin, u.outputs(), y + u.update->begin, n, scratch.mine());
         if (added.defined()) loops.add(const_data<T>(added) + begin * n, (end - begin) * n, y);
       });
   });
@@ -138,7 +137,7 @@ ProjectedGradient project_backward(const at::Tensor& dy_in, const Input& input, 
   ProjectedGradient gradient;
   std::optional<MadeInput> made;
   if (projection.trains()) made.emplace(input);
-  std::vector<Update> updates = updates_of(projection, pass, dy.scalar_type());
+  std::vector<UpdatePass> updates = passes_of(projection, pass, dy.scalar_type());
   at::Tensor dx;
   with_dtype(dy.scalar_type(), [&]<class T>(T) {
     using Sum = typename cpu::LoopTable<T>::Sum;
@@ -146,51 +145,49 @@ ProjectedGradient project_backward(const at::Tensor& dy_in, const Input& input, 
     const ThreadScratch scratch = scratch_for<T>(updates);
 
     // x once more, and dS = scale dY B.
-    for (Update& u : updates) {
+    for (UpdatePass& u : updates) {
       u.packed = pack<T>(u.b, /*transposed=*/false);
       u.s = at::empty({m, u.rank()}, dy.options());
     }
     if (projection.trains())
       for_row_blocks(m, n, [&](int64_t begin, int64_t end) {
         made->make_rows<T>(input, begin, end);
-        for (const Update& u : updates)
-          loops.low_rank_down(const_data<T>(dy) + begin * n + u.module->begin, n, nullptr, end - begin, u.outputs(),
-                              u.packed.const_data_ptr(), u.rank(), u.module->scale, data<T>(u.s) + begin * u.rank(),
+        for (const UpdatePass& u : updates)
+          loops.low_rank_down(const_data<T>(dy) + begin * n + u.update->begin, n, nullptr, end - begin, u.outputs(),
+                              u.packed.const_data_ptr(), u.rank(), u.update->scale, data<T>(u.s) + begin * u.rank(),
                               scratch.mine());
       });
 
     // dA = dS^T drop(x), dB = dY^T S: by columns, which no two threads share.
     struct Columns {
-      const Update* update;
+      const UpdatePass* update;
       const at::Tensor *s, *gradient;
       bool of_b;
       int64_t begin;
     };
     std::vector<Columns> columns;
     std::vector<at::Tensor> leaves;
-    leaves.reserve(3 * projection.modules.size());
-    size_t next = 0;
-    for (Module& module : projection.modules) {
+    leaves.reserve(projection.modules.size() + 2 * updates.size());  // columns point into it
+    for (const Module& module : projection.modules)
       if (module.master.defined())
         leaves.push_back(gemm_tn(dy.narrow(1, module.begin, module.end - module.begin), made->x));
-      if (!module.has_update()) continue;
-      const Update& u = updates[next];
+    for (size_t next = 0; next < updates.size(); ++next) {
+      const UpdatePass& u = updates[next];
       const auto options = dy.options().dtype(sum_dtype(dy.scalar_type()));
       leaves.push_back(at::empty({u.rank(), k}, options));
       for (int64_t j = 0; j < k; j += cpu::kLowRankColumns) columns.push_back({&u, &u.s, &leaves.back(), false, j});
       leaves.push_back(at::empty({u.outputs(), u.rank()}, options));
       for (int64_t j = 0; j < u.outputs(); j += cpu::kLowRankColumns)
         columns.push_back({&u, &s[next], &leaves.back(), true, j});
-      ++next;
     }
     at::parallel_for(0, static_cast<int64_t>(columns.size()), 1, [&](int64_t first, int64_t last) {
       for (int64_t i = first; i < last; ++i) {
         const Columns& c = columns[static_cast<size_t>(i)];
-        const Update& u = *c.update;
+        const UpdatePass& u = *c.update;
         const int64_t width = std::min(cpu::kLowRankColumns, (c.of_b ? u.outputs() : k) - c.begin);
         cpu::DropoutCounters counters;
         if (c.of_b) {
-          loops.low_rank_gradient(const_data<T>(*c.s), u.rank(), const_data<T>(dy) + u.module->begin, n, nullptr, m,
+          loops.low_rank_gradient(const_data<T>(*c.s), u.rank(), const_data<T>(dy) + u.update->begin, n, nullptr, m,
                                   c.begin, width, data<Sum>(*c.gradient), 1, u.rank(), scratch.mine());
         } else {
           loops.low_rank_gradient(const_data<T>(*c.s), u.rank(), const_data<T>(made->x), k, u.dropout(0, counters), m,
@@ -204,7 +201,7 @@ ProjectedGradient project_backward(const at::Tensor& dy_in, const Input& input, 
     // dX = dY W + mask (dS A), and through what made x.
     made.reset();
     dx = gemm_nn(dy, projection.current_weight());
-    for (Update& u : updates) u.packed = pack<T>(u.a, /*transposed=*/false);
+    for (UpdatePass& u : updates) u.packed = pack<T>(u.a, /*transposed=*/false);
     const at::Tensor through = through_in.defined() ? through_in.contiguous() : through_in;
     if (input.source == Source::plain && updates.empty()) return;
     const at::Tensor in = input.source == Source::plain ? dx : input.in.contiguous();
@@ -214,7 +211,7 @@ ProjectedGradient project_backward(const at::Tensor& dy_in, const Input& input, 
     const at::Tensor partial = has_gain ? at::zeros({(m + kRowBlock - 1) / kRowBlock, k}, input.rstd.options()) : gain;
     for_row_blocks(m, k, [&](int64_t begin, int64_t end) {
       T* rows = data<T>(dx) + begin * k;
-      for (const Update& u : updates) {
+      for (const UpdatePass& u : updates) {
         cpu::DropoutCounters counters;
         loops.low_rank_up(const_data<T>(u.s) + begin * u.rank(), u.packed.const_data_ptr(), u.rank(),
                           u.dropout(begin, counters), end - begin, k, rows, k, scratch.mine());

@@ -240,26 +240,25 @@ ProjectedGradient project_backward(const Backend& backend, const at::Tensor& dy_
   if (!needs_d_in) gradient.d_in = at::Tensor();
 
   at::Tensor x;  // made again for the gradients of whole weights
-  int64_t column = 0;
   for (const Module& m : projection.modules) {
-    if (m.master.defined()) {
-      if (!x.defined() && input.source == Source::plain) x = in;
-      if (!x.defined()) {
-        x = at::empty({t, kernels::round_up(k, 8)}, options);
-        kernels::Down down = down_of(backend, input, in, gain);
-        const at::Tensor rstd = at::empty({t}, fp32);
-        down.rstd_M = rstd.data_ptr<float>();
-        down.x = x.data_ptr();
-        down.ld_x = x.size(1);
-        backend.kernels.down(down, stream);
-      }
-      gradient.leaves.push_back(weight_gradient(backend, dy.narrow(1, m.begin, m.end - m.begin), rows_of(x), k));
+    if (!m.master.defined()) continue;
+    if (!x.defined() && input.source == Source::plain) x = in;
+    if (!x.defined()) {
+      x = at::empty({t, kernels::round_up(k, 8)}, options);
+      kernels::Down down = down_of(backend, input, in, gain);
+      const at::Tensor rstd = at::empty({t}, fp32);
+      down.rstd_M = rstd.data_ptr<float>();
+      down.x = x.data_ptr();
+      down.ld_x = x.size(1);
+      backend.kernels.down(down, stream);
     }
-    if (!m.has_update()) continue;
-    const int64_t r = m.a.size(0);
-    gradient.leaves.push_back(da.narrow(0, column, r));
-    gradient.leaves.push_back(db.narrow(0, m.begin, m.end - m.begin).narrow(1, column, r));
-    column += kernels::round_up(r, 8);
+    gradient.leaves.push_back(weight_gradient(backend, dy.narrow(1, m.begin, m.end - m.begin), rows_of(x), k));
+  }
+  int64_t column = 0;
+  for (const LowRank& u : projection.updates) {
+    gradient.leaves.push_back(da.narrow(0, column, u.rank()));
+    gradient.leaves.push_back(db.narrow(0, u.begin, u.end - u.begin).narrow(1, column, u.rank()));
+    column += kernels::round_up(u.rank(), 8);
   }
   return gradient;
 }

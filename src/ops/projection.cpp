@@ -7,7 +7,7 @@
 
 namespace rankfold {
 
-const at::Tensor& Image::of(const at::Tensor& leaf, at::ScalarType dtype) {
+const at::Tensor& LowPrecisionCopy::of(const at::Tensor& leaf, at::ScalarType dtype) {
   const uint32_t version = static_cast<uint32_t>(leaf._version());
   if (leaf.scalar_type() == dtype) {
     if (!value_.defined() || !value_.is_alias_of(leaf)) value_ = leaf.detach();
@@ -20,21 +20,16 @@ const at::Tensor& Image::of(const at::Tensor& leaf, at::ScalarType dtype) {
 
 bool Projection::trains() const {
   for (const Module& m : modules)
-    if (m.trains()) return true;
-  return false;
-}
-
-bool Projection::has_update() const {
-  for (const Module& m : modules)
-    if (m.has_update()) return true;
-  return false;
+    if (m.master.defined()) return true;
+  return has_update();
 }
 
 const at::Tensor& Projection::current_weight() {
-  if (fill) {
+  at::Tensor& weight = frozen->value;
+  if (frozen->fill) {
     at::NoGradGuard no_grad;
-    fill(weight);
-    fill = nullptr;
+    frozen->fill(weight);
+    frozen->fill = nullptr;
   }
   for (Module& m : modules) {
     if (!m.master.defined() || m.master.is_alias_of(weight)) continue;

@@ -11,9 +11,9 @@
 
 namespace rankfold {
 
-// The copy of an fp32 leaf in the dtype the model computes in; the leaf itself where that is fp32. Written again when
-// the leaf's version says that somebody (any optimizer) has changed it.
-class Image {
+// The low-precision copy of an fp32 leaf, in the dtype the model computes in; the leaf itself where that is fp32. It is
+// made again when the leaf's version counter says that an optimizer has changed the leaf.
+class LowPrecisionCopy {
  public:
   const at::Tensor& of(const at::Tensor& leaf, at::ScalarType dtype);
 
@@ -27,30 +27,41 @@ struct Module {
   std::string name;
   int64_t begin = 0, end = 0;
   at::Tensor master;  // fp32 leaf [end - begin, K] where the weight itself trains (full tuning)
-  at::Tensor a, b;    // fp32 leaves [r, K], [end - begin, r] of a low-rank update; undefined: none
-  double scale = 0;   // of the update
-  int64_t index = 0;  // in Adapter::modules(); names its dropout masks
-  Image a_image, b_image;
   uint32_t master_version = 0;
-
-  bool has_update() const { return a.defined(); }
-  bool trains() const { return a.defined() || master.defined(); }
 };
 
-struct Augmented;  // ops/augmented.h: the weight and the images of its updates as the kernels read them
+// What one adapter adds to the rows [begin, end) of a projection: y += scale * drop(x) A^T B^T. Several may share rows:
+// their sum counts.
+struct LowRank {
+  int64_t begin = 0, end = 0;
+  at::Tensor a, b;  // fp32 leaves [r, K], [end - begin, r]
+  double scale = 0;
+  int64_t index = 0;  // of the module in its adapter's list; names the dropout masks
+  LowPrecisionCopy a_copy, b_copy;
+
+  int64_t rank() const { return a.size(0); }
+};
+
+// The matrix of a projection that does not train. Copies of a projection share it, so that weights that are laid out
+// anew for the kernels lie in memory once.
+struct FrozenWeight {
+  at::Tensor value;                             // [N, K] in the model's dtype; read-only where it is mapped
+  std::function<void(at::Tensor& value)> fill;  // what value still lacks: its parts, where they lie apart in the file
+};
+
+struct Augmented;  // ops/augmented.h: the weight and its updates as the kernels read them
 
 // W [N, K] with the modules whose rows lie in it: W_pack, q/k/v or gate/up are one projection and one GEMM.
 struct Projection {
-  at::Tensor
-      weight;  // [N, K] in the model's dtype; read-only where it is mapped. current_weight() sees to its contents
+  std::shared_ptr<FrozenWeight> frozen = std::make_shared<FrozenWeight>();
   std::vector<Module> modules;
-  std::function<void(at::Tensor& weight)> fill;  // what weight still lacks: its parts, where they lie apart in the file
-  std::shared_ptr<Augmented> augmented;          // made at the first use by kernels
+  std::vector<LowRank> updates;          // of the active adapters
+  std::shared_ptr<Augmented> augmented;  // made at the first use by kernels
 
-  int64_t in_features() const { return weight.size(1); }
-  int64_t out_features() const { return weight.size(0); }
+  int64_t in_features() const { return frozen->value.size(1); }
+  int64_t out_features() const { return frozen->value.size(0); }
   bool trains() const;
-  bool has_update() const;
+  bool has_update() const { return !updates.empty(); }
   const at::Tensor& current_weight();  // filled, and the rows of changed masters brought up to date
 };
 
@@ -58,10 +69,10 @@ struct Norm {
   std::string name;
   at::Tensor weight;  // [K] in the model's dtype
   at::Tensor master;  // fp32 leaf where it trains
-  Image image;
+  LowPrecisionCopy copy;
   double eps = 1e-6;
 
-  at::Tensor current_weight() { return master.defined() ? image.of(master, weight.scalar_type()) : weight; }
+  at::Tensor current_weight() { return master.defined() ? copy.of(master, weight.scalar_type()) : weight; }
 };
 
 struct Heads {
@@ -89,7 +100,8 @@ struct Pass {
   int64_t step = 0;
   at::Tensor rows;       // [T] int32: row within the accumulation window
   at::Tensor positions;  // [T] int32: position within the row
-  // Owns the projection and the norm where no decoder does: an op's backward runs after its caller has returned.
+  // Owns the projection and the norm: a backward pass may run after the model and its adapter went out of scope, or
+  // have changed.
   std::shared_ptr<void> owner = nullptr;
 
   Pass select(const at::Tensor& indices) const;  // the same for some of the tokens

@@ -50,14 +50,15 @@ at::Tensor attend(const at::Tensor& qkv, const Heads& heads, const Rope& rope, c
 at::Tensor project(const at::Tensor& x, const Projection& projection, const Pass& pass) {
   std::vector<at::Tensor> parts;
   for (const Module& m : projection.modules) {
-    const at::Tensor w = m.master.defined() ? m.master : projection.weight.narrow(0, m.begin, m.end - m.begin);
+    const at::Tensor w = m.master.defined() ? m.master : projection.frozen->value.narrow(0, m.begin, m.end - m.begin);
     at::Tensor y = at::linear(x, w.to(x.scalar_type()));
-    if (m.has_update()) {
+    for (const LowRank& u : projection.updates) {
+      if (u.begin != m.begin) continue;
       at::Tensor dropped = x;
       if (pass.dropout > 0)
-        dropped = x * dropout_mask(pass.seed, pass.step, m.index, pass.rows, pass.positions, x.size(1), pass.dropout)
+        dropped = x * dropout_mask(pass.seed, pass.step, u.index, pass.rows, pass.positions, x.size(1), pass.dropout)
                           .to(x.device(), x.scalar_type());
-      y = y + at::linear(at::linear(dropped, m.a.to(x.scalar_type())), m.b.to(x.scalar_type())) * m.scale;
+      y = y + at::linear(at::linear(dropped, u.a.to(x.scalar_type())), u.b.to(x.scalar_type())) * u.scale;
     }
     parts.push_back(y);
   }

@@ -32,9 +32,13 @@ const char* name_of(Checkpointing level) {
 // Bytes of a token, or of a whole layer, at a time.
 class Estimate {
  public:
-  Estimate(const Decoder& decoder, const BatchSize& batch)
-      : d_(decoder), batch_(batch), tokens_(ops::product_rows(batch.tokens)), e_(c10::elementSize(decoder.dtype)) {
-    const ModelConfig& c = decoder.config;
+  Estimate(const Model& model, const BatchSize& batch)
+      : model_(model),
+        network_(model.network()),
+        batch_(batch),
+        tokens_(ops::product_rows(batch.tokens)),
+        e_(c10::elementSize(model.dtype)) {
+    const ModelConfig& c = model.config;
     hidden_ = c.hidden_size, inner_ = c.intermediate_size;
     query_ = c.num_attention_heads * c.head_dim, qkv_ = query_ + 2 * c.num_key_value_heads * c.head_dim;
   }
@@ -42,20 +46,19 @@ class Estimate {
   // Rank sums of a projection's updates, in bytes.
   int64_t sums(const Projection& p) const {
     int64_t ranks = 0;
-    for (const Module& m : p.modules)
-      if (m.has_update()) ranks += m.a.size(0);
+    for (const LowRank& u : p.updates) ranks += u.rank();
     return ranks * e_;
   }
   // Kept by each half of a layer, its input apart.
   int64_t attention(const Layer& layer) const {
-    return (qkv_ + query_) * e_ + d_.config.num_attention_heads * 4 + 4 + sums(layer.qkv) + sums(layer.o);
+    return (qkv_ + query_) * e_ + model_.config.num_attention_heads * 4 + 4 + sums(layer.qkv) + sums(layer.o);
   }
   int64_t mlp(const Layer& layer) const { return 2 * inner_ * e_ + 4 + sums(layer.gate_up) + sums(layer.down); }
 
   int64_t kept(Checkpointing level) const {
     int64_t token = hidden_ * e_ + 24, again = 0;  // the last hidden state; tokens, labels, positions, rows
-    for (size_t i = first_trained_layer(); i < d_.layers.size(); ++i) {
-      const Layer& layer = d_.layers[i];
+    for (size_t i = first_trained_layer(); i < network_.layers.size(); ++i) {
+      const Layer& layer = network_.layers[i];
       const int64_t states = hidden_ * e_ * (level == Checkpointing::full ? 1 : 2);
       token += states + (level == Checkpointing::full ? 0 : attention(layer)) +
                (level == Checkpointing::none ? mlp(layer) : 0);
@@ -68,61 +71,64 @@ class Estimate {
 
   int64_t temporary() const {
     const int64_t h = tokens_ * hidden_ * e_;
-    const int64_t chunk = std::min(batch_.tokens, ops::loss_chunk(d_.device.type()));
-    const int64_t loss = chunk * (d_.config.vocab_size * e_ + 3 * hidden_ * e_) + h + gradient(d_.head);
+    const int64_t chunk = std::min(batch_.tokens, ops::loss_chunk(model_.device.type()));
+    const int64_t loss = chunk * (model_.config.vocab_size * e_ + 3 * hidden_ * e_) + h + gradient(network_.head);
     int64_t leaves = 0;
-    for (const Layer& layer : d_.layers)
-      for (const Projection* p : {&layer.qkv, &layer.o, &layer.gate_up, &layer.down})
-        leaves = std::max(leaves, gradient(*p));
+    for (const Layer& layer : network_.layers)
+      for (const Projection* p : layer.projections()) leaves = std::max(leaves, gradient(*p));
     // Gradients of whole weights: x, and both factors transposed for the product.
-    const int64_t transposed = d_.embedding_master.defined() ? tokens_ * (3 * inner_ + hidden_) * e_ : 0;
+    const int64_t transposed = network_.embedding_master.defined() ? tokens_ * (3 * inner_ + hidden_) * e_ : 0;
     const int64_t mlp = tokens_ * 3 * inner_ * e_ + 2 * h + transposed;
-    const int64_t attention = tokens_ * (query_ + qkv_) * e_ + 2 * h +
-                              ops::attention_scratch(d_.dtype, d_.device.type(), batch_.longest, d_.config.head_dim);
+    const int64_t attention =
+        tokens_ * (query_ + qkv_) * e_ + 2 * h +
+        ops::attention_scratch(model_.dtype, model_.device.type(), batch_.longest, model_.config.head_dim);
     return std::max({loss, mlp + leaves, attention + leaves});
   }
 
  private:
   size_t first_trained_layer() const {
-    if (d_.embedding_master.defined()) return 0;
-    for (size_t i = 0; i < d_.layers.size(); ++i) {
-      const Layer& layer = d_.layers[i];
-      for (const Projection* p : {&layer.qkv, &layer.o, &layer.gate_up, &layer.down})
+    if (network_.embedding_master.defined()) return 0;
+    for (size_t i = 0; i < network_.layers.size(); ++i) {
+      const Layer& layer = network_.layers[i];
+      for (const Projection* p : layer.projections())
         if (p->trains()) return i;
     }
-    return d_.layers.size();
+    return network_.layers.size();
   }
   // Of a projection's leaves, beside the flat gradient that it is added to.
   int64_t gradient(const Projection& p) const {
     int64_t bytes = 0;
     for (const Module& m : p.modules) {
       if (m.master.defined()) bytes += m.master.numel() * (e_ == 2 ? 6 : 4);
-      if (m.has_update()) bytes += (m.a.numel() + m.b.numel()) * 4;
     }
+    for (const LowRank& u : p.updates) bytes += (u.a.numel() + u.b.numel()) * 4;
     return bytes;
   }
 
-  const Decoder& d_;
+  const Model& model_;
+  const Network& network_;
   const BatchSize& batch_;
   int64_t tokens_, e_, hidden_ = 0, inner_ = 0, query_ = 0, qkv_ = 0;
 };
 
 // Gives the bytes of copies that are yet to be filled. What is a view of the trained values counts as those.
-int64_t add_weights(Decoder& decoder, const at::Tensor& values, MemoryPlan& plan) {
+int64_t add_weights(Model& model, const at::Tensor& values, MemoryPlan& plan) {
+  Network& network = model.network();
   int64_t unfilled = 0;
   const auto add = [&](const std::string& name, const at::Tensor& weight) {
     if (weight.is_alias_of(values)) return;
     const bool mapped =
-        decoder.folder.contains(name) && decoder.folder.tensor(name).const_data_ptr() == weight.const_data_ptr();
+        model.folder.contains(name) && model.folder.tensor(name).const_data_ptr() == weight.const_data_ptr();
     (mapped ? plan.mapped : plan.copied) += static_cast<int64_t>(weight.nbytes());
   };
-  add(decoder.embedding_name, decoder.embedding);
-  for (Projection* p : decoder.projections()) {
-    if (decoder.is_tied(p) && p->weight.is_alias_of(decoder.embedding)) continue;
-    add(p->modules[0].name + ".weight", p->weight);
-    if (p->fill) unfilled += static_cast<int64_t>(p->weight.nbytes());
+  add(network.embedding_name, network.embedding);
+  for (Projection* p : network.projections()) {
+    const at::Tensor& weight = p->frozen->value;
+    if (network.is_tied_head(p) && weight.is_alias_of(network.embedding)) continue;
+    add(p->modules[0].name + ".weight", weight);
+    if (p->frozen->fill) unfilled += static_cast<int64_t>(weight.nbytes());
   }
-  for (Norm* norm : decoder.norms()) add(norm->name, norm->weight);
+  for (Norm* norm : network.norms()) add(norm->name, norm->weight);
   return unfilled;
 }
 
@@ -158,36 +164,35 @@ std::string MemoryPlan::table() const {
 namespace {
 
 // --memory_budget, or what is there; 0 where the system does not say.
-int64_t memory_limit(const TrainConfig& config, const Decoder& decoder, const MemoryPlan& plan) {
+int64_t memory_limit(const TrainConfig& config, const Model& model, const MemoryPlan& plan) {
   if (!config.memory_budget.empty()) return static_cast<int64_t>(*parse_size(config.memory_budget));
-  if (decoder.device.is_cpu()) return available_bytes();
-  c10::DeviceAllocator* allocator = c10::getDeviceAllocator(decoder.device.type());
+  if (model.device.is_cpu()) return available_bytes();
+  c10::DeviceAllocator* allocator = c10::getDeviceAllocator(model.device.type());
   allocator->emptyCache();  // what an earlier run of this process has left counts as free
-  const auto [free, total] = allocator->getMemoryInfo(decoder.device.index());
+  const auto [free, total] = allocator->getMemoryInfo(model.device.index());
   return static_cast<int64_t>(free) + plan.copied + plan.adapter + plan.optimizer;  // ours lie there already
 }
 
 }  // namespace
 
-MemoryPlan plan_memory(Decoder& decoder, const Adapter& adapter, const TrainConfig& config, const BatchSize& batch) {
+MemoryPlan plan_memory(Model& model, const Adapter& adapter, const TrainConfig& config, const BatchSize& batch) {
   MemoryPlan plan;
   plan.batch = batch;
-  const int64_t unfilled = add_weights(decoder, adapter.flat_values(), plan);
+  const int64_t unfilled = add_weights(model, adapter.flat_values(), plan);
   plan.adapter = 8 * adapter.parameter_count();
   plan.optimizer = 8 * adapter.parameter_count();
-  if (decoder.device.is_cpu()) {
+  if (model.device.is_cpu()) {
     std::set<std::string> files;
-    for (const TensorFile& file : decoder.folder.files())
-      files.insert(std::filesystem::canonical(file.path()).string());
+    for (const TensorFile& file : model.folder.files()) files.insert(std::filesystem::canonical(file.path()).string());
     const int64_t ours = plan.copied - unfilled + plan.adapter + plan.optimizer + resident_bytes_of(files);
     plan.libraries = std::max<int64_t>(0, resident_bytes() - ours) + kTouchedCode +
-                     std::min(batch.sizes * kProductsOfALayer, kMostCompiled) * compiled_product(decoder.dtype);
+                     std::min(batch.sizes * kProductsOfALayer, kMostCompiled) * compiled_product(model.dtype);
   } else {
     plan.libraries = kDeviceLibraries;
   }
-  const Estimate estimate(decoder, batch);
+  const Estimate estimate(model, batch);
   plan.temporary = estimate.temporary();
-  const int64_t limit = plan.limit = memory_limit(config, decoder, plan);
+  const int64_t limit = plan.limit = memory_limit(config, model, plan);
   const auto at_level = [&](Checkpointing level) {
     plan.checkpointing = level;
     plan.kept = estimate.kept(level);

@@ -1,7 +1,7 @@
 // What a run will take, before it takes it.
 #pragma once
 
-#include "model/decoder.h"
+#include "model/model.h"
 #include "rankfold/adapter.h"
 #include "rankfold/config.h"
 
@@ -38,6 +38,6 @@ std::string bytes_text(int64_t bytes);  // "1.25 GiB", "12 MiB"
 
 // The plan at config.gradient_checkpointing; for auto, at the least recomputation that fits. To be asked when model, adapter
 // and optimizer are there. Throws UserError with the numbers where nothing that was asked for fits.
-MemoryPlan plan_memory(Decoder& decoder, const Adapter& adapter, const TrainConfig& config, const BatchSize& batch);
+MemoryPlan plan_memory(Model& model, const Adapter& adapter, const TrainConfig& config, const BatchSize& batch);
 
 }  // namespace rankfold

@@ -1,5 +1,7 @@
 #include "train/optimizer.h"
 
+#include "model/model.h"
+
 #include <ATen/ATen.h>
 
 #include <cmath>
@@ -13,20 +15,20 @@ AdamW::AdamW(const CausalLM& model, const Adapter& adapter)
       first_moment(at::zeros_like(values)),
       second_moment(at::zeros_like(values)),
       decayed(adapter.decayed_count()),
-      decoder_(model.shared_decoder()) {
+      model_(model.shared_model()) {
   const ops::Backend* backend = ops::takes_kernels(values);
   if (!backend) return;
   std::vector<kernels::Segment> segments;
-  std::set<int64_t> with_image;
-  for (Projection* p : decoder_->projections()) {
+  std::set<int64_t> with_copy;
+  for (Projection* p : model_->network().projections()) {
     for (const kernels::Segment& segment : ops::image_segments(*p, values)) {
       segments.push_back(segment);
-      with_image.insert(segment.begin);
+      with_copy.insert(segment.begin);
     }
   }
   int64_t begin = 0;
   for (const Parameter& p : adapter.named_parameters()) {
-    if (!with_image.contains(begin))
+    if (!with_copy.contains(begin))
       segments.push_back({.begin = begin, .rows = 1, .cols = p.value.numel(), .decays = begin < decayed});
     begin += p.value.numel();
   }
@@ -63,7 +65,7 @@ void AdamW::step_by_kernel(const TrainConfig& config, double learning_rate) {
   const auto correction = [&](double beta) {
     return static_cast<float>(1 - std::pow(beta, static_cast<double>(steps)));
   };
-  backend->kernels.adamw({.dtype = ops::dtype_of(decoder_->dtype),
+  backend->kernels.adamw({.dtype = ops::dtype_of(model_->dtype),
                           .segments = segments_.data(),
                           .segment_count = segments_.count,
                           .block_count = segments_.blocks,
@@ -83,7 +85,7 @@ void AdamW::step_by_kernel(const TrainConfig& config, double learning_rate) {
                           .gradient_scale = static_cast<float>(gradient_scale_)},
                          backend->stream(values));
   values.unsafeGetTensorImpl()->bump_version();
-  for (Projection* p : decoder_->projections()) ops::images_written(*p);
+  for (Projection* p : model_->network().projections()) ops::images_written(*p);
 }
 
 void AdamW::step(const TrainConfig& config, double learning_rate) {
@@ -99,7 +101,7 @@ void AdamW::step(const TrainConfig& config, double learning_rate) {
   };
   update(0, decayed, config.weight_decay);
   update(decayed, values.numel() - decayed, 0);
-  values.unsafeGetTensorImpl()->bump_version();  // images of the leaves are out of date now
+  values.unsafeGetTensorImpl()->bump_version();  // low-precision copies are out of date now
 }
 
 }  // namespace rankfold

@@ -1,7 +1,6 @@
 // AdamW (Loshchilov and Hutter, 2019) over an adapter's flat buffers: fp32 values, gradient and moments.
 #pragma once
 
-#include "model/decoder.h"
 #include "ops/augmented.h"
 #include "rankfold/adapter.h"
 #include "rankfold/config.h"
@@ -31,7 +30,7 @@ class AdamW {
  private:
   double gradient_norm();
   void step_by_kernel(const TrainConfig& config, double learning_rate);
-  std::shared_ptr<Decoder> decoder_;
+  std::shared_ptr<Model> model_;
   ops::DeviceSegments segments_;  // of every leaf, where kernels take the step
   double gradient_scale_ = 1;
 };

@@ -6,7 +6,7 @@
 #include "core/file.h"
 #include "core/json.h"
 #include "core/write.h"
-#include "model/decoder.h"
+#include "model/model.h"
 #include "rankfold/tensor_file.h"
 
 #include <ATen/ATen.h>
@@ -75,7 +75,7 @@ Json log_row_json(const LogRow& row) {
 
 nlohmann::json identity_of(const CausalLM& model, const Adapter& adapter, const Dataset& dataset,
                            const TrainConfig& config) {
-  nlohmann::json identity = {{"base_model", fingerprint(model.shared_decoder()->folder)},
+  nlohmann::json identity = {{"base_model", fingerprint(model.shared_model()->folder)},
                              {"dtype", c10::toString(model.dtype())},
                              {"finetuning_type", adapter.is_full() ? "full" : "lora"},
                              {"dataset", checksum_text(dataset.fingerprint())},

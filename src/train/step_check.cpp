@@ -24,8 +24,8 @@ std::string rows_text(const Dataset& dataset, const std::vector<int64_t>& indice
   return shown == numbers.size() ? text : join(text, " and ", numbers.size() - shown, " more");
 }
 
-void check_base_is_finite(const Decoder& decoder) {
-  for (const TensorFile& file : decoder.folder.files())
+void check_base_is_finite(const Model& model) {
+  for (const TensorFile& file : model.folder.files())
     for (const TensorInfo& info : file.tensors()) {
       if (at::isFloatingType(info.dtype) && !ops::all_finite(file.tensor(info.name)))
         fail(file.path().string(), ": tensor '", info.name, "': expected finite values, got NaN or infinity");

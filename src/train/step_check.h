@@ -1,7 +1,7 @@
 // What is asked of a step whose numbers look wrong: which rows, which weights, which adapters.
 #pragma once
 
-#include "model/decoder.h"
+#include "model/model.h"
 #include "rankfold/adapter.h"
 #include "rankfold/dataset.h"
 
@@ -14,7 +14,7 @@ namespace rankfold {
 std::string rows_text(const Dataset& dataset, const std::vector<int64_t>& indices);
 
 // UserError with file and tensor where a weight of the base is not finite. Reads all of them.
-void check_base_is_finite(const Decoder& decoder);
+void check_base_is_finite(const Model& model);
 
 // Whether every part of a model must have a gradient by these batches: a label beyond the second token asks for what
 // several tokens say, without which queries and keys have none.

@@ -55,6 +55,7 @@ struct Trainer::State {
   StepPlan plan;
   RunState run;
   AdamW optimizer;
+  Checkpointing checkpointing = Checkpointing::none;
   nlohmann::json identity;  // reads from every tensor of the base: made once
   std::string run_id;
   std::vector<int64_t> order;  // of the rows in epoch order_epoch
@@ -188,7 +189,7 @@ void Trainer::State::resume() {
 }
 
 void Trainer::State::begin(const MemoryPlan& memory) {
-  model.shared_decoder()->checkpointing = memory.checkpointing;
+  checkpointing = memory.checkpointing;
   if (model.dtype() == at::kHalf) run.loss_scale.value = LossScale::kStart;
   identity = identity_of(model, adapter, dataset, config);
   clean_up(config.output_dir);
@@ -216,7 +217,8 @@ std::optional<std::vector<double>> Trainer::State::backward(const Window& window
     try {
       // The loss of the step is the mean over every label of the window, known before backward: a mean of micro-batch
       // means would weigh short rows more.
-      const at::Tensor share = model.loss(batch) / static_cast<double>(window.labels);
+      const at::Tensor share =
+          model.shared_model()->decoder.loss(batch, checkpointing) / static_cast<double>(window.labels);
       (run.loss_scale.value == 1 ? share : share * run.loss_scale.value).backward();
       shares[static_cast<int64_t>(i)].copy_(share.detach());
     } catch (const std::exception& error) {
@@ -267,7 +269,7 @@ void Trainer::State::skip(const Window& window, const std::vector<double>& losse
     return say(join(line, "; the loss scale is ", run.loss_scale.value, " now"));
   }
   say(line);
-  if (!base_is_finite) check_base_is_finite(*model.shared_decoder());
+  if (!base_is_finite) check_base_is_finite(*model.shared_model());
   base_is_finite = true;
   if (++run.skipped_in_a_row >= kMostSkippedInARow)
     throw Error(ExitCode::kDiverged, join("step ", run.step + 1, ": the loss or the gradient was not finite ",
@@ -307,7 +309,7 @@ void Trainer::State::write_files(const fs::path& folder) const {
   for (const at::Tensor& saved : {adapter.flat_values(), optimizer.first_moment, optimizer.second_moment})
     if (!ops::all_finite(saved))
       throw Error(ExitCode::kDiverged, join("step ", run.step, ": trained values are not finite numbers; not saved"));
-  write_adapter_files(adapter, *model.shared_decoder(), folder);
+  write_adapter_files(adapter, *model.shared_model(), folder);
   for (const auto& [name, text] : files) write_text(folder / name, text);
   write_text(folder / "trainer_state.json", trainer_state_json(run, config, plan));
 }
@@ -435,7 +437,11 @@ int64_t Trainer::total_steps() const { return state_->plan.total_steps; }
 
 bool Trainer::run() {
   State& s = *state_;
-  const MemoryPlan memory = plan_memory(*s.model.shared_decoder(), s.adapter, s.config, s.largest_batch());
+  refuse_tied_head(s.model, s.adapter.modules());
+  const bool is_alone = s.adapter.is_full() || s.model.active_adapters() == std::vector{s.adapter.name()};
+  RANKFOLD_CHECK(s.adapter.is_active() && is_alone, "Trainer: the adapter '", s.adapter.name(),
+                 "' must be the only active one of its model (CausalLM::set_active_adapters)");
+  const MemoryPlan memory = plan_memory(*s.model.shared_model(), s.adapter, s.config, s.largest_batch());
   const FolderLock lock(s.config.output_dir);
   if (!lock.is_held())
     s.say(join(s.config.output_dir, ": this file system has no locks: let no other run write to it"));

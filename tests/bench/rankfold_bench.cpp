@@ -16,7 +16,7 @@
 // them 32 times (with adapters of their own); a layer is far larger than any cache, so that nothing runs faster for it.
 #include "core/check.h"
 #include "core/process.h"
-#include "model/decoder.h"
+#include "model/model.h"
 #include "ops/backend.h"
 #include "ops/gemm.h"
 #include "ops/open_cuda.h"
@@ -290,10 +290,12 @@ class Bench {
   Bench(const Options& options, const ShapeSet& set, const std::filesystem::path& folder)
       : set_(set),
         model_(CausalLM::load(folder, {.device = options.device, .dtype = options.dtype})),
-        decoder_(*model_.shared_decoder()),
-        options_(at::TensorOptions(decoder_.device).dtype(decoder_.dtype)) {
+        parts_(*model_.shared_model()),
+        options_(at::TensorOptions(parts_.device).dtype(parts_.dtype)) {
     share_layers();
-    frozen_ = decoder_.layers;  // as loaded: attaching lays weights out anew for the kernels
+    frozen_ = parts_.network().layers;
+    for (Layer& layer : frozen_)  // as loaded: kernels lay the weights of adapted layers out anew
+      for (Projection* p : layer.projections()) p->frozen = std::make_shared<FrozenWeight>(*p->frozen);
     ModuleNames targets = StringList{"W_pack"};
     if (options.targets == "all-linear") targets = "all-linear";
     adapter_ = Adapter::create(model_,
@@ -301,7 +303,7 @@ class Bench {
     const at::NoGradGuard no_grad;
     for (const Parameter& p : adapter_.named_parameters())
       if (p.name.find("lora_B") != std::string::npos) Tensor(p.value).normal_(0, 0.02);
-    heads_ = {decoder_.config.num_attention_heads, decoder_.config.num_key_value_heads, decoder_.config.head_dim};
+    heads_ = {parts_.config.num_attention_heads, parts_.config.num_key_value_heads, parts_.config.head_dim};
     const Tensor frequency = at::pow(10000.0, at::arange(0, heads_.size, 2, options_.dtype(at::kFloat)) / -heads_.size);
     const Tensor angle = at::outer(at::arange(set.length, options_.dtype(at::kFloat)), frequency);
     rope_ = {angle.cos(), angle.sin()};
@@ -322,15 +324,15 @@ class Bench {
       rows.push_back({&row, &row});
     }
     batch_ = make_batch(rows);
-    pass_ = {kDropout, 1, 0, at::arange(tokens, at::kInt).div(set_.length, "floor").to(at::kInt).to(decoder_.device),
-             batch_.positions.to(at::kInt).to(decoder_.device)};
-    positions_ = batch_.positions.to(decoder_.device);
+    pass_ = {kDropout, 1, 0, at::arange(tokens, at::kInt).div(set_.length, "floor").to(at::kInt).to(parts_.device),
+             batch_.positions.to(at::kInt).to(parts_.device)};
+    positions_ = batch_.positions.to(parts_.device);
     labels_ = batch_.label_count();
   }
 
   // Made one after the other, as each holds its inputs.
   std::vector<std::pair<std::string, std::function<Case()>>> cases() {
-    const Layer& layer = decoder_.layers[0];
+    const Layer& layer = network().layers[0];
     return {
         {"embed", [this] { return embed(); }},
         {"norm_project W_pack", [&, this] { return projection(Source::norm, layer.qkv, frozen_[0].qkv); }},
@@ -347,18 +349,22 @@ class Bench {
  private:
   using Source = ops::Source;
 
+  Network& network() const { return parts_.network(); }
+
   // Layers without weights of their own use the first one's.
   void share_layers() {
-    for (auto i = static_cast<int64_t>(decoder_.layers.size()); i < set_.layers; ++i) {
-      Layer layer = decoder_.layers[0];
-      for (Projection* p : {&layer.qkv, &layer.o, &layer.gate_up, &layer.down})
+    Network network = parts_.network();
+    for (auto i = static_cast<int64_t>(network.layers.size()); i < set_.layers; ++i) {
+      Layer layer = network.layers[0];
+      for (Projection* p : layer.projections())
         for (Module& m : p->modules) {
           m.name.replace(m.name.find(".0."), 3, "." + std::to_string(i) + ".");
-          decoder_.linears.push_back({m.name, m.end - m.begin, p->in_features(), false});
+          parts_.linears.push_back({m.name, m.end - m.begin, p->in_features(), false});
         }
-      decoder_.layers.push_back(std::move(layer));
+      network.layers.push_back(std::move(layer));
     }
-    decoder_.config.num_hidden_layers = set_.layers;
+    parts_.config.num_hidden_layers = set_.layers;
+    parts_.adapters.replace_base(std::move(network));
   }
 
   double tokens() const { return static_cast<double>(batch_.token_count()); }
@@ -380,11 +386,10 @@ class Bench {
   // Forward and backward of a projection.
   std::vector<std::vector<Cost>> costs_of(Source source, const Projection& p, bool needs_d_in = true) const {
     const double m = tokens(), k = static_cast<double>(p.in_features()), n = static_cast<double>(p.out_features());
-    const double in = source == Source::swiglu ? 2 * m * k : m * k, element = decoder_.dtype == at::kFloat ? 4 : 2;
+    const double in = source == Source::swiglu ? 2 * m * k : m * k, element = parts_.dtype == at::kFloat ? 4 : 2;
     double low_rank = 0;
-    for (const Module& module : p.modules)
-      if (module.has_update())
-        low_rank += 2 * m * static_cast<double>(module.a.size(0)) * (k + static_cast<double>(module.b.size(0)));
+    for (const LowRank& update : p.updates)
+      low_rank += 2 * m * static_cast<double>(update.rank()) * (k + static_cast<double>(update.b.size(0)));
     const bool is_norm = source == Source::norm, reads_in = source != Source::plain || p.trains();
     const Cost forward{2 * m * k * n + low_rank, (in + k * n + m * n + (is_norm ? 0 : m * n)) * element};
     const Cost backward{
@@ -393,34 +398,34 @@ class Bench {
     return {{forward}, {backward}};
   }
   std::vector<std::vector<Cost>> attention_costs() const {
-    const double h = static_cast<double>(set_.model.hidden), element = decoder_.dtype == at::kFloat ? 4 : 2;
+    const double h = static_cast<double>(set_.model.hidden), element = parts_.dtype == at::kFloat ? 4 : 2;
     const double flops = 2 * tokens() * static_cast<double>(set_.length) * h;
     return {{{flops, tokens() * 4 * h * element}}, {{2.5 * flops, tokens() * 8 * h * element}}};
   }
   // Our forward makes the gradients, so its backward only scales them.
   std::vector<std::vector<Cost>> loss_costs() const {
     const double h = static_cast<double>(set_.model.hidden), v = static_cast<double>(set_.model.vocabulary);
-    const double element = decoder_.dtype == at::kFloat ? 4 : 2, m = static_cast<double>(labels_);
+    const double element = parts_.dtype == at::kFloat ? 4 : 2, m = static_cast<double>(labels_);
     return {{{4 * m * h * v, (h * v + 2 * m * h) * element}}, {{0, 2 * tokens() * h * element}}};
   }
   std::vector<Cost> embed_cost() const {
-    return {{0, tokens() * 2 * static_cast<double>(set_.model.hidden) * (decoder_.dtype == at::kFloat ? 4 : 2)}};
+    return {{0, tokens() * 2 * static_cast<double>(set_.model.hidden) * (parts_.dtype == at::kFloat ? 4 : 2)}};
   }
   // AdamW reads four fp32 values of a parameter and writes three; the norm reads the gradient.
   std::vector<Cost> clip_cost() const { return {{0, 4.0 * static_cast<double>(parameter_count())}}; }
   std::vector<Cost> update_cost() const { return {{0, 28.0 * static_cast<double>(parameter_count())}}; }
 
   Case embed() {
-    const Tensor tokens = batch_.tokens.to(decoder_.device);
+    const Tensor tokens = batch_.tokens.to(parts_.device);
     return {{embed_cost()},
-            {{"ours", {{"forward", [=, this] { ops::embed(decoder_.embedding, tokens); }}}},
-             {"unfused", {{"forward", [=, this] { at::embedding(decoder_.embedding, tokens); }}}}}};
+            {{"ours", {{"forward", [=, this] { ops::embed(network().embedding, tokens); }}}},
+             {"unfused", {{"forward", [=, this] { at::embedding(network().embedding, tokens); }}}}}};
   }
 
   Case projection(Source source, const Projection& ours, const Projection& loaded) {
     const auto frozen = std::make_shared<Projection>(loaded);
     const auto with_update = std::make_shared<Projection>(ours);
-    const auto norm = std::make_shared<Norm>(decoder_.layers[0].input_norm);
+    const auto norm = std::make_shared<Norm>(network().layers[0].input_norm);
     Case c{costs_of(source, ours), {}};
     const Tensor in = leaf(ours.in_features() * (source == Source::swiglu ? 2 : 1)),
                  residual = leaf(ours.out_features());
@@ -462,7 +467,7 @@ class Bench {
 
   Case attend() {
     const Tensor qkv = leaf(3 * set_.model.hidden);
-    const Sequences sequences(batch_.offsets, decoder_.device);
+    const Sequences sequences(batch_.offsets, parts_.device);
     const auto [cos, sin] = wide_rope();
     return {
         attention_costs(),
@@ -473,14 +478,14 @@ class Bench {
   }
 
   Case loss() {
-    const Tensor h = leaf(set_.model.hidden), labels = batch_.labels.to(decoder_.device);
+    const Tensor h = leaf(set_.model.hidden), labels = batch_.labels.to(parts_.device);
     return {loss_costs(),
             {differentiated("ours", {h},
                             [=, this]() -> Tensors {
-                              return {ops::norm_head_loss(h, decoder_.norm, decoder_.head, batch_.labels, pass_)};
+                              return {ops::norm_head_loss(h, network().norm, network().head, batch_.labels, pass_)};
                             }),
              differentiated("unfused", {h}, [=, this]() -> Tensors {
-               return {unfused::loss(h, decoder_.norm.weight, decoder_.norm.eps, decoder_.head.weight, labels)};
+               return {unfused::loss(h, network().norm.weight, network().norm.eps, network().head.weight, labels)};
              })}};
   }
 
@@ -503,8 +508,8 @@ class Bench {
       for (size_t phase = 0; phase < costs.size(); ++phase)
         c.costs[phase].insert(c.costs[phase].end(), costs[phase].begin(), costs[phase].end());
     };
-    for (size_t i = 0; i < decoder_.layers.size(); ++i) {
-      const Layer& layer = decoder_.layers[i];
+    for (size_t i = 0; i < network().layers.size(); ++i) {
+      const Layer& layer = network().layers[i];
       const bool trained_below = i > 0;
       add(costs_of(Source::norm, layer.qkv, trained_below));
       add(attention_costs());
@@ -518,34 +523,34 @@ class Bench {
     adapter_.flat_gradient().zero_();
     const auto optimizer = std::make_shared<AdamW>(model_, adapter_);
     c.variants.push_back(step_variant(
-        "ours", [this] { return decoder_.loss(batch_); },
+        "ours", [this] { return model_.loss(batch_); },
         [=] {
           optimizer->clip(kMaxNorm);
           optimizer->step({}, kRate);
           optimizer->zero_gradient();
         }));
-    for (const at::ScalarType adapters : adapter_dtypes(decoder_.layers[0].qkv))
+    for (const at::ScalarType adapters : adapter_dtypes(network().layers[0].qkv))
       c.variants.push_back(plain_step(adapters));
     c.variants.push_back(frozen_step());
-    if (decoder_.device.is_cpu()) c.variants.push_back(products());
+    if (parts_.device.is_cpu()) c.variants.push_back(products());
     return c;
   }
 
   // The same without low-rank updates, its gradients going as far down: to the output of the first layer's qkv.
   Variant frozen_step() {
-    const Tensor tokens = batch_.tokens.to(decoder_.device), labels = batch_.labels.to(decoder_.device);
+    const Tensor tokens = batch_.tokens.to(parts_.device), labels = batch_.labels.to(parts_.device);
     const auto sum = [=, this] {
-      const Sequences sequences(batch_.offsets, decoder_.device);
-      Tensor h = ops::embed(decoder_.embedding, tokens);
-      for (size_t i = 0; i < decoder_.layers.size(); ++i) {
+      const Sequences sequences(batch_.offsets, parts_.device);
+      Tensor h = ops::embed(network().embedding, tokens);
+      for (size_t i = 0; i < network().layers.size(); ++i) {
         Layer& layer = frozen_[i];
-        auto [qkv, through] = ops::norm_project(h, decoder_.layers[i].input_norm, layer.qkv, {});
+        auto [qkv, through] = ops::norm_project(h, network().layers[i].input_norm, layer.qkv, {});
         if (i == 0) qkv = qkv.detach().requires_grad_(true);
         h = ops::project_add(ops::attend(qkv, heads_, rope_, positions_, sequences), layer.o, through, {});
-        const auto [gate_up, on] = ops::norm_project(h, decoder_.layers[i].post_norm, layer.gate_up, {});
+        const auto [gate_up, on] = ops::norm_project(h, network().layers[i].post_norm, layer.gate_up, {});
         h = ops::swiglu_project_add(gate_up, layer.down, on, {});
       }
-      return ops::norm_head_loss(h, decoder_.norm, decoder_.head, batch_.labels, {});
+      return ops::norm_head_loss(h, network().norm, network().head, batch_.labels, {});
     };
     return step_variant("frozen", sum, [] {});
   }
@@ -560,24 +565,24 @@ class Bench {
     };
     const auto each = [=, this](const std::function<void(const Projection&, int64_t, bool)>& f) {
       for (size_t i = 0; i < frozen_.size(); ++i)
-        for (const Projection* p : {&frozen_[i].qkv, &frozen_[i].o, &frozen_[i].gate_up, &frozen_[i].down})
-          f(*p, batch_.token_count(), i > 0 || p != &frozen_[i].qkv);
-      const int64_t chunk = ops::loss_chunk(decoder_.device.type());
-      for (int64_t begin = 0; begin < labels_; begin += chunk) f(decoder_.head, std::min(chunk, labels_ - begin), true);
+        for (const Projection* p : frozen_[i].projections()) f(*p, batch_.token_count(), i > 0 || p != &frozen_[i].qkv);
+      const int64_t chunk = ops::loss_chunk(parts_.device.type());
+      for (int64_t begin = 0; begin < labels_; begin += chunk)
+        f(network().head, std::min(chunk, labels_ - begin), true);
     };
     return {"products",
             {{"forward",
               [=] {
                 const at::NoGradGuard no_grad;
                 each([&](const Projection& p, int64_t rows, bool) {
-                  ops::gemm_nt(input(rows, p.in_features()), p.weight);
+                  ops::gemm_nt(input(rows, p.in_features()), p.frozen->value);
                 });
               }},
              {"backward",
               [=] {
                 const at::NoGradGuard no_grad;
                 each([&](const Projection& p, int64_t rows, bool has_d_in) {
-                  if (has_d_in) ops::gemm_nn(input(rows, p.out_features()), p.weight);
+                  if (has_d_in) ops::gemm_nn(input(rows, p.out_features()), p.frozen->value);
                 });
               }},
              {"optimizer", [] {}}}};
@@ -600,8 +605,8 @@ class Bench {
   Variant plain_step(at::ScalarType adapters) {
     const auto layers = std::make_shared<std::vector<unfused::Layer>>();
     Tensors leaves;
-    for (size_t i = 0; i < decoder_.layers.size(); ++i) {
-      const Layer &ours = decoder_.layers[i], &loaded = frozen_[i];
+    for (size_t i = 0; i < network().layers.size(); ++i) {
+      const Layer &ours = network().layers[i], &loaded = frozen_[i];
       const auto linear = [&](const Projection& from, const Projection& with, size_t module) {
         return linear_of(from, with, module, adapters, &leaves);
       };
@@ -610,11 +615,11 @@ class Bench {
                          linear(loaded.gate_up, ours.gate_up, 1), linear(loaded.down, ours.down, 0)});
     }
     const auto optimizer = std::make_shared<unfused::Optimizer>(leaves);
-    const Tensor tokens = batch_.tokens.to(decoder_.device), labels = batch_.labels.to(decoder_.device);
+    const Tensor tokens = batch_.tokens.to(parts_.device), labels = batch_.labels.to(parts_.device);
     const auto [cos, sin] = wide_rope();
-    const double eps = decoder_.config.rms_norm_eps;
+    const double eps = parts_.config.rms_norm_eps;
     const auto sum = [=, this] {
-      Tensor h = at::embedding(decoder_.embedding, tokens);
+      Tensor h = at::embedding(network().embedding, tokens);
       for (const unfused::Layer& layer : *layers) {
         const Tensor qkv = unfused::project(unfused::rms_norm(h, layer.input_gain, eps), layer.qkv);
         h = h + unfused::project(unfused::attend(qkv, heads_, set_.length, cos, sin), layer.o);
@@ -622,7 +627,7 @@ class Bench {
         const Tensor inner = unfused::mlp_input(unfused::project(x, layer.gate), unfused::project(x, layer.up));
         h = h + unfused::project(inner, layer.down);
       }
-      return unfused::loss(h, decoder_.norm.weight, eps, decoder_.head.weight, labels);
+      return unfused::loss(h, network().norm.weight, eps, network().head.weight, labels);
     };
     return step_variant(name_of(adapters), sum, [=] {
       Tensors gradients;
@@ -635,30 +640,32 @@ class Bench {
 
   // In the model's dtype, and in fp32 where that differs and there is an update.
   std::vector<at::ScalarType> adapter_dtypes(const Projection& p) const {
-    if (decoder_.dtype == at::kFloat || !p.has_update()) return {decoder_.dtype};
-    return {decoder_.dtype, at::kFloat};
+    if (parts_.dtype == at::kFloat || !p.has_update()) return {parts_.dtype};
+    return {parts_.dtype, at::kFloat};
   }
   std::string name_of(at::ScalarType adapters) const {
-    return adapters == decoder_.dtype ? "unfused" : "unfused, fp32 adapters";
+    return adapters == parts_.dtype ? "unfused" : "unfused, fp32 adapters";
   }
   static unfused::Linear linear_of(const Projection& weight, const Projection& update, size_t module,
                                    at::ScalarType adapters, Tensors* leaves) {
     const Module& m = update.modules[module];
-    unfused::Linear linear{weight.weight.narrow(0, m.begin, m.end - m.begin), {}, {}, m.scale};
-    if (!m.has_update()) return linear;
-    linear.a = m.a.detach().to(adapters).clone().requires_grad_(true);
-    linear.b = m.b.detach().to(adapters).clone().requires_grad_(true);
-    leaves->insert(leaves->end(), {linear.a, linear.b});
+    unfused::Linear linear{weight.frozen->value.narrow(0, m.begin, m.end - m.begin), {}, {}, 0};
+    for (const LowRank& u : update.updates) {
+      if (u.begin != m.begin) continue;
+      linear.scale = u.scale;
+      linear.a = u.a.detach().to(adapters).clone().requires_grad_(true);
+      linear.b = u.b.detach().to(adapters).clone().requires_grad_(true);
+      leaves->insert(leaves->end(), {linear.a, linear.b});
+    }
     return linear;
   }
   std::pair<Tensor, Tensor> wide_rope() const {
-    return {at::cat({rope_.cos, rope_.cos}, 1).to(decoder_.dtype),
-            at::cat({rope_.sin, rope_.sin}, 1).to(decoder_.dtype)};
+    return {at::cat({rope_.cos, rope_.cos}, 1).to(parts_.dtype), at::cat({rope_.sin, rope_.sin}, 1).to(parts_.dtype)};
   }
 
   const ShapeSet& set_;
   CausalLM model_;
-  Decoder& decoder_;
+  Model& parts_;
   at::TensorOptions options_;
   std::vector<Layer> frozen_;
   Adapter adapter_;

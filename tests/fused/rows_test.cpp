@@ -63,16 +63,16 @@ TEST(Rows, AnExpandedGradientIsReadAsItIs) {
     const at::Tensor h_values = random({9, 24}), w_values = random({32});
     const auto here = [&](const at::Tensor& x) { return x.to(at::Device(kernels.device()), at::kFloat); };
     Projection p = cast(exact, at::kFloat);
-    p.weight = here(p.weight);
-    for (Module& m : p.modules) {
-      m.a = here(m.a).detach().requires_grad_(true);
-      m.b = here(m.b).detach().requires_grad_(true);
+    p.frozen->value = here(p.frozen->value);
+    for (LowRank& u : p.updates) {
+      u.a = here(u.a).detach().requires_grad_(true);
+      u.b = here(u.b).detach().requires_grad_(true);
     }
     Norm norm;
     norm.weight = here(at::ones({24}));
     const at::Tensor h = here(h_values).requires_grad_(true);
     const at::Tensor y = ops::norm_project(h, norm, p, {}).first;
-    const auto grads = torch::autograd::grad({(y.sum(0) * here(w_values)).sum()}, {h, p.modules[0].a, p.modules[0].b});
+    const auto grads = torch::autograd::grad({(y.sum(0) * here(w_values)).sum()}, {h, p.updates[0].a, p.updates[0].b});
     for (const at::Tensor& g : grads) gradients[on].push_back(g.cpu());
   }
   for (size_t i = 0; i < 3; ++i)

@@ -84,10 +84,9 @@ at::Tensor input(at::IntArrayRef shape, at::ScalarType dtype) {
 }
 
 void add_leaves(Tensors& leaves, const Projection& p) {
-  for (const Module& m : p.modules) {
+  for (const Module& m : p.modules)
     if (m.master.defined()) leaves.push_back(m.master);
-    if (m.has_update()) leaves.insert(leaves.end(), {m.a, m.b});
-  }
+  for (const LowRank& u : p.updates) leaves.insert(leaves.end(), {u.a, u.b});
 }
 
 enum class Kind { kNorm, kPlain, kSwiglu, kLoss };
@@ -232,18 +231,18 @@ TEST(Ops, AnOptimizerStepBetweenForwardAndBackwardIsAnError) {
   const at::Tensor y = ops::norm_project(at::randn({3, 8}, test_device), norm, p, {}).first.sum();
   {
     at::NoGradGuard no_grad;
-    p.modules[0].a.add_(1);
+    p.updates[0].a.add_(1);
   }
   EXPECT_THROW(y.backward(), std::exception);
 }
 
-TEST(Ops, ImagesFollowTheirLeaves) {
+TEST(Ops, LowPrecisionCopiesFollowTheirLeaves) {
   Projection p = cast(make_projection({{3}, 8, 2, {8}}, false), at::kBFloat16);
   const at::Tensor x = at::randn({3, 8}, test_device).to(at::kBFloat16),
                    zero = at::zeros({3, 8}, at::TensorOptions(test_device).dtype(at::kBFloat16));
   at::NoGradGuard no_grad;
   const at::Tensor before = ops::project_add(x, p, zero, {});
-  p.modules[0].b.mul_(3);
+  p.updates[0].b.mul_(3);
   EXPECT_FALSE(ops::project_add(x, p, zero, {}).equal(before));
 }
 

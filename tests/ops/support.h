@@ -76,17 +76,19 @@ inline Projection make_projection(const Shape& shape, bool trains_weight) {
     Module m;
     m.name = "module" + std::to_string(i);
     m.begin = begin, m.end = begin += shape.outputs[i];
-    m.index = static_cast<int64_t>(i) + 3;
     if (shape.r > 0) {
-      m.a = random({shape.r, shape.k}, 1 / std::sqrt(static_cast<double>(shape.k)));
-      m.b = random({shape.outputs[i], shape.r}, 0.3);
-      m.scale = 1.5;
+      LowRank& u = p.updates.emplace_back();
+      u.begin = m.begin, u.end = m.end;
+      u.a = random({shape.r, shape.k}, 1 / std::sqrt(static_cast<double>(shape.k)));
+      u.b = random({shape.outputs[i], shape.r}, 0.3);
+      u.scale = 1.5;
+      u.index = static_cast<int64_t>(i) + 3;
     }
     p.modules.push_back(std::move(m));
   }
-  p.weight = random({begin, shape.k}, 1 / std::sqrt(static_cast<double>(shape.k)));
+  p.frozen->value = random({begin, shape.k}, 1 / std::sqrt(static_cast<double>(shape.k)));
   if (trains_weight)
-    for (Module& m : p.modules) m.master = p.weight.narrow(0, m.begin, m.end - m.begin);
+    for (Module& m : p.modules) m.master = p.frozen->value.narrow(0, m.begin, m.end - m.begin);
   return p;
 }
 // Leaves keep fp32 (double in double), as adapters do; they hold values that `dtype` represents, so that every dtype
@@ -97,13 +99,16 @@ inline at::Tensor leaf_of(const at::Tensor& x, at::ScalarType dtype) {
 }
 inline Projection cast(const Projection& p, at::ScalarType dtype) {
   Projection out;
-  out.weight = p.weight.to(test_device, dtype).clone();
+  out.frozen->value = p.frozen->value.to(test_device, dtype).clone();
   for (const Module& m : p.modules) {
     Module c;
-    c.name = m.name, c.begin = m.begin, c.end = m.end, c.scale = m.scale, c.index = m.index;
+    c.name = m.name, c.begin = m.begin, c.end = m.end;
     if (m.master.defined()) c.master = leaf_of(m.master, dtype), c.master_version = static_cast<uint32_t>(-1);
-    if (m.a.defined()) c.a = leaf_of(m.a, dtype), c.b = leaf_of(m.b, dtype);
     out.modules.push_back(std::move(c));
+  }
+  for (const LowRank& u : p.updates) {
+    LowRank& c = out.updates.emplace_back(u);
+    c.a = leaf_of(u.a, dtype), c.b = leaf_of(u.b, dtype);
   }
   return out;
 }
@@ -112,11 +117,10 @@ inline void round_all(Projection& p) {
   const auto round = [](at::Tensor& x) {
     if (x.defined()) x = x.to(at::kBFloat16).to(at::kDouble);
   };
-  round(p.weight);
-  for (Module& m : p.modules) {
-    round(m.a), round(m.b);
-    if (m.master.defined()) m.master = p.weight.narrow(0, m.begin, m.end - m.begin);
-  }
+  round(p.frozen->value);
+  for (Module& m : p.modules)
+    if (m.master.defined()) m.master = p.frozen->value.narrow(0, m.begin, m.end - m.begin);
+  for (LowRank& u : p.updates) round(u.a), round(u.b);
 }
 
 struct Layout {

@@ -1,0 +1,81 @@
+#include "adapter/full_tuning.h"
+
+#include "core/check.h"
+#include "io/tensor_writer.h"
+#include "ops/finite.h"
+
+#include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
+
+#include <map>
+
+namespace rankfold {
+namespace fs = std::filesystem;
+
+FlatLeaves train_all(Model& model) {
+  const at::NoGradGuard no_grad;
+  RANKFOLD_CHECK(model.adapters.names().empty() && !model.adapters.is_full(),
+                 "the model has an adapter already; detach it, or load the model again to train all of it");
+  model.companions = std::make_shared<const Companions>(model.folder);
+  Network network = model.network();
+
+  // Modules of a projection lie one after the other, so that in fp32 the projection's weight is a view of the masters.
+  std::vector<Leaf> leaves;
+  const auto add = [&](const std::string& name, const at::Tensor& weight, bool is_decayed) {
+    leaves.push_back(
+        {name, weight.sizes().vec(), is_decayed, [weight](const at::Tensor& value) { value.copy_(weight); }});
+  };
+  const auto weight_name = [](const Module& m) { return m.name + ".weight"; };
+  add(network.embedding_name, network.embedding, true);
+  for (Projection* p : network.projections()) {
+    if (network.is_tied_head(p)) continue;
+    for (const Module& m : p->modules)
+      add(weight_name(m), p->current_weight().narrow(0, m.begin, m.end - m.begin), true);
+  }
+  for (const Norm* norm : network.norms()) add(norm->name, norm->weight, false);
+  FlatLeaves flat(leaves, model.device);
+  leaves.clear();
+  for (const TensorFile& file : model.folder.files())  // all of it is copied
+    for (const TensorInfo& tensor : file.tensors()) file.forget(tensor.name);
+
+  const bool is_fp32 = model.dtype == at::kFloat;
+  network.embedding_master = flat.leaf(network.embedding_name);
+  network.embedding = network.embedding_master.detach();
+  for (Projection* p : network.projections()) {
+    at::Tensor& weight = p->frozen->value;  // shared with the old base, whose memory is given back as the loop goes on
+    if (network.is_tied_head(p)) {
+      p->modules[0].master = network.embedding_master;
+      weight = is_fp32 ? network.embedding_master.detach() : weight.clone();
+      continue;
+    }
+    for (Module& m : p->modules) m.master = flat.leaf(weight_name(m));
+    const int64_t begin = p->modules[0].master.storage_offset();
+    weight = is_fp32 ? flat.values.narrow(0, begin, weight.numel()).view(weight.sizes()).detach() : weight.clone();
+    // The copy of a 16-bit weight is exact; -1 makes the first use write it all the same.
+    for (Module& m : p->modules) m.master_version = static_cast<uint32_t>(-1);
+  }
+  for (Norm* norm : network.norms()) norm->master = flat.leaf(norm->name);
+  model.adapters.replace_base(std::move(network));
+  return flat;
+}
+
+void write_trained_model(const Model& model, const std::vector<Parameter>& parameters, const fs::path& target) {
+  std::map<std::string, at::Tensor> trained;
+  for (const Parameter& p : parameters) trained[p.name] = p.value.detach();
+  // A tied head that is stored besides stays equal to the embedding, or readers would untie it.
+  if (model.network().is_tied) trained["lm_head.weight"] = trained.at(model.network().embedding_name);
+  for (const TensorFile& file : model.folder.files()) {
+    TensorWriter writer(target / file.path().filename(), file.tensors(), file.metadata());
+    for (const TensorInfo& info : writer.tensors()) {
+      const auto found = trained.find(info.name);
+      const at::Tensor stored = found == trained.end() ? file.tensor(info.name) : found->second.to(info.dtype);
+      if (found != trained.end() && !ops::all_finite(stored))
+        throw Error(ExitCode::kDiverged, join(info.name, ": a value does not fit ", info.dtype, "; not saved"));
+      writer.add(info.name, stored);
+    }
+    writer.commit();
+  }
+  model.companions->copy_to(target);
+}
+
+}  // namespace rankfold

@@ -1,0 +1,57 @@
+// The adapters of one model, by name, and the network that those of them which are active make of the base.
+#pragma once
+
+#include "model/decoder.h"
+#include "model/network.h"
+
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace rankfold {
+
+// What an adapter adds to the base.
+struct Attachment {
+  std::string name;
+  Dropout dropout;
+  std::map<std::string, LowRank> updates;  // by module; the rows are set by the network
+};
+
+// One thread at a time. Each change makes a new network: graphs of earlier losses keep theirs.
+class AdapterSet {
+ public:
+  AdapterSet(Network base, Decoder& decoder);
+
+  Network& network() { return *network_; }  // that computes now
+  const Network& network() const { return *network_; }
+
+  std::vector<std::string> names() const;   // in the order in which they were attached
+  std::vector<std::string> active() const;  // likewise
+
+  // The new one is the only active one from now on. std::invalid_argument for a name that is taken.
+  void attach(std::shared_ptr<const Attachment> attachment);
+  // Exactly these compute, their updates added; none: the base alone. std::invalid_argument for a name that is not there.
+  void activate(const std::vector<std::string>& names);
+  void detach(const Attachment& attachment);  // no-op where it is not there
+  bool is_active(const Attachment& attachment) const;
+
+  // The updates of the active adapters become part of the base, in the model's dtype, and these adapters are detached.
+  void merge_active();
+
+  // This network is the base from now on. Where its weights train (full tuning), nothing can be attached to it.
+  // std::invalid_argument where something is.
+  void replace_base(Network network);
+  bool is_full() const { return base_->embedding_master.defined(); }
+
+ private:
+  using Attached = std::vector<std::shared_ptr<const Attachment>>;
+  static std::vector<std::string> names_of(const Attached& attachments);
+  void use_active();
+
+  Decoder& decoder_;
+  std::shared_ptr<Network> base_, network_;
+  Attached attached_, active_;  // both in the order in which they were attached
+};
+
+}  // namespace rankfold

@@ -1,0 +1,175 @@
+#include "model/load_network.h"
+
+#include "core/check.h"
+#include "model/tensor_list.h"
+
+#include <ATen/ATen.h>
+
+#include <cstring>
+#include <optional>
+#include <set>
+
+namespace rankfold {
+namespace {
+
+constexpr const char* kHead = "lm_head.weight";
+
+std::string shape_text(at::IntArrayRef shape) {
+  std::string text = "[";
+  for (size_t i = 0; i < shape.size(); ++i) text += (i ? ", " : "") + std::to_string(shape[i]);
+  return text + "]";
+}
+
+at::Tensor stored_weight(const ModelFolder& folder, const TensorSpec& spec) {
+  const at::Tensor stored = folder.tensor(spec.name);
+  if (stored.sizes() != at::IntArrayRef(spec.shape))
+    fail(folder.path().string(), ": ", spec.name, ": expected shape ", shape_text(spec.shape), ", got ",
+         shape_text(stored.sizes()));
+  if (!stored.is_floating_point())
+    fail(folder.path().string(), ": ", spec.name, ": expected a floating-point tensor, got ",
+         c10::toString(stored.scalar_type()));
+  return stored;
+}
+
+// A weight as the folder stores it, or converted where the model computes in another dtype. On a device it goes there
+// straight from the mapping, and is converted there. The pages of what was copied are let go.
+at::Tensor load_weight(const ModelFolder& folder, const TensorSpec& spec, at::ScalarType dtype, at::Device device) {
+  const at::Tensor stored = stored_weight(folder, spec), loaded = stored.to(device).to(dtype);
+  if (!loaded.is_alias_of(stored)) folder.file_of(spec.name).forget(spec.name);
+  return loaded;
+}
+
+bool is_adjacent(const std::vector<at::Tensor>& parts) {
+  for (size_t i = 1; i < parts.size(); ++i) {
+    const auto* end = static_cast<const char*>(parts[i - 1].const_data_ptr()) + parts[i - 1].nbytes();
+    if (end != parts[i].const_data_ptr() || parts[i].scalar_type() != parts[0].scalar_type()) return false;
+  }
+  return true;
+}
+
+// One matrix of several. A view where they lie one after the other in the mapping (Hugging Face's files are sorted by
+// name, so gate and up do); otherwise a copy, on the CPU made at the first use, as reading the file is most of the time
+// that loading takes.
+Projection load_projection(const ModelFolder& folder, const std::vector<TensorSpec>& specs, at::ScalarType dtype,
+                           at::Device device) {
+  Projection p;
+  std::vector<at::Tensor> stored;
+  int64_t rows = 0;
+  const int64_t inputs = specs[0].shape[1];
+  for (const TensorSpec& spec : specs) {
+    Module& m = p.modules.emplace_back();
+    m.name = module_name(spec), m.begin = rows, m.end = rows += spec.shape[0];
+    stored.push_back(stored_weight(folder, spec));
+  }
+  FrozenWeight& frozen = *p.frozen;
+  if (device.is_cpu() && stored[0].scalar_type() == dtype && is_adjacent(stored)) {
+    frozen.value = at::from_blob(
+        const_cast<void*>(stored[0].const_data_ptr()), {rows, inputs}, [stored](void*) {}, stored[0].options());
+    return p;
+  }
+  frozen.value = at::empty({rows, inputs}, at::TensorOptions(device).dtype(dtype));
+  frozen.fill = [folder, stored, specs](at::Tensor& weight) {
+    int64_t begin = 0;
+    for (size_t i = 0; i < specs.size(); ++i) {
+      weight.narrow(0, begin, specs[i].shape[0]).copy_(stored[i].to(weight.device()));
+      folder.file_of(specs[i].name).forget(specs[i].name);
+      begin += specs[i].shape[0];
+    }
+  };
+  if (!device.is_cpu()) p.current_weight();
+  return p;
+}
+
+Projection& projection_of(Network& network, const TensorSpec& spec) {
+  if (spec.role == Role::head) return network.head;
+  Layer& layer = network.layers[static_cast<size_t>(spec.layer)];
+  switch (spec.role) {
+    case Role::qkv:
+      return layer.qkv;
+    case Role::o:
+      return layer.o;
+    case Role::gate_up:
+      return layer.gate_up;
+    case Role::down:
+      return layer.down;
+    default:
+      RANKFOLD_ASSERT(false);
+  }
+  return network.head;  // not reached
+}
+
+Norm& norm_of(Network& network, const TensorSpec& spec) {
+  if (spec.role == Role::norm) return network.norm;
+  Layer& layer = network.layers[static_cast<size_t>(spec.layer)];
+  return spec.role == Role::input_norm ? layer.input_norm : layer.post_norm;
+}
+
+// A tensor that nobody reads means another model than the one we would compute.
+void check_all_used(const ModelFolder& folder, const std::set<std::string>& used, const ModelConfig& config) {
+  for (const std::string& name : folder.names()) {
+    const bool is_computed = name.find("rotary_emb.") != std::string::npos;
+    const bool is_spare = config.tie_word_embeddings && name == kHead;
+    if (!is_computed && !is_spare && !used.contains(name))
+      fail(folder.file_of(name).path().string(), ": tensor '", name, "' has no place in ", config.architecture,
+           " as config.json describes it");
+  }
+}
+
+}  // namespace
+
+Network load_network(const ModelFolder& folder, const ModelConfig& config, at::ScalarType dtype, at::Device device) {
+  Network network;
+  network.layers.resize(static_cast<size_t>(config.num_hidden_layers));
+  network.is_tied = config.tie_word_embeddings;
+  std::set<std::string> used;
+  const std::vector<TensorSpec> list = tensor_list(config);
+  for (size_t i = 0; i < list.size();) {
+    std::vector<TensorSpec> specs{list[i]};
+    if (is_linear(list[i].role))
+      while (i + specs.size() < list.size() && list[i + specs.size()].role == list[i].role &&
+             list[i + specs.size()].layer == list[i].layer)
+        specs.push_back(list[i + specs.size()]);
+    i += specs.size();
+    TensorSpec& spec = specs[0];
+    if (spec.role == Role::embedding) {
+      // Some writers keep the one weight of a tied model under the head's name.
+      if (network.is_tied && !folder.contains(spec.name) && folder.contains(kHead)) spec.name = kHead;
+      network.embedding_name = spec.name;
+      network.embedding = load_weight(folder, spec, dtype, device);
+    } else if (is_linear(spec.role)) {
+      projection_of(network, spec) = load_projection(folder, specs, dtype, device);
+    } else {
+      Norm& norm = norm_of(network, spec);
+      norm.name = spec.name;
+      norm.weight = load_weight(folder, spec, dtype, device);
+      norm.eps = config.rms_norm_eps;
+    }
+    for (const TensorSpec& each : specs) used.insert(each.name);
+  }
+  if (network.is_tied) {
+    network.head.frozen->value = network.embedding;
+    Module& m = network.head.modules.emplace_back();
+    m.name = "lm_head", m.end = config.vocab_size;
+  }
+  check_all_used(folder, used, config);
+  return network;
+}
+
+std::vector<LinearModule> linear_modules(const ModelConfig& config) {
+  std::vector<LinearModule> modules;
+  for (const TensorSpec& spec : tensor_list(config))
+    if (is_linear(spec.role))
+      modules.push_back({module_name(spec), spec.shape[0], spec.shape[1], spec.role == Role::head});
+  if (config.tie_word_embeddings) modules.push_back({"lm_head", config.vocab_size, config.hidden_size, true});
+  return modules;
+}
+
+bool head_differs_from_embedding(const ModelFolder& folder) {
+  constexpr const char* kEmbedding = "model.embed_tokens.weight";
+  if (!folder.contains(kHead) || !folder.contains(kEmbedding)) return false;
+  const at::Tensor head = folder.tensor(kHead), embedding = folder.tensor(kEmbedding);
+  return head.sizes() != embedding.sizes() || head.scalar_type() != embedding.scalar_type() ||
+         std::memcmp(head.const_data_ptr(), embedding.const_data_ptr(), head.nbytes()) != 0;
+}
+
+}  // namespace rankfold

@@ -1,0 +1,41 @@
+// The weights of a pre-norm decoder of LLaMA's shape, and what trains on them. Families differ by rows of a table
+// (model/architecture.h), not by code.
+#pragma once
+
+#include "ops/projection.h"
+
+#include <array>
+#include <string>
+#include <vector>
+
+namespace rankfold {
+
+struct Layer {
+  Norm input_norm;
+  Projection qkv;
+  Projection o;
+  Norm post_norm;
+  Projection gate_up;
+  Projection down;
+
+  std::array<Projection*, 4> projections() { return {&qkv, &o, &gate_up, &down}; }
+  std::array<const Projection*, 4> projections() const { return {&qkv, &o, &gate_up, &down}; }
+};
+
+// Copies share the frozen weights. The one that computes is never changed but replaced (Model::activate), so that the
+// graph of a loss, which owns its network, stays what it was.
+struct Network {
+  std::string embedding_name;   // of its tensor in the folder
+  at::Tensor embedding;         // [V, K] in the model's dtype
+  at::Tensor embedding_master;  // fp32 leaf in full tuning
+  std::vector<Layer> layers;
+  Norm norm;
+  Projection head;
+  bool is_tied = false;  // the head's weight is the embedding
+
+  std::vector<Projection*> projections();  // in the model's order, head last
+  std::vector<Norm*> norms();
+  bool is_tied_head(const Projection* p) const { return is_tied && p == &head; }
+};
+
+}  // namespace rankfold

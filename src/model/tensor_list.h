@@ -1,0 +1,30 @@
+// The tensors of a model as its config describes them: one list, which the loader walks.
+#pragma once
+
+#include "rankfold/causal_lm.h"
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace rankfold {
+
+// Where a tensor goes in the network (model/network.h).
+enum class Role { embedding, input_norm, qkv, o, post_norm, gate_up, down, norm, head };
+
+struct TensorSpec {
+  std::string name;  // in the folder's files: "model.layers.0.self_attn.q_proj.weight"
+  std::vector<int64_t> shape;
+  Role role;
+  int64_t layer = -1;  // -1: outside the layers
+};
+
+// In the model's order. Matrices with the same role and layer are one projection, their rows in the order of the list.
+// The head is left out where it is tied to the embedding.
+std::vector<TensorSpec> tensor_list(const ModelConfig& config);
+
+bool is_linear(Role role);  // a projection's, hence a module for adapters
+inline constexpr const char* kWeightSuffix = ".weight";
+std::string module_name(const TensorSpec& tensor);  // its name without the suffix
+
+}  // namespace rankfold

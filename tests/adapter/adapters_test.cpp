@@ -1,0 +1,189 @@
+// Several adapters on one model: by name, switched, detached, merged in memory; and graphs that outlive what made them.
+#include "rankfold/adapter.h"
+
+#include "model/model.h"
+#include "ops/project.h"
+#include "support/temp_folder.h"
+#include "support/tiny_model.h"
+
+#include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
+#include <gtest/gtest.h>
+
+#include <optional>
+
+namespace rankfold {
+namespace {
+
+using testing::TempFolder;
+using testing::TinyModel;
+using testing::write_tiny_model;
+
+class Adapters : public ::testing::Test {
+ protected:
+  CausalLM load(const TinyModel& shape = {}) {
+    write_tiny_model(folder_ / "model", shape);
+    return CausalLM::load(folder_ / "model", {.device = "cpu", .dtype = shape.dtype});
+  }
+  static LoraConfig config(double dropout = 0) {
+    return {.r = 4, .lora_alpha = 8, .lora_dropout = dropout, .target_modules = "all-linear"};
+  }
+  // With updates that are not zero.
+  static Adapter make(const CausalLM& model, const std::string& name, int64_t seed, double dropout = 0) {
+    const Adapter adapter = Adapter::create(model, config(dropout), seed, name);
+    const at::NoGradGuard no_grad;
+    at::manual_seed(seed);
+    at::Tensor(adapter.flat_values()).add_(at::randn({adapter.parameter_count()}) * 0.1);
+    return adapter;
+  }
+  Batch batch() const { return make_batch({{&ids_, &ids_}, {&more_, &more_}}); }
+  at::Tensor logits(const CausalLM& model) const {
+    const at::NoGradGuard no_grad;
+    return model.logits(batch()).clone();
+  }
+
+  const TempFolder folder_;
+  const std::vector<int32_t> ids_{5, 17, 3, 44, 61, 8}, more_{9, 2, 71, 30};
+};
+
+TEST_F(Adapters, AreSwitchedByName) {
+  const CausalLM model = load();
+  const at::Tensor base = logits(model);
+  const Adapter first = make(model, "first", 1);
+  const at::Tensor with_first = logits(model);
+  EXPECT_FALSE(with_first.equal(base));
+  const Adapter second = make(model, "second", 2);
+  EXPECT_EQ(model.adapter_names(), (std::vector<std::string>{"first", "second"}));
+  EXPECT_EQ(model.active_adapters(), std::vector<std::string>{"second"});
+  EXPECT_FALSE(first.is_active());
+  const at::Tensor with_second = logits(model);
+  EXPECT_FALSE(with_second.equal(with_first));
+
+  model.set_active_adapters({"first"});
+  EXPECT_TRUE(first.is_active() && !second.is_active());
+  EXPECT_TRUE(logits(model).equal(with_first));
+  model.set_active_adapters({});
+  EXPECT_TRUE(logits(model).equal(base));
+  model.set_active_adapters({"second"});
+  EXPECT_TRUE(logits(model).equal(with_second));
+
+  second.detach();
+  EXPECT_EQ(model.adapter_names(), std::vector<std::string>{"first"});
+  EXPECT_TRUE(logits(model).equal(base));
+  second.attach();
+  EXPECT_TRUE(logits(model).equal(with_second));
+  EXPECT_THROW(second.attach(), std::invalid_argument);
+  EXPECT_THROW(model.set_active_adapters({"third"}), std::invalid_argument);
+  EXPECT_THROW(Adapter::create(model, config(), 3, "first"), std::invalid_argument);
+  EXPECT_THROW(Adapter::full(model), std::invalid_argument);
+}
+
+// Of two adapters of ranks r1 and r2 the sum is one of rank r1 + r2 with both side by side.
+TEST_F(Adapters, SeveralAddUp) {
+  const CausalLM model = load();
+  const Adapter first = make(model, "first", 1), second = make(model, "second", 2);
+  model.set_active_adapters({"second", "first"});
+  EXPECT_EQ(model.active_adapters(), (std::vector<std::string>{"first", "second"}));
+  const at::Tensor both = logits(model);
+
+  LoraConfig wide = config();
+  wide.r = 8, wide.lora_alpha = 16;
+  const Adapter sum = Adapter::create(model, wide, 5, "sum");
+  {
+    const at::NoGradGuard no_grad;
+    for (size_t i = 0; i < sum.named_parameters().size(); ++i) {
+      const bool is_a = sum.named_parameters()[i].name.find("lora_A") != std::string::npos;
+      at::Tensor(sum.named_parameters()[i].value)
+          .copy_(at::cat({first.named_parameters()[i].value, second.named_parameters()[i].value}, is_a ? 0 : 1));
+    }
+  }
+  EXPECT_TRUE(sum.is_active());
+  EXPECT_TRUE(logits(model).allclose(both, 1e-5, 1e-5));
+
+  // Each gets the gradient that it would get alone beside the other's values.
+  model.set_active_adapters({"first", "second"});
+  model.loss(batch()).backward();
+  EXPECT_GT(first.flat_gradient().abs().max().item<double>(), 0);
+  EXPECT_GT(second.flat_gradient().abs().max().item<double>(), 0);
+}
+
+TEST_F(Adapters, SeveralWithDropoutDoNotTrain) {
+  const CausalLM model = load();
+  const Adapter first = make(model, "first", 1, 0.5), second = make(model, "second", 2);
+  model.set_active_adapters({"first", "second"});
+  EXPECT_THROW(model.loss(batch()), std::invalid_argument);
+  logits(model);
+  model.set_active_adapters({"first"});
+  model.loss(batch()).backward();
+}
+
+TEST_F(Adapters, MergeInMemory) {
+  for (const char* dtype : {"float32", "bfloat16"}) {
+    const CausalLM model = load({.dtype = dtype});
+    const at::Tensor base = logits(model);
+    const Adapter first = make(model, "first", 1), second = make(model, "second", 2);
+    model.set_active_adapters({"first", "second"});
+    const at::Tensor both = logits(model);
+    model.merge_adapters();
+    EXPECT_TRUE(model.adapter_names().empty());
+    const at::Tensor merged = logits(model);
+    const double far = (both - base).abs().max().item<double>(), near = (merged - both).abs().max().item<double>();
+    EXPECT_LT(near, far * (model.dtype() == at::kFloat ? 1e-4 : 0.2)) << dtype;
+    EXPECT_FALSE(first.is_active());
+    first.attach();  // its values are still there
+    EXPECT_FALSE(logits(model).equal(merged));
+  }
+}
+
+TEST_F(Adapters, HeadOfATiedModelIsRefused) {
+  const CausalLM model = load({.tied = true});
+  LoraConfig on_head = config();
+  on_head.target_modules = StringList{"W_pack", "lm_head"};
+  testing::expect_error<UserError>([&] { Adapter::create(model, on_head); },
+                                   "target_modules: lm_head shares its weight with the embedding");
+  Adapter::create(model, config());  // all-linear leaves the head out
+}
+
+// The graph owns what it needs: the model and its adapter may be gone, or changed, before backward.
+TEST_F(Adapters, BackwardAfterTheModelHasGone) {
+  for (const bool tied : {false, true})
+    for (const double dropout : {0.0, 0.25}) {
+      const auto gradient = [&](bool keeps, bool detaches) {
+        std::optional<CausalLM> model = load({.tied = tied});
+        std::optional<Adapter> adapter = make(*model, "a", 1, dropout);
+        const at::Tensor values = adapter->flat_gradient();
+        const at::Tensor loss = model->loss(batch());
+        if (detaches) {
+          adapter->detach();
+          make(*model, "b", 7);
+        }
+        if (!keeps) adapter.reset(), model.reset();
+        loss.backward();
+        return values.clone();
+      };
+      const at::Tensor kept = gradient(true, false);
+      EXPECT_GT(kept.abs().max().item<double>(), 0);
+      EXPECT_TRUE(gradient(false, false).equal(kept));
+      EXPECT_TRUE(gradient(true, true).equal(kept));
+      EXPECT_TRUE(gradient(false, true).equal(kept));
+    }
+}
+
+// Whole layers computed again in a backward pass that comes after.
+TEST_F(Adapters, RecomputedAfterTheModelHasGone) {
+  for (const Checkpointing level : {Checkpointing::mlp, Checkpointing::full}) {
+    std::optional<CausalLM> model = load();
+    std::optional<Adapter> adapter = make(*model, "a", 1, 0.1);
+    const at::Tensor gradient = adapter->flat_gradient();
+    model->loss(batch()).backward();
+    const at::Tensor expected = gradient.clone();
+    gradient.zero_();
+    const at::Tensor loss = model->shared_model()->decoder.loss(batch(), level);
+    adapter.reset(), model.reset();
+    loss.backward();
+    EXPECT_TRUE(gradient.equal(expected));
+  }
+}
+
+}  // namespace
+}  // namespace rankfold
