@@ -13,6 +13,7 @@ namespace rankfold {
 // end in rotary_emb.inv_freq are computed, not read.
 struct Architecture {
   const char* name;              // architectures[0] in config.json
+  const char* model_type;        // as transformers names the family
   std::vector<std::string> qkv;  // modules below model.layers.N, whose outputs side by side are queries, keys, values
   const char* o;
   const char* gate;
@@ -24,7 +25,7 @@ struct Architecture {
 // The row with this name; UserError "SOURCE: architectures: ..." lists the names that there are.
 const Architecture& find_architecture(const std::string& name, const std::string& source = "config.json");
 
-// Refuses, by name, models that share a supported name but need more than the row says.
-void check_variant(const ModelConfig& config, const std::string& source);
+// The name that stands for a model_type where config.json names no class; empty where the type does not decide it.
+std::string architecture_of_type(const std::string& model_type);
 
 }  // namespace rankfold

@@ -8,8 +8,11 @@
 
 #include <nlohmann/json.hpp>
 
+#include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <optional>
+#include <set>
 
 namespace rankfold {
 namespace {
@@ -127,21 +130,166 @@ at::ScalarType read_dtype(const Reader& reader, const ModelFolder& folder) {
 
 // Settings that change the maths in ways we do not follow.
 void refuse_unsupported(const Reader& reader) {
-  const auto must_be = [&](const char* key, const json& wanted) {
-    if (reader.has(key) && reader.at(key) != wanted) reader.refuse(key, brief(wanted) + " (no other is supported)");
+  const auto must_be = [&](const char* key, const std::vector<json>& wanted, const std::string& expected) {
+    if (reader.has(key) && std::find(wanted.begin(), wanted.end(), reader.at(key)) == wanted.end())
+      reader.refuse(key, expected + " (no other is supported)");
   };
-  must_be("hidden_act", "silu");
-  must_be("attention_bias", false);
-  must_be("mlp_bias", false);
+  must_be("hidden_act", {"silu", "swish"}, "\"silu\"");  // one function by two names
+  must_be("attention_bias", {false}, "false");
+  must_be("mlp_bias", {false}, "false");
+  must_be("attention_dropout", {0}, "0");
   if (reader.has("quantization_config"))
     reader.refuse("quantization_config", "none (quantized weights are not supported)");
 }
 
+// Baichuan's models differ by class, sizes, or two keys that say it outright.
+void check_baichuan(const Reader& reader, const ModelConfig& config) {
+  const bool is_first = config.architecture == "BaiChuanForCausalLM";
+  if (!is_first && config.architecture != "BaichuanForCausalLM") return;
+  constexpr int64_t kRopeHiddenSize = 4096;  // the 7B models'
+  const std::string what = join(config.architecture, " with hidden_size ", config.hidden_size);
+  const auto position = reader.read<std::string>("position_embedding_type", "rope or alibi",
+                                                 is_first || config.hidden_size == kRopeHiddenSize ? "rope" : "alibi",
+                                                 [](const std::string& x) { return x == "rope" || x == "alibi"; });
+  if (position == "alibi")
+    fail(reader.source(), ": architectures: ", what, " (Baichuan-13B) needs ALiBi attention, which is not supported",
+         reader.has("position_embedding_type") ? "" : "; if it is rotary, say \"position_embedding_type\": \"rope\"");
+  if (reader.flag("norm_head", !is_first))
+    fail(reader.source(), ": architectures: ", what,
+         " (Baichuan 2) needs an output head with normalised rows, which is not supported",
+         reader.has("norm_head") ? "" : "; if its head is plain, say \"norm_head\": false");
+}
+
+// What transformers wrote or read in some version, by whatever name, and what changes nothing that is computed here.
+constexpr const char* kWithoutEffect[] = {"_name_or_path",
+                                          "_attn_implementation",
+                                          "_attn_implementation_autoset",
+                                          "add_cross_attention",
+                                          "auto_map",
+                                          "bad_words_ids",
+                                          "begin_suppress_tokens",
+                                          "bos_token_id",
+                                          "chunk_size_feed_forward",
+                                          "cross_attention_hidden_size",
+                                          "decoder_start_token_id",
+                                          "diversity_penalty",
+                                          "do_sample",
+                                          "early_stopping",
+                                          "encoder_no_repeat_ngram_size",
+                                          "exponential_decay_length_penalty",
+                                          "finetuning_task",
+                                          "forced_bos_token_id",
+                                          "forced_eos_token_id",
+                                          "gradient_checkpointing",
+                                          "id2label",
+                                          "initializer_range",
+                                          "is_decoder",
+                                          "is_encoder_decoder",
+                                          "label2id",
+                                          "length_penalty",
+                                          "max_length",
+                                          "max_sequence_length",
+                                          "min_length",
+                                          "no_repeat_ngram_size",
+                                          "num_beam_groups",
+                                          "num_beams",
+                                          "num_labels",
+                                          "num_return_sequences",
+                                          "output_attentions",
+                                          "output_hidden_states",
+                                          "output_scores",
+                                          "pad_token_id",
+                                          "prefix",
+                                          "pretraining_tp",
+                                          "problem_type",
+                                          "pruned_heads",
+                                          "remove_invalid_values",
+                                          "repetition_penalty",
+                                          "return_dict",
+                                          "return_dict_in_generate",
+                                          "sep_token_id",
+                                          "suppress_tokens",
+                                          "task_specific_params",
+                                          "temperature",
+                                          "tf_legacy_loss",
+                                          "tie_encoder_decoder",
+                                          "tokenizer_class",
+                                          "top_k",
+                                          "top_p",
+                                          "torchscript",
+                                          "transformers.js_config",
+                                          "transformers_version",
+                                          "typical_p",
+                                          "unsloth_fixed",
+                                          "unsloth_version",
+                                          "use_bfloat16",
+                                          "use_cache",
+                                          "z_loss_weight"};
+// Those that read_model_config() looks at.
+constexpr const char* kRead[] = {"architectures",
+                                 "model_type",
+                                 "vocab_size",
+                                 "hidden_size",
+                                 "intermediate_size",
+                                 "num_hidden_layers",
+                                 "num_attention_heads",
+                                 "num_key_value_heads",
+                                 "head_dim",
+                                 "max_position_embeddings",
+                                 "model_max_length",
+                                 "rms_norm_eps",
+                                 "rope_theta",
+                                 "rope_scaling",
+                                 "rope_parameters",
+                                 "partial_rotary_factor",
+                                 "tie_word_embeddings",
+                                 "eos_token_id",
+                                 "dtype",
+                                 "torch_dtype",
+                                 "hidden_act",
+                                 "attention_bias",
+                                 "mlp_bias",
+                                 "attention_dropout",
+                                 "quantization_config",
+                                 "position_embedding_type",
+                                 "norm_head"};
+
+// One line that names the keys which nothing here reads.
+void note_unknown_keys(const ModelFolder& folder, ModelConfig& config) {
+  constexpr size_t kNamed = 12;
+  const std::set<std::string> known = [] {
+    std::set<std::string> names(std::begin(kWithoutEffect), std::end(kWithoutEffect));
+    names.insert(std::begin(kRead), std::end(kRead));
+    return names;
+  }();
+  std::vector<std::string> unknown;
+  for (const auto& [key, value] : folder.config().items())
+    if (!known.contains(key) && !value.is_null()) unknown.push_back(key);
+  if (unknown.empty()) return;
+  std::string names;
+  for (size_t i = 0; i < std::min(kNamed, unknown.size()); ++i) names += (i ? ", " : "") + unknown[i];
+  if (unknown.size() > kNamed) names += join(" and ", unknown.size() - kNamed, " more");
+  config.notes.push_back(one_line(join((folder.path() / "config.json").string(), ": not used: ", names)));
+}
+
+// The class by the name that the table knows: older spellings of it, or by model_type where none is named.
 std::string read_architecture(const Reader& reader) {
   const json& names = reader.at("architectures");
-  if (!names.is_array() || names.empty() || !names[0].is_string())
+  std::string name;
+  if (names.is_string())
+    name = names.get<std::string>();
+  else if (names.is_array() && !names.empty() && names[0].is_string())
+    name = names[0].get<std::string>();
+  else if (!names.is_null() && !(names.is_array() && names.empty()))
     reader.refuse("architectures", "a list with the name of the model's class");
-  return names[0].get<std::string>();
+  if (name == "LLaMAForCausalLM") return "LlamaForCausalLM";  // as the first conversions wrote it
+  if (!name.empty()) return name;
+  const auto type = reader.read<std::string>("model_type", "a text", "", [](const auto&) { return true; });
+  name = architecture_of_type(type);
+  if (name.empty())
+    reader.refuse("architectures", join("the name of the model's class, as model_type ",
+                                        type.empty() ? "is not given either" : brief(type) + " does not decide it"));
+  return name;
 }
 
 }  // namespace
@@ -154,7 +302,7 @@ ModelConfig read_model_config(const ModelFolder& folder) {
   const Architecture& architecture = find_architecture(config.architecture, reader.source());
   refuse_unsupported(reader);
   read_sizes(reader, config);
-  check_variant(config, reader.source());
+  check_baichuan(reader, config);
   const bool is_packed = architecture.qkv.size() == 1;
   if (is_packed && config.num_key_value_heads != config.num_attention_heads)
     reader.refuse("num_key_value_heads", join(config.num_attention_heads, ", as ", architecture.qkv[0], " needs"));
@@ -165,6 +313,7 @@ ModelConfig read_model_config(const ModelFolder& folder) {
   const Reader generation(folder.generation_config(), (folder.path() / "generation_config.json").string());
   config.eos_token_ids = read_eos(generation.has("eos_token_id") ? generation : reader);
   config.stored_dtype = read_dtype(reader, folder);
+  note_unknown_keys(folder, config);
   return config;
 }
 

@@ -103,17 +103,53 @@ TEST(ModelConfig, Baichuan) {
   EXPECT_FALSE(find_architecture(config.architecture).bos_by_default);
   EXPECT_TRUE(find_architecture("LlamaForCausalLM").bos_by_default);
   const json newer = {{"architectures", {"BaichuanForCausalLM"}}};
-  EXPECT_EQ(read(newer).architecture, "BaichuanForCausalLM");
   const auto with = [&](const char* key, const json& value) {
     json changes = newer;
     changes[key] = value;
     return changes;
   };
-  expect_refused(with("hidden_size", 5120),
-                 "architectures: BaichuanForCausalLM with hidden_size 5120 (Baichuan-13B) needs ALiBi attention");
-  expect_refused(with("vocab_size", 125696),
-                 "architectures: BaichuanForCausalLM with vocab_size 125696 (Baichuan 2) needs NormHead");
-  expect_refused(with("num_key_value_heads", 8), "num_key_value_heads: expected 32, as self_attn.W_pack needs, got 8");
+  const std::string alibi = "BaichuanForCausalLM with hidden_size 5120 (Baichuan-13B) needs ALiBi attention";
+  expect_refused(with("hidden_size", 5120), "architectures: " + alibi);
+  // Whatever the vocabulary, which users extend: hidden size 4096 is Baichuan2-7B.
+  for (const int64_t vocabulary : {125696, 125700, 64000, 512})
+    expect_refused(with("vocab_size", vocabulary),
+                   "architectures: BaichuanForCausalLM with hidden_size 4096 (Baichuan 2) needs an output head with "
+                   "normalised rows, which is not supported; if its head is plain, say \"norm_head\": false");
+  EXPECT_EQ(read(with("norm_head", false)).architecture, "BaichuanForCausalLM");
+  json plain_rope = with("norm_head", false);
+  plain_rope["hidden_size"] = 5120, plain_rope["position_embedding_type"] = "rope";
+  EXPECT_EQ(read(plain_rope).hidden_size, 5120);
+  json first = {{"architectures", {"BaiChuanForCausalLM"}}};
+  for (const auto& [key, value] :
+       {std::pair<std::string, json>{"norm_head", true}, {"position_embedding_type", "alibi"}}) {
+    json changed = first;
+    changed[key] = value;
+    expect_refused(changed, "architectures: BaiChuanForCausalLM with hidden_size 4096 (Baichuan");
+  }
+  first["position_embedding_type"] = "nope";
+  expect_refused(first, "position_embedding_type: expected rope or alibi, got \"nope\"");
+  first.erase("position_embedding_type");
+  first["num_key_value_heads"] = 8;
+  expect_refused(first, "num_key_value_heads: expected 32, as self_attn.W_pack needs, got 8");
+}
+
+TEST(ModelConfig, NamesOfTheClass) {
+  const json names[] = {nullptr, json::array(), "LlamaForCausalLM", "LLaMAForCausalLM", {"LLaMAForCausalLM"}};
+  for (const json& name : names) EXPECT_EQ(read({{"architectures", name}}).architecture, "LlamaForCausalLM") << name;
+  expect_refused(
+      {{"architectures", nullptr}, {"model_type", "baichuan"}},
+      "architectures: expected the name of the model's class, as model_type \"baichuan\" does not decide it");
+  expect_refused({{"architectures", nullptr}, {"model_type", nullptr}},
+                 "architectures: expected the name of the model's class, as model_type is not given either, got null");
+  EXPECT_EQ(read({{"hidden_act", "swish"}}).architecture, "LlamaForCausalLM");
+}
+
+TEST(ModelConfig, KeysThatNothingReadsAreNamedOnce) {
+  EXPECT_TRUE(
+      read({{"use_cache", true}, {"transformers_version", "4.31.0"}, {"initializer_range", 0.02}}).notes.empty());
+  const auto notes = read({{"flux_capacitor", 1}, {"sliding_window", 4096}, {"left_out", nullptr}}).notes;
+  ASSERT_EQ(notes.size(), 1u);
+  EXPECT_TRUE(notes[0].ends_with("config.json: not used: flux_capacitor, sliding_window")) << notes[0];
 }
 
 TEST(ModelConfig, Refusals) {
@@ -121,9 +157,10 @@ TEST(ModelConfig, Refusals) {
       {{{"architectures", {"GPT2LMHeadModel"}}},
        "architectures: expected one of LlamaForCausalLM, BaiChuanForCausalLM, BaichuanForCausalLM, got "
        "GPT2LMHeadModel"},
-      {{{"architectures", nullptr}}, "architectures: expected a list with the name of the model's class, got null"},
-      {{{"architectures", json::array()}}, "architectures: expected a list"},
-      {{{"architectures", "LlamaForCausalLM"}}, "architectures: expected a list"},
+      {{{"architectures", 7}}, "architectures: expected a list with the name of the model's class, got 7"},
+      {{{"architectures", {1}}}, "architectures: expected a list"},
+      {{{"architectures", {"PeftModelForCausalLM"}}}, "architectures: expected one of LlamaForCausalLM"},
+      {{{"attention_dropout", 0.1}}, "attention_dropout: expected 0 (no other is supported), got 0.1"},
       {{{"vocab_size", int64_t{1} << 31}}, "vocab_size: expected an integer in [1, 2147483647], got 2147483648"},
       {{{"vocab_size", 0}}, "vocab_size: expected"},
       {{{"vocab_size", 16.7}}, "vocab_size: expected an integer in [1, 2147483647], got 16.7"},
