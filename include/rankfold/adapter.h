@@ -74,6 +74,15 @@ struct MergeOptions {
   Stop stop = {};                   // asked before every tensor; true: throws Stopped, and nothing is written
   // Sees the finished folder before it gets its name; what it throws refuses it, and nothing is written.
   std::function<void(const std::filesystem::path&)> check = {};
+
+  template <class V>
+  void fields(V&& v) {
+    v("dtype", dtype, "stored dtype of the result; auto: each tensor's own",
+      allow::one_of({"auto", "float32", "bfloat16", "float16", "fp32", "bf16", "fp16"}),
+      "auto, float32, bfloat16 or float16", {"torch_dtype"});
+    v("max_shard_size", max_shard_size, "5GB, 500MB, ...; empty: the base's own shards", allow::size,
+      "a size such as 5GB or 500MB", {});
+  }
 };
 
 // base + adapter as a model folder: W + scale * B A in fp32, rounded once; streamed tensor by tensor. Everything in the

@@ -3,7 +3,9 @@
 // other trainers.
 //
 // A visitor is called as v(key, member, help, check, expected, aliases): `check(member)` says whether the value is
-// allowed, `expected` is the text of the error otherwise.
+// allowed, `expected` is the text of the error otherwise. Whoever takes a config checks it by the same fields: the
+// programs as they read it, Trainer, Adapter::create, CausalLM::load, Dataset::open, generate and merge when they are
+// called. They throw UserError "KEY: expected ..., got ...".
 #pragma once
 
 #include <cmath>
@@ -38,6 +40,9 @@ inline constexpr auto not_negative = [](auto x) { return x >= 0 && std::isfinite
 inline constexpr auto positive_float = [](double x) {
   return x >= double{std::numeric_limits<float>::min()} && x <= double{std::numeric_limits<float>::max()};
 };
+// Rows and micro-batches: no product of two such counts overflows.
+inline constexpr auto count = [](int64_t x) { return x >= 1 && x <= int64_t{1} << 20; };
+inline constexpr auto size = [](const std::string& x) { return x.empty() || parse_size(x); };
 inline constexpr auto fraction = [](double x) { return x >= 0 && x < 1; };
 inline auto one_of(std::initializer_list<const char*> names) {
   return [names = StringList(names.begin(), names.end())](const std::string& x) {
@@ -171,10 +176,10 @@ struct TrainConfig {
   template <class V>
   void fields(V&& v) {
     v("output_dir", output_dir, "folder for the result and the checkpoints", allow::text, "a path", {"output"});
-    v("per_device_train_batch_size", per_device_train_batch_size, "rows in a micro-batch", allow::positive,
-      "an integer above 0", {"batch_size", "micro_batch_size"});
-    v("gradient_accumulation_steps", gradient_accumulation_steps, "micro-batches in an optimizer step", allow::positive,
-      "an integer above 0", {"accumulation", "accumulation_steps", "grad_accumulation"});
+    v("per_device_train_batch_size", per_device_train_batch_size, "rows in a micro-batch", allow::count,
+      "an integer in [1, 1048576]", {"batch_size", "micro_batch_size"});
+    v("gradient_accumulation_steps", gradient_accumulation_steps, "micro-batches in an optimizer step", allow::count,
+      "an integer in [1, 1048576]", {"accumulation", "accumulation_steps", "grad_accumulation"});
     v("num_train_epochs", num_train_epochs, "passes over the data", [](double x) { return x > 0 && std::isfinite(x); },
       "a number above 0", {"epochs", "num_epochs"});
     v("max_steps", max_steps, "optimizer steps; above 0 it replaces num_train_epochs",
@@ -210,7 +215,7 @@ struct TrainConfig {
       "what is computed again in the backward pass instead of kept: none, mlp, full, or auto: the least that fits",
       allow::one_of({"none", "mlp", "full", "auto"}), "none, mlp, full or auto", {});
     v("memory_budget", memory_budget, "most memory that the run may take, such as 16GB; empty: what is there",
-      [](const std::string& x) { return x.empty() || parse_size(x); }, "a size such as 16GB or 500MB", {});
+      allow::size, "a size such as 16GB or 500MB", {});
   }
 };
 

@@ -5,6 +5,7 @@
 #include "adapter/full_tuning.h"
 #include "adapter/peft_format.h"
 #include "core/check.h"
+#include "core/config.h"
 #include "core/file.h"
 #include "core/manifest.h"
 #include "core/write.h"
@@ -32,6 +33,10 @@ struct Adapter::State {
 };
 
 namespace {
+
+void check_seed(int64_t seed) {
+  if (seed < 0) fail("seed: expected an integer of 0 or more, got ", seed);
+}
 
 // A and B of every match as leaves, and the model with them: a model that runs out of memory here has no new adapter.
 // initialise(module, "A" or "B", value)
@@ -78,6 +83,8 @@ void refuse_tied_head(const CausalLM& model, const std::vector<std::string>& mod
 }
 
 Adapter Adapter::create(const CausalLM& model, const LoraConfig& config, int64_t seed, const std::string& name) {
+  check_fields(config);
+  check_seed(seed);
   const std::vector<ModuleMatch> matches = match_modules(config, model.linear_modules());
   std::vector<std::string> names;
   for (const ModuleMatch& match : matches) names.push_back(match.module.name);
@@ -98,6 +105,7 @@ Adapter Adapter::create(const CausalLM& model, const LoraConfig& config, int64_t
 }
 
 Adapter Adapter::load(const CausalLM& model, const fs::path& folder, int64_t seed, const std::string& name) {
+  check_seed(seed);
   const AdapterFolder stored = read_checked_adapter(folder);
   const std::vector<ModuleMatch> matches = match_adapter(stored, model.linear_modules());
   Adapter adapter;

@@ -47,17 +47,6 @@ std::vector<LinearModule> linear_modules(const ModelFolder& base) {
   return linears;
 }
 
-uint64_t shard_size(const std::string& text) {
-  if (const auto bytes = parse_size(text)) return *bytes;
-  fail("max_shard_size: expected a size such as 5GB, 500MB or a number of bytes, got '", text, "'");
-}
-
-std::optional<at::ScalarType> parse_dtype(const std::string& name) {
-  if (name == "auto") return std::nullopt;
-  if (const auto dtype = parse_model_dtype(name, /*short_names=*/true)) return dtype;
-  fail("dtype: expected auto, float32, bfloat16 or float16, got '", name, "'");
-}
-
 struct Shard {
   std::string name;
   std::vector<TensorInfo> tensors;
@@ -73,7 +62,7 @@ class Merger {
   Merger(const fs::path& model, const fs::path& adapter, const MergeOptions& options)
       : base_(ModelFolder::open(model)),
         adapter_(read_checked_adapter(adapter)),
-        dtype_(parse_dtype(options.dtype)),
+        dtype_(parse_model_dtype(options.dtype, /*short_names=*/true)),
         stop_(options.stop) {
     check_base();
     merged_ = adapters_in_base();
@@ -81,7 +70,7 @@ class Merger {
       const std::string weight = match.module.name + ".weight";
       matches_.emplace(weight, std::move(match));
     }
-    shards_ = options.max_shard_size.empty() ? base_shards() : new_shards(shard_size(options.max_shard_size));
+    shards_ = options.max_shard_size.empty() ? base_shards() : new_shards(*parse_size(options.max_shard_size));
     has_new_index_ = dtype_ || !options.max_shard_size.empty();
   }
 
@@ -274,6 +263,7 @@ void check_output(const fs::path& model, const fs::path& output) {
 void merge(const fs::path& model_folder, const fs::path& adapter_folder, const fs::path& output,
            const MergeOptions& options) {
   const at::NoGradGuard no_grad;
+  check_fields(options);
   check_output(model_folder, output);
   Merger merger(model_folder, adapter_folder, options);
   AtomicFolder folder(output);

@@ -35,8 +35,8 @@ struct EvalOptions {
     v("output", output, "file for the result, besides standard output", allow::any, "a path", {});
     v("terms", terms, "the rows' field of terms that a generated answer should hold", allow::any, "a name", {});
     v("predictions", predictions, "JSON Lines file for the generated answers (with --terms)", allow::any, "a path", {});
-    v("per_device_eval_batch_size", per_device_eval_batch_size, "rows in a batch", allow::positive,
-      "an integer above 0", {"batch_size"});
+    v("per_device_eval_batch_size", per_device_eval_batch_size, "rows in a batch", allow::count,
+      "an integer in [1, 1048576]", {"batch_size"});
     data.fields(v);
     generate.fields(v);
   }

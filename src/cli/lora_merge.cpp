@@ -29,11 +29,7 @@ struct MergeCommand {
     v("adapter_name_or_path", adapter_name_or_path, "adapter folder", allow::text, "a path",
       {"adapter_path", "adapter"});
     v("output_dir", output_dir, "folder for the merged model; new or empty", allow::text, "a path", {"output"});
-    v("dtype", options.dtype, "stored dtype of the result; auto: each tensor's own",
-      allow::one_of({"auto", "float32", "bfloat16", "float16", "fp32", "bf16", "fp16"}),
-      "auto, float32, bfloat16 or float16", {"torch_dtype"});
-    v("max_shard_size", options.max_shard_size, "5GB, 500MB, ...; else the base's own shards", allow::any, "a size",
-      {});
+    options.fields(v);
     v("verify", verify, "compare the logits of base + adapter with the merged model's", allow::any, "true or false",
       {});
     v("device", device, "where --verify computes: auto, cpu, cuda or cuda:N", allow::text, "auto, cpu, cuda or cuda:N",

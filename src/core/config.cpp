@@ -218,8 +218,18 @@ void from_text<ModuleNames>(const std::string& text, json& value) {
     value = text;
 }
 
-#define RANKFOLD_MEMBER(...)                              \
-  template void store(const __VA_ARGS__&, ordered_json&); \
+template <class T>
+void refuse_value(const char* key, const char* expected, const T& value) {
+  ordered_json got;
+  store(value, got);
+  // JSON has no word for NaN and infinity.
+  const bool is_number = got.is_number_float();
+  fail(key, ": expected ", expected, ", got ", is_number ? join(got.template get<double>()) : brief(got));
+}
+
+#define RANKFOLD_MEMBER(...)                                                \
+  template void store(const __VA_ARGS__&, ordered_json&);                   \
+  template void refuse_value(const char*, const char*, const __VA_ARGS__&); \
   template void from_text<__VA_ARGS__>(const std::string&, json&)
 RANKFOLD_MEMBER(int64_t);
 RANKFOLD_MEMBER(double);

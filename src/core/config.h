@@ -70,6 +70,18 @@ void read_fields(const nlohmann::json& object, const std::string& source, const 
 void set_from_text(const Field& field, const std::string& text, const std::string& source);
 nlohmann::ordered_json to_json(const Fields& fields);  // all fields in order, canonical names
 
+template <class T>
+[[noreturn]] void refuse_value(const char* key, const char* expected, const T& value);
+
+// What a public entry point is given: throws UserError "key: expected ..., got ..." for the first value that a file or a
+// flag could not hold.
+template <HasFields Config>
+void check_fields(Config config) {
+  config.fields([](const char* key, auto& value, const char*, const auto& check, const char* expected, Aliases) {
+    if (!check(value)) refuse_value(key, expected, value);
+  });
+}
+
 template <HasFields Config>
 void read_fields(const nlohmann::json& object, const std::string& source, Config& config, bool unknown_is_error) {
   read_fields(object, source, fields_of(config), unknown_is_error);

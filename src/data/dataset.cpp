@@ -195,10 +195,7 @@ fs::path Dataset::cache_file(const fs::path& path, const DataConfig& config) {
 Dataset Dataset::open(const fs::path& path, const Tokenizer* tokenizer, const DataConfig& config, int64_t vocab_size,
                       const Stop& stop) {
   RANKFOLD_CHECK(vocab_size > 0, "Dataset::open: vocab_size must be above 0, got ", vocab_size);
-  DataConfig checked = config;
-  checked.fields([](const char* key, const auto& value, const char*, const auto& check, const char* expected, Aliases) {
-    if (!check(value)) fail(key, ": expected ", expected);
-  });
+  check_fields(config);
   check_columns(config.columns);
   check_template(config.prompt_template);
 
@@ -258,7 +255,7 @@ Batches::Batches(Dataset dataset, const BatchOptions& options)
   RANKFOLD_CHECK(rows_ > 0, "BatchOptions: rows must be above 0, got ", rows_);
 }
 
-int64_t Batches::size() const { return (dataset_.size() + rows_ - 1) / rows_; }
+int64_t Batches::size() const { return dataset_.size() / rows_ + (dataset_.size() % rows_ != 0); }
 
 Batch Batches::operator[](int64_t index) const {
   RANKFOLD_CHECK(index >= 0 && index < size(), "Batches: expected an index in [0, ", size(), "), got ", index);

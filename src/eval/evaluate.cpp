@@ -15,6 +15,7 @@
 namespace rankfold {
 
 EvalResult evaluate(const CausalLM& model, const Dataset& dataset, int64_t rows_per_batch) {
+  if (rows_per_batch < 1) fail("rows_per_batch: expected an integer above 0, got ", rows_per_batch);
   at::NoGradGuard no_grad;
   EvalResult result;
   double sum = 0;

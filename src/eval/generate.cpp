@@ -1,6 +1,7 @@
 #include "rankfold/generate.h"
 
 #include "core/check.h"
+#include "core/config.h"
 #include "model/model.h"
 
 #include <ATen/ATen.h>
@@ -47,6 +48,7 @@ struct Sampler {
 std::vector<std::vector<int32_t>> generate(const CausalLM& model, const std::vector<std::vector<int32_t>>& prompts,
                                            const GenerateConfig& config,
                                            const std::function<void(int64_t, int32_t)>& on_token) {
+  check_fields(config);
   at::NoGradGuard no_grad;
   Model& parts = *model.shared_model();
   std::vector<std::vector<int32_t>> completions(prompts.size());

@@ -1,6 +1,7 @@
 #include "rankfold/causal_lm.h"
 
 #include "core/check.h"
+#include "core/config.h"
 #include "core/file.h"
 #include "io/dtype.h"
 #include "model/load_network.h"
@@ -17,9 +18,7 @@ namespace {
 // float16 has no fast arithmetic on CPUs; bfloat16 is as wide where the processor multiplies it. GPUs compute in
 // bfloat16 as fast as in float16, and no value of a gradient falls out of its range.
 at::ScalarType compute_dtype(const std::string& asked, at::ScalarType stored, at::Device device) {
-  if (asked != "auto") {
-    const auto dtype = parse_model_dtype(asked, /*short_names=*/true);
-    if (!dtype) fail("dtype: expected auto, float32, bfloat16 or float16, got '", asked, "'");
+  if (const auto dtype = parse_model_dtype(asked, /*short_names=*/true)) {
     if (*dtype == at::kHalf && !ops::backend_of(device.type()))  // only kernels compute in it
       fail("dtype: float16 is computed on CUDA devices only; expected float32, bfloat16 or auto on a CPU");
     return *dtype;
@@ -35,6 +34,7 @@ at::ScalarType compute_dtype(const std::string& asked, at::ScalarType stored, at
 }  // namespace
 
 CausalLM CausalLM::load(const std::filesystem::path& path, const LoadConfig& load) {
+  check_fields(load);
   const at::Device device = ops::open_device(load.device);
   ModelFolder folder = ModelFolder::open(path);
   ModelConfig config = read_model_config(folder);

@@ -3,6 +3,7 @@
 #include "adapter/adapter_files.h"
 #include "checkpoint/checkpoint.h"
 #include "core/check.h"
+#include "core/config.h"
 #include "core/memory.h"
 #include "core/write.h"
 #include "ops/finite.h"
@@ -422,9 +423,9 @@ void Trainer::State::finish() {
   write_log({});
 }
 
-Trainer::Trainer(CausalLM model, Adapter adapter, Dataset dataset, TrainConfig config)
-    : state_(std::make_shared<State>(std::move(model), std::move(adapter), std::move(dataset), std::move(config))) {
-  RANKFOLD_CHECK(!state_->config.output_dir.empty(), "output_dir: expected a path, got an empty text");
+Trainer::Trainer(CausalLM model, Adapter adapter, Dataset dataset, TrainConfig config) {
+  check_fields(config);
+  state_ = std::make_shared<State>(std::move(model), std::move(adapter), std::move(dataset), std::move(config));
 }
 
 void Trainer::add_file(const std::string& name, const std::string& text) { state_->files.emplace_back(name, text); }

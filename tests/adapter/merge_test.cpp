@@ -191,7 +191,7 @@ TEST_F(Merge, NewShards) {
   for (const char* bad : {"", "0", "-1", "5XB", "GB", "nan", "5 GB", "1e30"}) {
     if (*bad == '\0') continue;  // the base's own shards
     fs::remove_all(folder_ / "out");
-    expect("max_shard_size: expected a size such as 5GB, 500MB or a number of bytes, got '" + std::string(bad) + "'",
+    expect("max_shard_size: expected a size such as 5GB or 500MB, got \"" + std::string(bad) + "\"",
            {.max_shard_size = bad});
   }
 }
@@ -215,7 +215,7 @@ TEST_F(Merge, Output) {
 TEST_F(Merge, Refusals) {
   write_base();
   write_adapter();
-  expect("dtype: expected auto, float32, bfloat16 or float16, got 'int8'", {.dtype = "int8"});
+  expect("dtype: expected auto, float32, bfloat16 or float16, got \"int8\"", {.dtype = "int8"});
   write_adapter({.r = 2, .target_modules = StringList{"q_proj"}}, 1e6);
   expect("does not fit float16", {.dtype = "float16"});
   write_base(at::kHalf);

@@ -70,6 +70,23 @@ TEST_F(Eval, GenerationEndsWhateverTheModelSays) {
   }
 }
 
+TEST_F(Eval, SettingsAreChecked) {
+  const CausalLM m = model();
+  const auto expect = [&](const std::string& line, const GenerateConfig& config) {
+    testing::expect_error<UserError>([&] { generate(m, {{5}}, config); }, line);
+  };
+  expect("max_new_tokens: expected an integer above 0, got 0", {.max_new_tokens = 0});
+  expect("temperature: expected a number of 0 or more, got -1", {.temperature = -1});
+  expect("temperature: expected a number of 0 or more, got nan", {.temperature = std::nan("")});
+  expect("top_p: expected a number in (0, 1], got 0", {.top_p = 0});
+  expect("top_k: expected an integer of 0 or more, got -1", {.top_k = -1});
+  expect("seed: expected an integer of 0 or more, got -1", {.seed = -1});
+  for (const int64_t count : {0, -1})
+    testing::expect_error<UserError>([&] { evaluate(m, rows(), count); }, "rows_per_batch: expected an integer");
+  const int64_t most = std::numeric_limits<int64_t>::max();
+  EXPECT_EQ(evaluate(m, rows(), most).loss, evaluate(m, rows(), rows().size()).loss);
+}
+
 TEST_F(Eval, ATokenBeyondTheVocabularyIsRefused) {
   const CausalLM m = model();
   for (const int64_t id : {kVocabulary, int64_t{-1}, int64_t{1} << 30})

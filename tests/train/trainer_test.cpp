@@ -581,6 +581,65 @@ TEST_F(Training, AStepThatIsNotFiniteIsSkippedWithItsStateUntouched) {
   EXPECT_FALSE(fs::exists(folder_ / "out/adapter_model.safetensors"));
 }
 
+// What the programs refuse a program that calls the library cannot pass either.
+TEST_F(Training, TheTrainerChecksItsConfig) {
+  const CausalLM model = CausalLM::load(folder_ / "model", {.device = "cpu"});
+  const Adapter adapter = Adapter::create(model, {.r = 4, .target_modules = "all-linear"});
+  const Dataset data = Dataset::open(folder_ / "rows.jsonl", nullptr, {.max_length = 64}, kVocabulary);
+  const auto expect = [&](const std::string& line, const std::function<void(TrainConfig&)>& change) {
+    TrainConfig config = make_run("out", 3).train;
+    change(config);
+    testing::expect_error<UserError>([&] { Trainer(model, adapter, data, config); }, line);
+  };
+  const std::string count = ": expected an integer in [1, 1048576], got ";
+  const int64_t large = int64_t{1} << 40;
+  expect("gradient_accumulation_steps" + count + "0", [](auto& c) { c.gradient_accumulation_steps = 0; });
+  expect("gradient_accumulation_steps" + count + "-1", [](auto& c) { c.gradient_accumulation_steps = -1; });
+  expect("gradient_accumulation_steps" + count, [&](auto& c) { c.gradient_accumulation_steps = large; });
+  expect("per_device_train_batch_size" + count + "0", [](auto& c) { c.per_device_train_batch_size = 0; });
+  expect("per_device_train_batch_size" + count, [&](auto& c) { c.per_device_train_batch_size = large; });
+  expect("logging_steps: expected an integer above 0, got 0", [](auto& c) { c.logging_steps = 0; });
+  expect("save_steps: expected an integer of 0 or more, got -1", [](auto& c) { c.save_steps = -1; });
+  expect("max_steps: ", [](auto& c) { c.max_steps = 0; });
+  expect("seed: expected an integer of 0 or more, got -1", [](auto& c) { c.seed = -1; });
+  expect("learning_rate: expected a number of 0 or more, got nan", [](auto& c) { c.learning_rate = std::nan(""); });
+  expect("adam_beta1: expected a number in [0, 1), got 1", [](auto& c) { c.adam_beta1 = 1; });
+  expect("warmup_steps: ", [](auto& c) { c.warmup_steps = 1.5; });
+  expect("lr_scheduler_type: expected linear, cosine, constant or constant_with_warmup, got \"cosin\"",
+         [](auto& c) { c.lr_scheduler_type = "cosin"; });
+  expect("gradient_checkpointing: expected none, mlp, full or auto, got \"ful\"",
+         [](auto& c) { c.gradient_checkpointing = "ful"; });
+  expect("on_disk_full: ", [](auto& c) { c.on_disk_full = "stop"; });
+  expect("memory_budget: expected a size", [](auto& c) { c.memory_budget = "much"; });
+  expect("output_dir: expected a path, got \"\"", [](auto& c) { c.output_dir = ""; });
+  EXPECT_FALSE(fs::exists(folder_ / "out"));
+}
+
+TEST_F(Training, AdapterAndModelCheckTheirConfig) {
+  testing::expect_error<UserError>([&] { CausalLM::load(folder_ / "model", {.device = "cpu", .dtype = "int8"}); },
+                                   "dtype: expected auto, float32, bfloat16 or float16, got \"int8\"");
+  testing::expect_error<UserError>([&] { CausalLM::load(folder_ / "model", {.device = ""}); }, "device: expected auto");
+  const CausalLM model = CausalLM::load(folder_ / "model", {.device = "cpu"});
+  const auto expect = [&](const std::string& line, const std::function<void(LoraConfig&)>& change, int64_t seed = 1) {
+    LoraConfig config{.r = 4, .target_modules = "all-linear"};
+    change(config);
+    testing::expect_error<UserError>([&] { Adapter::create(model, config, seed); }, line);
+  };
+  const std::string rank = ": expected an integer in [1, 4096], got ";
+  expect("r" + rank + "0", [](auto& c) { c.r = 0; });
+  expect("r" + rank + "-4", [](auto& c) { c.r = -4; });
+  expect("lora_dropout: expected a number in [0, 1), got 1.5", [](auto& c) { c.lora_dropout = 1.5; });
+  expect("lora_dropout: expected a number in [0, 1), got nan", [](auto& c) { c.lora_dropout = std::nan(""); });
+  expect("lora_alpha: expected a number above 0", [](auto& c) { c.lora_alpha = 0; });
+  expect("rank_pattern: ", [](auto& c) { c.rank_pattern = {{"W_pack", 0}}; });
+  expect("alpha_pattern: ", [](auto& c) { c.alpha_pattern = {{"W_pack", -1.0}}; });
+  expect("layers_to_transform: ", [](auto& c) { c.layers_to_transform = {-1}; });
+  expect("bias: expected \"none\"", [](auto& c) { c.bias = "all"; });
+  expect(
+      "seed: expected an integer of 0 or more, got -1", [](auto&) {}, -1);
+  EXPECT_NO_THROW(Adapter::create(model, {.r = 4, .target_modules = "all-linear"}));  // the model is as it was
+}
+
 TEST_F(Training, AModelHasOneAdapter) {
   const CausalLM model = CausalLM::load(folder_ / "model", {.device = "cpu"});
   Adapter::create(model, {.r = 4, .target_modules = "all-linear"});
