@@ -6,6 +6,9 @@
 // allowed, `expected` is the text of the error otherwise. Whoever takes a config checks it by the same fields: the
 // programs as they read it, Trainer, Adapter::create, CausalLM::load, Dataset::open, generate and merge when they are
 // called. They throw UserError "KEY: expected ..., got ...".
+//
+// A field of a run says with its help what a resume makes of it, as on_resume::may_change("peak learning rate").
+// RunHelp converts to the text.
 #pragma once
 
 #include <cmath>
@@ -53,6 +56,25 @@ inline auto one_of(std::initializer_list<const char*> names) {
 }
 }  // namespace allow
 
+// What becomes of a setting when a run is resumed.
+enum class Resume {
+  kSame,        // the checkpoint holds its value; another one is refused
+  kSameResult,  // the checkpoint holds what it led to (rows, weights, modules); another result is refused
+  kMayChange,   // the run goes on with the new value and says so
+  kFree,        // decides nothing that is computed
+};
+struct RunHelp {
+  Resume resume;
+  const char* text;
+  constexpr operator const char*() const { return text; }
+};
+namespace on_resume {
+constexpr RunHelp same(const char* help) { return {Resume::kSame, help}; }
+constexpr RunHelp same_result(const char* help) { return {Resume::kSameResult, help}; }
+constexpr RunHelp may_change(const char* help) { return {Resume::kMayChange, help}; }
+constexpr RunHelp free(const char* help) { return {Resume::kFree, help}; }
+}  // namespace on_resume
+
 // How a folder is opened.
 struct LoadConfig {
   std::string device = "auto";  // auto | cpu | cuda[:n]
@@ -60,8 +82,10 @@ struct LoadConfig {
 
   template <class V>
   void fields(V&& v) {
-    v("device", device, "auto, cpu, cuda or cuda:N", allow::text, "auto, cpu, cuda or cuda:N", {});
-    v("dtype", dtype, "what the model computes in; auto: as stored (float16 becomes bfloat16 or float32 on a CPU)",
+    v("device", device, on_resume::free("auto, cpu, cuda or cuda:N"), allow::text, "auto, cpu, cuda or cuda:N", {});
+    v("dtype", dtype,
+      on_resume::same_result(
+          "what the model computes in; auto: as stored (float16 becomes bfloat16 or float32 on a CPU)"),
       allow::one_of({"auto", "float32", "bfloat16", "float16", "fp32", "bf16", "fp16"}),
       "auto, float32, bfloat16 or float16", {"torch_dtype"});
   }
@@ -83,31 +107,35 @@ struct LoraConfig {
   template <class V>
   void fields(V&& v) {
     const auto rank = [](int64_t x) { return x >= 1 && x <= 4096; };
-    v("r", r, "rank of the update", rank, "an integer in [1, 4096]", {"lora_rank", "lora_r", "rank"});
-    v("lora_alpha", lora_alpha, "the update is scaled by lora_alpha / r", allow::positive_float,
+    v("r", r, on_resume::same("rank of the update"), rank, "an integer in [1, 4096]", {"lora_rank", "lora_r", "rank"});
+    v("lora_alpha", lora_alpha, on_resume::same("the update is scaled by lora_alpha / r"), allow::positive_float,
       "a number above 0, finite in float32", {});
-    v("lora_dropout", lora_dropout, "chance to drop an input of the update", allow::fraction, "a number in [0, 1)", {});
-    v("target_modules", target_modules, "list of module names, a regular expression, or all-linear", allow::any,
+    v("lora_dropout", lora_dropout, on_resume::same("chance to drop an input of the update"), allow::fraction,
+      "a number in [0, 1)", {});
+    v("target_modules", target_modules,
+      on_resume::same_result("list of module names, a regular expression, or all-linear"), allow::any,
       "a list of names or a string", {"lora_target", "lora_target_modules"});
-    v("exclude_modules", exclude_modules, "modules left out, same rules", allow::any, "a list of names or a string",
+    v("exclude_modules", exclude_modules, on_resume::same_result("modules left out, same rules"), allow::any,
+      "a list of names or a string", {});
+    v("bias", bias, on_resume::same_result("which biases train"), allow::one_of({"none"}),
+      "\"none\" (no other is supported)", {});
+    v("use_rslora", use_rslora, on_resume::same("scale by lora_alpha / sqrt(r) instead"), allow::any, "true or false",
       {});
-    v("bias", bias, "which biases train", allow::one_of({"none"}), "\"none\" (no other is supported)", {});
-    v("use_rslora", use_rslora, "scale by lora_alpha / sqrt(r) instead", allow::any, "true or false", {});
-    v("rank_pattern", rank_pattern, "another r for modules that match a name or regular expression",
+    v("rank_pattern", rank_pattern, on_resume::same("another r for modules that match a name or regular expression"),
       [rank](const std::map<std::string, int64_t>& m) {
         for (const auto& [name, x] : m)
           if (!rank(x)) return false;
         return true;
       },
       "an object of integers in [1, 4096]", {});
-    v("alpha_pattern", alpha_pattern, "another lora_alpha for modules that match",
+    v("alpha_pattern", alpha_pattern, on_resume::same("another lora_alpha for modules that match"),
       [](const std::map<std::string, double>& m) {
         for (const auto& [name, x] : m)
           if (!allow::positive_float(x)) return false;
         return true;
       },
       "an object of numbers above 0, finite in float32", {});
-    v("layers_to_transform", layers_to_transform, "only these layers (indices)",
+    v("layers_to_transform", layers_to_transform, on_resume::same_result("only these layers (indices)"),
       [](const std::vector<int64_t>& layers) {
         for (int64_t x : layers)
           if (x < 0) return false;
@@ -129,21 +157,24 @@ struct DataConfig {
 
   template <class V>
   void fields(V&& v) {
-    v("max_length", max_length, "longest row in tokens", allow::positive, "an integer above 0",
+    v("max_length", max_length, on_resume::same_result("longest row in tokens"), allow::positive, "an integer above 0",
       {"cutoff_len", "max_seq_length", "model_max_length", "sequence_len", "max_len"});
-    v("truncation_strategy", truncation_strategy, "what happens to a longer row: truncate, drop or error",
+    v("truncation_strategy", truncation_strategy,
+      on_resume::same_result("what happens to a longer row: truncate, drop or error"),
       allow::one_of({"truncate", "drop", "error"}), "truncate, drop or error", {"overlong"});
-    v("prompt_template", prompt_template, "text before the answer; {question} is replaced",
+    v("prompt_template", prompt_template, on_resume::same_result("text before the answer; {question} is replaced"),
       [](const std::string& x) { return x.find("{question}") != std::string::npos; }, "a text that holds {question}",
       {"template"});
-    v("train_on_prompt", train_on_prompt, "learn the prompt too", allow::any, "true or false", {"train_on_inputs"});
-    v("columns", columns, "object: our name of a column -> the file's name", allow::any, "an object of texts", {});
+    v("train_on_prompt", train_on_prompt, on_resume::same_result("learn the prompt too"), allow::any, "true or false",
+      {"train_on_inputs"});
+    v("columns", columns, on_resume::same_result("object: our name of a column -> the file's name"), allow::any,
+      "an object of texts", {});
     v("skip_bad_rows", skip_bad_rows,
-      "leave out rows that are broken, count and name them; else the first one is an error", allow::any,
-      "true or false", {});
+      on_resume::same_result("leave out rows that are broken, count and name them; else the first one is an error"),
+      allow::any, "true or false", {});
     v("cache_dir", cache_dir,
-      "folder for tokenised data, which later runs read; lora-train's default: output_dir/cache", allow::any, "a path",
-      {"tokenized_path", "dataset_prepared_path"});
+      on_resume::free("folder for tokenised data, which later runs read; lora-train's default: output_dir/cache"),
+      allow::any, "a path", {"tokenized_path", "dataset_prepared_path"});
   }
 };
 
@@ -175,47 +206,56 @@ struct TrainConfig {
 
   template <class V>
   void fields(V&& v) {
-    v("output_dir", output_dir, "folder for the result and the checkpoints", allow::text, "a path", {"output"});
-    v("per_device_train_batch_size", per_device_train_batch_size, "rows in a micro-batch", allow::count,
-      "an integer in [1, 1048576]", {"batch_size", "micro_batch_size"});
-    v("gradient_accumulation_steps", gradient_accumulation_steps, "micro-batches in an optimizer step", allow::count,
-      "an integer in [1, 1048576]", {"accumulation", "accumulation_steps", "grad_accumulation"});
-    v("num_train_epochs", num_train_epochs, "passes over the data", [](double x) { return x > 0 && std::isfinite(x); },
-      "a number above 0", {"epochs", "num_epochs"});
-    v("max_steps", max_steps, "optimizer steps; above 0 it replaces num_train_epochs",
+    v("output_dir", output_dir, on_resume::free("folder for the result and the checkpoints"), allow::text, "a path",
+      {"output"});
+    v("per_device_train_batch_size", per_device_train_batch_size, on_resume::same("rows in a micro-batch"),
+      allow::count, "an integer in [1, 1048576]", {"batch_size", "micro_batch_size"});
+    v("gradient_accumulation_steps", gradient_accumulation_steps, on_resume::same("micro-batches in an optimizer step"),
+      allow::count, "an integer in [1, 1048576]", {"accumulation", "accumulation_steps", "grad_accumulation"});
+    v("num_train_epochs", num_train_epochs, on_resume::may_change("passes over the data"),
+      [](double x) { return x > 0 && std::isfinite(x); }, "a number above 0", {"epochs", "num_epochs"});
+    v("max_steps", max_steps, on_resume::may_change("optimizer steps; above 0 it replaces num_train_epochs"),
       [](int64_t x) { return x == -1 || x > 0; }, "an integer above 0, or -1", {});
-    v("learning_rate", learning_rate, "peak learning rate", allow::not_negative, "a number of 0 or more", {"lr"});
-    v("lr_scheduler_type", lr_scheduler_type, "linear, cosine, constant or constant_with_warmup",
+    v("learning_rate", learning_rate, on_resume::may_change("peak learning rate"), allow::not_negative,
+      "a number of 0 or more", {"lr"});
+    v("lr_scheduler_type", lr_scheduler_type, on_resume::may_change("linear, cosine, constant or constant_with_warmup"),
       allow::one_of({"linear", "cosine", "constant", "constant_with_warmup"}),
       "linear, cosine, constant or constant_with_warmup", {"lr_scheduler"});
-    v("warmup_steps", warmup_steps, "steps of warm-up; below 1 a ratio of all steps",
+    v("warmup_steps", warmup_steps, on_resume::may_change("steps of warm-up; below 1 a ratio of all steps"),
       [](double x) { return x >= 0 && (x < 1 || x == std::floor(x)) && std::isfinite(x); },
       "an integer, or a ratio in [0, 1)", {});
-    v("warmup_ratio", warmup_ratio, "share of all steps that warms up", allow::fraction, "a number in [0, 1)", {});
-    v("weight_decay", weight_decay, "AdamW's decay (norms excepted)", allow::not_negative, "a number of 0 or more", {});
-    v("max_grad_norm", max_grad_norm, "the gradient is scaled down to this norm; 0: never", allow::not_negative,
+    v("warmup_ratio", warmup_ratio, on_resume::may_change("share of all steps that warms up"), allow::fraction,
+      "a number in [0, 1)", {});
+    v("weight_decay", weight_decay, on_resume::may_change("AdamW's decay (norms excepted)"), allow::not_negative,
       "a number of 0 or more", {});
-    v("adam_beta1", adam_beta1, "AdamW's beta1", allow::fraction, "a number in [0, 1)", {});
-    v("adam_beta2", adam_beta2, "AdamW's beta2", allow::fraction, "a number in [0, 1)", {});
-    v("adam_epsilon", adam_epsilon, "AdamW's epsilon", [](double x) { return x > 0 && std::isfinite(x); },
-      "a number above 0", {});
-    v("seed", seed, "of order, initial values and dropout", allow::not_negative, "an integer of 0 or more", {});
-    v("shuffle", shuffle, "a new order each epoch; false keeps the file's", allow::any, "true or false", {});
-    v("logging_steps", logging_steps, "steps between log lines", allow::positive, "an integer above 0", {});
-    v("save_steps", save_steps, "steps between checkpoints; 0: only at the end", allow::not_negative,
+    v("max_grad_norm", max_grad_norm, on_resume::may_change("the gradient is scaled down to this norm; 0: never"),
+      allow::not_negative, "a number of 0 or more", {});
+    v("adam_beta1", adam_beta1, on_resume::may_change("AdamW's beta1"), allow::fraction, "a number in [0, 1)", {});
+    v("adam_beta2", adam_beta2, on_resume::may_change("AdamW's beta2"), allow::fraction, "a number in [0, 1)", {});
+    v("adam_epsilon", adam_epsilon, on_resume::may_change("AdamW's epsilon"),
+      [](double x) { return x > 0 && std::isfinite(x); }, "a number above 0", {});
+    v("seed", seed, on_resume::same("of order, initial values and dropout"), allow::not_negative,
       "an integer of 0 or more", {});
-    v("save_total_limit", save_total_limit, "newest checkpoints kept; 0: all", allow::not_negative,
+    v("shuffle", shuffle, on_resume::same("a new order each epoch; false keeps the file's"), allow::any,
+      "true or false", {});
+    v("logging_steps", logging_steps, on_resume::free("steps between log lines"), allow::positive, "an integer above 0",
+      {});
+    v("save_steps", save_steps, on_resume::free("steps between checkpoints; 0: only at the end"), allow::not_negative,
       "an integer of 0 or more", {});
-    v("resume_from_checkpoint", resume_from_checkpoint, "a checkpoint folder, or auto: the newest whole one",
-      allow::any, "a path or auto", {"resume"});
+    v("save_total_limit", save_total_limit, on_resume::free("newest checkpoints kept; 0: all"), allow::not_negative,
+      "an integer of 0 or more", {});
+    v("resume_from_checkpoint", resume_from_checkpoint,
+      on_resume::free("a checkpoint folder, or auto: the newest whole one"), allow::any, "a path or auto", {"resume"});
     v("on_disk_full", on_disk_full,
-      "what a finished run does that cannot be saved for want of space: wait for it, or fail",
+      on_resume::free("what a finished run does that cannot be saved for want of space: wait for it, or fail"),
       allow::one_of({"wait", "fail"}), "wait or fail", {});
     v("gradient_checkpointing", gradient_checkpointing,
-      "what is computed again in the backward pass instead of kept: none, mlp, full, or auto: the least that fits",
+      on_resume::free(
+          "what is computed again in the backward pass instead of kept: none, mlp, full, or auto: the least that fits"),
       allow::one_of({"none", "mlp", "full", "auto"}), "none, mlp, full or auto", {});
-    v("memory_budget", memory_budget, "most memory that the run may take, such as 16GB; empty: what is there",
-      allow::size, "a size such as 16GB or 500MB", {});
+    v("memory_budget", memory_budget,
+      on_resume::free("most memory that the run may take, such as 16GB; empty: what is there"), allow::size,
+      "a size such as 16GB or 500MB", {});
   }
 };
 
@@ -232,13 +272,16 @@ struct RunConfig {
 
   template <class V>
   void fields(V&& v) {
-    v("model_name_or_path", model_name_or_path, "model folder (Hugging Face layout, safetensors)", allow::text,
-      "a path", {"model", "base_model", "model_path"});
-    v("dataset", dataset, "JSON array or JSON Lines", allow::text, "a path", {"data_path", "train_file", "data"});
-    v("finetuning_type", finetuning_type, "lora, or full: every parameter", allow::one_of({"lora", "full"}),
-      "lora or full", {});
-    v("adapter_name_or_path", adapter_name_or_path, "start from this adapter; its config decides r, alpha, targets",
-      allow::any, "a path", {"adapter_path", "adapter"});
+    v("model_name_or_path", model_name_or_path,
+      on_resume::same_result("model folder (Hugging Face layout, safetensors)"), allow::text, "a path",
+      {"model", "base_model", "model_path"});
+    v("dataset", dataset, on_resume::same_result("JSON array or JSON Lines"), allow::text, "a path",
+      {"data_path", "train_file", "data"});
+    v("finetuning_type", finetuning_type, on_resume::same("lora, or full: every parameter"),
+      allow::one_of({"lora", "full"}), "lora or full", {});
+    v("adapter_name_or_path", adapter_name_or_path,
+      on_resume::free("start from this adapter; its config decides r, alpha, targets"), allow::any, "a path",
+      {"adapter_path", "adapter"});
     load.fields(v);
     lora.fields(v);
     data.fields(v);

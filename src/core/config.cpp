@@ -286,4 +286,12 @@ ordered_json to_json(const Fields& fields) {
   return object;
 }
 
+ordered_json some_to_json(const Fields& fields, const std::vector<std::string>& names) {
+  ordered_json object = ordered_json::object();
+  for (const std::string& name : names) find_field(fields, name)->get(object[name]);
+  return object;
+}
+
+template auto values_of(RunConfig, Resume);
+
 }  // namespace rankfold

@@ -69,6 +69,7 @@ void read_fields(const nlohmann::json& object, const std::string& source, const 
 // A flag: the same checks as in a file. `source` ("--r") opens the error.
 void set_from_text(const Field& field, const std::string& text, const std::string& source);
 nlohmann::ordered_json to_json(const Fields& fields);  // all fields in order, canonical names
+nlohmann::ordered_json some_to_json(const Fields& fields, const std::vector<std::string>& names);
 
 template <class T>
 [[noreturn]] void refuse_value(const char* key, const char* expected, const T& value);
@@ -80,6 +81,17 @@ void check_fields(Config config) {
   config.fields([](const char* key, auto& value, const char*, const auto& check, const char* expected, Aliases) {
     if (!check(value)) refuse_value(key, expected, value);
   });
+}
+
+// The values of the fields of which a resume makes this. A field that does not say what it makes does not compile;
+// config.cpp asks all fields of a run.
+template <HasFields Config>
+auto values_of(Config config, Resume wanted) {
+  std::vector<std::string> names;
+  config.fields([&](const char* key, auto&, RunHelp help, const auto&, const char*, Aliases) {
+    if (help.resume == wanted) names.push_back(key);
+  });
+  return some_to_json(fields_of(config), names);
 }
 
 template <HasFields Config>

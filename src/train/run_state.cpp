@@ -22,10 +22,6 @@ using Json = nlohmann::ordered_json;
 namespace {
 
 constexpr int kFormatVersion = 2;
-// What decides the steps to come, but neither which rows they are made of nor what those before have left behind.
-constexpr const char* kMayChange[] = {"num_train_epochs", "max_steps",    "learning_rate", "lr_scheduler_type",
-                                      "warmup_steps",     "warmup_ratio", "weight_decay",  "max_grad_norm",
-                                      "adam_beta1",       "adam_beta2",   "adam_epsilon"};
 
 // Names, shapes and some bytes of every tensor: enough to tell two base models apart without reading 14 GB.
 std::string fingerprint(const ModelFolder& folder) {
@@ -41,13 +37,6 @@ std::string fingerprint(const ModelFolder& folder) {
       sum = checksum64(bytes.subspan(bytes.size() / 2).first(std::min(sampled, bytes.size() - bytes.size() / 2)), sum);
     }
   return checksum_text(sum);
-}
-
-Json settings_of(TrainConfig config) {
-  const Json all = to_json(config);
-  Json settings;
-  for (const char* key : kMayChange) settings[key] = all.at(key);
-  return settings;
 }
 
 std::string names_checksum(const std::vector<std::string>& names) {
@@ -78,19 +67,13 @@ nlohmann::json identity_of(const CausalLM& model, const Adapter& adapter, const 
   nlohmann::json identity = {{"base_model", fingerprint(model.shared_model()->folder)},
                              {"dtype", c10::toString(model.dtype())},
                              {"finetuning_type", adapter.is_full() ? "full" : "lora"},
-                             {"dataset", checksum_text(dataset.fingerprint())},
-                             {"per_device_train_batch_size", config.per_device_train_batch_size},
-                             {"gradient_accumulation_steps", config.gradient_accumulation_steps},
-                             {"seed", config.seed},
-                             {"shuffle", config.shuffle}};
+                             {"dataset", checksum_text(dataset.fingerprint())}};
+  const auto add = [&identity](const Json& values) {
+    for (const auto& [key, value] : values.items()) identity[key] = value;
+  };
+  add(values_of(config, Resume::kSame));
   if (!adapter.is_full()) {
-    const LoraConfig& lora = adapter.config();
-    identity["r"] = lora.r;
-    identity["lora_alpha"] = lora.lora_alpha;
-    identity["lora_dropout"] = lora.lora_dropout;
-    identity["use_rslora"] = lora.use_rslora;
-    identity["rank_pattern"] = lora.rank_pattern;
-    identity["alpha_pattern"] = lora.alpha_pattern;
+    add(values_of(adapter.config(), Resume::kSame));
     identity["modules"] = names_checksum(adapter.modules());
   }
   return identity;
@@ -112,7 +95,7 @@ std::string run_state_json(const RunState& state, const nlohmann::json& identity
               {"loss_scale", state.loss_scale.value},
               {"loss_scale_steps", state.loss_scale.steps},
               {"run", Json::parse(identity.dump())},
-              {"settings", settings_of(config)},
+              {"settings", values_of(config, Resume::kMayChange)},
               {"log", log}}
       .dump(2);
 }
@@ -144,7 +127,7 @@ RunState read_run_state(const fs::path& checkpoint, const nlohmann::json& identi
       state.log.push_back({row.at("step"), row.at("epoch"), row.at("loss"), row.at("grad_norm"),
                            row.at("learning_rate"), row.at("tokens_per_second"), row.at("peak_memory_bytes")});
     const nlohmann::json before = json.value("settings", nlohmann::json::object());
-    const Json now = settings_of(config);
+    const Json now = values_of(config, Resume::kMayChange);
     for (const auto& [key, value] : now.items())
       if (before.contains(key) && before[key] != value)
         say(join(key, ": ", value.dump(), " from step ", state.step + 1, " on, ", before[key].dump(), " before"));

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
+#include <limits>
 #include <set>
 
 namespace rankfold {
@@ -148,6 +149,38 @@ TEST(Config, ResolvedConfigReadsBack) {
   RunConfig again;
   read_fields(json(written), "rankfold_config.json", again, true);
   EXPECT_EQ(to_json(again), written);
+}
+
+// Checkpoints hold these: one that is not the same any more makes those of before unusable.
+TEST(Config, AFieldSaysWhatAResumeMakesOfIt) {
+  const auto names = [](Resume wanted) {
+    std::set<std::string> found;
+    for (const auto& [key, value] : values_of(RunConfig(), wanted).items()) found.insert(key);
+    return found;
+  };
+  using Names = std::set<std::string>;
+  EXPECT_EQ(names(Resume::kSame),
+            (Names{"finetuning_type", "r", "lora_alpha", "lora_dropout", "use_rslora", "rank_pattern", "alpha_pattern",
+                   "per_device_train_batch_size", "gradient_accumulation_steps", "seed", "shuffle"}));
+  EXPECT_EQ(names(Resume::kMayChange),
+            (Names{"num_train_epochs", "max_steps", "learning_rate", "lr_scheduler_type", "warmup_steps",
+                   "warmup_ratio", "weight_decay", "max_grad_norm", "adam_beta1", "adam_beta2", "adam_epsilon"}));
+  EXPECT_TRUE(names(Resume::kFree).contains("output_dir"));
+  EXPECT_TRUE(names(Resume::kSameResult).contains("prompt_template"));
+  TrainConfig config;
+  config.learning_rate = 0.5;
+  EXPECT_EQ(values_of(config, Resume::kMayChange).at("learning_rate"), 0.5);
+}
+
+TEST(Config, ChecksAStructByTheSameFields) {
+  RunConfig config;
+  config.model_name_or_path = config.dataset = config.train.output_dir = "x";
+  EXPECT_EQ(refusal([&] { check_fields(config); }), "");
+  config.lora.r = 0;
+  EXPECT_EQ(refusal([&] { check_fields(config); }), "r: expected an integer in [1, 4096], got 0");
+  config.lora.r = 1;
+  config.train.learning_rate = std::numeric_limits<double>::infinity();
+  EXPECT_EQ(refusal([&] { check_fields(config); }), "learning_rate: expected a number of 0 or more, got inf");
 }
 
 TEST(Config, NoNameIsUsedTwice) {
