@@ -77,9 +77,8 @@ struct MergeOptions {
 
   template <class V>
   void fields(V&& v) {
-    v("dtype", dtype, "stored dtype of the result; auto: each tensor's own",
-      allow::one_of({"auto", "float32", "bfloat16", "float16", "fp32", "bf16", "fp16"}),
-      "auto, float32, bfloat16 or float16", {"torch_dtype"});
+    v("dtype", dtype, "stored dtype of the result; auto: each tensor's own", allow::word_of<kDtypes>,
+      words_of<kDtypes>(), {"torch_dtype"});
     v("max_shard_size", max_shard_size, "5GB, 500MB, ...; empty: the base's own shards", allow::size,
       "a size such as 5GB or 500MB", {});
   }

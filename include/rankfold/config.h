@@ -11,6 +11,8 @@
 // RunHelp converts to the text.
 #pragma once
 
+#include "rankfold/choices.h"
+
 #include <cmath>
 #include <cstdint>
 #include <initializer_list>
@@ -47,14 +49,16 @@ inline constexpr auto positive_float = [](double x) {
 inline constexpr auto count = [](int64_t x) { return x >= 1 && x <= int64_t{1} << 20; };
 inline constexpr auto size = [](const std::string& x) { return x.empty() || parse_size(x); };
 inline constexpr auto fraction = [](double x) { return x >= 0 && x < 1; };
-inline auto one_of(std::initializer_list<const char*> names) {
-  return [names = StringList(names.begin(), names.end())](const std::string& x) {
-    for (const auto& name : names)
-      if (x == name) return true;
-    return false;
-  };
-}
+template <const auto& table>
+inline constexpr auto word_of = [](const std::string& x) { return find_word(table, x) != nullptr; };
 }  // namespace allow
+
+// The words of a table as the text of an error.
+template <const auto& table>
+const char* words_of() {
+  static const std::string text = list_words(table);
+  return text.c_str();
+}
 
 // What becomes of a setting when a run is resumed.
 enum class Resume {
@@ -78,7 +82,7 @@ constexpr RunHelp free(const char* help) { return {Resume::kFree, help}; }
 // How a folder is opened.
 struct LoadConfig {
   std::string device = "auto";  // auto | cpu | cuda[:n]
-  std::string dtype = "auto";   // auto | float32 | bfloat16 | float16
+  std::string dtype = "auto";   // a word of kDtypes, as are the texts below of their tables
 
   template <class V>
   void fields(V&& v) {
@@ -86,8 +90,7 @@ struct LoadConfig {
     v("dtype", dtype,
       on_resume::same_result(
           "what the model computes in; auto: as stored (float16 becomes bfloat16 or float32 on a CPU)"),
-      allow::one_of({"auto", "float32", "bfloat16", "float16", "fp32", "bf16", "fp16"}),
-      "auto, float32, bfloat16 or float16", {"torch_dtype"});
+      allow::word_of<kDtypes>, words_of<kDtypes>(), {"torch_dtype"});
   }
 };
 
@@ -117,7 +120,7 @@ struct LoraConfig {
       "a list of names or a string", {"lora_target", "lora_target_modules"});
     v("exclude_modules", exclude_modules, on_resume::same_result("modules left out, same rules"), allow::any,
       "a list of names or a string", {});
-    v("bias", bias, on_resume::same_result("which biases train"), allow::one_of({"none"}),
+    v("bias", bias, on_resume::same_result("which biases train"), [](const std::string& x) { return x == "none"; },
       "\"none\" (no other is supported)", {});
     v("use_rslora", use_rslora, on_resume::same("scale by lora_alpha / sqrt(r) instead"), allow::any, "true or false",
       {});
@@ -159,9 +162,8 @@ struct DataConfig {
   void fields(V&& v) {
     v("max_length", max_length, on_resume::same_result("longest row in tokens"), allow::positive, "an integer above 0",
       {"cutoff_len", "max_seq_length", "model_max_length", "sequence_len", "max_len"});
-    v("truncation_strategy", truncation_strategy,
-      on_resume::same_result("what happens to a longer row: truncate, drop or error"),
-      allow::one_of({"truncate", "drop", "error"}), "truncate, drop or error", {"overlong"});
+    v("truncation_strategy", truncation_strategy, on_resume::same_result("what happens to a longer row"),
+      allow::word_of<kOverlongs>, words_of<kOverlongs>(), {"overlong"});
     v("prompt_template", prompt_template, on_resume::same_result("text before the answer; {question} is replaced"),
       [](const std::string& x) { return x.find("{question}") != std::string::npos; }, "a text that holds {question}",
       {"template"});
@@ -218,9 +220,8 @@ struct TrainConfig {
       [](int64_t x) { return x == -1 || x > 0; }, "an integer above 0, or -1", {});
     v("learning_rate", learning_rate, on_resume::may_change("peak learning rate"), allow::not_negative,
       "a number of 0 or more", {"lr"});
-    v("lr_scheduler_type", lr_scheduler_type, on_resume::may_change("linear, cosine, constant or constant_with_warmup"),
-      allow::one_of({"linear", "cosine", "constant", "constant_with_warmup"}),
-      "linear, cosine, constant or constant_with_warmup", {"lr_scheduler"});
+    v("lr_scheduler_type", lr_scheduler_type, on_resume::may_change("how the rate moves after its warm-up"),
+      allow::word_of<kSchedules>, words_of<kSchedules>(), {"lr_scheduler"});
     v("warmup_steps", warmup_steps, on_resume::may_change("steps of warm-up; below 1 a ratio of all steps"),
       [](double x) { return x >= 0 && (x < 1 || x == std::floor(x)) && std::isfinite(x); },
       "an integer, or a ratio in [0, 1)", {});
@@ -246,13 +247,11 @@ struct TrainConfig {
       "an integer of 0 or more", {});
     v("resume_from_checkpoint", resume_from_checkpoint,
       on_resume::free("a checkpoint folder, or auto: the newest whole one"), allow::any, "a path or auto", {"resume"});
-    v("on_disk_full", on_disk_full,
-      on_resume::free("what a finished run does that cannot be saved for want of space: wait for it, or fail"),
-      allow::one_of({"wait", "fail"}), "wait or fail", {});
+    v("on_disk_full", on_disk_full, on_resume::free("what a finished run does that cannot be saved for want of space"),
+      allow::word_of<kDiskFulls>, words_of<kDiskFulls>(), {});
     v("gradient_checkpointing", gradient_checkpointing,
-      on_resume::free(
-          "what is computed again in the backward pass instead of kept: none, mlp, full, or auto: the least that fits"),
-      allow::one_of({"none", "mlp", "full", "auto"}), "none, mlp, full or auto", {});
+      on_resume::free("what the backward pass computes again instead of keeping it; auto: the least that fits"),
+      allow::word_of<kCheckpointings>, words_of<kCheckpointings>(), {});
     v("memory_budget", memory_budget,
       on_resume::free("most memory that the run may take, such as 16GB; empty: what is there"), allow::size,
       "a size such as 16GB or 500MB", {});
@@ -277,8 +276,8 @@ struct RunConfig {
       {"model", "base_model", "model_path"});
     v("dataset", dataset, on_resume::same_result("JSON array or JSON Lines"), allow::text, "a path",
       {"data_path", "train_file", "data"});
-    v("finetuning_type", finetuning_type, on_resume::same("lora, or full: every parameter"),
-      allow::one_of({"lora", "full"}), "lora or full", {});
+    v("finetuning_type", finetuning_type, on_resume::same("what trains: an adapter, or every parameter"),
+      allow::word_of<kFinetunings>, words_of<kFinetunings>(), {});
     v("adapter_name_or_path", adapter_name_or_path,
       on_resume::free("start from this adapter; its config decides r, alpha, targets"), allow::any, "a path",
       {"adapter_path", "adapter"});

@@ -62,7 +62,7 @@ class Merger {
   Merger(const fs::path& model, const fs::path& adapter, const MergeOptions& options)
       : base_(ModelFolder::open(model)),
         adapter_(read_checked_adapter(adapter)),
-        dtype_(parse_model_dtype(options.dtype, /*short_names=*/true)),
+        dtype_(meaning_of(kDtypes, options.dtype)),
         stop_(options.stop) {
     check_base();
     merged_ = adapters_in_base();

@@ -105,6 +105,10 @@ DataConfig data_of(const RunConfig& config) {
   return data;
 }
 
+bool trains_all(const RunConfig& config) {
+  return meaning_of(kFinetunings, config.finetuning_type) == Finetuning::kFull;
+}
+
 // What can be refused before any work.
 void validate(RunConfig& config, const Given& given, ProgressDisplay& display) {
   const auto where = [&given](const char* key) {
@@ -116,8 +120,8 @@ void validate(RunConfig& config, const Given& given, ProgressDisplay& display) {
     fail(where("adapter_name_or_path"),
          ": expected this or resume_from_checkpoint, got both: one starts a new run, "
          "the other continues one");
-  if (continues && config.finetuning_type == "full")
-    fail(where("adapter_name_or_path"), ": expected finetuning_type lora with it, got full");
+  if (continues && trains_all(config))
+    fail(where("adapter_name_or_path"), ": expected finetuning_type lora with it, got ", config.finetuning_type);
   if (same_folder(config.train.output_dir, config.model_name_or_path))
     fail(where("output_dir"), ": expected another folder than the model's, got ", config.train.output_dir);
   check_output_dir(where("output_dir"), config.train.output_dir);
@@ -131,7 +135,7 @@ void validate(RunConfig& config, const Given& given, ProgressDisplay& display) {
 }
 
 Adapter make_adapter(const CausalLM& model, const RunConfig& config) {
-  if (config.finetuning_type == "full") return Adapter::full(model);
+  if (trains_all(config)) return Adapter::full(model);
   if (!config.adapter_name_or_path.empty()) return Adapter::load(model, config.adapter_name_or_path, config.train.seed);
   return Adapter::create(model, config.lora, config.train.seed);
 }

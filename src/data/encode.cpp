@@ -76,9 +76,9 @@ Block::Row RowEncoder::cut(Example& example, const std::string& place) const {
   Block::Row row;
   row.length = static_cast<int64_t>(ids.size());
   if (row.length > config_.max_length) {
-    if (config_.truncation_strategy == "error")
-      fail(place, ": ", row.length, " tokens > max_length ", config_.max_length);
-    if (config_.truncation_strategy == "drop") {
+    const Overlong fate = meaning_of(kOverlongs, config_.truncation_strategy);
+    if (fate == Overlong::kError) fail(place, ": ", row.length, " tokens > max_length ", config_.max_length);
+    if (fate == Overlong::kDrop) {
       row.fate = Fate::kDropped;
       return row;
     }

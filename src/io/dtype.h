@@ -1,5 +1,7 @@
-// The names of element types: safetensors' and those of config.json and our flags.
+// The names of element types: safetensors' and those of config.json.
 #pragma once
+
+#include "rankfold/choices.h"
 
 #include <c10/core/ScalarType.h>
 
@@ -53,26 +55,15 @@ inline const StoredDtype* find_dtype(at::ScalarType type) {
   return nullptr;
 }
 
-// What a model may compute in or be stored as. Flags take the short names too, config.json does not.
-struct ModelDtype {
-  const char* name;
-  const char* short_name;
-  at::ScalarType type;
-};
-
-inline constexpr ModelDtype kModelDtypes[] = {
-    {"float32", "fp32", at::kFloat}, {"bfloat16", "bf16", at::kBFloat16}, {"float16", "fp16", at::kHalf}};
-
-inline std::optional<at::ScalarType> parse_model_dtype(std::string_view name, bool short_names) {
-  for (const ModelDtype& dtype : kModelDtypes)
-    if (name == dtype.name || (short_names && name == dtype.short_name)) return dtype.type;
-  return std::nullopt;
+// The dtype of a config.json, which has no short names.
+inline std::optional<at::ScalarType> parse_model_dtype(std::string_view name) {
+  const auto* word = find_word(kDtypes, name);
+  return word && name == word->text ? word->meaning : std::nullopt;
 }
 
 inline const char* model_dtype_name(at::ScalarType type) {
-  for (const ModelDtype& dtype : kModelDtypes)
-    if (type == dtype.type) return dtype.name;
-  return "float64";
+  const char* name = word_for(kDtypes, type);
+  return name ? name : c10::toString(type);
 }
 
 }  // namespace rankfold

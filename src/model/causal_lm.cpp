@@ -18,7 +18,7 @@ namespace {
 // float16 has no fast arithmetic on CPUs; bfloat16 is as wide where the processor multiplies it. GPUs compute in
 // bfloat16 as fast as in float16, and no value of a gradient falls out of its range.
 at::ScalarType compute_dtype(const std::string& asked, at::ScalarType stored, at::Device device) {
-  if (const auto dtype = parse_model_dtype(asked, /*short_names=*/true)) {
+  if (const auto dtype = meaning_of(kDtypes, asked)) {
     if (*dtype == at::kHalf && !ops::backend_of(device.type()))  // only kernels compute in it
       fail("dtype: float16 is computed on CUDA devices only; expected float32, bfloat16 or auto on a CPU");
     return *dtype;

@@ -12,9 +12,6 @@
 
 namespace rankfold {
 
-// What the backward pass computes again instead of keeping it: nothing, gate and up of each layer, or whole layers.
-enum class Checkpointing { none, mlp, full };
-
 // The inputs of low-rank updates are dropped with this probability while gradients are recorded.
 struct Dropout {
   double probability = 0;

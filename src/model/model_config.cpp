@@ -118,7 +118,7 @@ at::ScalarType read_dtype(const Reader& reader, const ModelFolder& folder) {
   if (reader.has(key)) {
     const json& name = reader.at(key);
     if (name.is_string())
-      if (const auto dtype = parse_model_dtype(name.get<std::string>(), /*short_names=*/false)) return *dtype;
+      if (const auto dtype = parse_model_dtype(name.get<std::string>())) return *dtype;
     reader.refuse(key, "float32, bfloat16 or float16");
   }
   for (const std::string& name : folder.names())

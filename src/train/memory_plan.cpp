@@ -23,11 +23,7 @@ constexpr int64_t kMostCompiled = 1024;                 // that oneDNN keeps
 constexpr int64_t kDeviceLibraries = int64_t{1} << 30;  // context, cuBLASLt, attention: an allowance, not measured yet
 int64_t compiled_product(at::ScalarType dtype) { return dtype == at::kBFloat16 ? 680 << 10 : 350 << 10; }
 
-constexpr Checkpointing kLevels[] = {Checkpointing::none, Checkpointing::mlp, Checkpointing::full};
-
-const char* name_of(Checkpointing level) {
-  return level == Checkpointing::none ? "none" : level == Checkpointing::mlp ? "mlp" : "full";
-}
+const char* name_of(Checkpointing level) { return word_for(kCheckpointings, level); }
 
 // Bytes of a token, or of a whole layer, at a time.
 class Estimate {
@@ -198,9 +194,10 @@ MemoryPlan plan_memory(Model& model, const Adapter& adapter, const TrainConfig& 
     plan.kept = estimate.kept(level);
     return plan;
   };
-  for (Checkpointing level : kLevels) {
-    if (config.gradient_checkpointing != "auto" && config.gradient_checkpointing != name_of(level)) continue;
-    if (at_level(level).total() <= limit || limit == 0) return plan;
+  const std::optional<Checkpointing> wanted = meaning_of(kCheckpointings, config.gradient_checkpointing);
+  for (const auto& [name, level, short_name] : kCheckpointings) {  // the least first
+    if (!level || (wanted && wanted != level)) continue;
+    if (at_level(*level).total() <= limit || limit == 0) return plan;
   }
   const MemoryPlan asked = plan, least = at_level(Checkpointing::full);
   const int64_t fixed = least.total() - least.kept - least.temporary;

@@ -64,10 +64,11 @@ Json log_row_json(const LogRow& row) {
 
 nlohmann::json identity_of(const CausalLM& model, const Adapter& adapter, const Dataset& dataset,
                            const TrainConfig& config) {
-  nlohmann::json identity = {{"base_model", fingerprint(model.shared_model()->folder)},
-                             {"dtype", c10::toString(model.dtype())},
-                             {"finetuning_type", adapter.is_full() ? "full" : "lora"},
-                             {"dataset", checksum_text(dataset.fingerprint())}};
+  nlohmann::json identity = {
+      {"base_model", fingerprint(model.shared_model()->folder)},
+      {"dtype", c10::toString(model.dtype())},
+      {"finetuning_type", word_for(kFinetunings, adapter.is_full() ? Finetuning::kFull : Finetuning::kLora)},
+      {"dataset", checksum_text(dataset.fingerprint())}};
   const auto add = [&identity](const Json& values) {
     for (const auto& [key, value] : values.items()) identity[key] = value;
   };

@@ -25,12 +25,12 @@ double learning_rate(const TrainConfig& config, int64_t step, int64_t total_step
   const double now = static_cast<double>(step), total = static_cast<double>(total_steps);
   double warmup = config.warmup_steps;
   if (warmup < 1) warmup = std::ceil(total * std::max(warmup, config.warmup_ratio));
-  const std::string& type = config.lr_scheduler_type;
-  if (type == "constant") return config.learning_rate;
+  const Schedule schedule = meaning_of(kSchedules, config.lr_scheduler_type);
+  if (schedule == Schedule::kConstant) return config.learning_rate;
   if (now < warmup) return config.learning_rate * now / std::max(1.0, warmup);
-  if (type == "constant_with_warmup") return config.learning_rate;
+  if (schedule == Schedule::kConstantWithWarmup) return config.learning_rate;
   const double rest = std::max(1.0, total - warmup);
-  if (type == "cosine")
+  if (schedule == Schedule::kCosine)
     return config.learning_rate * std::max(0.0, 0.5 * (1 + std::cos(std::numbers::pi * (now - warmup) / rest)));
   return config.learning_rate * std::max(0.0, (total - now) / rest);
 }

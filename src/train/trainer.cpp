@@ -400,7 +400,7 @@ void Trainer::State::write_at_the_end(const std::function<void()>& write) const 
     try {
       return write();
     } catch (const StorageError& error) {
-      if (!error.is_disk_full() || config.on_disk_full == "fail") throw;
+      if (!error.is_disk_full() || meaning_of(kDiskFulls, config.on_disk_full) == DiskFull::kFail) throw;
       if (!said) say(join("waiting for space: ", error.what()));
       for (const auto end = Clock::now() + kWait; Clock::now() < end; std::this_thread::sleep_for(50ms))
         if (stop && stop()) {
