@@ -1,6 +1,10 @@
 // Errors that reach a person. Each carries one line that names file, key or tensor, what was expected and what was
-// found, and the exit code with which a program ends (docs/design.md, "Exit codes"). The library throws and never
-// prints or exits. API misuse by a programmer throws std::invalid_argument instead.
+// found, and the exit code with which a program ends. The library throws and never prints or exits.
+//
+// What leaves the library is an Error. What libtorch, the kernels or the system threw is nested in it
+// (std::rethrow_if_nested). There are three exceptions: misuse that no input causes, such as a row number beyond the
+// data, throws std::invalid_argument; what a function of the caller's throws comes out as it is; and backward() of a
+// loss is a call of libtorch, whose exceptions stay its own.
 #pragma once
 
 #include <cerrno>

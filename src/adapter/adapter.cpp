@@ -7,6 +7,7 @@
 #include "core/check.h"
 #include "core/config.h"
 #include "core/file.h"
+#include "core/guard.h"
 #include "core/manifest.h"
 #include "core/write.h"
 #include "model/model.h"
@@ -82,7 +83,7 @@ void refuse_tied_head(const CausalLM& model, const std::vector<std::string>& mod
            "): an adapter on it cannot be merged; leave it out, or untie the weights first");
 }
 
-Adapter Adapter::create(const CausalLM& model, const LoraConfig& config, int64_t seed, const std::string& name) {
+Adapter Adapter::create(const CausalLM& model, const LoraConfig& config, int64_t seed, const std::string& name) try {
   check_fields(config);
   check_seed(seed);
   const std::vector<ModuleMatch> matches = match_modules(config, model.linear_modules());
@@ -102,9 +103,11 @@ Adapter Adapter::create(const CausalLM& model, const LoraConfig& config, int64_t
                    value.copy_(at::empty(value.sizes(), at::kFloat).uniform_(-bound, bound, generator));
                  });
   return adapter;
+} catch (...) {
+  rethrow_as_error();
 }
 
-Adapter Adapter::load(const CausalLM& model, const fs::path& folder, int64_t seed, const std::string& name) {
+Adapter Adapter::load(const CausalLM& model, const fs::path& folder, int64_t seed, const std::string& name) try {
   check_seed(seed);
   const AdapterFolder stored = read_checked_adapter(folder);
   const std::vector<ModuleMatch> matches = match_adapter(stored, model.linear_modules());
@@ -117,9 +120,11 @@ Adapter Adapter::load(const CausalLM& model, const fs::path& folder, int64_t see
                    value.copy_(which == "A" ? a : b);
                  });
   return adapter;
+} catch (...) {
+  rethrow_as_error();
 }
 
-Adapter Adapter::full(const CausalLM& model) {
+Adapter Adapter::full(const CausalLM& model) try {
   Adapter adapter;
   adapter.state_ = std::make_shared<State>(model);
   State& state = *adapter.state_;
@@ -129,6 +134,8 @@ Adapter Adapter::full(const CausalLM& model) {
   state.attachment = attachment;
   state.leaves = train_all(*state.model);
   return adapter;
+} catch (...) {
+  rethrow_as_error();
 }
 
 const std::string& Adapter::name() const { return state_->attachment->name; }
@@ -170,10 +177,12 @@ AdapterFolder read_checked_adapter(const fs::path& folder) {
   return read_result(folder, Look::kAtContents, chosen, [&] { return read_adapter_folder(folder); });
 }
 
-void Adapter::save(const fs::path& folder) const {
+void Adapter::save(const fs::path& folder) const try {
   FileSet files(folder);
   write_adapter_files(*this, *state_->model, files.path());
   commit_result(files, nlohmann::json::object());
+} catch (...) {
+  rethrow_as_error();
 }
 
 }  // namespace rankfold

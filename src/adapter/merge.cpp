@@ -4,6 +4,7 @@
 #include "core/checksum.h"
 #include "core/config.h"
 #include "core/file.h"
+#include "core/guard.h"
 #include "core/json.h"
 #include "core/write.h"
 #include "io/dtype.h"
@@ -59,11 +60,11 @@ uint64_t byte_size(const TensorInfo& info) {
 
 class Merger {
  public:
-  Merger(const fs::path& model, const fs::path& adapter, const MergeOptions& options)
+  Merger(const fs::path& model, const fs::path& adapter, const MergeOptions& options, const Stop& stop)
       : base_(ModelFolder::open(model)),
         adapter_(read_checked_adapter(adapter)),
         dtype_(meaning_of(kDtypes, options.dtype)),
-        stop_(options.stop) {
+        stop_(stop) {
     check_base();
     merged_ = adapters_in_base();
     for (ModuleMatch& match : match_adapter(adapter_, linear_modules(base_))) {
@@ -261,16 +262,19 @@ void check_output(const fs::path& model, const fs::path& output) {
 }  // namespace
 
 void merge(const fs::path& model_folder, const fs::path& adapter_folder, const fs::path& output,
-           const MergeOptions& options) {
+           const MergeOptions& options) try {
   const at::NoGradGuard no_grad;
   check_fields(options);
   check_output(model_folder, output);
-  Merger merger(model_folder, adapter_folder, options);
+  const Stop stop = from_caller(options.stop);
+  Merger merger(model_folder, adapter_folder, options, stop);
   AtomicFolder folder(output);
   merger.write(folder.path());
-  if (options.check) options.check(folder.path());
-  leave_if(options.stop);
+  if (options.check) from_caller(options.check)(folder.path());
+  leave_if(stop);
   folder.commit();
+} catch (...) {
+  rethrow_as_error();
 }
 
 }  // namespace rankfold

@@ -2,14 +2,13 @@
 
 #include "cli/signals.h"
 #include "core/check.h"
+#include "core/guard.h"
 #include "core/json.h"
-#include "core/memory.h"
 #include "core/process.h"
 
 #include <poll.h>
 #include <unistd.h>
 
-#include <c10/util/Exception.h>
 #include <CLI/App.hpp>
 #include <CLI/Config.hpp>
 #include <CLI/Formatter.hpp>
@@ -21,7 +20,6 @@
 #include <exception>
 #include <filesystem>
 #include <iostream>
-#include <new>
 
 namespace rankfold {
 namespace {
@@ -138,31 +136,17 @@ int report(const std::string& program, ExitCode code, const std::string& line) {
 
 // The exit code for the exception in flight.
 int report_exception(const AppSpec& spec) {
-  const std::string& program = spec.name;
-  const auto defect = [&](const std::string& what) {
-    return report(program, ExitCode::kDefect, "this is a defect of Rankfold: " + what.substr(0, what.find('\n')));
-  };
   try {
-    throw;
+    rethrow_as_error();
   } catch (const Stopped&) {
     const Error error = stopped_by_signal();
-    return report(program, error.code(), error.what());
+    return report(spec.name, error.code(), error.what());
   } catch (const Error& error) {
-    return report(program, error.code(), error.what());
-  } catch (const std::filesystem::filesystem_error& error) {
-    return report(program, ExitCode::kStorage, error.what());
-  } catch (const std::exception& error) {
-    const auto wanted = out_of_memory(error);
-    if (!wanted)
-      return defect(dynamic_cast<const c10::Error*>(&error)
-                        ? static_cast<const c10::Error&>(error).what_without_backtrace()
-                        : error.what());
-    const std::string& less = spec.needs_less_memory;
-    return report(program, ExitCode::kOutOfMemory,
-                  join("out of memory", wanted->empty() ? "" : ": ", *wanted, less.empty() ? "" : "; ", less,
-                       less.empty() ? "" : " needs less"));
-  } catch (...) {
-    return defect("an exception of unknown type");
+    const bool wants_less = error.code() == ExitCode::kOutOfMemory && !spec.needs_less_memory.empty();
+    return report(spec.name, error.code(),
+                  join(error.what(), wants_less ? "; " + spec.needs_less_memory + " needs less" : ""));
+  } catch (const std::exception& misuse) {  // of the library, by a program of ours
+    return report(spec.name, ExitCode::kDefect, join("this is a defect of Rankfold: ", misuse.what()));
   }
 }
 

@@ -1,5 +1,7 @@
 #include "core/memory.h"
 
+#include "rankfold/error.h"
+
 #include <c10/util/Exception.h>
 
 #include <algorithm>
@@ -62,6 +64,10 @@ int64_t resident_bytes_of(const std::set<std::string>& files) {
 
 std::optional<std::string> out_of_memory(const std::exception& error) {
   if (dynamic_cast<const std::bad_alloc*>(&error)) return "";
+  if (const auto* ours = dynamic_cast<const Error*>(&error); ours && ours->code() == ExitCode::kOutOfMemory) {
+    const std::string line = ours->what();  // "out of memory: ..."
+    return line.substr(std::min(line.size(), line.find(": ") + 2));
+  }
   const auto* raised = dynamic_cast<const c10::Error*>(&error);
   if (!raised) return std::nullopt;
   const std::string what = raised->what_without_backtrace(), line = what.substr(0, what.find('\n'));

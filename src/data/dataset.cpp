@@ -3,6 +3,7 @@
 #include "core/check.h"
 #include "core/checksum.h"
 #include "core/config.h"
+#include "core/guard.h"
 #include "core/utf8.h"
 #include "data/encode.h"
 #include "data/prompt.h"
@@ -193,18 +194,18 @@ fs::path Dataset::cache_file(const fs::path& path, const DataConfig& config) {
 }
 
 Dataset Dataset::open(const fs::path& path, const Tokenizer* tokenizer, const DataConfig& config, int64_t vocab_size,
-                      const Stop& stop) {
+                      const Stop& stop) try {
   RANKFOLD_CHECK(vocab_size > 0, "Dataset::open: vocab_size must be above 0, got ", vocab_size);
   check_fields(config);
   check_columns(config.columns);
   check_template(config.prompt_template);
 
-  const Source source{path, tokenizer, config, vocab_size, stop};
+  const Source source{path, tokenizer, config, vocab_size, from_caller(stop)};
   const std::shared_ptr<const Mapping> file = Mapping::open(path);
   const auto state = std::make_shared<State>();
   if (config.cache_dir.empty()) {
     TokenWriter writer;
-    const uint64_t checksum = checksum_of(*file, stop);
+    const uint64_t checksum = checksum_of(*file, source.stop);
     const RowFile rows = RowFile::open(file, path.string(), config.skip_bad_rows);
     state->tokens = writer.finish(tokenise_unchanged(source, file, checksum, rows, writer, state->notes.bad_rows));
   } else {
@@ -213,6 +214,8 @@ Dataset Dataset::open(const fs::path& path, const Tokenizer* tokenizer, const Da
   Dataset dataset;
   dataset.state_ = state;
   return dataset;
+} catch (...) {
+  rethrow_as_error();
 }
 
 int64_t Dataset::size() const { return state_->tokens.size(); }
@@ -236,7 +239,7 @@ int64_t Dataset::row_number(int64_t index) const {
   return state_->tokens.number(index);
 }
 
-Batch Dataset::batch(const std::vector<int64_t>& indices) const {
+Batch Dataset::batch(const std::vector<int64_t>& indices) const try {
   std::vector<Example> examples;
   for (const int64_t index : indices) examples.push_back((*this)[index]);
   std::vector<Sequence> rows;
@@ -244,6 +247,8 @@ Batch Dataset::batch(const std::vector<int64_t>& indices) const {
   Batch batch = make_batch(rows);
   batch.samples = indices;
   return batch;
+} catch (...) {
+  rethrow_as_error();
 }
 
 Batches Dataset::batches(const BatchOptions& options) const { return Batches(*this, options); }

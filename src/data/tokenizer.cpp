@@ -3,6 +3,7 @@
 #include "core/check.h"
 #include "core/checksum.h"
 #include "core/file.h"
+#include "core/guard.h"
 #include "core/json.h"
 #include "data/tokenizer_model.h"
 
@@ -74,7 +75,7 @@ std::optional<bool> add_bos_token(const fs::path& config_path) {
 
 }  // namespace
 
-Tokenizer Tokenizer::open(const fs::path& folder, bool bos_by_default, int32_t eos_token_id) {
+Tokenizer Tokenizer::open(const fs::path& folder, bool bos_by_default, int32_t eos_token_id) try {
   const auto state = std::make_shared<State>();
   const std::string bytes = read_model(folder), name = (folder / "tokenizer.model").string();
   state->longest_text = kLongestText / check_tokenizer_model(bytes, name);
@@ -98,9 +99,11 @@ Tokenizer Tokenizer::open(const fs::path& folder, bool bos_by_default, int32_t e
   Tokenizer tokenizer;
   tokenizer.state_ = state;
   return tokenizer;
+} catch (...) {
+  rethrow_as_error();
 }
 
-std::vector<int32_t> Tokenizer::encode(std::string_view text) const {
+std::vector<int32_t> Tokenizer::encode(std::string_view text) const try {
   const auto& model = state_->model;
   if (text.size() > state_->longest_text)
     fail("a text of ", text.size(), " bytes; at most ", state_->longest_text, " are encoded");
@@ -108,9 +111,11 @@ std::vector<int32_t> Tokenizer::encode(std::string_view text) const {
   if (const auto status = model.Encode(text, &ids); !status.ok()) fail("tokenizer.model: ", status.error_message());
   for (const int id : ids) RANKFOLD_ASSERT(!model.IsControl(id));
   return ids;
+} catch (...) {
+  rethrow_as_error();
 }
 
-std::string Tokenizer::decode(const std::vector<int32_t>& ids) const {
+std::string Tokenizer::decode(const std::vector<int32_t>& ids) const try {
   std::vector<int> printed;
   for (const int32_t id : ids) {
     RANKFOLD_CHECK(id >= 0, "decode: expected ids of 0 or more, got ", id);
@@ -120,6 +125,8 @@ std::string Tokenizer::decode(const std::vector<int32_t>& ids) const {
   if (const auto status = state_->model.Decode(printed, &text); !status.ok())
     fail("tokenizer.model: ", status.error_message());
   return text;
+} catch (...) {
+  rethrow_as_error();
 }
 
 std::string Tokenizer::piece(int32_t id) const {

@@ -1,6 +1,7 @@
 #include "rankfold/evaluate.h"
 
 #include "core/check.h"
+#include "core/guard.h"
 #include "ops/backend.h"
 
 #include <ATen/ATen.h>
@@ -14,7 +15,7 @@
 
 namespace rankfold {
 
-EvalResult evaluate(const CausalLM& model, const Dataset& dataset, int64_t rows_per_batch) {
+EvalResult evaluate(const CausalLM& model, const Dataset& dataset, int64_t rows_per_batch) try {
   if (rows_per_batch < 1) fail("rows_per_batch: expected an integer above 0, got ", rows_per_batch);
   at::NoGradGuard no_grad;
   EvalResult result;
@@ -34,6 +35,8 @@ EvalResult evaluate(const CausalLM& model, const Dataset& dataset, int64_t rows_
   result.tokens_per_second = static_cast<double>(seen) / std::max(seconds, 1e-9);
   result.peak_memory_bytes = peak_memory_bytes(model.device());
   return result;
+} catch (...) {
+  rethrow_as_error();
 }
 
 int64_t peak_memory_bytes(at::Device device) {

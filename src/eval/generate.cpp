@@ -2,6 +2,7 @@
 
 #include "core/check.h"
 #include "core/config.h"
+#include "core/guard.h"
 #include "model/model.h"
 
 #include <ATen/ATen.h>
@@ -47,8 +48,9 @@ struct Sampler {
 
 std::vector<std::vector<int32_t>> generate(const CausalLM& model, const std::vector<std::vector<int32_t>>& prompts,
                                            const GenerateConfig& config,
-                                           const std::function<void(int64_t, int32_t)>& on_token) {
+                                           const std::function<void(int64_t, int32_t)>& on_token) try {
   check_fields(config);
+  const auto take = from_caller(on_token);
   at::NoGradGuard no_grad;
   Model& parts = *model.shared_model();
   std::vector<std::vector<int32_t>> completions(prompts.size());
@@ -83,7 +85,7 @@ std::vector<std::vector<int32_t>> generate(const CausalLM& model, const std::vec
                                               logits.size(1));
       if (std::find(eos.begin(), eos.end(), id) != eos.end()) continue;
       completions[row].push_back(id);
-      if (on_token) on_token(row, id);
+      if (take) take(row, id);
       if (made + 1 == config.max_new_tokens) continue;
       still_open.push_back(static_cast<int64_t>(b));
       next.push_back({id});
@@ -100,6 +102,8 @@ std::vector<std::vector<int32_t>> generate(const CausalLM& model, const std::vec
     batch = make_batch(rows);
     for (int64_t b = 0; b < batch.rows(); ++b) batch.positions.data_ptr<int64_t>()[b] = cache.lengths[b];
   }
+} catch (...) {
+  rethrow_as_error();
 }
 
 }  // namespace rankfold

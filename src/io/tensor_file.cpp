@@ -2,6 +2,7 @@
 
 #include "core/check.h"
 #include "core/file.h"
+#include "core/guard.h"
 #include "core/json.h"
 #include "io/dtype.h"
 
@@ -143,7 +144,7 @@ void TensorFile::State::check_layout(uint64_t data_begin) {
   for (size_t i = 0; i < tensors.size(); ++i) index[tensors[i].name] = i;
 }
 
-TensorFile TensorFile::open(const std::filesystem::path& path) {
+TensorFile TensorFile::open(const std::filesystem::path& path) try {
   auto state = std::make_shared<State>();
   state->path = path;
   state->map = Mapping::open(path);
@@ -160,6 +161,8 @@ TensorFile TensorFile::open(const std::filesystem::path& path) {
   TensorFile file;
   file.state_ = state;
   return file;
+} catch (...) {
+  rethrow_as_error();
 }
 
 const std::filesystem::path& TensorFile::path() const { return state_->path; }
@@ -175,7 +178,7 @@ const TensorInfo& TensorFile::info(const std::string& name) const {
   state_->refuse("no tensor '", name, "'", did_you_mean(nearest(name, names)));
 }
 
-at::Tensor TensorFile::tensor(const std::string& name) const {
+at::Tensor TensorFile::tensor(const std::string& name) const try {
   const TensorInfo& info = this->info(name);
   if (info.dtype == at::ScalarType::Undefined)
     state_->refuse("tensor '", name, "': dtype ", state_->foreign.at(name), " is not supported");
@@ -193,6 +196,8 @@ at::Tensor TensorFile::tensor(const std::string& name) const {
   at::Tensor copy = at::empty(info.shape, options);
   std::memcpy(copy.mutable_data_ptr(), data, bytes);
   return copy;
+} catch (...) {
+  rethrow_as_error();
 }
 
 void TensorFile::forget(const std::string& name) const {

@@ -1,6 +1,7 @@
 #include "io/tensor_writer.h"
 
 #include "core/check.h"
+#include "core/guard.h"
 #include "io/dtype.h"
 
 #include <nlohmann/json.hpp>
@@ -90,7 +91,7 @@ void TensorWriter::commit() {
 
 void write_tensor_file(const std::filesystem::path& path,
                        const std::vector<std::pair<std::string, at::Tensor>>& tensors,
-                       const std::map<std::string, std::string>& metadata) {
+                       const std::map<std::string, std::string>& metadata) try {
   std::map<std::string, at::Tensor> by_name(tensors.begin(), tensors.end());
   std::vector<TensorInfo> infos;
   for (const auto& [name, tensor] : tensors)
@@ -98,6 +99,8 @@ void write_tensor_file(const std::filesystem::path& path,
   TensorWriter writer(path, std::move(infos), metadata);
   for (const TensorInfo& info : writer.tensors()) writer.add(info.name, by_name.at(info.name));
   writer.commit();
+} catch (...) {
+  rethrow_as_error();
 }
 
 }  // namespace rankfold

@@ -3,6 +3,7 @@
 #include "core/check.h"
 #include "core/config.h"
 #include "core/file.h"
+#include "core/guard.h"
 #include "io/dtype.h"
 #include "model/load_network.h"
 #include "model/model.h"
@@ -33,7 +34,7 @@ at::ScalarType compute_dtype(const std::string& asked, at::ScalarType stored, at
 
 }  // namespace
 
-CausalLM CausalLM::load(const std::filesystem::path& path, const LoadConfig& load) {
+CausalLM CausalLM::load(const std::filesystem::path& path, const LoadConfig& load) try {
   check_fields(load);
   const at::Device device = ops::open_device(load.device);
   ModelFolder folder = ModelFolder::open(path);
@@ -49,10 +50,18 @@ CausalLM CausalLM::load(const std::filesystem::path& path, const LoadConfig& loa
   CausalLM model;
   model.model_ = std::make_shared<Model>(std::move(folder), std::move(config), dtype, device);
   return model;
+} catch (...) {
+  rethrow_as_error();
 }
 
-at::Tensor CausalLM::loss(const Batch& batch) const { return model_->decoder.loss(batch); }
-at::Tensor CausalLM::logits(const Batch& batch) const { return model_->decoder.logits(batch); }
+at::Tensor CausalLM::loss(const Batch& batch) const try { return model_->decoder.loss(batch); } catch (...) {
+  rethrow_as_error();
+}
+
+at::Tensor CausalLM::logits(const Batch& batch) const try { return model_->decoder.logits(batch); } catch (...) {
+  rethrow_as_error();
+}
+
 const ModelConfig& CausalLM::config() const { return model_->config; }
 const std::filesystem::path& CausalLM::folder() const { return model_->folder.path(); }
 at::ScalarType CausalLM::dtype() const { return model_->dtype; }
@@ -68,7 +77,10 @@ int64_t CausalLM::parameter_count() const {
   return count;
 }
 
-const Tokenizer& CausalLM::tokenizer() const { return model_->tokenizer(); }
+const Tokenizer& CausalLM::tokenizer() const try { return model_->tokenizer(); } catch (...) {
+  rethrow_as_error();
+}
+
 bool CausalLM::has_tokenizer() const { return what_stands_at(folder() / "tokenizer.model") != "nothing"; }
 
 std::vector<std::string> CausalLM::adapter_names() const { return model_->adapters.names(); }

@@ -4,6 +4,7 @@
 #include "checkpoint/checkpoint.h"
 #include "core/check.h"
 #include "core/config.h"
+#include "core/guard.h"
 #include "core/memory.h"
 #include "core/write.h"
 #include "ops/finite.h"
@@ -228,10 +229,10 @@ std::optional<std::vector<double>> Trainer::State::backward(const Window& window
       int64_t longest = 0;
       for (size_t b = 0; b + 1 < batch.offsets.size(); ++b)
         longest = std::max(longest, batch.offsets[b + 1] - batch.offsets[b]);
-      throw Error(ExitCode::kOutOfMemory,
-                  join("out of memory in step ", run.step + 1, ", in a micro-batch of ", batch.rows(), " rows and ",
-                       batch.token_count(), " tokens, the longest row ", longest, wanted->empty() ? "" : ": ", *wanted,
-                       "; a smaller per_device_train_batch_size or max_length needs less"));
+      throw Error(
+          ExitCode::kOutOfMemory,
+          join("out of memory in step ", run.step + 1, ", in a micro-batch of ", batch.rows(), " rows and ",
+               batch.token_count(), " tokens, the longest row ", longest, wanted->empty() ? "" : ": ", *wanted));
     }
   }
   const at::Tensor read = shares.cpu();
@@ -423,20 +424,26 @@ void Trainer::State::finish() {
   write_log({});
 }
 
-Trainer::Trainer(CausalLM model, Adapter adapter, Dataset dataset, TrainConfig config) {
+Trainer::Trainer(CausalLM model, Adapter adapter, Dataset dataset, TrainConfig config) try {
   check_fields(config);
   state_ = std::make_shared<State>(std::move(model), std::move(adapter), std::move(dataset), std::move(config));
+} catch (...) {
+  rethrow_as_error();
 }
 
 void Trainer::add_file(const std::string& name, const std::string& text) { state_->files.emplace_back(name, text); }
-void Trainer::on_progress(std::function<void(const Progress&)> callback) { state_->on_progress = std::move(callback); }
-void Trainer::stop_when(Stop callback) { state_->stop = std::move(callback); }
-void Trainer::save_when(std::function<bool()> callback) { state_->save_now = std::move(callback); }
-void Trainer::on_message(std::function<void(const std::string&)> callback) { state_->on_message = std::move(callback); }
+void Trainer::on_progress(std::function<void(const Progress&)> callback) {
+  state_->on_progress = from_caller(std::move(callback));
+}
+void Trainer::stop_when(Stop callback) { state_->stop = from_caller(std::move(callback)); }
+void Trainer::save_when(std::function<bool()> callback) { state_->save_now = from_caller(std::move(callback)); }
+void Trainer::on_message(std::function<void(const std::string&)> callback) {
+  state_->on_message = from_caller(std::move(callback));
+}
 const std::vector<LogRow>& Trainer::log() const { return state_->run.log; }
 int64_t Trainer::total_steps() const { return state_->plan.total_steps; }
 
-bool Trainer::run() {
+bool Trainer::run() try {
   State& s = *state_;
   refuse_tied_head(s.model, s.adapter.modules());
   const bool is_alone = s.adapter.is_full() || s.model.active_adapters() == std::vector{s.adapter.name()};
@@ -470,6 +477,8 @@ bool Trainer::run() {
   if (s.run.skipped > 0) s.say(join(s.run.skipped, " steps were skipped for a loss or gradient that was not finite"));
   s.say("saved " + s.config.output_dir);
   return true;
+} catch (...) {
+  rethrow_as_error();
 }
 
 }  // namespace rankfold

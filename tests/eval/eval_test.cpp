@@ -87,6 +87,21 @@ TEST_F(Eval, SettingsAreChecked) {
   EXPECT_EQ(evaluate(m, rows(), most).loss, evaluate(m, rows(), rows().size()).loss);
 }
 
+TEST_F(Eval, WhatLibtorchThrowsIsAnErrorOfOurs) {
+  const CausalLM m = model();
+  Batch batch = rows().batch({0});
+  batch.tokens = batch.tokens.to(at::kFloat);  // no program of ours makes such a batch
+  for (const bool scored : {true, false}) try {
+      scored ? m.loss(batch) : m.logits(batch);
+      ADD_FAILURE() << "computed";
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), ExitCode::kDefect);
+      EXPECT_THROW(std::rethrow_if_nested(error), c10::Error);
+    }
+  struct Mine {};
+  EXPECT_THROW(generate(m, {{5, 6}}, {.max_new_tokens = 3}, [](int64_t, int32_t) { throw Mine(); }), Mine);
+}
+
 TEST_F(Eval, ATokenBeyondTheVocabularyIsRefused) {
   const CausalLM m = model();
   for (const int64_t id : {kVocabulary, int64_t{-1}, int64_t{1} << 30})
