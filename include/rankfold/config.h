@@ -30,11 +30,13 @@ using Aliases = std::initializer_list<const char*>;
 
 // Modules by name. A list matches a module whose name equals an entry or ends in "." + entry; a string is a regular
 // expression that must match the whole name, or "all-linear" (every linear but the output head). Empty list: nothing
-// said.
+// said. A string of names with commas between them is a list, and "all" is all-linear, as other trainers have it.
 using ModuleNames = std::variant<StringList, std::string>;
 
-// "5GB", "500MB" (powers of ten, as in Hugging Face's tools), "4GiB", or a number of bytes; nullopt otherwise.
+// "5GB", "500 MB", "16G" (powers of ten, as in Hugging Face's tools), "4GiB", or a number of bytes; nullopt otherwise.
 std::optional<uint64_t> parse_size(const std::string& text);
+// true, yes, y, t, 1 and false, no, n, f, 0 in any case, as in Hugging Face's tools; nullopt otherwise.
+std::optional<bool> parse_bool(const std::string& text);
 
 namespace allow {
 inline constexpr auto any = [](const auto&) { return true; };
@@ -246,7 +248,8 @@ struct TrainConfig {
     v("save_total_limit", save_total_limit, on_resume::free("newest checkpoints kept; 0: all"), allow::not_negative,
       "an integer of 0 or more", {});
     v("resume_from_checkpoint", resume_from_checkpoint,
-      on_resume::free("a checkpoint folder, or auto: the newest whole one"), allow::any, "a path or auto", {"resume"});
+      on_resume::free("a checkpoint folder, or auto: the newest whole one"),
+      [](const std::string& x) { return !parse_bool(x); }, "auto or a path", {"resume"});
     v("on_disk_full", on_disk_full, on_resume::free("what a finished run does that cannot be saved for want of space"),
       allow::word_of<kDiskFulls>, words_of<kDiskFulls>(), {});
     v("gradient_checkpointing", gradient_checkpointing,

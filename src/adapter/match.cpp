@@ -1,6 +1,7 @@
 #include "adapter/match.h"
 
 #include "core/check.h"
+#include "core/config.h"
 #include "core/json.h"
 
 #include <algorithm>
@@ -179,12 +180,6 @@ std::vector<ModuleMatch> match_modules(const LoraConfig& config, const std::vect
          ": give a list for names");
   fail("target_modules: nothing is left after exclude_modules and layers_to_transform; this model's linear layers are ",
        listed(linears));
-}
-
-bool is_all_linear(const std::string& text) {
-  constexpr std::string_view kAll = "all-linear";
-  return std::equal(text.begin(), text.end(), kAll.begin(), kAll.end(),
-                    [](unsigned char a, char b) { return std::tolower(a) == b; });
 }
 
 std::vector<std::string> short_names(const std::vector<LinearModule>& linears) {

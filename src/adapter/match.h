@@ -57,8 +57,6 @@ class ModuleRanks {
 // is, like a target that matches nothing at all.
 std::vector<ModuleMatch> match_modules(const LoraConfig& config, const std::vector<LinearModule>& linears);
 
-bool is_all_linear(const std::string& target_modules);  // "all-linear" in any case
-
 // "W_pack, o_proj, ...": the last part of each name, once.
 std::vector<std::string> short_names(const std::vector<LinearModule>& linears);
 

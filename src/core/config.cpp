@@ -1,6 +1,7 @@
 #include "core/config.h"
 
 #include "core/check.h"
+#include "core/foreign_keys.h"
 #include "core/json.h"
 #include "core/utf8.h"
 
@@ -16,26 +17,50 @@ namespace rankfold {
 using nlohmann::json;
 using nlohmann::ordered_json;
 
+namespace {
+
+std::string lower(std::string text) {
+  for (char& c : text) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+  return text;
+}
+
+std::string trimmed(const std::string& text) {
+  const size_t first = text.find_first_not_of(" \t"), last = text.find_last_not_of(" \t");
+  return first == std::string::npos ? "" : text.substr(first, last - first + 1);
+}
+
+}  // namespace
+
 std::optional<uint64_t> parse_size(const std::string& text) {
-  static const std::map<std::string, double> kUnits{{"", 1},          {"B", 1},         {"KB", 1e3},
-                                                    {"MB", 1e6},      {"GB", 1e9},      {"TB", 1e12},
-                                                    {"KIB", 1 << 10}, {"MIB", 1 << 20}, {"GIB", 1 << 30}};
+  static const std::map<std::string, double> kUnits{
+      {"", 1},        {"b", 1},        {"k", 1e3},     {"kb", 1e3},     {"m", 1e6},     {"mb", 1e6},
+      {"g", 1e9},     {"gb", 1e9},     {"t", 1e12},    {"tb", 1e12},    {"ki", 0x1p10}, {"kib", 0x1p10},
+      {"mi", 0x1p20}, {"mib", 0x1p20}, {"gi", 0x1p30}, {"gib", 0x1p30}, {"ti", 0x1p40}, {"tib", 0x1p40}};
+  const std::string whole = trimmed(text);
   double number = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), number);
-  std::string unit(end, text.data() + text.size());
-  for (char& c : unit) c = static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
-  const auto found = kUnits.find(unit);
+  const auto [end, error] = std::from_chars(whole.data(), whole.data() + whole.size(), number);
+  const auto found = kUnits.find(lower(trimmed(std::string(end, whole.data() + whole.size()))));
   const double bytes = error == std::errc() && found != kUnits.end() ? number * found->second : 0;
   if (!(bytes >= 1 && bytes < 1e18)) return std::nullopt;
   return static_cast<uint64_t>(bytes);
 }
+
+std::optional<bool> parse_bool(const std::string& text) {
+  static const StringList kTrue{"true", "yes", "y", "t", "1"}, kFalse{"false", "no", "n", "f", "0"};
+  const std::string word = lower(text);
+  if (std::find(kTrue.begin(), kTrue.end(), word) != kTrue.end()) return true;
+  if (std::find(kFalse.begin(), kFalse.end(), word) != kFalse.end()) return false;
+  return std::nullopt;
+}
+
+bool is_all_linear(const std::string& text) { return lower(text) == "all-linear" || lower(text) == "all"; }
 
 namespace {
 
 std::vector<std::string> split(const std::string& text, char separator) {
   std::vector<std::string> parts;
   std::stringstream stream(text);
-  for (std::string part; std::getline(stream, part, separator);) parts.push_back(part);
+  for (std::string part; std::getline(stream, part, separator);) parts.push_back(trimmed(part));
   return parts;
 }
 
@@ -78,9 +103,15 @@ json map_from(const std::string& text) {
   for (const auto& part : split(text, ',')) {
     const size_t equals = part.find('=');
     if (equals == std::string::npos) return text;
-    object[part.substr(0, equals)] = scalar_from<T>(part.substr(equals + 1));
+    object[trimmed(part.substr(0, equals))] = scalar_from<T>(trimmed(part.substr(equals + 1)));
   }
   return object;
+}
+
+bool is_list_of_names(const std::string& text) {
+  return std::all_of(text.begin(), text.end(), [](unsigned char c) {
+    return std::isalnum(c) || std::string_view("_.,- ").find(static_cast<char>(c)) != std::string_view::npos;
+  });
 }
 
 template <class T>
@@ -99,13 +130,25 @@ bool assign_list(const json& value, std::vector<T>& member) {
   return true;
 }
 
-[[noreturn]] void refuse(const std::string& where, const Field& field, const json& value) {
-  fail(where, ": expected ", field.expected, ", got ", brief(value));
-}
-
 std::string normal(std::string name) {
   std::replace(name.begin(), name.end(), '-', '_');
   return name;
+}
+
+// What to write instead of a value that was refused, or nothing.
+std::string advice_on(const Field& field, const json& value, bool is_flag) {
+  if (value.is_null()) return ": leave it out";
+  const std::string word = lower(value.is_string() ? value.get<std::string>() : value.dump());
+  for (const ForeignValue& foreign : kForeignValues)
+    if (field.name == foreign.name && word == foreign.value) return join(": ", foreign.advice);
+  if (is_flag || !value.is_string()) return "";
+  json meant;
+  field.from_text(value.get<std::string>(), meant);
+  return meant.is_number() || meant.is_boolean() ? join(": write ", meant.dump(), " without quotes") : "";
+}
+
+[[noreturn]] void refuse(const std::string& where, const Field& field, const json& value, bool is_flag) {
+  fail(where, ": expected ", field.expected, ", got ", brief(value), advice_on(field, value, is_flag));
 }
 
 }  // namespace
@@ -147,7 +190,11 @@ bool assign(const json& value, std::vector<int64_t>& member) {
 template <>
 bool assign(const json& value, ModuleNames& member) {
   if (value.is_null()) return true;
-  return value.is_string() ? assign(value, member.emplace<std::string>()) : assign(value, member.emplace<StringList>());
+  if (!value.is_string()) return assign(value, member.emplace<StringList>());
+  const std::string text = value.get<std::string>();
+  const bool is_list = is_list_of_names(text) && text.find(',') != std::string::npos;  // no regular expression of use
+  return is_list ? assign(list_from<std::string>(text), member.emplace<StringList>())
+                 : assign(value, member.emplace<std::string>());
 }
 template <>
 bool assign(const json& value, std::map<std::string, int64_t>& member) {
@@ -177,10 +224,8 @@ void from_text(const std::string& text, json& value) {
 }
 template <>
 void from_text<bool>(const std::string& text, json& value) {
-  if (text == "true" || text == "1" || text == "yes")
-    value = true;
-  else if (text == "false" || text == "0" || text == "no")
-    value = false;
+  if (const auto truth = parse_bool(text))
+    value = *truth;
   else
     value = text;
 }
@@ -207,12 +252,9 @@ void from_text<std::map<std::string, std::string>>(const std::string& text, json
 // Names and commas are a list; what a name cannot hold makes it a regular expression.
 template <>
 void from_text<ModuleNames>(const std::string& text, json& value) {
-  const bool plain = std::all_of(text.begin(), text.end(), [](unsigned char c) {
-    return std::isalnum(c) || std::string_view("_.,-").find(static_cast<char>(c)) != std::string_view::npos;
-  });
   if (text.starts_with('[') && json::accept(text))
     value = json::parse(text);
-  else if (plain && text != "all-linear")
+  else if (is_list_of_names(text) && !is_all_linear(text))
     value = list_from<std::string>(text);
   else
     value = text;
@@ -251,6 +293,14 @@ const Field* find_field(const Fields& fields, const std::string& name) {
   return nullptr;
 }
 
+std::string advice_on_unknown(const std::string& name, const Fields& fields, const std::string& dashes) {
+  const std::string key = normal(name);
+  for (const ForeignKey& foreign : kForeignKeys)
+    if (key == foreign.name) return join(": ", foreign.advice);
+  const std::string near = nearest(key, all_names(fields));
+  return did_you_mean(near.empty() ? "" : dashes + near);
+}
+
 std::vector<std::string> all_names(const Fields& fields) {
   std::vector<std::string> names;
   for (const auto& field : fields) {
@@ -266,10 +316,11 @@ void read_fields(const json& object, const std::string& source, const Fields& fi
   for (const auto& [key, value] : object.items()) {
     const Field* field = find_field(fields, key);
     if (!unknown_is_error && (!field || key != field->name)) continue;
-    if (!field) fail(source, ": unknown key '", key, "'", did_you_mean(nearest(normal(key), all_names(fields))));
+    if (!field) fail(source, ": unknown key '", key, "'", advice_on_unknown(key, fields, ""));
     if (const auto [other, added] = seen.emplace(field, key); !added)
       fail(source, ": '", other->second, "' and '", key, "' are the same key: give one");
-    if (!field->set(value) && (unknown_is_error || !value.is_null())) refuse(source + ": " + key, *field, value);
+    if (!field->set(value) && (unknown_is_error || !value.is_null()))
+      refuse(source + ": " + key, *field, value, /*is_flag=*/false);
   }
 }
 
@@ -277,7 +328,7 @@ void set_from_text(const Field& field, const std::string& text, const std::strin
   if (!is_utf8(text)) fail(source, ": expected UTF-8, got bytes that are none");
   json value;
   field.from_text(text, value);
-  if (!field.set(value)) refuse(source, field, text);
+  if (!field.set(value)) refuse(source, field, text, /*is_flag=*/true);
 }
 
 ordered_json to_json(const Fields& fields) {

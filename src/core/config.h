@@ -62,6 +62,11 @@ const Field* find_field(const Fields& fields,
                         const std::string& name);          // by name or alias, - or _; null: none
 std::vector<std::string> all_names(const Fields& fields);  // names and aliases
 
+// What an error says after a name that is no field's: what to write for another trainer's key, or the nearest of ours.
+std::string advice_on_unknown(const std::string& name, const Fields& fields, const std::string& dashes);
+
+bool is_all_linear(const std::string& target_modules);  // "all-linear" or "all" in any case
+
 // Sets the members that `object` names; throws UserError "source: key: expected ..., got ...".
 // `unknown_is_error`: our own files, where names may be aliases and every key must be known. Otherwise
 // another program's file: names as they stand, keys that are unknown or null are left alone.

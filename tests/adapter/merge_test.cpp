@@ -188,7 +188,7 @@ TEST_F(Merge, NewShards) {
   EXPECT_TRUE(files().contains("model.safetensors"));
   EXPECT_FALSE(files().contains("model.safetensors.index.json"));
   EXPECT_EQ(ModelFolder::open(folder_ / "out").names().size(), base_.size());
-  for (const char* bad : {"", "0", "-1", "5XB", "GB", "nan", "5 GB", "1e30"}) {
+  for (const char* bad : {"", "0", "-1", "5XB", "GB", "nan", "5 G B", "1e30"}) {
     if (*bad == '\0') continue;  // the base's own shards
     fs::remove_all(folder_ / "out");
     expect("max_shard_size: expected a size such as 5GB or 500MB, got \"" + std::string(bad) + "\"",

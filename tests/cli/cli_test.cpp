@@ -234,7 +234,7 @@ TEST_F(Programs, BadSettingsAreRefusedBeforeAnyWork) {
   expect_refused("run.json: unknown key 'lora_alhpa' (did you mean 'lora_alpha'?)");
   settings_.erase("lora_alhpa");
   settings_["r"] = "16";
-  expect_refused("run.json: r: expected an integer in [1, 4096], got \"16\"");
+  expect_refused("run.json: r: expected an integer in [1, 4096], got \"16\": write 16 without quotes");
   settings_["r"] = 0;
   expect_refused("run.json: r: expected an integer in [1, 4096], got 0");
   settings_["r"] = 4;

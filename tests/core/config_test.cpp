@@ -1,6 +1,7 @@
 #include "core/config.h"
 
 #include "core/check.h"
+#include "core/foreign_keys.h"
 
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
@@ -67,12 +68,13 @@ TEST(Config, AliasesAndHyphens) {
 }
 
 TEST(Config, RefusalsAreOneLineThatNamesTheKey) {
-  EXPECT_EQ(read_refusal({{"r", "16"}}), "run.json: r: expected an integer in [1, 4096], got \"16\"");
+  EXPECT_EQ(read_refusal({{"r", "16"}}),
+            "run.json: r: expected an integer in [1, 4096], got \"16\": write 16 without quotes");
   EXPECT_EQ(read_refusal({{"r", 16.7}}), "run.json: r: expected an integer in [1, 4096], got 16.7");
   EXPECT_EQ(read_refusal({{"r", 16.0}}), "run.json: r: expected an integer in [1, 4096], got 16.0");
   EXPECT_EQ(read_refusal({{"r", true}}), "run.json: r: expected an integer in [1, 4096], got true");
   EXPECT_EQ(read_refusal({{"r", 0}}), "run.json: r: expected an integer in [1, 4096], got 0");
-  EXPECT_EQ(read_refusal({{"r", nullptr}}), "run.json: r: expected an integer in [1, 4096], got null");
+  EXPECT_EQ(read_refusal({{"r", nullptr}}), "run.json: r: expected an integer in [1, 4096], got null: leave it out");
   EXPECT_EQ(read_refusal({{"lora_alhpa", 1}}), "run.json: unknown key 'lora_alhpa' (did you mean 'lora_alpha'?)");
   EXPECT_EQ(read_refusal({{"zzzzzzzzzzzz", 1}}), "run.json: unknown key 'zzzzzzzzzzzz'");
   EXPECT_EQ(read_refusal({{"lora_rank", 1}, {"r", 2}}), "run.json: 'lora_rank' and 'r' are the same key: give one");
@@ -108,7 +110,7 @@ TEST(Config, AdapterConfigOfPeft) {
   EXPECT_EQ(refusal([&] {
               read_fields(json{{"r", "4"}}, "adapter_config.json", config, false);
             }),
-            "adapter_config.json: r: expected an integer in [1, 4096], got \"4\"");
+            "adapter_config.json: r: expected an integer in [1, 4096], got \"4\": write 4 without quotes");
 }
 
 TEST(Config, Flags) {
@@ -137,6 +139,63 @@ TEST(Config, Flags) {
   EXPECT_EQ(flag_refusal("shuffle", "maybe"), "--shuffle: expected true or false, got \"maybe\"");
   EXPECT_EQ(flag_refusal("rank_pattern", "a"),
             "--rank_pattern: expected an object of integers in [1, 4096], got \"a\"");
+}
+
+TEST(Config, ValuesAsOtherTrainersUsersWriteThem) {
+  for (const char* yes : {"True", "TRUE", "true", "Yes", "1", "y", "T"})
+    EXPECT_TRUE(with_flag("skip_bad_rows", yes).data.skip_bad_rows) << yes;
+  for (const char* no : {"False", "FALSE", "false", "No", "0", "n", "F"})
+    EXPECT_FALSE(with_flag("shuffle", no).train.shuffle) << no;
+  const ModuleNames two(StringList{"q_proj", "v_proj"});
+  EXPECT_EQ(with_flag("target_modules", "q_proj, v_proj").lora.target_modules, two);
+  EXPECT_EQ(with_flag("lora_target", " q_proj ,v_proj ").lora.target_modules, two);
+  for (const char* all : {"all", "All", "all-linear"})
+    EXPECT_TRUE(is_all_linear(std::get<std::string>(with_flag("target_modules", all).lora.target_modules))) << all;
+  EXPECT_EQ(with_flag("layers_to_transform", "0, 2").lora.layers_to_transform, (std::vector<int64_t>{0, 2}));
+  EXPECT_EQ(with_flag("rank_pattern", "a=4, b = 8").lora.rank_pattern.at("b"), 8);
+  EXPECT_EQ(with_flag("columns", "question=query, answer=reply").data.columns.at("answer"), "reply");
+  RunConfig config;
+  read_fields(json{{"lora_target", "q_proj, v_proj"}, {"exclude_modules", "lm_head"}}, "run.json", config, true);
+  EXPECT_EQ(config.lora.target_modules, two);
+  EXPECT_EQ(config.lora.exclude_modules, ModuleNames("lm_head"));
+  for (const auto& [text, bytes] : std::map<std::string, uint64_t>{{"16G", 16'000'000'000},
+                                                                   {"16g", 16'000'000'000},
+                                                                   {"16GB", 16'000'000'000},
+                                                                   {"100 KB", 100'000},
+                                                                   {" 2 MiB ", 2 << 20},
+                                                                   {"1.5Ki", 1536},
+                                                                   {"7", 7}})
+    EXPECT_EQ(parse_size(text), bytes) << text;
+  for (const char* bad : {"", " ", "G", "16 G B", "-1G", "16X", "1e30", "nan"}) EXPECT_FALSE(parse_size(bad)) << bad;
+}
+
+TEST(Config, WhatIsRefusedSaysWhatToWrite) {
+  EXPECT_EQ(read_refusal({{"learning_rate", "2e-5"}}),
+            "run.json: learning_rate: expected a number of 0 or more, got \"2e-5\": write 2e-05 without quotes");
+  EXPECT_EQ(read_refusal({{"shuffle", "False"}}),
+            "run.json: shuffle: expected true or false, got \"False\": write false without quotes");
+  EXPECT_EQ(read_refusal({{"save_total_limit", nullptr}}),
+            "run.json: save_total_limit: expected an integer of 0 or more, got null: leave it out");
+  EXPECT_EQ(read_refusal({{"bf16", true}}), "run.json: unknown key 'bf16': write --dtype bfloat16");
+  EXPECT_EQ(read_refusal({{"per-device-eval-batch-size", 1}}),
+            "run.json: unknown key 'per-device-eval-batch-size': leave it out: lora-eval measures a finished adapter");
+  const std::string path = "expected auto or a path, got ";
+  EXPECT_EQ(read_refusal({{"resume_from_checkpoint", true}}),
+            "run.json: resume_from_checkpoint: " + path + "true: write auto");
+  EXPECT_EQ(flag_refusal("resume_from_checkpoint", "True"),
+            "--resume_from_checkpoint: " + path + "\"True\": write auto");
+  EXPECT_EQ(flag_refusal("resume_from_checkpoint", "false"),
+            "--resume_from_checkpoint: " + path + "\"false\": leave it out");
+  EXPECT_EQ(flag_refusal("gradient_checkpointing", "True"),
+            "--gradient_checkpointing: expected none, mlp, full or auto, got \"True\": write full, or auto for the "
+            "least that fits");
+  // The table is of keys that are none of ours.
+  RunConfig config;
+  const std::vector<std::string> ours = all_names(fields_of(config));
+  for (const ForeignKey& foreign : kForeignKeys)
+    EXPECT_EQ(std::count(ours.begin(), ours.end(), foreign.name), 0) << foreign.name;
+  for (const ForeignValue& foreign : kForeignValues)
+    EXPECT_NE(flag_refusal(std::string(foreign.name), std::string(foreign.value)), "") << foreign.value;
 }
 
 TEST(Config, ResolvedConfigReadsBack) {

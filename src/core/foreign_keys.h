@@ -1,0 +1,114 @@
+// Settings of other trainers that are none of ours, and what to write instead.
+#pragma once
+
+#include <string_view>
+
+namespace rankfold {
+
+struct ForeignKey {
+  std::string_view name;
+  const char* advice;
+};
+
+inline constexpr const char* kNoEvaluation = "leave it out: lora-eval measures a finished adapter";
+inline constexpr const char* kNoEffect = "leave it out: nothing here depends on it";
+inline constexpr const char* kNotSupported = "leave it out: it is not supported";
+inline constexpr const char* kOwnLog = "leave it out: the log is train_log.jsonl in output_dir";
+inline constexpr const char* kNotQuantised = "leave it out: bases are not quantised";
+inline constexpr const char* kOneLength = "write --max_length: question and answer together";
+
+inline constexpr ForeignKey kForeignKeys[] = {
+    {"bf16", "write --dtype bfloat16"},
+    {"fp16", "write --dtype float16 on a GPU, or --dtype bfloat16"},
+    {"fp32", "write --dtype float32"},
+    {"pure_bf16", "write --dtype bfloat16"},
+    {"optim", "leave it out: the optimizer is AdamW"},
+    {"save_strategy", "leave it out: --save_steps says when, 0 at the end alone"},
+    {"logging_strategy", "leave it out: --logging_steps says when"},
+    {"logging_first_step", "leave it out: --logging_steps 1 logs every step"},
+    {"do_train", "leave it out: lora-train trains"},
+    {"do_eval", kNoEvaluation},
+    {"do_predict", kNoEvaluation},
+    {"eval_strategy", kNoEvaluation},
+    {"evaluation_strategy", kNoEvaluation},
+    {"eval_steps", kNoEvaluation},
+    {"eval_dataset", kNoEvaluation},
+    {"eval_on_start", kNoEvaluation},
+    {"per_device_eval_batch_size", kNoEvaluation},
+    {"val_set_size", kNoEvaluation},
+    {"val_size", kNoEvaluation},
+    {"load_best_model_at_end", kNoEvaluation},
+    {"metric_for_best_model", kNoEvaluation},
+    {"greater_is_better", kNoEvaluation},
+    {"report_to", kOwnLog},
+    {"run_name", kOwnLog},
+    {"logging_dir", kOwnLog},
+    {"plot_loss", kOwnLog},
+    {"wandb_project", kOwnLog},
+    {"disable_tqdm", kNoEffect},
+    {"overwrite_output_dir", "leave it out: output_dir may hold an earlier run"},
+    {"overwrite_cache", "leave it out: a cache of other data is made anew"},
+    {"dataloader_num_workers", kNoEffect},
+    {"dataloader_pin_memory", kNoEffect},
+    {"dataset_num_proc", kNoEffect},
+    {"preprocessing_num_workers", kNoEffect},
+    {"remove_unused_columns", kNoEffect},
+    {"local_rank", kNoEffect},
+    {"ddp_find_unused_parameters", kNoEffect},
+    {"ddp_timeout", kNoEffect},
+    {"trust_remote_code", kNoEffect},
+    {"use_fast_tokenizer", kNoEffect},
+    {"flash_attn", kNoEffect},
+    {"attn_implementation", kNoEffect},
+    {"gradient_checkpointing_kwargs", kNoEffect},
+    {"tf32", kNoEffect},
+    {"task_type", kNoEffect},
+    {"peft_type", kNoEffect},
+    {"stage", "leave it out: lora-train does supervised fine-tuning"},
+    {"dataset_dir", "write the whole path as --dataset"},
+    {"data_seed", "leave it out: --seed decides the order too"},
+    {"max_source_length", kOneLength},
+    {"max_target_length", kOneLength},
+    {"max_prompt_length", kOneLength},
+    {"load_in_4bit", kNotQuantised},
+    {"load_in_8bit", kNotQuantised},
+    {"quantization_bit", kNotQuantised},
+    {"quantization_method", kNotQuantised},
+    {"push_to_hub", "leave it out: no program opens a connection"},
+    {"hub_model_id", "leave it out: no program opens a connection"},
+    {"group_by_length", kNotSupported},
+    {"packing", kNotSupported},
+    {"lr_scheduler_kwargs", kNotSupported},
+    {"label_smoothing_factor", kNotSupported},
+    {"neftune_noise_alpha", kNotSupported},
+    {"deepspeed", kNotSupported},
+    {"fsdp", kNotSupported},
+    {"use_dora", kNotSupported},
+    {"modules_to_save", kNotSupported},
+    {"init_lora_weights", kNotSupported},
+    {"do_sample", "write --temperature: 0 is greedy, above 0 samples"},
+    {"num_beams", kNotSupported},
+    {"repetition_penalty", kNotSupported},
+};
+
+// Values that another trainer's users give to a setting of ours.
+struct ForeignValue {
+  std::string_view name, value;
+  const char* advice;
+};
+inline constexpr ForeignValue kForeignValues[] = {
+    {"resume_from_checkpoint", "true", "write auto"},
+    {"resume_from_checkpoint", "false", "leave it out"},
+    {"gradient_checkpointing", "true", "write full, or auto for the least that fits"},
+    {"gradient_checkpointing", "false", "write none"},
+    {"gradient_checkpointing", "unsloth", "write full"},
+    {"dtype", "half", "write float16"},
+    {"dtype", "float", "write float32"},
+    {"dtype", "torch.bfloat16", "write bfloat16"},
+    {"dtype", "torch.float16", "write float16"},
+    {"dtype", "torch.float32", "write float32"},
+    {"lr_scheduler_type", "cosine_with_restarts", "write cosine"},
+    {"finetuning_type", "freeze", "write lora or full"},
+};
+
+}  // namespace rankfold
