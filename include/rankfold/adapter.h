@@ -77,6 +77,7 @@ struct MergeOptions {
 
   template <class V>
   void fields(V&& v) {
+    section(v, "result");
     v("dtype", dtype, "stored dtype of the result; auto: each tensor's own", allow::word_of<kDtypes>,
       words_of<kDtypes>(), {"torch_dtype"});
     v("max_shard_size", max_shard_size, "5GB, 500MB, ...; empty: the base's own shards", allow::size,

@@ -8,7 +8,8 @@
 // called. They throw UserError "KEY: expected ..., got ...".
 //
 // A field of a run says with its help what a resume makes of it, as on_resume::may_change("peak learning rate").
-// RunHelp converts to the text.
+// RunHelp converts to the text. A visitor with a member section(title) hears under which heading --help lists the fields
+// that follow.
 #pragma once
 
 #include "rankfold/choices.h"
@@ -52,7 +53,12 @@ inline constexpr auto count = [](int64_t x) { return x >= 1 && x <= int64_t{1} <
 inline constexpr auto size = [](const std::string& x) { return x.empty() || parse_size(x); };
 inline constexpr auto fraction = [](double x) { return x >= 0 && x < 1; };
 template <const auto& table>
-inline constexpr auto word_of = [](const std::string& x) { return find_word(table, x) != nullptr; };
+struct WordOf {
+  static constexpr bool lists_words = true;  // --help shows them
+  bool operator()(const std::string& x) const { return find_word(table, x) != nullptr; }
+};
+template <const auto& table>
+inline constexpr WordOf<table> word_of;
 }  // namespace allow
 
 // The words of a table as the text of an error.
@@ -81,6 +87,11 @@ constexpr RunHelp may_change(const char* help) { return {Resume::kMayChange, hel
 constexpr RunHelp free(const char* help) { return {Resume::kFree, help}; }
 }  // namespace on_resume
 
+template <class V>
+void section(V& v, const char* title) {
+  if constexpr (requires { v.section(title); }) v.section(title);
+}
+
 // How a folder is opened.
 struct LoadConfig {
   std::string device = "auto";  // auto | cpu | cuda[:n]
@@ -88,6 +99,7 @@ struct LoadConfig {
 
   template <class V>
   void fields(V&& v) {
+    section(v, "model");
     v("device", device, on_resume::free("auto, cpu, cuda or cuda:N"), allow::text, "auto, cpu, cuda or cuda:N", {});
     v("dtype", dtype,
       on_resume::same_result(
@@ -111,6 +123,7 @@ struct LoraConfig {
 
   template <class V>
   void fields(V&& v) {
+    section(v, "LoRA");
     const auto rank = [](int64_t x) { return x >= 1 && x <= 4096; };
     v("r", r, on_resume::same("rank of the update"), rank, "an integer in [1, 4096]", {"lora_rank", "lora_r", "rank"});
     v("lora_alpha", lora_alpha, on_resume::same("the update is scaled by lora_alpha / r"), allow::positive_float,
@@ -162,6 +175,7 @@ struct DataConfig {
 
   template <class V>
   void fields(V&& v) {
+    section(v, "data");
     v("max_length", max_length, on_resume::same_result("longest row in tokens"), allow::positive, "an integer above 0",
       {"cutoff_len", "max_seq_length", "model_max_length", "sequence_len", "max_len"});
     v("truncation_strategy", truncation_strategy, on_resume::same_result("what happens to a longer row"),
@@ -210,8 +224,10 @@ struct TrainConfig {
 
   template <class V>
   void fields(V&& v) {
+    section(v, "saving");
     v("output_dir", output_dir, on_resume::free("folder for the result and the checkpoints"), allow::text, "a path",
       {"output"});
+    section(v, "training");
     v("per_device_train_batch_size", per_device_train_batch_size, on_resume::same("rows in a micro-batch"),
       allow::count, "an integer in [1, 1048576]", {"batch_size", "micro_batch_size"});
     v("gradient_accumulation_steps", gradient_accumulation_steps, on_resume::same("micro-batches in an optimizer step"),
@@ -241,6 +257,7 @@ struct TrainConfig {
       "an integer of 0 or more", {});
     v("shuffle", shuffle, on_resume::same("a new order each epoch; false keeps the file's"), allow::any,
       "true or false", {});
+    section(v, "saving");
     v("logging_steps", logging_steps, on_resume::free("steps between log lines"), allow::positive, "an integer above 0",
       {});
     v("save_steps", save_steps, on_resume::free("steps between checkpoints; 0: only at the end"), allow::not_negative,
@@ -252,6 +269,7 @@ struct TrainConfig {
       [](const std::string& x) { return !parse_bool(x); }, "auto or a path", {"resume"});
     v("on_disk_full", on_disk_full, on_resume::free("what a finished run does that cannot be saved for want of space"),
       allow::word_of<kDiskFulls>, words_of<kDiskFulls>(), {});
+    section(v, "memory");
     v("gradient_checkpointing", gradient_checkpointing,
       on_resume::free("what the backward pass computes again instead of keeping it; auto: the least that fits"),
       allow::word_of<kCheckpointings>, words_of<kCheckpointings>(), {});
@@ -274,13 +292,17 @@ struct RunConfig {
 
   template <class V>
   void fields(V&& v) {
+    section(v, "model");
     v("model_name_or_path", model_name_or_path,
       on_resume::same_result("model folder (Hugging Face layout, safetensors)"), allow::text, "a path",
       {"model", "base_model", "model_path"});
+    section(v, "data");
     v("dataset", dataset, on_resume::same_result("JSON array or JSON Lines"), allow::text, "a path",
       {"data_path", "train_file", "data"});
+    section(v, "training");
     v("finetuning_type", finetuning_type, on_resume::same("what trains: an adapter, or every parameter"),
       allow::word_of<kFinetunings>, words_of<kFinetunings>(), {});
+    section(v, "model");
     v("adapter_name_or_path", adapter_name_or_path,
       on_resume::free("start from this adapter; its config decides r, alpha, targets"), allow::any, "a path",
       {"adapter_path", "adapter"});

@@ -16,16 +16,31 @@ namespace rankfold {
 
 enum class ExitCode : int {
   kDone = 0,
-  kDefect = 1,    // a defect of ours
-  kBadInput = 2,  // bad file, key, flag or shape of data
-  kNoDevice = 3,  // the device asked for is not there
+  kDefect = 1,
+  kBadInput = 2,
+  kNoDevice = 3,
   kOutOfMemory = 4,
-  kStorage = 5,        // reading or writing failed (full disk, I/O error)
-  kDiverged = 6,       // the loss or the gradient is no longer finite
-  kResumeRefused = 7,  // the checkpoint does not belong to this run
-  kInterrupted = 130,  // stopped by SIGINT, state saved
-  kTerminated = 143,   // stopped by SIGTERM, state saved
+  kStorage = 5,
+  kDiverged = 6,
+  kResumeRefused = 7,
+  kInterrupted = 130,
+  kTerminated = 143,
 };
+
+struct ExitMeaning {
+  ExitCode code;
+  const char* meaning;
+};
+inline constexpr ExitMeaning kExitMeanings[] = {{ExitCode::kDone, "done"},
+                                                {ExitCode::kDefect, "a defect of Rankfold"},
+                                                {ExitCode::kBadInput, "bad input"},
+                                                {ExitCode::kNoDevice, "no such device"},
+                                                {ExitCode::kOutOfMemory, "out of memory"},
+                                                {ExitCode::kStorage, "storage"},
+                                                {ExitCode::kDiverged, "diverged"},
+                                                {ExitCode::kResumeRefused, "resume refused"},
+                                                {ExitCode::kInterrupted, "stopped by SIGINT"},
+                                                {ExitCode::kTerminated, "stopped by SIGTERM"}};
 
 class Error : public std::runtime_error {
  public:

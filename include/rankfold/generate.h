@@ -19,6 +19,7 @@ struct GenerateConfig {
 
   template <class V>
   void fields(V&& v) {
+    section(v, "decoding");
     v("max_new_tokens", max_new_tokens, "longest completion in tokens", allow::positive, "an integer above 0", {});
     v("temperature", temperature, "0: greedy", allow::not_negative, "a number of 0 or more", {});
     v("top_p", top_p, "sample among the likeliest tokens that make up this share",

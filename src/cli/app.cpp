@@ -1,5 +1,6 @@
 #include "cli/app.h"
 
+#include "cli/help.h"
 #include "cli/signals.h"
 #include "core/check.h"
 #include "core/guard.h"
@@ -9,13 +10,9 @@
 #include <poll.h>
 #include <unistd.h>
 
-#include <CLI/App.hpp>
-#include <CLI/Config.hpp>
-#include <CLI/Formatter.hpp>
 #include <cerrno>
 #include <nlohmann/json.hpp>
 
-#include <algorithm>
 #include <csignal>
 #include <exception>
 #include <filesystem>
@@ -24,29 +21,24 @@
 namespace rankfold {
 namespace {
 
-constexpr const char* kHelpFooter =
-    "--key value and --key=value are the same; a value that opens with -- needs the second. Underscores and "
-    "hyphens are\n"
-    "the same. Of a flag given twice the last counts. Lists: a,b or [\"a\", \"b\"]; objects: k=v,k=v or "
-    "{\"k\": v}.\n"
-    "Exit codes: 0 done, 1 a defect of Rankfold, 2 bad input, 3 no such device, 4 out of memory, 5 storage, "
-    "6 diverged,\n"
-    "7 resume refused, 130 and 143 stopped by a signal.";
-
 // Whether what follows a flag that needs no value is one, though perhaps a wrong one, and no flag or configuration
 // file.
 bool is_meant_for_bool(const std::string& text, bool takes_config) {
   if (takes_config && (text.empty() || text.ends_with(".json"))) return false;
-  for (const char* truth : {"true", "false", "1", "0", "yes", "no"})
-    if (text == truth) return true;
+  if (parse_bool(text)) return true;
   std::error_code ignored;
   return !text.starts_with('-') && !(takes_config && std::filesystem::exists(text, ignored));
 }
 
-// The command line as pairs (canonical flag, value) and a positional, which leaves CLI11 nothing to
-// guess: 2.1 takes the argument after an empty "--key=" for its value.
-std::vector<std::string> plain_arguments(const Fields& fields, bool takes_config, int argc, char** argv) {
-  std::vector<std::string> plain, positional;
+struct CommandLine {
+  bool asks_help = false, asks_version = false;
+  std::string config = {};                         // the configuration file, if one is named
+  std::map<const Field*, std::string> flags = {};  // of a flag given twice the last counts
+};
+
+CommandLine read_command_line(const Fields& fields, bool takes_config, int argc, char** argv) {
+  CommandLine line;
+  std::vector<std::string> positional;
   const std::vector<std::string> arguments(argv + 1, argv + argc);
   for (size_t i = 0; i < arguments.size(); ++i) {
     const std::string& argument = arguments[i];
@@ -55,70 +47,56 @@ std::vector<std::string> plain_arguments(const Fields& fields, bool takes_config
       positional.push_back(argument);
       continue;
     }
-    if (argument == "-h" || argument == "--help" || argument == "--version") return {argument};
+    if (argument == "-h" || argument == "--help") return {.asks_help = true};
+    if (argument == "--version") return {.asks_version = true};
     const size_t equals = argument.find('=');
     const std::string flag = argument.substr(0, equals);
     const Field* field = flag.starts_with("--") ? find_field(fields, flag.substr(2)) : nullptr;
     if (!field) {
-      const std::string near = nearest(flag.substr(flag.find_first_not_of('-') == 2 ? 2 : 1), all_names(fields));
-      fail("unknown flag ", flag, did_you_mean(near.empty() ? "" : "--" + near));
+      const size_t begin = flag.find_first_not_of('-') == 2 ? 2 : 1;
+      fail("unknown flag ", flag, advice_on_unknown(flag.substr(begin), fields, "--"));
     }
-    plain.push_back("--" + field->name);
+    std::string& value = line.flags[field];
     const bool last = i + 1 == arguments.size();
     if (equals != std::string::npos)
-      plain.push_back(argument.substr(equals + 1));
+      value = argument.substr(equals + 1);
     else if (field->is_bool)
-      plain.push_back(!last && is_meant_for_bool(arguments[i + 1], takes_config) ? arguments[++i] : "true");
+      value = !last && is_meant_for_bool(arguments[i + 1], takes_config) ? arguments[++i] : "true";
     else if (last || arguments[i + 1].starts_with("--"))
       fail(flag, ": expected ", field->expected, ", got ", last ? "nothing" : "the flag " + arguments[i + 1]);
     else
-      plain.push_back(arguments[++i]);
+      value = arguments[++i];
   }
   if (positional.size() > (takes_config ? 1 : 0))
     fail("unexpected argument \"", positional.back(), "\"", takes_config ? ": one configuration file at most" : "");
-  plain.insert(plain.end(), positional.begin(), positional.end());
-  return plain;
+  if (!positional.empty()) line.config = positional[0];
+  return line;
 }
 
-std::string help_of(const Field& field) {
-  nlohmann::ordered_json value;
-  field.get(value);
-  std::string help = field.help;
-  const bool nothing = value == "" || (value.is_structured() && value.empty());
-  if (!nothing) help += " [" + value.dump() + "]";
-  for (size_t i = 0; i < field.aliases.size(); ++i) help += (i ? ", --" : "; also --") + field.aliases[i];
-  return help;
+nlohmann::json read_config_json(const std::string& path) {
+  try {
+    return read_json(path);
+  } catch (const UserError& error) {
+    if (path.ends_with(".json")) throw;
+    fail(error.what(), "; a configuration file is JSON, such as {\"learning_rate\": 2e-5, \"r\": 16}");
+  }
 }
 
 void read_config(const std::string& path, const Fields& fields, Given& given) {
-  const nlohmann::json object = read_json(path);
+  const nlohmann::json object = read_config_json(path);
   read_fields(object, path, fields, /*unknown_is_error=*/true);
   for (const auto& [key, value] : object.items()) given[find_field(fields, key)->name] = path + ": " + key;
 }
 
-// Fills the fields. CLI11 runs callbacks in the order of registration: the file's before any flag's.
-Given parse(CLI::App& app, const AppSpec& spec, int argc, char** argv, const Fields& fields) {
+// Fills the fields: the file first, then the flags, which win.
+Given fill(const AppSpec& spec, const CommandLine& line, const Fields& fields) {
   Given given;
-  app.set_version_flag("--version", spec.name + " " + RANKFOLD_VERSION);
-  app.footer(kHelpFooter);
-  if (spec.takes_config)
-    app.add_option_function<std::string>(
-           "CONFIG.json", [&](const std::string& path) { read_config(path, fields, given); },
-           "keys as below, without dashes; flags win")
-        ->type_name("");
-  for (const auto& field : fields)
-    app.add_option_function<std::string>(
-           "--" + field.name,
-           [&given, &field](const std::string& text) {
-             set_from_text(field, text, "--" + field.name);
-             given[field.name] = "--" + field.name;
-           },
-           help_of(field))
-        ->type_name("")
-        ->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
-  std::vector<std::string> arguments = plain_arguments(fields, spec.takes_config, argc, argv);
-  std::reverse(arguments.begin(), arguments.end());  // as CLI11 wants them
-  app.parse(std::move(arguments));
+  if (!line.config.empty()) read_config(line.config, fields, given);
+  for (const Field& field : fields)
+    if (const auto flag = line.flags.find(&field); flag != line.flags.end()) {
+      set_from_text(field, flag->second, "--" + field.name);
+      given[field.name] = "--" + field.name;
+    }
   for (const auto& key : spec.required)
     if (!given.contains(key)) fail("--", key, " is missing: ", find_field(fields, key)->help);
   return given;
@@ -160,17 +138,18 @@ int run_app(const AppSpec& spec, int argc, char** argv, const Fields& fields,
   if (spec.name == program_invocation_short_name) set_up_libraries(argv);  // not inside a test
   set_up_memory(spec.keeps_pages);
   report_lost_mappings(spec.name.c_str());
-  CLI::App app(spec.description, spec.name);
   try {
     if (spec.stops_in_order) note_signals();
-    const Given given = parse(app, spec, argc, argv, fields);
-    job(given);
+    const CommandLine line = read_command_line(fields, spec.takes_config, argc, argv);
+    if (line.asks_help)
+      std::cout << help_text(spec, fields);
+    else if (line.asks_version)
+      std::cout << spec.name << " " << RANKFOLD_VERSION << "\n";
+    else
+      job(fill(spec, line, fields));
     std::cout.flush();
     if (spec.prints_result && !std::cout) throw StorageError("standard output could not be written");
     return static_cast<int>(ExitCode::kDone);
-  } catch (const CLI::ParseError& error) {
-    if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version
-    return report(spec.name, ExitCode::kBadInput, error.what());
   } catch (...) {
     return report_exception(spec);
   }

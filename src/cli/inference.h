@@ -19,6 +19,7 @@ struct ModelOptions {
 
   template <class V>
   void fields(V&& v) {
+    section(v, "model");
     v("model_name_or_path", model_name_or_path, "model folder (Hugging Face layout, safetensors)", allow::text,
       "a path", {"model", "base_model", "model_path"});
     v("adapter_name_or_path", adapter_name_or_path, "adapter folder", allow::any, "a path",

@@ -31,7 +31,9 @@ struct EvalOptions {
   template <class V>
   void fields(V&& v) {
     model.fields(v);
+    section(v, "data");
     v("dataset", dataset, "JSON array or JSON Lines", allow::text, "a path", {"data_path", "eval_dataset", "data"});
+    section(v, "evaluation");
     v("output", output, "file for the result, besides standard output", allow::any, "a path", {});
     v("terms", terms, "the rows' field of terms that a generated answer should hold", allow::any, "a name", {});
     v("predictions", predictions, "JSON Lines file for the generated answers (with --terms)", allow::any, "a path", {});

@@ -21,6 +21,7 @@ struct GenerateOptions {
   template <class V>
   void fields(V&& v) {
     model.fields(v);
+    section(v, "prompt");
     v("prompt", prompt, "the question", allow::any, "a text", {});
     v("raw", raw, "no template: the prompt is continued as it stands", allow::any, "true or false", {});
     v("prompt_template", prompt_template, "text around the question; else the one saved beside adapter or model",

@@ -24,12 +24,15 @@ struct MergeCommand {
 
   template <class V>
   void fields(V&& v) {
+    section(v, "model");
     v("model_name_or_path", model_name_or_path, "model folder (Hugging Face layout, safetensors)", allow::text,
       "a path", {"model", "base_model", "model_path"});
     v("adapter_name_or_path", adapter_name_or_path, "adapter folder", allow::text, "a path",
       {"adapter_path", "adapter"});
+    section(v, "result");
     v("output_dir", output_dir, "folder for the merged model; new or empty", allow::text, "a path", {"output"});
     options.fields(v);
+    section(v, "verification");
     v("verify", verify, "compare the logits of base + adapter with the merged model's", allow::any, "true or false",
       {});
     v("device", device, "where --verify computes: auto, cpu, cuda or cuda:N", allow::text, "auto, cpu, cuda or cuda:N",

@@ -29,33 +29,54 @@ void from_text(const std::string& text, nlohmann::json& value);
 struct Field {
   std::string name;
   std::vector<std::string> aliases;
+  std::string section;  // of --help
   std::string help;
   std::string expected;
   bool is_bool = false;
-  std::function<bool(const nlohmann::json&)> set;  // false, and the member as it was: wrong type or out of range
-  std::function<void(nlohmann::ordered_json&)> get;
+  bool is_word = false;  // `expected` lists the words that it may be
   void (*from_text)(const std::string&, nlohmann::json&) = nullptr;
+  std::function<bool(const nlohmann::json&)> set = {};  // false, and the member as it was: wrong type or out of range
+  std::function<void(nlohmann::ordered_json&)> get = {};
 };
 using Fields = std::vector<Field>;
 template <class T>
 concept HasFields = !std::is_same_v<std::remove_const_t<T>, Fields>;
 
+// The visitor that lists the fields.
+struct FieldList {
+  Fields fields;
+  std::string title;
+
+  void section(const char* next) { title = next; }
+  template <class T, class Check>
+  void operator()(const char* name, T& member, const char* help, Check check, const char* expected, Aliases aliases) {
+    Field field{.name = name,
+                .aliases = {aliases.begin(), aliases.end()},
+                .section = title,
+                .help = help,
+                .expected = expected,
+                .is_bool = std::is_same_v<T, bool>,
+                .is_word = requires {Check::lists_words;
+  }
+  , .from_text = from_text<T>
+};
+field.set = [&member, check](const nlohmann::json& value) {
+  T wanted{};
+  if (!assign(value, wanted) || !check(wanted)) return false;
+  member = std::move(wanted);
+  return true;
+};
+field.get = [&member](nlohmann::ordered_json& value) { store(member, value); };
+fields.push_back(std::move(field));
+}  // namespace rankfold
+}
+;
+
 template <class Config>
 Fields fields_of(Config& config) {
-  Fields fields;
-  config.fields([&fields]<class T>(const char* name, T& member, const char* help, auto check, const char* expected,
-                                   Aliases aliases) {
-    Field field{name, {aliases.begin(), aliases.end()}, help, expected, std::is_same_v<T, bool>, {}, {}, from_text<T>};
-    field.set = [&member, check](const nlohmann::json& value) {
-      T wanted{};
-      if (!assign(value, wanted) || !check(wanted)) return false;
-      member = std::move(wanted);
-      return true;
-    };
-    field.get = [&member](nlohmann::ordered_json& value) { store(member, value); };
-    fields.push_back(std::move(field));
-  });
-  return fields;
+  FieldList list;
+  config.fields(list);
+  return std::move(list.fields);
 }
 
 const Field* find_field(const Fields& fields,

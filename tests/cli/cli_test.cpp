@@ -17,6 +17,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <sstream>
 
 namespace rankfold {
 namespace {
@@ -359,6 +360,62 @@ TEST_F(Programs, WhatIsNoConfigurationFileIsNamed) {
   folder_.write("odd.json", "version https://git-lfs.github.com/spec/v1\noid sha256:4665\nsize 9\n");
   expect("a git-lfs pointer");
   EXPECT_FALSE(fs::exists(folder_ / "out"));
+}
+
+TEST_F(Programs, HelpFitsTheScreenAndIsInSections) {
+  const std::map<std::string, StringList> sections{
+      {"lora-train", {"model", "data", "LoRA", "training", "saving", "memory"}},
+      {"lora-merge", {"model", "result", "verification"}},
+      {"lora-eval", {"model", "data", "evaluation", "decoding"}},
+      {"lora-generate", {"model", "prompt", "decoding"}}};
+  for (const auto& [program, titles] : sections) {
+    const Outcome help = run(program + " --help");
+    EXPECT_EQ(help.code, 0);
+    for (const std::string& title : titles) EXPECT_TRUE(contains(help.out, "\n\n" + title + ":\n  --"));
+    std::istringstream lines(help.out);
+    for (std::string line; std::getline(lines, line);) EXPECT_LE(line.size(), 100u) << line;
+  }
+  const std::string help = run("lora-train --help").out;
+  for (const char* part : {"[5e-05]; also --lr\n", "none, mlp, full or auto [auto]", "[CONFIG.json]"})
+    EXPECT_TRUE(contains(help, part));
+}
+
+TEST_F(Programs, HelpAndDocumentsStateTheSameExitCodes) {
+  const auto plain = [](std::string text) {  // where lines break does not matter
+    std::replace(text.begin(), text.end(), '\n', ' ');
+    return text;
+  };
+  const std::string texts[] = {plain(run("lora-merge --help").out), plain(read_bytes(RANKFOLD_DOCS "/design.md")),
+                               plain(read_bytes(RANKFOLD_DOCS "/reliability.md"))};
+  for (const auto& [code, meaning] : kExitMeanings)
+    for (const std::string& text : texts)
+      EXPECT_TRUE(contains(text, " " + std::to_string(static_cast<int>(code)) + " " + meaning));
+}
+
+// Cases of other trainers' users; the kinds are in tests/core.
+TEST_F(Programs, ValuesAsOtherTrainersUsersWriteThem) {
+  settings_.erase("target_modules");
+  const Outcome taken =
+      train("--skip_bad_rows True --shuffle False --memory_budget 16G --lora_target 'o_proj, W_pack'");
+  EXPECT_EQ(taken.code, 0) << taken.err;
+  EXPECT_TRUE(contains(taken.out, "LoRA on 4 modules"));
+  const Outcome all = train("--lora_target all");
+  EXPECT_EQ(all.code, 0) << all.err;
+  EXPECT_TRUE(contains(all.out, "LoRA on 10 modules"));
+  settings_["target_modules"] = {"W_pack"};
+  expect_refused("--resume_from_checkpoint: expected auto or a path, got \"True\": write auto",
+                 "--resume_from_checkpoint True");
+  expect_refused("unknown flag --fp16: write --dtype float16 on a GPU", "--fp16");
+  settings_["bf16"] = true;
+  expect_refused("run.json: unknown key 'bf16': write --dtype bfloat16");
+  settings_.erase("bf16");
+  settings_["learning_rate"] = "2e-5";
+  expect_refused("run.json: learning_rate: expected a number of 0 or more, got \"2e-5\": write 2e-05 without quotes");
+  folder_.write("run.yaml", "model_name_or_path: model\nlearning_rate: 2e-5\n");
+  const Outcome yaml = run("lora-train run.yaml");
+  EXPECT_EQ(yaml.code, 2);
+  EXPECT_TRUE(contains(yaml.err, "lora-train: run.yaml:1:1: "));
+  EXPECT_TRUE(contains(yaml.err, "; a configuration file is JSON, such as {\"learning_rate\": 2e-5, \"r\": 16}\n"));
 }
 
 TEST_F(Programs, HelpNeedsNothing) {

@@ -1,0 +1,76 @@
+#include "cli/help.h"
+
+#include "core/check.h"
+
+#include <nlohmann/json.hpp>
+
+#include <algorithm>
+#include <sstream>
+
+namespace rankfold {
+namespace {
+
+constexpr size_t kColumns = 100, kNames = 32;  // wide; the names of flags stand in the first of them
+
+// `first` and then the words of `text`, whose lines all begin at column `indent`.
+std::string paragraph(const std::string& first, const std::string& text, size_t indent) {
+  std::string all, line = first;
+  line.resize(std::max(line.size(), indent), ' ');
+  bool is_empty = true;  // of words
+  std::istringstream words(text);
+  for (std::string word; words >> word; is_empty = false) {
+    if (!is_empty && line.size() + 1 + word.size() > kColumns) {
+      all += line + "\n";
+      line = std::string(indent, ' ');
+      is_empty = true;
+    }
+    line += (is_empty ? "" : " ") + word;
+  }
+  return all + line + "\n";
+}
+
+std::string default_of(const Field& field) {
+  nlohmann::ordered_json value;
+  field.get(value);
+  if (value == "" || (value.is_structured() && value.empty())) return "";
+  return " [" + (field.is_word ? value.get<std::string>() : value.dump()) + "]";
+}
+
+std::string help_of(const Field& field) {
+  std::string text = field.help;
+  if (field.is_word) text += ": " + field.expected;
+  text += default_of(field);
+  for (size_t i = 0; i < field.aliases.size(); ++i) text += (i ? ", --" : "; also --") + field.aliases[i];
+  return paragraph("  --" + field.name, text, kNames);
+}
+
+std::string exit_codes() {
+  std::string text = "Exit codes:";
+  for (const auto& [code, meaning] : kExitMeanings)
+    text += join(code == ExitCode::kDone ? " " : ", ", static_cast<int>(code), " ", meaning);
+  return text + ".";
+}
+
+}  // namespace
+
+std::string help_text(const AppSpec& spec, const Fields& fields) {
+  std::string text = paragraph("", spec.name + ": " + spec.description, 0);
+  text += "\nusage: " + spec.name + (spec.takes_config ? " [CONFIG.json]" : "") + " [--KEY VALUE ...]\n";
+  if (spec.takes_config) text += paragraph("  CONFIG.json", "keys as below, without dashes; flags win", kNames);
+  std::vector<std::string> sections;
+  for (const Field& field : fields)
+    if (std::find(sections.begin(), sections.end(), field.section) == sections.end()) sections.push_back(field.section);
+  for (const std::string& section : sections) {
+    text += "\n" + section + ":\n";
+    for (const Field& field : fields)
+      if (field.section == section) text += help_of(field);
+  }
+  text += "\n" + paragraph("",
+                           "--key value and --key=value are the same; a value that opens with -- needs the second. "
+                           "Underscores and hyphens are the same. Of a flag given twice the last counts. "
+                           "Lists: a,b or [\"a\", \"b\"]; objects: k=v,k=v or {\"k\": v}.",
+                           0);
+  return text + paragraph("", exit_codes(), 0);
+}
+
+}  // namespace rankfold
