@@ -129,8 +129,8 @@ void validate(RunConfig& config, const Given& given, ProgressDisplay& display) {
   if (what_stands_at(config.train.output_dir) == "a folder") FolderLock(config.train.output_dir);  // free for now?
   if (continues) take_adapter_settings(config, given);
   std::string why_cpu;
-  ops::open_device(config.load.device, &why_cpu);
-  if (!why_cpu.empty()) display.message("device: cpu (" + why_cpu + ")");
+  if (ops::open_device(config.load.device, &why_cpu).is_cpu())
+    display.message("device: cpu" + (why_cpu.empty() ? "" : " (" + why_cpu + ")"));
   check_data_file(config.dataset, data_of(config));
 }
 

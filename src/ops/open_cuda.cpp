@@ -9,6 +9,7 @@
 #include <array>
 #include <filesystem>
 #include <mutex>
+#include <optional>
 
 namespace rankfold::ops {
 namespace {
@@ -21,20 +22,27 @@ Function* symbol(void* library, const char* name) {
   return reinterpret_cast<Function*>(dlsym(library, name));
 }
 
-// Why the driver has no device for us; empty: it has one. Asked before libtorch_cuda is loaded, as that costs memory
-// and time which a machine without a device should not pay.
-std::string driver_refuses() {
+// Why CUDA cannot be used, and whether a GPU seems to be there all the same.
+struct Refusal {
+  std::string text;
+  bool has_gpu = true;
+};
+
+// None: the driver has a device. Asked before libtorch_cuda is loaded, as that costs memory and time which a machine
+// without a device should not pay.
+std::optional<Refusal> driver_refuses() {
   void* driver = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
-  if (driver == nullptr) return "there is no NVIDIA driver on this machine (libcuda.so.1)";
+  if (driver == nullptr) return Refusal{"there is no NVIDIA driver on this machine (libcuda.so.1)", false};
   const auto init = symbol<int(unsigned)>(driver, "cuInit");
   const auto get_count = symbol<int(int*)>(driver, "cuDeviceGetCount");
   if (init == nullptr || get_count == nullptr)
-    return "the NVIDIA driver (libcuda.so.1) lacks cuInit or cuDeviceGetCount";
-  int count = 0;
+    return Refusal{"the NVIDIA driver (libcuda.so.1) lacks cuInit or cuDeviceGetCount"};
+  constexpr int kNoDevice = 100;  // CUDA_ERROR_NO_DEVICE
   if (const int status = init(0); status != 0)
-    return join("the NVIDIA driver finds no device (cuInit gives ", status, ")");
-  if (get_count(&count) != 0 || count == 0) return "the NVIDIA driver finds no device";
-  return {};
+    return Refusal{join("the NVIDIA driver finds no device (cuInit gives ", status, ")"), status != kNoDevice};
+  int count = 0;
+  if (get_count(&count) != 0 || count == 0) return Refusal{"the NVIDIA driver finds no device", false};
+  return std::nullopt;
 }
 
 std::filesystem::path own_folder() {
@@ -44,29 +52,33 @@ std::filesystem::path own_folder() {
   return std::filesystem::absolute(info.dli_fname, ignored).parent_path();
 }
 
-// Puts the backend to use; why that is not possible, or empty.
-std::string open_cuda(int index) {
+// Puts the backend to use; none: it is.
+std::optional<Refusal> open_cuda(int index) {
   static std::mutex mutex;
   const std::lock_guard lock(mutex);
   static BackendOf* backend_of = nullptr;
   if (backend_of == nullptr) {
     const std::filesystem::path path = own_folder() / kLibrary;
     std::error_code ignored;
+    const std::optional<Refusal> refusal = driver_refuses();
     if (!std::filesystem::exists(path, ignored))
-      return join("this build of Rankfold computes on the CPU only (", path.string(), " is not there: it takes nvcc)");
-    if (std::string refusal = driver_refuses(); !refusal.empty()) return refusal;
+      return Refusal{
+          join("this build of Rankfold computes on the CPU only (", path.string(), " is not there: it takes nvcc)"),
+          !refusal || refusal->has_gpu};
+    if (refusal) return refusal;
     // Local: what libtorch_cuda registers goes through libtorch_cpu's own tables, and nobody else needs its symbols.
     // Never closed, as those tables then point into it.
     void* library = dlopen(path.c_str(), RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE);
-    if (library == nullptr) return join("its library does not load: ", dlerror());
+    if (library == nullptr) return Refusal{join("its library does not load: ", dlerror())};
     backend_of = symbol<BackendOf>(library, "rankfold_cuda_backend");
-    if (backend_of == nullptr) return join(path.string(), " is of another version: it has no rankfold_cuda_backend");
+    if (backend_of == nullptr)
+      return Refusal{join(path.string(), " is of another version: it has no rankfold_cuda_backend")};
   }
   std::array<char, 512> why{};
   const Backend* backend = backend_of(index, why.data(), why.size());
-  if (backend == nullptr) return why.data();
+  if (backend == nullptr) return Refusal{why.data()};
   use_backend(at::kCUDA, backend);
-  return {};
+  return std::nullopt;
 }
 
 }  // namespace
@@ -75,13 +87,13 @@ at::Device open_device(const std::string& name, std::string* why_cpu) {
   const std::optional<at::Device> asked = resolve_device(name);
   const at::Device device = asked.value_or(at::Device(at::kCUDA, 0));
   if (device.is_cpu()) return device;
-  const std::string refusal = open_cuda(device.index());
-  if (refusal.empty()) return device;
+  const std::optional<Refusal> refusal = open_cuda(device.index());
+  if (!refusal) return device;
   if (!asked) {
-    if (why_cpu) *why_cpu = refusal;
+    if (why_cpu && refusal->has_gpu) *why_cpu = refusal->text;
     return at::kCPU;
   }
-  throw Error(ExitCode::kNoDevice, join("device: ", name, " was asked for, but ", refusal, "; use cpu or auto"));
+  throw Error(ExitCode::kNoDevice, join("device: ", name, " was asked for, but ", refusal->text, "; use cpu or auto"));
 }
 
 }  // namespace rankfold::ops

@@ -12,7 +12,7 @@ namespace rankfold::ops {
 // backend is in use (backend.h). auto takes the first CUDA device where one works, the CPU otherwise. UserError for
 // another word, Error(kNoDevice) with one sentence where the device asked for is not there. From any thread, any number
 // of times. LibTorch decides on its first look whether CUDA exists: open before the process computes gradients on the
-// CPU. `why_cpu` hears why auto took the CPU, where it did.
+// CPU. `why_cpu` hears why auto took the CPU where a GPU seems to be there.
 at::Device open_device(const std::string& name, std::string* why_cpu = nullptr);
 
 }  // namespace rankfold::ops
