@@ -21,10 +21,18 @@ StepPlan::StepPlan(int64_t rows, const TrainConfig& config) {
   total_steps = static_cast<int64_t>(steps);
 }
 
+namespace {
+
+double warmup_of(const TrainConfig& config, double total) {
+  const double steps = config.warmup_steps;
+  return steps < 1 ? std::ceil(total * std::max(steps, config.warmup_ratio)) : steps;
+}
+
+}  // namespace
+
 double learning_rate(const TrainConfig& config, int64_t step, int64_t total_steps) {
   const double now = static_cast<double>(step), total = static_cast<double>(total_steps);
-  double warmup = config.warmup_steps;
-  if (warmup < 1) warmup = std::ceil(total * std::max(warmup, config.warmup_ratio));
+  const double warmup = warmup_of(config, total);
   const Schedule schedule = meaning_of(kSchedules, config.lr_scheduler_type);
   if (schedule == Schedule::kConstant) return config.learning_rate;
   if (now < warmup) return config.learning_rate * now / std::max(1.0, warmup);
@@ -33,6 +41,18 @@ double learning_rate(const TrainConfig& config, int64_t step, int64_t total_step
   if (schedule == Schedule::kCosine)
     return config.learning_rate * std::max(0.0, 0.5 * (1 + std::cos(std::numbers::pi * (now - warmup) / rest)));
   return config.learning_rate * std::max(0.0, (total - now) / rest);
+}
+
+std::string rate_warning(const TrainConfig& config, int64_t total_steps) {
+  if (config.learning_rate == 0) return "warning: learning_rate is 0: no step changes anything";
+  const double warmup = warmup_of(config, static_cast<double>(total_steps));
+  const double last = learning_rate(config, total_steps - 1, total_steps);
+  if (meaning_of(kSchedules, config.lr_scheduler_type) == Schedule::kConstant ||
+      warmup < static_cast<double>(total_steps))
+    return "";
+  if (last == 0) return "warning: the one step of this run is its warm-up: its learning rate is 0";
+  return join("warning: this run of ", total_steps, " steps ends inside its warm-up of ", warmup,
+              ": its learning rate comes to ", last, " of ", config.learning_rate);
 }
 
 }  // namespace rankfold

@@ -4,6 +4,7 @@
 #include "rankfold/config.h"
 
 #include <cstdint>
+#include <string>
 
 namespace rankfold {
 
@@ -18,5 +19,8 @@ struct StepPlan {
 
 // Used in optimizer step `step` (from 0).
 double learning_rate(const TrainConfig& config, int64_t step, int64_t total_steps);
+
+// One line for a run that learns nothing as its learning rate is 0, or that never reaches it; empty for others.
+std::string rate_warning(const TrainConfig& config, int64_t total_steps);
 
 }  // namespace rankfold

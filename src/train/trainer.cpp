@@ -197,6 +197,7 @@ void Trainer::State::begin(const MemoryPlan& memory) {
   clean_up(config.output_dir);
   resume();
   say(memory.table());
+  if (const std::string warning = rate_warning(config, plan.total_steps); !warning.empty()) say(warning);
   prepare_folder(config.output_dir);
   if (run_id.empty())
     run_id = start_run(config.output_dir);

@@ -640,6 +640,30 @@ TEST_F(Training, AdapterAndModelCheckTheirConfig) {
   EXPECT_NO_THROW(Adapter::create(model, {.r = 4, .target_modules = "all-linear"}));  // the model is as it was
 }
 
+TEST_F(Training, ARunWithoutALearningRateIsSaid) {
+  const auto warning_of = [&](const std::function<void(TrainConfig&)>& change) {
+    Run run = make_run("out", 3);
+    run.train.warmup_steps = 0;
+    change(run.train);
+    go(run);
+    std::string line;
+    for (const std::string& message : run.messages)
+      if (message.starts_with("warning: ")) line = message;
+    const bool learns =
+        std::any_of(run.log.begin(), run.log.end(), [](const LogRow& row) { return row.learning_rate > 0; });
+    EXPECT_EQ(line.find("is 0") == std::string::npos, learns) << line;
+    return line;
+  };
+  EXPECT_EQ(warning_of([](auto&) {}), "");
+  EXPECT_EQ(warning_of([](auto& c) { c.warmup_steps = 2; }), "");
+  EXPECT_EQ(warning_of([](auto& c) { c.learning_rate = 0; }), "warning: learning_rate is 0: no step changes anything");
+  EXPECT_EQ(warning_of([](auto& c) { c.warmup_steps = 10; }),
+            "warning: this run of 3 steps ends inside its warm-up of 10: its learning rate comes to 0.001 of 0.005");
+  EXPECT_EQ(warning_of([](auto& c) { c.max_steps = 1, c.warmup_ratio = 0.1; }),
+            "warning: the one step of this run is its warm-up: its learning rate is 0");
+  EXPECT_EQ(warning_of([](auto& c) { c.max_steps = 1, c.warmup_ratio = 0.1, c.lr_scheduler_type = "constant"; }), "");
+}
+
 TEST_F(Training, AModelHasOneAdapter) {
   const CausalLM model = CausalLM::load(folder_ / "model", {.device = "cpu"});
   Adapter::create(model, {.r = 4, .target_modules = "all-linear"});
