@@ -31,7 +31,7 @@ using Aliases = std::initializer_list<const char*>;
 
 // Modules by name. A list matches a module whose name equals an entry or ends in "." + entry; a string is a regular
 // expression that must match the whole name, or "all-linear" (every linear but the output head). Empty list: nothing
-// said. A string of names with commas between them is a list, and "all" is all-linear, as other trainers have it.
+// said. As other trainers have it, "all" is all-linear, and a file or a flag may hold a list as one text with commas.
 using ModuleNames = std::variant<StringList, std::string>;
 
 // "5GB", "500 MB", "16G" (powers of ten, as in Hugging Face's tools), "4GiB", or a number of bytes; nullopt otherwise.
@@ -52,13 +52,20 @@ inline constexpr auto positive_float = [](double x) {
 inline constexpr auto count = [](int64_t x) { return x >= 1 && x <= int64_t{1} << 20; };
 inline constexpr auto size = [](const std::string& x) { return x.empty() || parse_size(x); };
 inline constexpr auto fraction = [](double x) { return x >= 0 && x < 1; };
+inline auto one_of(std::initializer_list<const char*> names) {
+  return [names = StringList(names.begin(), names.end())](const std::string& x) {
+    for (const auto& name : names)
+      if (x == name) return true;
+    return false;
+  };
+}
 template <const auto& table>
 struct WordOf {
   static constexpr bool lists_words = true;  // --help shows them
   bool operator()(const std::string& x) const { return find_word(table, x) != nullptr; }
 };
 template <const auto& table>
-inline constexpr WordOf<table> word_of;
+inline constexpr WordOf<table> word_of = {};
 }  // namespace allow
 
 // The words of a table as the text of an error.
@@ -135,7 +142,7 @@ struct LoraConfig {
       "a list of names or a string", {"lora_target", "lora_target_modules"});
     v("exclude_modules", exclude_modules, on_resume::same_result("modules left out, same rules"), allow::any,
       "a list of names or a string", {});
-    v("bias", bias, on_resume::same_result("which biases train"), [](const std::string& x) { return x == "none"; },
+    v("bias", bias, on_resume::same_result("which biases train"), allow::one_of({"none"}),
       "\"none\" (no other is supported)", {});
     v("use_rslora", use_rslora, on_resume::same("scale by lora_alpha / sqrt(r) instead"), allow::any, "true or false",
       {});
