@@ -10,9 +10,13 @@
 #include <poll.h>
 #include <unistd.h>
 
+#include <CLI/App.hpp>
+#include <CLI/Config.hpp>
+#include <CLI/Formatter.hpp>
 #include <cerrno>
 #include <nlohmann/json.hpp>
 
+#include <algorithm>
 #include <csignal>
 #include <exception>
 #include <filesystem>
@@ -30,15 +34,10 @@ bool is_meant_for_bool(const std::string& text, bool takes_config) {
   return !text.starts_with('-') && !(takes_config && std::filesystem::exists(text, ignored));
 }
 
-struct CommandLine {
-  bool asks_help = false, asks_version = false;
-  std::string config = {};                         // the configuration file, if one is named
-  std::map<const Field*, std::string> flags = {};  // of a flag given twice the last counts
-};
-
-CommandLine read_command_line(const Fields& fields, bool takes_config, int argc, char** argv) {
-  CommandLine line;
-  std::vector<std::string> positional;
+// The command line as pairs (canonical flag, value) and a positional, which leaves CLI11 nothing to guess: 2.1 takes the
+// argument after an empty "--key=" for its value.
+std::vector<std::string> plain_arguments(const Fields& fields, bool takes_config, int argc, char** argv) {
+  std::vector<std::string> plain, positional;
   const std::vector<std::string> arguments(argv + 1, argv + argc);
   for (size_t i = 0; i < arguments.size(); ++i) {
     const std::string& argument = arguments[i];
@@ -47,8 +46,7 @@ CommandLine read_command_line(const Fields& fields, bool takes_config, int argc,
       positional.push_back(argument);
       continue;
     }
-    if (argument == "-h" || argument == "--help") return {.asks_help = true};
-    if (argument == "--version") return {.asks_version = true};
+    if (argument == "-h" || argument == "--help" || argument == "--version") return {argument};
     const size_t equals = argument.find('=');
     const std::string flag = argument.substr(0, equals);
     const Field* field = flag.starts_with("--") ? find_field(fields, flag.substr(2)) : nullptr;
@@ -56,21 +54,21 @@ CommandLine read_command_line(const Fields& fields, bool takes_config, int argc,
       const size_t begin = flag.find_first_not_of('-') == 2 ? 2 : 1;
       fail("unknown flag ", flag, advice_on_unknown(flag.substr(begin), fields, "--"));
     }
-    std::string& value = line.flags[field];
+    plain.push_back("--" + field->name);
     const bool last = i + 1 == arguments.size();
     if (equals != std::string::npos)
-      value = argument.substr(equals + 1);
+      plain.push_back(argument.substr(equals + 1));
     else if (field->is_bool)
-      value = !last && is_meant_for_bool(arguments[i + 1], takes_config) ? arguments[++i] : "true";
+      plain.push_back(!last && is_meant_for_bool(arguments[i + 1], takes_config) ? arguments[++i] : "true");
     else if (last || arguments[i + 1].starts_with("--"))
       fail(flag, ": expected ", field->expected, ", got ", last ? "nothing" : "the flag " + arguments[i + 1]);
     else
-      value = arguments[++i];
+      plain.push_back(arguments[++i]);
   }
   if (positional.size() > (takes_config ? 1 : 0))
     fail("unexpected argument \"", positional.back(), "\"", takes_config ? ": one configuration file at most" : "");
-  if (!positional.empty()) line.config = positional[0];
-  return line;
+  plain.insert(plain.end(), positional.begin(), positional.end());
+  return plain;
 }
 
 nlohmann::json read_config_json(const std::string& path) {
@@ -88,15 +86,24 @@ void read_config(const std::string& path, const Fields& fields, Given& given) {
   for (const auto& [key, value] : object.items()) given[find_field(fields, key)->name] = path + ": " + key;
 }
 
-// Fills the fields: the file first, then the flags, which win.
-Given fill(const AppSpec& spec, const CommandLine& line, const Fields& fields) {
+// Fills the fields. CLI11 runs callbacks in the order of registration: the file's before any flag's, which wins.
+Given parse(CLI::App& app, const AppSpec& spec, int argc, char** argv, const Fields& fields) {
   Given given;
-  if (!line.config.empty()) read_config(line.config, fields, given);
+  app.set_version_flag("--version", spec.name + " " + RANKFOLD_VERSION);
+  app.formatter_fn([&](const CLI::App*, std::string, CLI::AppFormatMode) { return help_text(spec, fields); });
+  if (spec.takes_config)
+    app.add_option_function<std::string>("CONFIG.json",
+                                         [&](const std::string& path) { read_config(path, fields, given); });
   for (const Field& field : fields)
-    if (const auto flag = line.flags.find(&field); flag != line.flags.end()) {
-      set_from_text(field, flag->second, "--" + field.name);
-      given[field.name] = "--" + field.name;
-    }
+    app.add_option_function<std::string>("--" + field.name,
+                                         [&given, &field](const std::string& text) {
+                                           set_from_text(field, text, "--" + field.name);
+                                           given[field.name] = "--" + field.name;
+                                         })
+        ->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
+  std::vector<std::string> arguments = plain_arguments(fields, spec.takes_config, argc, argv);
+  std::reverse(arguments.begin(), arguments.end());  // as CLI11 wants them
+  app.parse(std::move(arguments));
   for (const auto& key : spec.required)
     if (!given.contains(key)) fail("--", key, " is missing: ", find_field(fields, key)->help);
   return given;
@@ -138,18 +145,17 @@ int run_app(const AppSpec& spec, int argc, char** argv, const Fields& fields,
   if (spec.name == program_invocation_short_name) set_up_libraries(argv);  // not inside a test
   set_up_memory(spec.keeps_pages);
   report_lost_mappings(spec.name.c_str());
+  CLI::App app(spec.description, spec.name);
   try {
     if (spec.stops_in_order) note_signals();
-    const CommandLine line = read_command_line(fields, spec.takes_config, argc, argv);
-    if (line.asks_help)
-      std::cout << help_text(spec, fields);
-    else if (line.asks_version)
-      std::cout << spec.name << " " << RANKFOLD_VERSION << "\n";
-    else
-      job(fill(spec, line, fields));
+    const Given given = parse(app, spec, argc, argv, fields);
+    job(given);
     std::cout.flush();
     if (spec.prints_result && !std::cout) throw StorageError("standard output could not be written");
     return static_cast<int>(ExitCode::kDone);
+  } catch (const CLI::ParseError& error) {
+    if (error.get_exit_code() == 0) return app.exit(error);  // --help, --version
+    return report(spec.name, ExitCode::kBadInput, error.what());
   } catch (...) {
     return report_exception(spec);
   }
