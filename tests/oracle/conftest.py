@@ -11,7 +11,7 @@ from pathlib import Path
 
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 os.environ["HF_HUB_OFFLINE"] = "1"
-os.environ["OMP_NUM_THREADS"] = "2"
+os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ["OMP_WAIT_POLICY"] = "passive"  # threads that spin slow down a busy machine
 
 import pytest  # noqa: E402
@@ -24,7 +24,7 @@ import reference  # noqa: E402
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(os.environ.get("RANKFOLD_BIN", ROOT / "build" / "bin")).resolve()
 
-torch.set_num_threads(2)
+torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 
 def pytest_sessionstart(session):
