@@ -20,6 +20,7 @@ from safetensors.torch import load_file  # noqa: E402
 
 import models  # noqa: E402
 import reference  # noqa: E402
+from limits import LIMITS  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(os.environ.get("RANKFOLD_BIN", ROOT / "build" / "bin")).resolve()
@@ -39,7 +40,8 @@ class Ledger:
         self.worst = {}
 
     def check(self, quantity, error, limit, where):
-        """Fails where error > limit or error is not a number."""
+        """Fails where error > limit or error is not a number. None stands for the limit in limits.py."""
+        limit = LIMITS[quantity] if limit is None else limit
         share = error / limit if math.isfinite(error) else math.inf
         if share >= self.worst.get(quantity, {"share": -1})["share"]:
             self.worst[quantity] = {"share": share, "error": error, "limit": limit, "where": where}

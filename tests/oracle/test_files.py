@@ -72,8 +72,7 @@ def test_peft_reads_ours(title, name, config, zoo, rows, tmp_path, lora_train, p
     loss = forward(model, rows, gradients=False).loss
     dtype = "float32" if title != "bf16 base" else "bfloat16"
     again = probe.forward(zoo[name].folder, trained.folder, rows, dtype=dtype)["eval_loss"].item()
-    limit = 1e-5 if dtype == "float32" else 4e-3
-    check(f"our adapter in PEFT: {dtype} loss, relative", abs(again / loss - 1), limit, title)
+    check(f"our adapter in PEFT: {dtype} loss, relative", abs(again / loss - 1), None, title)
 
 
 def test_new_adapter_starts_as_in_peft(zoo, rows, tmp_path, lora_train, probe):
@@ -214,11 +213,11 @@ def test_merge(name, config, zoo, adapters, rows, tmp_path, check):
         assert value.dtype == base[key].dtype
         changed += not torch.equal(value, base[key])
         largest = theirs[key].abs().max().item()
-        check("lora-merge: weight, of its largest", worst(value, theirs[key]) / largest, 1e-6, f"{name}: {key}")
+        check("lora-merge: weight, of its largest", worst(value, theirs[key]) / largest, None, f"{name}: {key}")
     assert changed == len(load_file(adapter / "adapter_model.safetensors")) // 2
     opened = forward(load(tmp_path / "merged"), rows, gradients=False)
     expected = forward(open_adapter(zoo[name].load(), adapter), rows, gradients=False)
-    check("lora-merge: loss in transformers, relative", abs(opened.loss / expected.loss - 1), 1e-5, name)
+    check("lora-merge: loss in transformers, relative", abs(opened.loss / expected.loss - 1), None, name)
 
 
 @pytest.mark.parametrize("name", ["gqa_bf16", "sharded_bf16", "baichuan_bf16"])
