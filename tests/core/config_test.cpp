@@ -214,7 +214,8 @@ TEST(Config, ResolvedConfigReadsBack) {
 TEST(Config, AFieldSaysWhatAResumeMakesOfIt) {
   const auto names = [](Resume wanted) {
     std::set<std::string> found;
-    for (const auto& [key, value] : values_of(RunConfig(), wanted).items()) found.insert(key);
+    const auto values = values_of(RunConfig(), wanted);
+    for (const auto& [key, value] : values.items()) found.insert(key);
     return found;
   };
   using Names = std::set<std::string>;
