@@ -338,7 +338,7 @@ void Trainer::State::try_to_save() {
   try {
     save();
   } catch (const Error& error) {
-    if (error.code() == ExitCode::kDiverged) throw;
+    if (error.code() == ExitCode::kDiverged || error.code() == ExitCode::kOutOfMemory) throw;
     next_try = Clock::now() + kBetweenTries;
     say(join("not saved at step ", run.step, ", going on: ", error.what()));
   }

@@ -364,7 +364,7 @@ TEST_F(Programs, WhatIsNoConfigurationFileIsNamed) {
 }
 
 TEST_F(Programs, HelpFitsTheScreenAndIsInSections) {
-  const std::map<std::string, StringList> sections{
+  const std::map<std::string, std::vector<std::string>> sections{
       {"lora-train", {"model", "data", "LoRA", "training", "saving", "memory"}},
       {"lora-merge", {"model", "result", "verification"}},
       {"lora-eval", {"model", "data", "evaluation", "decoding"}},
