@@ -47,7 +47,7 @@ struct Update {
   float scale = 1;             // of the update, times 1 / (1 - p) of the p realised
 };
 
-constexpr int kMostUpdates = 4;  // q, k, v or gate, up or W_pack in one projection
+constexpr int kMostUpdates = 12;  // of one projection: q, k and v of four adapters
 
 struct Updates {
   int32_t count = 0;

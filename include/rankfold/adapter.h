@@ -42,7 +42,8 @@ class Adapter {
   static Adapter full(const CausalLM& model);
 
   const std::string& name() const;
-  bool is_active() const;  // the model computes with it
+  bool is_of(const CausalLM& model) const;  // made for this model, not another load of its folder
+  bool is_active() const;                   // the model computes with it
   // Takes the adapter off its model, and puts it there again, active alone. Its values stay, and can be saved, meanwhile.
   void detach() const;
   void attach() const;

@@ -49,8 +49,8 @@ struct LinearModule {
   bool is_head = false;
 };
 
-// A shared handle: copies are the same model. One thread at a time computes with it or changes its adapters; tokenizer()
-// may be called from any thread.
+// A shared handle: copies are the same model. One thread at a time computes with it, runs backward() of its losses or
+// changes its adapters; tokenizer() may be called from any thread.
 class CausalLM {
  public:
   // Throws UserError for a folder that is not whole or an architecture that is not supported, by name.
@@ -77,10 +77,12 @@ class CausalLM {
   std::vector<std::string> adapter_names() const;
   std::vector<std::string> active_adapters() const;
   // Exactly these are active from now on; none: the base alone. Losses computed before keep what they were computed
-  // with. std::invalid_argument for a name that is not attached, or where the model itself is trained.
+  // with. Of several that have dropout none can train. std::invalid_argument for a name that is not attached, or where
+  // the model itself is trained.
   void set_active_adapters(const std::vector<std::string>& names) const;
   // Folds the active adapters into the weights in memory (W + scale * B A in fp32, rounded once to dtype()) and detaches
-  // them; the folder stays as it is. Nothing undoes it but loading again.
+  // them. The folder stays as it is, so an adapter that is trained afterwards cannot be saved: merge() a folder for that.
+  // Nothing undoes it but loading again. Needs the memory of the changed weights twice. UserError as merge().
   void merge_adapters() const;
 
   const std::shared_ptr<Model>& shared_model() const { return model_; }  // internal

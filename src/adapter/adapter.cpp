@@ -44,13 +44,15 @@ void check_seed(int64_t seed) {
 template <class State>
 void attach_updates(State& state, const std::string& name, const std::vector<ModuleMatch>& matches, int64_t seed,
                     const std::function<void(const std::string&, const std::string&, const at::Tensor&)>& initialise) {
+  state.model->adapters.check_name(name);  // before anything is allocated
   std::vector<Leaf> leaves;
   for (const ModuleMatch& match : matches) {
     const LinearModule& m = match.module;
-    const auto add = [&](const std::string& which, std::vector<int64_t> shape) {
-      leaves.push_back({.key = lora_key(m.name, which),
-                        .shape = std::move(shape),
-                        .initialise = [&, which](const at::Tensor& value) { initialise(m.name, which, value); }});
+    const auto add = [&, module = m.name](const std::string& which, std::vector<int64_t> shape) {
+      leaves.push_back(
+          {.key = lora_key(module, which),
+           .shape = std::move(shape),
+           .initialise = [&, module, which](const at::Tensor& value) { initialise(module, which, value); }});
     };
     add("A", {match.r, m.in_features});
     add("B", {m.out_features, match.r});
@@ -153,6 +155,7 @@ at::Tensor Adapter::flat_values() const { return state_->leaves.values; }
 at::Tensor Adapter::flat_gradient() const { return state_->leaves.gradient; }
 int64_t Adapter::decayed_count() const { return state_->leaves.decayed; }
 
+bool Adapter::is_of(const CausalLM& model) const { return state_->model == model.shared_model(); }
 bool Adapter::is_active() const { return is_full() || state_->model->adapters.is_active(*state_->attachment); }
 
 void Adapter::detach() const {
@@ -167,6 +170,10 @@ void Adapter::attach() const {
 
 void write_adapter_files(const Adapter& adapter, const Model& model, const fs::path& folder) {
   if (adapter.is_full()) return write_trained_model(model, adapter.named_parameters(), folder);
+  if (model.adapters.base_is_merged())
+    fail("the adapter '", adapter.name(),
+         "' belongs to weights that another adapter was merged into in memory, not to ", model.folder.path().string(),
+         ": merge() that one into a folder, load it, and train there");
   std::vector<std::pair<std::string, at::Tensor>> tensors;
   for (const Parameter& p : adapter.named_parameters()) tensors.emplace_back(p.name, p.value.detach());
   write_adapter_folder(folder, adapter.config(), model.folder.path().string(), tensors);

@@ -42,15 +42,17 @@ FlatLeaves train_all(Model& model) {
   network.embedding_master = flat.leaf(network.embedding_name);
   network.embedding = network.embedding_master.detach();
   for (Projection* p : network.projections()) {
-    at::Tensor& weight = p->frozen->value;  // shared with the old base, whose memory is given back as the loop goes on
+    const at::Tensor old = p->frozen->value;
+    p->frozen = std::make_shared<FrozenWeight>();  // graphs of earlier losses keep theirs
+    at::Tensor& weight = p->frozen->value;
     if (network.is_tied_head(p)) {
       p->modules[0].master = network.embedding_master;
-      weight = is_fp32 ? network.embedding_master.detach() : weight.clone();
+      weight = is_fp32 ? network.embedding_master.detach() : old.clone();
       continue;
     }
     for (Module& m : p->modules) m.master = flat.leaf(weight_name(m));
     const int64_t begin = p->modules[0].master.storage_offset();
-    weight = is_fp32 ? flat.values.narrow(0, begin, weight.numel()).view(weight.sizes()).detach() : weight.clone();
+    weight = is_fp32 ? flat.values.narrow(0, begin, old.numel()).view(old.sizes()).detach() : old.clone();
     // The copy of a 16-bit weight is exact; -1 makes the first use write it all the same.
     for (Module& m : p->modules) m.master_version = static_cast<uint32_t>(-1);
   }

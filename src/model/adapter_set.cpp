@@ -1,6 +1,7 @@
 #include "model/adapter_set.h"
 
 #include "core/check.h"
+#include "ops/finite.h"
 #include "ops/fold.h"
 
 #include <c10/core/GradMode.h>
@@ -9,9 +10,8 @@
 
 namespace rankfold {
 
-AdapterSet::AdapterSet(Network base, Decoder& decoder)
-    : decoder_(decoder), base_(std::make_shared<Network>(std::move(base))) {
-  use_active();
+AdapterSet::AdapterSet(Network base, Decoder& decoder) : decoder_(decoder) {
+  use(std::make_shared<Network>(std::move(base)), {}, {});
 }
 
 std::vector<std::string> AdapterSet::names_of(const Attached& attachments) {
@@ -27,70 +27,82 @@ bool AdapterSet::is_active(const Attachment& attachment) const {
   return std::any_of(active_.begin(), active_.end(), [&](const auto& other) { return other.get() == &attachment; });
 }
 
-void AdapterSet::attach(std::shared_ptr<const Attachment> attachment) {
+void AdapterSet::check_name(const std::string& name) const {
   RANKFOLD_CHECK(!is_full(), "the model itself is trained (Adapter::full); load it again for an adapter");
   for (const auto& other : attached_)
-    RANKFOLD_CHECK(other->name != attachment->name, "the model has an adapter '", attachment->name,
+    RANKFOLD_CHECK(other->name != name, "the model has an adapter '", name,
                    "' already; detach it, or give another name");
-  attached_.push_back(attachment);
-  active_ = {std::move(attachment)};
-  use_active();
+}
+
+void AdapterSet::attach(std::shared_ptr<const Attachment> attachment) {
+  check_name(attachment->name);
+  Attached attached = attached_;
+  attached.push_back(attachment);
+  use(base_, std::move(attached), {std::move(attachment)});
 }
 
 void AdapterSet::activate(const std::vector<std::string>& names) {
+  RANKFOLD_CHECK(!is_full(), "the model itself is trained (Adapter::full): it has no adapters");
   const std::vector<std::string> there = this->names();
   for (const std::string& name : names)
     RANKFOLD_CHECK(std::find(there.begin(), there.end(), name) != there.end(), "the model has no adapter '", name, "'");
-  active_.clear();
+  Attached active;
   for (const auto& attachment : attached_)
-    if (std::find(names.begin(), names.end(), attachment->name) != names.end()) active_.push_back(attachment);
-  use_active();
+    if (std::find(names.begin(), names.end(), attachment->name) != names.end()) active.push_back(attachment);
+  use(base_, attached_, std::move(active));
 }
 
 void AdapterSet::detach(const Attachment& attachment) {
   const auto is_it = [&](const auto& other) { return other.get() == &attachment; };
-  std::erase_if(active_, is_it);
-  if (std::erase_if(attached_, is_it) > 0) use_active();
+  Attached attached = attached_, active = active_;
+  std::erase_if(active, is_it);
+  if (std::erase_if(attached, is_it) > 0) use(base_, std::move(attached), std::move(active));
 }
 
-void AdapterSet::use_active() {
-  network_ = std::make_shared<Network>(*base_);
+// All that may throw comes before the first change.
+void AdapterSet::use(std::shared_ptr<Network> base, Attached attached, Attached active) {
+  auto network = std::make_shared<Network>(*base);
   Dropout dropout;
-  for (const auto& attachment : active_) {
-    for (Projection* p : network_->projections())
+  for (const auto& attachment : active) {
+    for (Projection* p : network->projections())
       for (const Module& m : p->modules)
         if (const auto found = attachment->updates.find(m.name); found != attachment->updates.end()) {
           LowRank& update = p->updates.emplace_back(found->second);
           update.begin = m.begin, update.end = m.end;
         }
-    if (active_.size() == 1) dropout = attachment->dropout;
-    dropout.is_mixed = dropout.is_mixed || (active_.size() > 1 && attachment->dropout.probability > 0);
+    if (active.size() == 1) dropout = attachment->dropout;
+    dropout.is_mixed = dropout.is_mixed || (active.size() > 1 && attachment->dropout.probability > 0);
   }
+  base_ = std::move(base), network_ = std::move(network);
+  attached_ = std::move(attached), active_ = std::move(active);
   decoder_.use(network_, dropout);
 }
 
 void AdapterSet::merge_active() {
   const at::NoGradGuard no_grad;
+  RANKFOLD_CHECK(!is_full(), "the model itself is trained (Adapter::full): it has no adapters");
+  if (active_.empty()) return;
+  if (network_->is_tied && network_->head.has_update())
+    fail("lm_head shares its weight with the embedding: its update cannot be merged into it alone");
   const auto merged = std::make_shared<Network>(*base_);
   const std::vector<Projection*> from = network_->projections(), to = merged->projections();
   for (size_t i = 0; i < from.size(); ++i) {
     if (!from[i]->has_update()) continue;
-    RANKFOLD_CHECK(!network_->is_tied_head(from[i]),
-                   "lm_head shares its weight with the embedding: its update cannot be merged into it alone");
     to[i]->frozen = std::make_shared<FrozenWeight>();
     to[i]->frozen->value = ops::fold(from[i]->current_weight(), from[i]->updates);
+    if (!ops::all_finite(to[i]->frozen->value))
+      fail(from[i]->modules[0].name, ": expected finite values, base and update added, got NaN or infinity");
   }
-  base_ = merged;
-  std::erase_if(attached_, [&](const auto& attachment) { return is_active(*attachment); });
-  active_.clear();
-  use_active();
+  Attached attached = attached_;
+  std::erase_if(attached, [&](const auto& attachment) { return is_active(*attachment); });
+  use(merged, std::move(attached), {});
+  base_is_merged_ = true;
 }
 
 void AdapterSet::replace_base(Network network) {
   RANKFOLD_CHECK(attached_.empty() && !is_full(),
                  "the model has an adapter already; detach it, or load the model again to train all of it");
-  base_ = std::make_shared<Network>(std::move(network));
-  use_active();
+  use(std::make_shared<Network>(std::move(network)), {}, {});
 }
 
 }  // namespace rankfold

@@ -18,13 +18,15 @@ struct Attachment {
   std::map<std::string, LowRank> updates;  // by module; the rows are set by the network
 };
 
-// One thread at a time. Each change makes a new network: graphs of earlier losses keep theirs.
+// One thread at a time. Each change makes a new network: graphs of earlier losses keep theirs. A change that throws has
+// changed nothing.
 class AdapterSet {
  public:
   AdapterSet(Network base, Decoder& decoder);
 
   Network& network() { return *network_; }  // that computes now
   const Network& network() const { return *network_; }
+  std::shared_ptr<const Network> shared_network() const { return network_; }
 
   std::vector<std::string> names() const;   // in the order in which they were attached
   std::vector<std::string> active() const;  // likewise
@@ -32,26 +34,31 @@ class AdapterSet {
   // The new one is the only active one from now on. std::invalid_argument for a name that is taken.
   void attach(std::shared_ptr<const Attachment> attachment);
   // Exactly these compute, their updates added; none: the base alone. std::invalid_argument for a name that is not there.
+  // Or where the model itself is trained.
   void activate(const std::vector<std::string>& names);
-  void detach(const Attachment& attachment);  // no-op where it is not there
+  void check_name(const std::string& name) const;  // std::invalid_argument for one that attach() would not take
+  void detach(const Attachment& attachment);       // no-op where it is not there
   bool is_active(const Attachment& attachment) const;
 
   // The updates of the active adapters become part of the base, in the model's dtype, and these adapters are detached.
+  // UserError for an update of a tied head, or for a sum that is not finite.
   void merge_active();
+  bool base_is_merged() const { return base_is_merged_; }
 
   // This network is the base from now on. Where its weights train (full tuning), nothing can be attached to it.
   // std::invalid_argument where something is.
   void replace_base(Network network);
-  bool is_full() const { return base_->embedding_master.defined(); }
+  bool is_full() const { return base_ && base_->embedding_master.defined(); }
 
  private:
   using Attached = std::vector<std::shared_ptr<const Attachment>>;
   static std::vector<std::string> names_of(const Attached& attachments);
-  void use_active();
+  void use(std::shared_ptr<Network> base, Attached attached, Attached active);
 
   Decoder& decoder_;
   std::shared_ptr<Network> base_, network_;
   Attached attached_, active_;  // both in the order in which they were attached
+  bool base_is_merged_ = false;
 };
 
 }  // namespace rankfold

@@ -90,6 +90,8 @@ void CausalLM::merge_adapters() const try { model_->adapters.merge_active(); } c
   rethrow_as_error();
 }
 
-std::shared_ptr<Decoder> CausalLM::shared_decoder() const { return {model_, &model_->decoder}; }
+std::shared_ptr<Decoder> CausalLM::shared_decoder() const {
+  return model_ ? std::shared_ptr<Decoder>(model_, &model_->decoder) : nullptr;
+}
 
 }  // namespace rankfold

@@ -14,8 +14,8 @@ namespace rankfold {
 KvCache::KvCache(const ModelConfig& config, const at::TensorOptions& options, int64_t rows, int64_t capacity_in)
     : lengths(rows, 0), capacity(capacity_in) {
   for (int64_t i = 0; i < config.num_hidden_layers; ++i) {
-    keys.push_back(at::empty({rows, config.num_key_value_heads, capacity, config.head_dim}, options));
-    values.push_back(at::empty_like(keys.back()));
+    values.push_back(at::empty({rows, config.num_key_value_heads, capacity, config.head_dim}, options));
+    keys.push_back(at::empty(values.back().sizes(), options.dtype(at::kFloat)));
   }
 }
 
@@ -69,7 +69,7 @@ at::Tensor attend_cached(at::Tensor qkv, const Heads& heads, const Rope& rope, c
       // Query heads that share a key/value head are rows of one product. Scores stay in fp32, as in training.
       const int64_t length = before + added;
       const at::Tensor q = part(0, q_size, heads.query).reshape({heads.key_value, group * added, heads.size});
-      at::Tensor scores = at::matmul(q.to(at::kFloat), keys.narrow(1, 0, length).transpose(1, 2).to(at::kFloat)) /
+      at::Tensor scores = at::matmul(q.to(at::kFloat), keys.narrow(1, 0, length).transpose(1, 2)) /
                           std::sqrt(static_cast<double>(heads.size));
       if (added > 1) {
         const at::Tensor future = at::ones({added, length}, qkv.options().dtype(at::kBool)).triu(before + 1);

@@ -13,8 +13,9 @@ namespace rankfold {
 // Keys (rotated) and values of a few sequences that are decoded together.
 struct KvCache {
   KvCache(const ModelConfig& config, const at::TensorOptions& options, int64_t rows, int64_t capacity);
-  std::vector<at::Tensor> keys, values;  // per layer [rows, key_value heads, capacity, head size]
-  std::vector<int64_t> lengths;          // per row: positions filled
+  // Per layer [rows, key_value heads, capacity, head size]. Keys are fp32, as scores are.
+  std::vector<at::Tensor> keys, values;
+  std::vector<int64_t> lengths;  // per row: positions filled
   int64_t capacity = 0;
   void keep_rows(const std::vector<int64_t>& rows);  // drops the others
   void reserve(int64_t positions);                   // makes room, keeping what is there

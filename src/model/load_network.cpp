@@ -47,8 +47,8 @@ bool is_adjacent(const std::vector<at::Tensor>& parts) {
   return true;
 }
 
-// One matrix of several. A view where they lie one after the other in the mapping (Hugging Face's files are sorted by
-// name, so gate and up do); otherwise a copy, on the CPU made at the first use, as reading the file is most of the time
+// One matrix of several. A view where they lie one after the other in the mapping: Hugging Face's files are sorted by
+// name, so gate and up do. Otherwise a copy, which the CPU makes at the first use: reading the file is most of the time
 // that loading takes.
 Projection load_projection(const ModelFolder& folder, const std::vector<TensorSpec>& specs, at::ScalarType dtype,
                            at::Device device) {
@@ -168,8 +168,10 @@ bool head_differs_from_embedding(const ModelFolder& folder) {
   constexpr const char* kEmbedding = "model.embed_tokens.weight";
   if (!folder.contains(kHead) || !folder.contains(kEmbedding)) return false;
   const at::Tensor head = folder.tensor(kHead), embedding = folder.tensor(kEmbedding);
-  return head.sizes() != embedding.sizes() || head.scalar_type() != embedding.scalar_type() ||
-         std::memcmp(head.const_data_ptr(), embedding.const_data_ptr(), head.nbytes()) != 0;
+  const bool differs = head.sizes() != embedding.sizes() || head.scalar_type() != embedding.scalar_type() ||
+                       std::memcmp(head.const_data_ptr(), embedding.const_data_ptr(), head.nbytes()) != 0;
+  if (!differs) folder.file_of(kHead).forget(kHead);  // nobody reads it again
+  return differs;
 }
 
 }  // namespace rankfold

@@ -10,9 +10,9 @@
 
 #include <algorithm>
 #include <cmath>
-#include <iterator>
 #include <optional>
 #include <set>
+#include <sstream>
 
 namespace rankfold {
 namespace {
@@ -25,8 +25,11 @@ class Reader {
   Reader(const json& object, std::string source) : object_(object), source_(std::move(source)) {}
 
   const std::string& source() const { return source_; }
+  const json& object() const { return object_; }
+  const std::set<std::string>& asked() const { return asked_; }  // keys that somebody has looked for
   const json& at(const std::string& key) const {
     static const json none;
+    asked_.insert(key);
     const auto found = object_.find(key);
     return found == object_.end() ? none : *found;
   }
@@ -57,6 +60,7 @@ class Reader {
  private:
   const json& object_;
   std::string source_;
+  mutable std::set<std::string> asked_;
 };
 
 void read_sizes(const Reader& reader, ModelConfig& config) {
@@ -85,7 +89,9 @@ void read_rope(const Reader& reader, ModelConfig& config) {
   const auto positive = allow::positive_float;
   config.rope_theta = reader.number("rope_theta", "a number above 0", config.rope_theta, positive);
   const json none = json::object();
-  const std::string key = reader.has("rope_scaling") ? "rope_scaling" : "rope_parameters";
+  const bool has_new = reader.has("rope_parameters"), has_old = reader.has("rope_scaling");
+  const bool is_old = has_old && !(has_new && reader.at("rope_scaling").empty());
+  const std::string key = is_old ? "rope_scaling" : "rope_parameters";
   const json& object = reader.has(key) ? reader.at(key) : none;
   if (!object.is_object()) reader.refuse(key, "an object");
   const Reader rope(object, join(reader.source(), ": ", key));
@@ -114,7 +120,8 @@ std::vector<int64_t> read_eos(const Reader& reader) {
 }
 
 at::ScalarType read_dtype(const Reader& reader, const ModelFolder& folder) {
-  const std::string key = reader.has("dtype") ? "dtype" : "torch_dtype";
+  const bool has_old = reader.has("torch_dtype");
+  const std::string key = reader.has("dtype") || !has_old ? "dtype" : "torch_dtype";
   if (reader.has(key)) {
     const json& name = reader.at(key);
     if (name.is_string())
@@ -138,6 +145,7 @@ void refuse_unsupported(const Reader& reader) {
   must_be("attention_bias", {false}, "false");
   must_be("mlp_bias", {false}, "false");
   must_be("attention_dropout", {0}, "0");
+  must_be("is_causal", {true}, "true");
   if (reader.has("quantization_config"))
     reader.refuse("quantization_config", "none (quantized weights are not supported)");
 }
@@ -160,116 +168,34 @@ void check_baichuan(const Reader& reader, const ModelConfig& config) {
          reader.has("norm_head") ? "" : "; if its head is plain, say \"norm_head\": false");
 }
 
-// What transformers wrote or read in some version, by whatever name, and what changes nothing that is computed here.
-constexpr const char* kWithoutEffect[] = {"_name_or_path",
-                                          "_attn_implementation",
-                                          "_attn_implementation_autoset",
-                                          "add_cross_attention",
-                                          "auto_map",
-                                          "bad_words_ids",
-                                          "begin_suppress_tokens",
-                                          "bos_token_id",
-                                          "chunk_size_feed_forward",
-                                          "cross_attention_hidden_size",
-                                          "decoder_start_token_id",
-                                          "diversity_penalty",
-                                          "do_sample",
-                                          "early_stopping",
-                                          "encoder_no_repeat_ngram_size",
-                                          "exponential_decay_length_penalty",
-                                          "finetuning_task",
-                                          "forced_bos_token_id",
-                                          "forced_eos_token_id",
-                                          "gradient_checkpointing",
-                                          "id2label",
-                                          "initializer_range",
-                                          "is_decoder",
-                                          "is_encoder_decoder",
-                                          "label2id",
-                                          "length_penalty",
-                                          "max_length",
-                                          "max_sequence_length",
-                                          "min_length",
-                                          "no_repeat_ngram_size",
-                                          "num_beam_groups",
-                                          "num_beams",
-                                          "num_labels",
-                                          "num_return_sequences",
-                                          "output_attentions",
-                                          "output_hidden_states",
-                                          "output_scores",
-                                          "pad_token_id",
-                                          "prefix",
-                                          "pretraining_tp",
-                                          "problem_type",
-                                          "pruned_heads",
-                                          "remove_invalid_values",
-                                          "repetition_penalty",
-                                          "return_dict",
-                                          "return_dict_in_generate",
-                                          "sep_token_id",
-                                          "suppress_tokens",
-                                          "task_specific_params",
-                                          "temperature",
-                                          "tf_legacy_loss",
-                                          "tie_encoder_decoder",
-                                          "tokenizer_class",
-                                          "top_k",
-                                          "top_p",
-                                          "torchscript",
-                                          "transformers.js_config",
-                                          "transformers_version",
-                                          "typical_p",
-                                          "unsloth_fixed",
-                                          "unsloth_version",
-                                          "use_bfloat16",
-                                          "use_cache",
-                                          "z_loss_weight"};
-// Those that read_model_config() looks at.
-constexpr const char* kRead[] = {"architectures",
-                                 "model_type",
-                                 "vocab_size",
-                                 "hidden_size",
-                                 "intermediate_size",
-                                 "num_hidden_layers",
-                                 "num_attention_heads",
-                                 "num_key_value_heads",
-                                 "head_dim",
-                                 "max_position_embeddings",
-                                 "model_max_length",
-                                 "rms_norm_eps",
-                                 "rope_theta",
-                                 "rope_scaling",
-                                 "rope_parameters",
-                                 "partial_rotary_factor",
-                                 "tie_word_embeddings",
-                                 "eos_token_id",
-                                 "dtype",
-                                 "torch_dtype",
-                                 "hidden_act",
-                                 "attention_bias",
-                                 "mlp_bias",
-                                 "attention_dropout",
-                                 "quantization_config",
-                                 "position_embedding_type",
-                                 "norm_head"};
+// Keys that transformers wrote in some version, or other trainers, and that change nothing that is computed here.
+constexpr const char* kWithoutEffect = R"(
+    _attn_implementation _attn_implementation_autoset _from_model_config _name_or_path add_cross_attention
+    attn_implementation auto_map bad_words_ids begin_suppress_tokens bos_token_id chunk_size_feed_forward
+    cross_attention_hidden_size decoder_start_token_id diversity_penalty do_sample early_stopping
+    encoder_no_repeat_ngram_size exponential_decay_length_penalty finetuning_task forced_bos_token_id forced_eos_token_id
+    gradient_checkpointing id2label initializer_range is_decoder is_encoder_decoder label2id length_penalty max_length
+    max_sequence_length min_length no_repeat_ngram_size num_beam_groups num_beams num_labels num_return_sequences
+    output_attentions output_hidden_states output_scores pad_token_id prefix pretraining_tp problem_type pruned_heads
+    remove_invalid_values repetition_penalty return_dict return_dict_in_generate sep_token_id suppress_tokens
+    task_specific_params temperature tf_legacy_loss tie_encoder_decoder tokenizer_class top_k top_p torchscript
+    transformers.js_config transformers_version typical_p unsloth_fixed unsloth_version use_bfloat16 use_cache
+    z_loss_weight)";
 
 // One line that names the keys which nothing here reads.
-void note_unknown_keys(const ModelFolder& folder, ModelConfig& config) {
+void note_unknown_keys(const Reader& reader, ModelConfig& config) {
   constexpr size_t kNamed = 12;
-  const std::set<std::string> known = [] {
-    std::set<std::string> names(std::begin(kWithoutEffect), std::end(kWithoutEffect));
-    names.insert(std::begin(kRead), std::end(kRead));
-    return names;
-  }();
+  std::set<std::string> known = reader.asked();
+  std::istringstream words(kWithoutEffect);
+  for (std::string word; words >> word;) known.insert(word);
   std::vector<std::string> unknown;
-  for (const auto& [key, value] : folder.config().items())
+  for (const auto& [key, value] : reader.object().items())
     if (!known.contains(key) && !value.is_null()) unknown.push_back(key);
   if (unknown.empty()) return;
   std::string names;
   for (size_t i = 0; i < std::min(kNamed, unknown.size()); ++i) names += (i ? ", " : "") + unknown[i];
   if (unknown.size() > kNamed) names += join(" and ", unknown.size() - kNamed, " more");
-  config.notes.push_back(one_line(join((folder.path() / "config.json").string(), ": not used: ", names)));
+  config.notes.push_back(one_line(join(reader.source(), ": not used: ", names)));
 }
 
 // The class by the name that the table knows: older spellings of it, or by model_type where none is named.
@@ -311,9 +237,10 @@ ModelConfig read_model_config(const ModelFolder& folder) {
   read_rope(reader, config);
   config.tie_word_embeddings = reader.flag("tie_word_embeddings", false);
   const Reader generation(folder.generation_config(), (folder.path() / "generation_config.json").string());
-  config.eos_token_ids = read_eos(generation.has("eos_token_id") ? generation : reader);
+  const std::vector<int64_t> eos = read_eos(reader);
+  config.eos_token_ids = generation.has("eos_token_id") ? read_eos(generation) : eos;
   config.stored_dtype = read_dtype(reader, folder);
-  note_unknown_keys(folder, config);
+  note_unknown_keys(reader, config);
   return config;
 }
 

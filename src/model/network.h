@@ -22,11 +22,11 @@ struct Layer {
   std::array<const Projection*, 4> projections() const { return {&qkv, &o, &gate_up, &down}; }
 };
 
-// Copies share the frozen weights. The one that computes is never changed but replaced (Model::activate), so that the
-// graph of a loss, which owns its network, stays what it was.
+// Copies share the frozen weights. The network that computes is never changed but replaced (AdapterSet). The graph of a
+// loss owns its network, which stays what it was.
 struct Network {
   std::string embedding_name;   // of its tensor in the folder
-  at::Tensor embedding;         // [V, K] in the model's dtype
+  at::Tensor embedding;         // [V, K] in the model's dtype; in full tuning the master's values
   at::Tensor embedding_master;  // fp32 leaf in full tuning
   std::vector<Layer> layers;
   Norm norm;

@@ -36,10 +36,12 @@ void for_updates(const Projection& projection, F&& f) {
   }
 }
 
-std::vector<uint32_t> leaf_versions(const Projection& projection) {
-  std::vector<uint32_t> versions;
-  for (const LowRank& u : projection.updates)
-    versions.insert(versions.end(), {static_cast<uint32_t>(u.a._version()), static_cast<uint32_t>(u.b._version())});
+std::array<uint32_t, 2> versions_of(const LowRank& u) {
+  return {static_cast<uint32_t>(u.a._version()), static_cast<uint32_t>(u.b._version())};
+}
+std::vector<std::array<uint32_t, 2>> leaf_versions(const Projection& projection) {
+  std::vector<std::array<uint32_t, 2>> versions;
+  for (const LowRank& u : projection.updates) versions.push_back(versions_of(u));
   return versions;
 }
 
@@ -92,7 +94,7 @@ Augmented& current(Projection& projection) {
   at::NoGradGuard no_grad;
   lay_out(projection);
   Augmented& w = *projection.augmented;
-  const std::vector<uint32_t> versions = leaf_versions(projection);
+  const auto versions = leaf_versions(projection);
   if (versions == w.versions) return w;
   // Somebody other than AdamW's kernel has written the leaves: a load, a user's optimizer, the first use.
   for_updates(projection, [&](const LowRank& u, int64_t column) {
@@ -146,8 +148,10 @@ std::vector<kernels::Segment> image_segments(Projection& projection, const at::T
   return segments;
 }
 
-void images_written(Projection& projection) {
-  if (projection.augmented) projection.augmented->versions = leaf_versions(projection);
+void images_written(Projection& projection, const at::Tensor& flat) {
+  for (size_t i = 0; i < projection.updates.size(); ++i)  // another adapter's were not written
+    if (projection.updates[i].a.is_alias_of(flat))
+      projection.augmented->versions.at(i) = versions_of(projection.updates[i]);
   for (Module& m : projection.modules)
     if (m.master.defined()) m.master_version = static_cast<uint32_t>(m.master._version());
 }

@@ -10,6 +10,7 @@
 #include "ops/backend.h"
 #include "ops/projection.h"
 
+#include <array>
 #include <vector>
 
 namespace rankfold {
@@ -19,7 +20,7 @@ struct Augmented {
   at::Tensor a_transposed;  // [K, R]
   at::Tensor b_transposed;  // [R, N8]
   int64_t k8 = 0, n8 = 0, columns = 0;
-  std::vector<uint32_t> versions;  // of the leaves that the copies were made of
+  std::vector<std::array<uint32_t, 2>> versions;  // of A and B of each update that the copies were made of
 
   int64_t pitch() const { return buffer.size(1); }
   // First element of row, column of the buffer.
@@ -35,7 +36,7 @@ Augmented& current(Projection& projection);
 // The trained leaves of a projection that lie in a flat fp32 buffer, with the places of their low-precision copies, for
 // AdamW's kernel; and, to be called after it has run, the note that the copies are those of the leaves as they are now.
 std::vector<kernels::Segment> image_segments(Projection& projection, const at::Tensor& flat);
-void images_written(Projection& projection);
+void images_written(Projection& projection, const at::Tensor& flat);
 
 // The updates of a projection as the kernels want them.
 kernels::Updates updates_of(const Projection& projection, const Pass& pass);

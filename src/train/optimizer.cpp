@@ -15,9 +15,14 @@ AdamW::AdamW(const CausalLM& model, const Adapter& adapter)
       first_moment(at::zeros_like(values)),
       second_moment(at::zeros_like(values)),
       decayed(adapter.decayed_count()),
-      model_(model.shared_model()) {
+      model_(model.shared_model()),
+      adapter_(adapter) {
+  if (ops::takes_kernels(values)) lay_out();
+}
+
+// Adapters that are attached or switched come with another network, and other places for the copies of its leaves.
+void AdamW::lay_out() {
   const ops::Backend* backend = ops::takes_kernels(values);
-  if (!backend) return;
   std::vector<kernels::Segment> segments;
   std::set<int64_t> with_copy;
   for (Projection* p : model_->network().projections()) {
@@ -27,12 +32,13 @@ AdamW::AdamW(const CausalLM& model, const Adapter& adapter)
     }
   }
   int64_t begin = 0;
-  for (const Parameter& p : adapter.named_parameters()) {
+  for (const Parameter& p : adapter_.named_parameters()) {
     if (!with_copy.contains(begin))
       segments.push_back({.begin = begin, .rows = 1, .cols = p.value.numel(), .decays = begin < decayed});
     begin += p.value.numel();
   }
   segments_ = ops::to_device(*backend, std::move(segments), values.device());
+  laid_out_ = model_->adapters.shared_network();
 }
 
 double AdamW::gradient_norm() {
@@ -61,6 +67,7 @@ double AdamW::clip(double max_norm, double loss_scale) {
 }
 
 void AdamW::step_by_kernel(const TrainConfig& config, double learning_rate) {
+  if (laid_out_.lock() != model_->adapters.shared_network()) lay_out();
   const ops::Backend* backend = ops::takes_kernels(values);
   const auto correction = [&](double beta) {
     return static_cast<float>(1 - std::pow(beta, static_cast<double>(steps)));
@@ -85,7 +92,7 @@ void AdamW::step_by_kernel(const TrainConfig& config, double learning_rate) {
                           .gradient_scale = static_cast<float>(gradient_scale_)},
                          backend->stream(values));
   values.unsafeGetTensorImpl()->bump_version();
-  for (Projection* p : model_->network().projections()) ops::images_written(*p);
+  for (Projection* p : model_->network().projections()) ops::images_written(*p, values);
 }
 
 void AdamW::step(const TrainConfig& config, double learning_rate) {

@@ -1,6 +1,7 @@
 // AdamW (Loshchilov and Hutter, 2019) over an adapter's flat buffers: fp32 values, gradient and moments.
 #pragma once
 
+#include "model/network.h"
 #include "ops/augmented.h"
 #include "rankfold/adapter.h"
 #include "rankfold/config.h"
@@ -30,8 +31,11 @@ class AdamW {
  private:
   double gradient_norm();
   void step_by_kernel(const TrainConfig& config, double learning_rate);
+  void lay_out();
   std::shared_ptr<Model> model_;
-  ops::DeviceSegments segments_;  // of every leaf, where kernels take the step
+  Adapter adapter_;
+  ops::DeviceSegments segments_;           // of every leaf, where kernels take the step
+  std::weak_ptr<const Network> laid_out_;  // the network whose copies of the leaves segments_ name
   double gradient_scale_ = 1;
 };
 

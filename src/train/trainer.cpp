@@ -447,9 +447,9 @@ int64_t Trainer::total_steps() const { return state_->plan.total_steps; }
 bool Trainer::run() try {
   State& s = *state_;
   refuse_tied_head(s.model, s.adapter.modules());
-  const bool is_alone = s.adapter.is_full() || s.model.active_adapters() == std::vector{s.adapter.name()};
-  RANKFOLD_CHECK(s.adapter.is_active() && is_alone, "Trainer: the adapter '", s.adapter.name(),
-                 "' must be the only active one of its model (CausalLM::set_active_adapters)");
+  const bool is_alone = s.adapter.is_full() || s.model.active_adapters().size() == 1;
+  RANKFOLD_CHECK(s.adapter.is_of(s.model) && s.adapter.is_active() && is_alone, "Trainer: the adapter '",
+                 s.adapter.name(), "' must be the only active one of its model (CausalLM::set_active_adapters)");
   const MemoryPlan memory = plan_memory(*s.model.shared_model(), s.adapter, s.config, s.largest_batch());
   const FolderLock lock(s.config.output_dir);
   if (!lock.is_held())

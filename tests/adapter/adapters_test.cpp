@@ -100,11 +100,16 @@ TEST_F(Adapters, SeveralAddUp) {
   EXPECT_TRUE(sum.is_active());
   EXPECT_TRUE(logits(model).allclose(both, 1e-5, 1e-5));
 
-  // Each gets the gradient that it would get alone beside the other's values.
+  // Each gets its part of the wide one's gradient.
+  model.loss(batch()).backward();
   model.set_active_adapters({"first", "second"});
   model.loss(batch()).backward();
-  EXPECT_GT(first.flat_gradient().abs().max().item<double>(), 0);
-  EXPECT_GT(second.flat_gradient().abs().max().item<double>(), 0);
+  for (size_t i = 0; i < sum.named_parameters().size(); ++i) {
+    const bool is_a = sum.named_parameters()[i].name.find("lora_A") != std::string::npos;
+    const auto gradient = [i](const Adapter& adapter) { return adapter.named_parameters()[i].value.grad(); };
+    const at::Tensor parts = at::cat({gradient(first), gradient(second)}, is_a ? 0 : 1), whole = gradient(sum);
+    EXPECT_LT((parts - whole).abs().max().item<double>(), 1e-4 * whole.abs().max().item<double>()) << i;
+  }
 }
 
 TEST_F(Adapters, SeveralWithDropoutDoNotTrain) {
@@ -142,6 +147,38 @@ TEST_F(Adapters, HeadOfATiedModelIsRefused) {
   testing::expect_error<UserError>([&] { Adapter::create(model, on_head); },
                                    "target_modules: lm_head shares its weight with the embedding");
   Adapter::create(model, config());  // all-linear leaves the head out
+}
+
+// What is merged in memory does not belong to the folder any more.
+TEST_F(Adapters, AfterAMergeInMemoryNothingIsSaved) {
+  const CausalLM model = load({.baichuan = false});
+  const Adapter first = make(model, "first", 1), idle = make(model, "idle", 2);
+  model.set_active_adapters({"first"});
+  model.merge_adapters();
+  EXPECT_EQ(model.adapter_names(), std::vector<std::string>{"idle"});
+  testing::expect_error<UserError>([&] { idle.save(folder_ / "saved"); }, "another adapter was merged into in memory");
+  EXPECT_FALSE(std::filesystem::exists(folder_ / "saved" / "adapter_model.safetensors"));
+}
+
+TEST_F(Adapters, GraphsKeepTheWeightsOfTheirTime) {
+  const auto gradient = [&](const std::function<void(const CausalLM&, const Adapter&)>& change) {
+    const CausalLM model = load();
+    const Adapter adapter = make(model, "a", 1);
+    const at::Tensor loss = model.loss(batch());
+    change(model, adapter);
+    loss.backward();
+    return adapter.flat_gradient().clone();
+  };
+  const at::Tensor expected = gradient([](const CausalLM&, const Adapter&) {});
+  EXPECT_TRUE(gradient([](const CausalLM& model, const Adapter&) { model.merge_adapters(); }).equal(expected));
+  EXPECT_TRUE(gradient([](const CausalLM& model, const Adapter& adapter) {
+                adapter.detach();
+                const Adapter all = Adapter::full(model);
+                EXPECT_THROW(model.set_active_adapters({}), std::invalid_argument);
+                EXPECT_THROW(adapter.attach(), std::invalid_argument);
+                const at::NoGradGuard no_grad;
+                all.flat_values().mul_(3);
+              }).equal(expected));
 }
 
 // The graph owns what it needs: the model and its adapter may be gone, or changed, before backward.

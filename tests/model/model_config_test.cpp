@@ -74,6 +74,7 @@ TEST(ModelConfig, BothSpellings) {
       EXPECT_EQ(config.rope_theta, 2e4);
     }
   EXPECT_EQ(read({{"rope_scaling", nullptr}}).rope_factor, 1);
+  EXPECT_EQ(read({{"rope_scaling", json::object()}, {"rope_parameters", {{"rope_theta", 7e4}}}}).rope_theta, 7e4);
   EXPECT_EQ(read({{"model_max_length", 4096}}).max_position_embeddings, 4096);
   EXPECT_EQ(read({{"max_position_embeddings", 2048}, {"model_max_length", 4096}}).max_position_embeddings, 2048);
 }
@@ -147,6 +148,35 @@ TEST(ModelConfig, NamesOfTheClass) {
 TEST(ModelConfig, KeysThatNothingReadsAreNamedOnce) {
   EXPECT_TRUE(
       read({{"use_cache", true}, {"transformers_version", "4.31.0"}, {"initializer_range", 0.02}}).notes.empty());
+  // config.json as the hub has them: nothing to name.
+  EXPECT_TRUE(read({{"_name_or_path", "meta-llama/Llama-2-7b-hf"},
+                    {"bos_token_id", 1},
+                    {"eos_token_id", 2},
+                    {"max_position_embeddings", 4096},
+                    {"model_type", "llama"},
+                    {"pretraining_tp", 1},
+                    {"rope_scaling", nullptr},
+                    {"tie_word_embeddings", false},
+                    {"dtype", "float16"},
+                    {"rope_parameters", {{"rope_theta", 1e4}, {"rope_type", "default"}}},
+                    {"mlp_bias", false},
+                    {"attention_bias", false},
+                    {"attention_dropout", 0.0},
+                    {"head_dim", 128},
+                    {"hidden_act", "silu"}})
+                  .notes.empty());
+  EXPECT_TRUE(read({{"architectures", {"BaiChuanForCausalLM"}},
+                    {"_from_model_config", true},
+                    {"model_max_length", 4096},
+                    {"auto_map", json::object()},
+                    {"pad_token_id", 0},
+                    {"z_loss_weight", 0},
+                    {"use_cache", true}})
+                  .notes.empty());
+  EXPECT_TRUE(read({{"norm_head", true}}).notes.at(0).ends_with("not used: norm_head"));  // of another family
+  json many;
+  for (int i = 0; i < 15; ++i) many["unknown_" + std::string(1, static_cast<char>('a' + i))] = i;
+  EXPECT_TRUE(read(many).notes.at(0).ends_with("unknown_l and 3 more"));
   const auto notes = read({{"flux_capacitor", 1}, {"sliding_window", 4096}, {"left_out", nullptr}}).notes;
   ASSERT_EQ(notes.size(), 1u);
   EXPECT_TRUE(notes[0].ends_with("config.json: not used: flux_capacitor, sliding_window")) << notes[0];
@@ -160,6 +190,7 @@ TEST(ModelConfig, Refusals) {
       {{{"architectures", 7}}, "architectures: expected a list with the name of the model's class, got 7"},
       {{{"architectures", {1}}}, "architectures: expected a list"},
       {{{"architectures", {"PeftModelForCausalLM"}}}, "architectures: expected one of LlamaForCausalLM"},
+      {{{"is_causal", false}}, "is_causal: expected true (no other is supported), got false"},
       {{{"attention_dropout", 0.1}}, "attention_dropout: expected 0 (no other is supported), got 0.1"},
       {{{"vocab_size", int64_t{1} << 31}}, "vocab_size: expected an integer in [1, 2147483647], got 2147483648"},
       {{{"vocab_size", 0}}, "vocab_size: expected"},
