@@ -148,9 +148,8 @@ __global__ void __launch_bounds__(kWarps* kWarp, kBlocksPerMultiprocessor<T, kCo
         const Dropout& d = p.updates.dropout;
         Row<T, 8> low = x_low, high = x_high;
         if (d.threshold > 0) {
-          const uint32_t block = static_cast<uint32_t>(feature / 8);
-          low = masked(x_low, draw(d, draw_low, update.stream, block), d.threshold);
-          high = masked(x_high, draw(d, draw_high, update.stream, block), d.threshold);
+          low = masked(x_low, draw(d, draw_low, update, feature), d.threshold);
+          high = masked(x_high, draw(d, draw_high, update, feature), d.threshold);
         }
 #pragma unroll
         for (int c = 0; c < kColumnTiles; ++c) {

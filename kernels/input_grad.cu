@@ -158,9 +158,8 @@ __global__ void __launch_bounds__(kColumnThreads, blocks_of(kIs16Bit<T>, kSource
       const int to = update.end < da_end ? update.end : da_end;
       Draws keep_low{}, keep_high{};
       if (dropout.threshold > 0) {
-        const uint32_t block = static_cast<uint32_t>(feature / 8);
-        keep_low = draw(dropout, draw_low, update.stream, block);
-        keep_high = draw(dropout, draw_high, update.stream, block);
+        keep_low = draw(dropout, draw_low, update, feature);
+        keep_high = draw(dropout, draw_high, update, feature);
       }
       if constexpr (kTurned > 0) {
         if (from < to) {

@@ -127,7 +127,7 @@ __device__ __forceinline__ void store_some(T* p, const Row<T, 8>& row, int64_t c
   }
 }
 
-// What dropout leaves of the eight features beginning at 8 * block. The factor 1 / (1 - p) lies in Update::scale.
+// What dropout leaves of the eight features beginning at `feature`, a multiple of 8. The factor 1 / (1 - p) lies in Update::scale.
 struct DropoutRow {
   uint32_t row, position;  // of the token
 };
@@ -135,8 +135,9 @@ __device__ __forceinline__ DropoutRow dropout_row(const Dropout& d, int64_t m) {
   if (d.threshold == 0) return {0, 0};
   return {static_cast<uint32_t>(d.row_M[m]), static_cast<uint32_t>(d.position_M[m])};
 }
-__device__ __forceinline__ Draws draw(const Dropout& d, const DropoutRow& row, uint32_t stream, uint32_t block) {
-  return philox(d.key, row.row, row.position, block, stream);
+__device__ __forceinline__ Draws draw(const Dropout& d, const DropoutRow& row, const Update& update, int64_t feature) {
+  const uint32_t block = update.block + static_cast<uint32_t>(feature / 8);
+  return philox(d.key, row.row, row.position, block, update.stream);
 }
 __device__ __forceinline__ bool kept(const Draws& draws, int i, uint32_t threshold) {
   const uint32_t word = draws.word[i / 2];

@@ -31,7 +31,7 @@ RANKFOLD_HOST_DEVICE constexpr int64_t ceil_div(int64_t a, int64_t b) { return (
 RANKFOLD_HOST_DEVICE constexpr int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
 
 // The random numbers of dropout (src/ops/dropout.h): Philox 4x32-10 with key = seed and counter = (row within the
-// accumulation window, position in the row, feature / 8, stream).
+// accumulation window, position in the row, block + feature / 8, stream).
 struct Dropout {
   const int32_t* row_M = nullptr;
   const int32_t* position_M = nullptr;
@@ -42,9 +42,9 @@ struct Dropout {
 // The low-rank updates side by side: update u owns columns [begin, end) of S and dS and those rows of A. Columns
 // beyond its rank are zero in the images of A and B.
 struct Update {
-  int32_t begin = 0, end = 0;  // multiples of 8
-  uint32_t stream = 0;         // step and module: the last word of its dropout counters
-  float scale = 1;             // of the update, times 1 / (1 - p) of the p realised
+  int32_t begin = 0, end = 0;      // multiples of 8
+  uint32_t stream = 0, block = 0;  // step and module in its dropout counters
+  float scale = 1;                 // of the update, times 1 / (1 - p) of the p realised
 };
 
 constexpr int kMostUpdates = 12;  // of one projection: q, k and v of four adapters

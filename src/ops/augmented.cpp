@@ -1,11 +1,11 @@
 #include "ops/augmented.h"
 
 #include "core/check.h"
+#include "ops/dropout.h"
 
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
 
-#include <cmath>
 #include <cstring>
 
 namespace rankfold {
@@ -157,22 +157,23 @@ void images_written(Projection& projection, const at::Tensor& flat) {
 }
 
 kernels::Updates updates_of(const Projection& projection, const Pass& pass) {
-  const auto threshold = static_cast<uint32_t>(std::min(std::lround(pass.dropout * 65536), 65535L));
-  const double kept = 65536.0 / (65536 - threshold);
   kernels::Updates updates;
   for_updates(projection, [&](const LowRank& u, int64_t column) {
     RANKFOLD_CHECK(updates.count < kernels::kMostUpdates, "a projection with more than ", kernels::kMostUpdates,
                    " low-rank updates");
+    const Mask mask = mask_of(pass, u.index, projection.in_features());
     updates.update[updates.count++] = {.begin = static_cast<int32_t>(column),
                                        .end = static_cast<int32_t>(column + columns_of(u)),
-                                       .stream = static_cast<uint32_t>(pass.step * 4096 + u.index),
-                                       .scale = static_cast<float>(u.scale * kept)};
+                                       .stream = mask.stream,
+                                       .block = mask.block,
+                                       .scale = static_cast<float>(u.scale * mask.scale)};
+    updates.dropout.threshold = mask.threshold;
   });
-  if (threshold > 0)
-    updates.dropout = {.row_M = static_cast<const int32_t*>(pass.rows.const_data_ptr()),
-                       .position_M = static_cast<const int32_t*>(pass.positions.const_data_ptr()),
-                       .key = pass.seed,
-                       .threshold = threshold};
+  if (updates.dropout.threshold > 0) {
+    updates.dropout.row_M = static_cast<const int32_t*>(pass.rows.const_data_ptr());
+    updates.dropout.position_M = static_cast<const int32_t*>(pass.positions.const_data_ptr());
+    updates.dropout.key = pass.seed;
+  }
   return updates;
 }
 

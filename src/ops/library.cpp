@@ -39,8 +39,6 @@ namespace {
 using at::Tensor;
 using OptionalTensor = std::optional<Tensor>;
 
-constexpr int64_t kMasksPerStep = 4096;  // the share of a module in the dropout counters (dropout.h)
-
 // What one call works on. Backward needs it after the call: Pass::owner keeps it.
 struct Work {
   Norm norm;
@@ -144,10 +142,6 @@ Pass make_pass(const char* op, const Updates& updates, const Tensor& x, std::sha
   pass.owner = std::move(owner);
   if (updates.dropout == 0) return pass;
   RANKFOLD_CHECK(updates.dropout > 0 && updates.dropout < 1, op, ": dropout must be in [0, 1), got ", updates.dropout);
-  const int64_t last = updates.first_module + static_cast<int64_t>(updates.a.size());
-  RANKFOLD_CHECK(updates.step >= 0 && updates.first_module >= 0 && last <= kMasksPerStep, op,
-                 ": step must not be negative and modules lie in [0, ", kMasksPerStep, "), got step ", updates.step,
-                 " and modules [", updates.first_module, ", ", last, ")");
   const auto options = x.options().dtype(at::kInt);
   pass.dropout = updates.dropout;
   pass.seed = static_cast<uint64_t>(updates.seed);
@@ -239,8 +233,6 @@ Tensor dropout_mask_op(const Tensor& rows, const Tensor& positions, int64_t feat
                  "dropout_mask: expected rows [T] and positions [T], got ", rows.sizes(), " and ", positions.sizes());
   RANKFOLD_CHECK(features >= 0 && dropout >= 0 && dropout < 1, "dropout_mask: expected dropout in [0, 1), got ",
                  dropout);
-  RANKFOLD_CHECK(step >= 0 && module >= 0 && module < kMasksPerStep, "dropout_mask: module must lie in [0, ",
-                 kMasksPerStep, "), got ", module);
   return dropout_mask(static_cast<uint64_t>(seed), step, module, rows.cpu(), positions.cpu(), features, dropout)
       .to(rows.device());
 }

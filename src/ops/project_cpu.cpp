@@ -35,7 +35,7 @@ std::vector<UpdatePass> passes_of(Projection& projection, const Pass& pass, at::
   std::vector<UpdatePass> updates;
   for (LowRank& l : projection.updates) {
     UpdatePass u{&l, l.a_copy.of(l.a, dtype), l.b_copy.of(l.b, dtype), {}, {}};
-    if (pass.dropout > 0) u.counters = dropout_counters(pass, l.index);
+    if (pass.dropout > 0) u.counters = dropout_counters(pass, l.index, projection.in_features());
     updates.push_back(std::move(u));
   }
   return updates;

@@ -25,6 +25,7 @@ LowRank make_low_rank(Context& c, const std::vector<int64_t>& ranks, double drop
   for (int u = 0; u < updates.count; ++u) {
     const auto end = begin + static_cast<int32_t>(round_up(ranks[static_cast<size_t>(u)], 8));
     updates.update[u] = {begin, end, static_cast<uint32_t>(c.integer(0, int64_t{1} << 32)),
+                         static_cast<uint32_t>(c.integer(0, 1 << 15)) << 17,
                          kScale[u] / static_cast<float>(1 - drop_prob)};
     begin = end;
   }
@@ -42,10 +43,11 @@ LowRank make_low_rank(Context& c, const std::vector<int64_t>& ranks, double drop
       std::array<uint32_t, 4> draws{};
       for (int64_t feature = 0; feature < k; ++feature) {
         if (feature % 8 == 0 && dropout.threshold > 0)
-          draws = philox_reference({static_cast<uint32_t>(row[static_cast<size_t>(i)]),
-                                    static_cast<uint32_t>(position[static_cast<size_t>(i)]),
-                                    static_cast<uint32_t>(feature / 8), updates.update[u].stream},
-                                   {static_cast<uint32_t>(dropout.key), static_cast<uint32_t>(dropout.key >> 32)});
+          draws =
+              philox_reference({static_cast<uint32_t>(row[static_cast<size_t>(i)]),
+                                static_cast<uint32_t>(position[static_cast<size_t>(i)]),
+                                static_cast<uint32_t>(feature / 8) + updates.update[u].block, updates.update[u].stream},
+                               {static_cast<uint32_t>(dropout.key), static_cast<uint32_t>(dropout.key >> 32)});
         const uint32_t word = draws[static_cast<size_t>(feature % 8 / 2)];
         kept.push_back((feature % 2 ? word >> 16 : word & 0xffff) >= dropout.threshold);
       }

@@ -269,6 +269,123 @@ TEST(Dropout, KeepsTheRightShare) {
   }
 }
 
+// Philox as its paper writes it.
+std::array<uint32_t, 4> philox(std::array<uint32_t, 4> counter, uint64_t seed) {
+  uint32_t k0 = static_cast<uint32_t>(seed), k1 = static_cast<uint32_t>(seed >> 32);
+  for (int round = 0; round < 10; ++round, k0 += 0x9E3779B9u, k1 += 0xBB67AE85u) {
+    const uint64_t a = uint64_t{0xD2511F53u} * counter[0], b = uint64_t{0xCD9E8D57u} * counter[2];
+    counter = {static_cast<uint32_t>(b >> 32) ^ counter[1] ^ k0, static_cast<uint32_t>(b),
+               static_cast<uint32_t>(a >> 32) ^ counter[3] ^ k1, static_cast<uint32_t>(a)};
+  }
+  return counter;
+}
+
+struct MaskCase {
+  int64_t step, module;
+  uint32_t block, stream;  // of its counters
+};
+
+// The first eleven are what masks have always been drawn by: a resumed run draws the same again.
+const MaskCase kMaskCases[] = {
+    {0, 0, 0, 0},
+    {0, 1, 0, 1},
+    {0, 4095, 0, 4095},
+    {1, 0, 0, 4096},
+    {1, 1, 0, 4097},
+    {2, 0, 0, 8192},
+    {2, 7, 0, 8199},
+    {40000, 223, 0, 163840223},
+    {(1 << 20) - 1, 0, 0, 0xfffff000u},
+    {(1 << 20) - 1, 1, 0, 0xfffff001u},
+    {(1 << 20) - 1, 4095, 0, 0xffffffffu},
+    {0, 4096, 1u << 17, 0},
+    {0, 4097, 1u << 17, 1},
+    {1, 4096, 1u << 17, 4096},
+    {0, 65535, 15u << 17, 4095},
+    {1 << 20, 0, 1u << 21, 0},
+    {1 << 20, 1, 1u << 21, 1},
+    {(1 << 20) + 1, 0, 1u << 21, 4096},
+    {1 << 20, 4096, 1u << 21 | 1u << 17, 0},
+    {(int64_t{1} << 31) - 1, 65535, 2047u << 21 | 15u << 17, 0xffffffffu},
+};
+
+TEST(Dropout, MasksAreThoseOfTheirDefinition) {
+  constexpr uint64_t kSeed = 0x1234567890abcdefu;
+  constexpr int64_t kFeatures = 1100;
+  constexpr double kDrop = 0.25;
+  const Layout layout = make_layout({3, 2}, 5);
+  for (const MaskCase& c : kMaskCases) {
+    const at::Tensor mask = dropout_mask(kSeed, c.step, c.module, layout.rows, layout.positions, kFeatures, kDrop);
+    const auto kept = mask.accessor<float, 2>();
+    const at::Tensor rows = layout.rows.cpu(), positions = layout.positions.cpu();
+    const auto row = rows.accessor<int32_t, 1>();
+    const auto position = positions.accessor<int64_t, 1>();
+    int64_t wrong = 0;
+    for (int64_t t = 0; t < mask.size(0); ++t)
+      for (int64_t k = 0; k < kFeatures; ++k) {
+        const auto words = philox({static_cast<uint32_t>(row[t]), static_cast<uint32_t>(position[t]),
+                                   c.block + static_cast<uint32_t>(k / 8), c.stream},
+                                  kSeed);
+        const uint32_t draw = words[static_cast<size_t>(k % 8 / 2)] >> (k % 2 * 16) & 0xffffu;
+        wrong += kept[t][k] != (draw < 16384 ? 0.0f : static_cast<float>(1 / (1 - kDrop)));
+      }
+    EXPECT_EQ(wrong, 0) << "step " << c.step << ", module " << c.module;
+  }
+}
+
+TEST(Dropout, NoTwoModulesAndStepsShareAMask) {
+  const Layout layout = make_layout({2});
+  std::vector<at::Tensor> masks;
+  for (const MaskCase& c : kMaskCases)
+    masks.push_back(dropout_mask(3, c.step, c.module, layout.rows, layout.positions, 256, 0.5));
+  for (size_t i = 0; i < masks.size(); ++i)
+    for (size_t j = 0; j < i; ++j)
+      EXPECT_FALSE(masks[i].equal(masks[j]))
+          << "step " << kMaskCases[i].step << ", module " << kMaskCases[i].module << " and step " << kMaskCases[j].step
+          << ", module " << kMaskCases[j].module;
+  // The blocks of the widest input end where the bits of module and step begin.
+  const at::Tensor one = layout.rows.narrow(0, 0, 1), at = layout.positions.narrow(0, 0, 1);
+  const at::Tensor widest = dropout_mask(3, 0, 0, one, at, 1 << 20, 0.5),
+                   beside = dropout_mask(3, 0, 4096, one, at, 256, 0.5);
+  EXPECT_FALSE(widest.narrow(1, (1 << 20) - 256, 256).equal(beside));
+}
+
+TEST(Dropout, CountersBeyondTheirBitsAreRefused) {
+  const at::Tensor zero = at::zeros({1}, at::kInt);
+  const auto draws = [&](int64_t step, int64_t module, int64_t features) {
+    return dropout_mask(1, step, module, zero, zero, features, 0.5);
+  };
+  EXPECT_THROW(draws(int64_t{1} << 31, 0, 8), std::invalid_argument);
+  EXPECT_THROW(draws(-1, 0, 8), std::invalid_argument);
+  EXPECT_THROW(draws(0, 1 << 16, 8), std::invalid_argument);
+  EXPECT_THROW(draws(0, -1, 8), std::invalid_argument);
+  EXPECT_THROW(draws(0, 0, (1 << 20) + 8), std::invalid_argument);
+}
+
+// All that reads a mask: both passes of a projection, in the loops of the CPU or in the kernels.
+TEST(Dropout, OpsDrawTheMasksOfLateStepsAndModules) {
+  for (const MaskCase& c : kMaskCases) {
+    const Layout layout = make_layout({5, 4});
+    Projection p = cast(make_projection({{6}, 40, 3, {6}}, false), at::kFloat);
+    p.updates[0].index = c.module;
+    Pass pass = make_pass(layout, 0.5);
+    pass.step = c.step;
+    at::Tensor x = at::randn({9, 40}, test_device).requires_grad_();
+    const at::Tensor residual = at::zeros({9, 6}, test_device), dy = at::randn({9, 6}, test_device);
+    std::vector<at::Tensor> inputs{x, p.updates[0].a, p.updates[0].b};
+    const auto results = [&](const at::Tensor& y) {
+      std::vector<at::Tensor> all = torch::autograd::grad({y}, inputs, {dy});
+      all.push_back(y);
+      return all;
+    };
+    const auto ours = results(ops::project_add(x, p, residual, pass));
+    const auto expected = results(ops::reference::project(x, p, pass));
+    for (size_t i = 0; i < ours.size(); ++i)
+      EXPECT_TRUE(at::allclose(ours[i], expected[i], 1e-3, 1e-3))
+          << "step " << c.step << ", module " << c.module << ", result " << i;
+  }
+}
+
 // Known answer of Random123's kat_vectors for philox4x32-10 with zero counter and key: 6627e8d5 e169c58d bc57ac4c
 // 9b00dbd8.
 TEST(Dropout, IsPhilox) {

@@ -254,7 +254,7 @@ def test_wrong_arguments_are_value_errors(ops):
         (r"a\[0\] and b\[0\] must be Float", lambda: ops.project_add(x, residual, weight, [a.half()], [b.half()], [1.0])),
         ("residual must be", lambda: ops.project_add(x, residual[:1], weight, *update)),
         ("dropout must be in", lambda: ops.project_add(x, residual, weight, *update, 1.0)),
-        ("modules lie in", lambda: ops.project_add(x, residual, weight, *update, 0.1, first_module=4096)),
+        ("modules lie in", lambda: ops.project_add(x, residual, weight, *update, 0.1, first_module=65536)),
         ("rows must be integers", lambda: ops.project_add(x, residual, weight, *update, 0.1, rows=torch.zeros(3))),
         ("norm_weight must be", lambda: ops.norm_project(x, torch.ones(K + 1), EPS, weight, *update)),
         ("as many gates as ups", lambda: ops.swiglu_project_add(x[:, 1:], residual, weight, *update)),

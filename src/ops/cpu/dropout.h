@@ -55,7 +55,7 @@ inline void philox(const DropoutCounters& c, int64_t i, uint32_t first_block, ui
   for (uint32_t l = 0; l < lanes; ++l) lane[l] = l;
   for (uint32_t begin = 0; begin < kBlocks; begin += lanes) {
     PairVector c0 = broadcast(static_cast<uint32_t>(c.row[i])), c1 = broadcast(static_cast<uint32_t>(c.position[i]));
-    PairVector c2 = lane + (first_block + begin), c3 = broadcast(c.stream);
+    PairVector c2 = lane + (c.block + first_block + begin), c3 = broadcast(c.stream);
     uint32_t k0 = static_cast<uint32_t>(c.key), k1 = static_cast<uint32_t>(c.key >> 32);
     for (int round = 0; round < 10; ++round) {
       PairVector low0, high0, low1, high1;

@@ -12,12 +12,13 @@ struct Bf16 {
   uint16_t bits;
 };
 
-// Philox 4x32-10 counters of a module's dropout mask (src/ops/dropout.h says how they are made up).
+// Philox 4x32-10 counters of a module's dropout mask: (row, position, block + feature / 8, stream). src/ops/dropout.h says
+// how they are made up.
 struct DropoutCounters {
   const int32_t* row;       // [M] row within the accumulation window
   const int32_t* position;  // [M]
   uint64_t key;             // seed
-  uint32_t stream;          // step and module
+  uint32_t stream, block;   // step and module
   uint16_t threshold;       // a 16-bit draw below it drops the element
   float scale;              // 65536 / (65536 - threshold)
 };
