@@ -86,26 +86,6 @@ __global__ void __launch_bounds__(kThreads, 2) cross_entropy_kernel(const __grid
   }
 }
 
-// A warp a row.
-template <class T, bool kAligned>
-__global__ void __launch_bounds__(256, 4) inverse_row_norms_kernel(const __grid_constant__ InverseRowNorms p) {
-  const Lane lane = this_lane();
-  const int64_t row = static_cast<int64_t>(blockIdx.x) * 8 + threadIdx.x / kWarp;
-  float sum = 0;
-  if (row < p.m) {
-    const T* w = static_cast<const T*>(p.w) + row * p.ld;
-    for (int64_t i = int64_t{lane.index} * 8; i < p.k; i += kWarp * 8) {
-      float x[8];
-      unpack(load_some<kAligned>(w + i, p.k - i), x);
-#pragma unroll
-      for (int j = 0; j < 8; ++j) sum = fmaf(x[j], x[j], sum);
-    }
-  }
-#pragma unroll
-  for (int other = 16; other > 0; other /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, other);
-  if (row < p.m && lane.index == 0) p.scale_M[row] = 1 / fmaxf(sqrtf(sum), p.eps);
-}
-
 }  // namespace
 
 void cross_entropy(const CrossEntropy& p, Stream stream) {
@@ -113,15 +93,6 @@ void cross_entropy(const CrossEntropy& p, Stream stream) {
     launch("cross_entropy",
            is_aligned(p.logits, p.ld) && p.v % 8 == 0 ? cross_entropy_kernel<T, true> : cross_entropy_kernel<T, false>,
            {p.m}, kThreads, shared_bytes<LogSum>(kWarps), stream, p);
-  });
-}
-
-void inverse_row_norms(const InverseRowNorms& p, Stream stream) {
-  with_dtype(p.dtype, [&]<class T>(T) {
-    launch(
-        "inverse_row_norms",
-        is_aligned(p.w, p.ld) && p.k % 8 == 0 ? inverse_row_norms_kernel<T, true> : inverse_row_norms_kernel<T, false>,
-        {ceil_div(p.m, 8)}, 256, 0, stream, p);
   });
 }
 

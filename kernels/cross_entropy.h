@@ -2,8 +2,7 @@
 // become d loss / d logits = (softmax(z) - onehot(label)) * column_scale in place. A label below 0 gives loss 0 and
 // gradient 0.
 //   logits [M, V], pitch ld;   label_M int64;   loss_M fp32
-//   column_scale_V fp32 or null: 1 / |w_v| where the head is normalised (Baichuan2), made by inverse_row_norms
-// inverse_row_norms: scale_M = 1 / max(sqrt(sum over k of w^2), eps) of w [M, K], pitch ld.
+//   column_scale_V fp32 or null: 1 / |w_v| where the head is normalised (Baichuan2)
 #pragma once
 
 #include "kernels/types.h"
@@ -21,15 +20,5 @@ struct CrossEntropy {
   bool gradient = false;
 };
 void cross_entropy(const CrossEntropy& p, Stream stream);
-
-struct InverseRowNorms {
-  Dtype dtype = Dtype::f32;
-  int64_t m = 0, k = 0;
-  const void* w = nullptr;
-  int64_t ld = 0;
-  float eps = 1e-12f;
-  float* scale_M = nullptr;
-};
-void inverse_row_norms(const InverseRowNorms& p, Stream stream);
 
 }  // namespace rankfold::kernels

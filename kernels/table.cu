@@ -9,7 +9,6 @@ Table table_of_kernels() {
           .input_grad = input_grad,
           .rope = rope,
           .cross_entropy = cross_entropy,
-          .inverse_row_norms = inverse_row_norms,
           .embedding = embedding,
           .adamw = adamw,
           .square_sum = square_sum,

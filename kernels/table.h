@@ -19,7 +19,6 @@ struct Table {
   void (*input_grad)(const InputGrad&, Stream);
   void (*rope)(const Rope&, Stream);
   void (*cross_entropy)(const CrossEntropy&, Stream);
-  void (*inverse_row_norms)(const InverseRowNorms&, Stream);
   void (*embedding)(const Embedding&, Stream);
   void (*adamw)(const AdamW&, Stream);
   void (*square_sum)(const SquareSum&, Stream);

@@ -109,35 +109,6 @@ void run_not_a_number(Context& c, Dtype dtype, int64_t v, int64_t begin, int64_t
   c.expect(others_finite, "the rows beside it have a loss or gradient that is no number");
 }
 
-template <class Real>
-Numbers norms_reference(const Numbers& w, int64_t m, int64_t k, Real eps) {
-  Numbers norms;
-  for (int64_t i = 0; i < m; ++i) {
-    Real sum = 0;
-    for (int64_t j = 0; j < k; ++j)
-      sum += Real(w[static_cast<size_t>(i * k + j)]) * Real(w[static_cast<size_t>(i * k + j)]);
-    norms.push_back(1 / std::max(std::sqrt(sum), eps));
-  }
-  return norms;
-}
-
-void run_norms(Context& c, Dtype dtype, int64_t m, int64_t k, int64_t offset, int64_t extra) {
-  Numbers numbers = c.normal(m * k);
-  if (m > 1) std::fill_n(numbers.begin() + static_cast<std::ptrdiff_t>(k), k, 0.0);  // its norm is below eps
-  const Matrix w = c.input(dtype, {m, k, k + extra, 0, offset}, numbers);
-  const Matrix scale = c.output(Dtype::f32, {1, m});
-  InverseRowNorms n;
-  n.dtype = dtype;
-  n.m = m, n.k = k;
-  n.w = w.data(), n.ld = w.ld();
-  n.eps = 0.5f;
-  n.scale_M = scale.floats();
-  c.run([&] { c.table().inverse_row_norms(n, c.stream()); });
-  if (!c.checks()) return;
-  c.expect_close("scale", scale, norms_reference<double>(w.numbers(), m, k, n.eps),
-                 norms_reference<float>(w.numbers(), m, k, n.eps), {k});
-}
-
 std::string flags(int64_t offset, int64_t extra) {
   return std::string(offset > 0 ? "_odd_base" : "") + (extra > 0 ? "_pitched" : "");
 }
@@ -175,15 +146,6 @@ std::vector<Case> cross_entropy_cases() {
     }
     cases.push_back({"cross_entropy", "cross_entropy_" + type + "_infinite",
                      [=](Context& c) { run_not_a_number(c, dtype, 100, 8, 9, kInfinity); }});
-    struct Norms {
-      int64_t m, k, offset, extra;
-    };
-    for (const Norms n : {Norms{1, 8, 0, 0}, {9, 37, 0, 0}, {17, 264, 0, 8}, {8, 520, 1, 3}, {0, 8, 0, 0}}) {
-      cases.push_back({"inverse_row_norms",
-                       "inverse_row_norms_" + type + "_m" + std::to_string(n.m) + "_k" + std::to_string(n.k) +
-                           flags(n.offset, n.extra),
-                       [=](Context& c) { run_norms(c, dtype, n.m, n.k, n.offset, n.extra); }});
-    }
   }
   return cases;
 }
