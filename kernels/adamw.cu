@@ -8,6 +8,9 @@
 #include "kernels/launch.h"
 #include "kernels/ptx.h"
 
+#include <limits>
+#include <string>
+
 namespace rankfold::kernels {
 namespace {
 
@@ -87,8 +90,16 @@ __global__ void __launch_bounds__(kSumThreads, 4) square_sum_kernel(const __grid
 int64_t lay_out(Segment* segments, int64_t count) {
   int64_t blocks = 0;
   for (int64_t i = 0; i < count; ++i) {
+    const Segment& s = segments[i];
+    constexpr int64_t kMostElements = (int64_t{1} << 32) - 1;
+    if (s.cols > 0 && s.rows > kMostElements / s.cols)
+      throw Failure("kernel adamw: a parameter [" + std::to_string(s.rows) + ", " + std::to_string(s.cols) +
+                    "] has more elements than the " + std::to_string(kMostElements) + " that a step can count");
     segments[i].first_block = static_cast<int32_t>(blocks);
-    blocks += ceil_div(segments[i].rows * segments[i].cols, kSegmentBlock);
+    blocks += ceil_div(s.rows * s.cols, kSegmentBlock);
+    if (blocks > std::numeric_limits<int32_t>::max())
+      throw Failure("kernel adamw: parameters of more than 2^31 blocks of " + std::to_string(kSegmentBlock) +
+                    " elements");
   }
   return blocks;
 }

@@ -24,7 +24,7 @@ struct Segment {
 
 constexpr int64_t kSegmentBlock = 4096;  // elements of a segment that one block works on
 
-// Fills first_block of each segment; returns the number of blocks.
+// Fills first_block of each segment; returns the number of blocks. Throws Failure for what the kernel cannot count.
 int64_t lay_out(Segment* segments, int64_t count);
 
 struct AdamW {

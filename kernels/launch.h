@@ -3,6 +3,7 @@
 
 #include "kernels/device.h"
 
+#include <limits>
 #include <string>
 
 #if !defined(__CUDACC__)
@@ -21,11 +22,23 @@ inline void check_cuda(cudaError_t status, const char* name) {
 }
 #endif
 
+// What a device takes at most, and what the casts below hold.
+inline void check_launch(const char* name, Grid grid, int64_t shared_bytes) {
+  constexpr int64_t kMostX = std::numeric_limits<int32_t>::max(), kMostY = 65535;
+  if (grid.x < 0 || grid.x > kMostX || grid.y < 0 || grid.y > kMostY)
+    throw Failure(std::string("kernel ") + name + ": a grid of " + std::to_string(grid.x) + " x " +
+                  std::to_string(grid.y) + " blocks, where a device takes " + std::to_string(kMostX) + " x " +
+                  std::to_string(kMostY));
+  if (shared_bytes < 0 || shared_bytes > std::numeric_limits<int32_t>::max())
+    throw Failure(std::string("kernel ") + name + ": " + std::to_string(shared_bytes) + " bytes of shared memory");
+}
+
 // kernel(params) on grid.x * grid.y blocks of `threads`. An empty grid is no work, not an error.
 template <class Params>
 void launch(const char* name, void (*kernel)(Params), Grid grid, int threads, int64_t shared_bytes, Stream stream,
             const Params& params) {
   if (grid.x == 0 || grid.y == 0) return;
+  check_launch(name, grid, shared_bytes);
 #if defined(__CUDACC__)
   if (shared_bytes > 48 * 1024)
     check_cuda(cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel), cudaFuncAttributeMaxDynamicSharedMemorySize,
