@@ -1,4 +1,9 @@
 // One micro-batch. Sequences of different lengths lie end to end: nothing is padded.
+//
+// Dropout is a function of the seed, the step, the module, the row and the position in it. Who accumulates gradients
+// over several batches before a step of the optimizer sets, in each of them, `step` to the number of that step (0, 1,
+// ... over the whole run) and `first_row` to the number of rows in the batches before it. The gradient is then that of
+// one batch of all the rows. Two batches with the same `step` and `first_row` drop the same places.
 #pragma once
 
 #include <ATen/core/Tensor.h>

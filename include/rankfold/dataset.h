@@ -66,7 +66,8 @@ class Dataset {
   // One line on the cache: whether it was read or written, and why it was of no use; empty without a cache_dir.
   const std::string& cache_note() const;
 
-  // One epoch in batches, in the order of `options`; each its own optimizer step (Batch::step counts them).
+  // One epoch in batches, in the order of `options`. Each is an optimizer step of its own: Batch::step counts on from one
+  // epoch to the next, so that each draws dropout of its own.
   Batches batches(const BatchOptions& options) const;
 
   // The rows with these indices as one batch.
@@ -97,7 +98,7 @@ class Batches {
 
  private:
   Dataset dataset_;
-  int64_t rows_;
+  int64_t rows_, epoch_;
   std::vector<int64_t> order_;
 };
 

@@ -256,8 +256,10 @@ Batches Dataset::batches(const BatchOptions& options) const { return Batches(*th
 Batches::Batches(Dataset dataset, const BatchOptions& options)
     : dataset_(std::move(dataset)),
       rows_(options.rows),
+      epoch_(options.epoch),
       order_(epoch_order(dataset_.size(), options.seed, options.epoch, options.shuffle)) {
   RANKFOLD_CHECK(rows_ > 0, "BatchOptions: rows must be above 0, got ", rows_);
+  RANKFOLD_CHECK(epoch_ >= 0 && epoch_ < int64_t{1} << 31, "BatchOptions: epoch must lie in [0, 2^31), got ", epoch_);
 }
 
 int64_t Batches::size() const { return dataset_.size() / rows_ + (dataset_.size() % rows_ != 0); }
@@ -266,7 +268,7 @@ Batch Batches::operator[](int64_t index) const {
   RANKFOLD_CHECK(index >= 0 && index < size(), "Batches: expected an index in [0, ", size(), "), got ", index);
   const auto begin = order_.begin() + index * rows_;
   Batch batch = dataset_.batch({begin, begin + std::min<int64_t>(rows_, order_.end() - begin)});
-  batch.step = index;
+  batch.step = epoch_ * size() + index;
   return batch;
 }
 

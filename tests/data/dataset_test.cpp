@@ -259,6 +259,16 @@ TEST_F(DatasetTest, MakesBatches) {
   EXPECT_THROW(data.length(3), std::invalid_argument);
 }
 
+// Dropout draws by the step: no two batches of a run may share one.
+TEST_F(DatasetTest, StepsCountOnFromEpochToEpoch) {
+  const Dataset data = open(kThree);
+  std::vector<int64_t> steps;
+  for (int64_t epoch = 0; epoch < 3; ++epoch)
+    for (const Batch& batch : data.batches({.rows = 2, .epoch = epoch})) steps.push_back(batch.step);
+  EXPECT_EQ(steps, (std::vector<int64_t>{0, 1, 2, 3, 4, 5}));
+  EXPECT_THROW(data.batches({.epoch = -1}), std::invalid_argument);
+}
+
 TEST(EpochOrder, IsAPermutationOfSeedAndEpoch) {
   const auto order = epoch_order(1000, 42, 0, true);
   EXPECT_EQ(order, epoch_order(1000, 42, 0, true));

@@ -341,6 +341,75 @@ TEST_F(Training, GradientOfAWindowIsThatOfOneBatch) {
   EXPECT_LE((one - many).abs().max().item<double>(), 1e-6 * one.abs().max().item<double>());
 }
 
+TEST_F(Training, EveryEpochDrawsMasksOfItsOwn) {
+  const CausalLM model = CausalLM::load(folder_ / "model", {.device = "cpu"});
+  const Adapter adapter =
+      Adapter::create(model, {.r = 4, .lora_alpha = 8, .lora_dropout = 0.5, .target_modules = "all-linear"}, 7);
+  {
+    const at::NoGradGuard no_grad;
+    at::manual_seed(5);
+    adapter.flat_values().copy_(at::randn_like(adapter.flat_values()) * 0.1);
+  }
+  const Dataset data = Dataset::open(folder_ / "rows.jsonl", nullptr, {.max_length = 64}, kVocabulary);
+  const auto loss = [&](int64_t epoch) {
+    return model.loss(data.batches({.rows = 8, .epoch = epoch, .shuffle = false})[0]).item<double>();
+  };
+  EXPECT_EQ(loss(0), loss(0));
+  EXPECT_NE(loss(0), loss(1));
+  EXPECT_NE(loss(1), loss(2));
+}
+
+// What Batch tells a loop of one's own to set gives the masks, and so the losses, of the Trainer.
+TEST_F(Training, AccumulationByHandIsTheTrainersWindow) {
+  constexpr int64_t kSteps = 3, kRows = 2, kParts = 4;
+  Run run = make_run("out", kSteps);
+  run.lora.lora_dropout = 0.5;
+  run.train.shuffle = false;
+  run.train.learning_rate = 1e-30;  // the adapter stays as it is: every loss is one of the first values
+  run.train.weight_decay = 0;
+  run.train.warmup_steps = 0;
+  const Dataset data = Dataset::open(folder_ / run.rows, nullptr, {.max_length = 64}, kVocabulary);
+  const CausalLM model = CausalLM::load(folder_ / run.model, {.device = "cpu"});
+  const Adapter adapter = Adapter::create(model, run.lora, 7);
+  {
+    const at::NoGradGuard no_grad;
+    at::manual_seed(5);
+    adapter.flat_values().copy_(at::randn_like(adapter.flat_values()) * 0.1);
+  }
+  std::vector<double> losses, norms;
+  for (int64_t step = 0; step < kSteps; ++step) {
+    for (at::Tensor leaf : adapter.parameters()) leaf.mutable_grad().zero_();
+    std::vector<Batch> window;
+    int64_t labels = 0;
+    for (int64_t part = 0; part < kParts; ++part) {
+      std::vector<int64_t> rows;
+      for (int64_t i = 0; i < kRows; ++i) rows.push_back((step * kParts + part) * kRows + i);
+      Batch batch = data.batch(rows);
+      batch.step = step;
+      batch.first_row = part * kRows;
+      labels += batch.label_count();
+      window.push_back(std::move(batch));
+    }
+    double sum = 0, squares = 0;
+    for (const Batch& batch : window) {
+      const at::Tensor share = model.loss(batch) / static_cast<double>(labels);
+      share.backward();
+      sum += share.item<double>();
+    }
+    for (const at::Tensor& leaf : adapter.parameters())
+      squares += leaf.grad().to(at::kDouble).square().sum().item<double>();
+    losses.push_back(sum);
+    norms.push_back(std::sqrt(squares));
+  }
+  Trainer trainer(model, adapter, data, run.train);
+  trainer.run();
+  ASSERT_EQ(trainer.log().size(), static_cast<size_t>(kSteps));
+  for (size_t i = 0; i < losses.size(); ++i) {
+    EXPECT_EQ(trainer.log()[i].loss, losses[i]) << "step " << i + 1;
+    EXPECT_NEAR(trainer.log()[i].grad_norm, norms[i], 1e-6 * norms[i]) << "step " << i + 1;
+  }
+}
+
 TEST_F(Training, FirstLossIsTheBaseLossAndTheBaseStaysAsItWas) {
   const std::string before = read_bytes(folder_ / "model/model.safetensors");
   const CausalLM base = CausalLM::load(folder_ / "model", {.device = "cpu"});
