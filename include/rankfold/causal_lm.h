@@ -58,6 +58,10 @@ class CausalLM {
 
   // Sum (not mean) over the labels that count of the negative log-likelihood; a scalar, fp32. Where gradients are
   // recorded (at::GradMode), adapters drop out their inputs; under at::NoGradGuard they do not.
+  //
+  // On a CUDA device, backward in 16 bits turns LibTorch's deterministic algorithms on for the whole process while it
+  // launches the backward of a layer's attention, and then back: LibTorch has no other way to ask for it. Another thread
+  // that runs an operator of LibTorch at that moment gets the deterministic one, or an error where there is none.
   at::Tensor loss(const Batch& batch) const;
   at::Tensor logits(const Batch& batch) const;  // [T, V] in the model's dtype
 

@@ -34,8 +34,10 @@ namespace {
 using at::Tensor;
 using Gradients = std::tuple<Tensor, Tensor, Tensor>;
 
-// Both sum dq with atomics unless told not to; then a run would not repeat itself to the bit. The switch is the
-// process's, hence the lock; memory that is written anyway need not be filled first.
+// flash sums dq with atomics unless told not to; then a run would not repeat itself to the bit. LibTorch exports no
+// function that takes this as an argument: its operator asks the switch of the whole process. It is on for that one call.
+// The lock keeps our own calls apart; CausalLM::loss says what it means for others. Memory that is written anyway need
+// not be filled first.
 class Deterministic {
  public:
   Deterministic()
@@ -96,11 +98,12 @@ std::vector<Tensor> flash(const Tensor& q, const Tensor& k, const Tensor& v, con
 Gradients flash_backward(const Tensor& dy, const Tensor& q, const Tensor& k, const Tensor& v,
                          const std::vector<Tensor>& kept, const Sequences& sequences, double scale) {
   const int64_t longest = flash_length(sequences);
+  const Deterministic deterministic;
   return at::_flash_attention_backward(dy, q, k, v, kept[0], kept[1], sequences.offsets, sequences.offsets, longest,
                                        longest, /*dropout_p=*/0, /*is_causal=*/true, kept[2], kept[3], scale);
 }
 
-// ---- memory-efficient: [1, T, heads, size]
+// ---- memory-efficient: [1, T, heads, size]. Backward sums in a fixed order where the keys are not split.
 
 constexpr int64_t kCausalFromTopLeft = 1;  // sdp::CustomMaskType
 
@@ -225,7 +228,6 @@ std::vector<Tensor> attention(const Tensor& q_in, const Tensor& k_in, const Tens
 Gradients attention_backward(const Tensor& dy, const Tensor& q, const Tensor& k, const Tensor& v,
                              const std::vector<Tensor>& kept, const Sequences& sequences) {
   const c10::cuda::CUDAGuard guard(q.device());
-  const Deterministic deterministic;
   const int64_t size = q.size(2);
   const auto candidate = static_cast<size_t>(kept.back().item<int64_t>());
   std::vector<Tensor> whole = kept;
