@@ -18,7 +18,7 @@ int main(int argc, char** argv) {
       std::cout << "fused_tests: skipped: " << error.what() << "\n";
       return 77;
     }
-    rankfold::testing::Kernels::on_cuda = true;
+    rankfold::testing::Kernels::on_cuda = rankfold::on_tensor_cores = true;
   }
   rankfold::testing::Kernels::use(true);
   return RUN_ALL_TESTS();

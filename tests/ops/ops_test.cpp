@@ -1,6 +1,7 @@
 // Every op against its definition in double: results and every gradient. Compiled twice: for the CPU path (float32,
 // bfloat16 and double, there also against finite differences) and, as fused_tests, for the kernels (float32, bfloat16,
 // float16).
+#include "core/check.h"
 #include "ops/support.h"
 
 #include <c10/core/GradMode.h>
@@ -36,6 +37,34 @@ Tensors gradients(const Problem& p, const Tensors& outputs) {
   for (size_t i = 0; i < grads.size(); ++i)
     if (!grads[i].defined()) grads[i] = at::zeros_like(p.leaves[i]);
   return grads;
+}
+
+// The rule itself: what is rounded to the dtype passes; a scale that is a little wrong does not, in 16 bits also where
+// the worst element alone would not tell.
+TEST(Parity, SeesAWrongScale) {
+  struct Wrong {
+    at::ScalarType dtype;
+    double scale;
+  };
+  at::manual_seed(3);
+  const at::Tensor exact = at::randn({9, 40}, at::kDouble);
+  for (const bool tensor_cores : {false, true})
+    for (const Wrong& wrong : {Wrong{at::kBFloat16, 1.01}, {at::kHalf, 1.0015}, {at::kFloat, 1 + 4e-6}}) {
+      const at::Tensor plain = exact.to(wrong.dtype);
+      const auto parity = [&](double scale) {
+        return parity_of((exact * scale).to(wrong.dtype), plain, exact, wrong.dtype, tensor_cores);
+      };
+      const std::string what = join(c10::toString(wrong.dtype), tensor_cores ? " on tensor cores" : "");
+      EXPECT_TRUE(parity(1).holds()) << what;
+      for (const double scale : {wrong.scale, 2 - wrong.scale}) {
+        EXPECT_FALSE(parity(scale).holds()) << what << ", scale " << scale;
+        if (wrong.dtype == at::kFloat) continue;
+        EXPECT_LE(parity(scale).error, parity(scale).error_limit) << what << ": the scale alone must tell";
+      }
+      at::Tensor broken = plain.clone();
+      broken[3][5] = std::numeric_limits<double>::quiet_NaN();
+      EXPECT_FALSE(parity_of(broken, plain, exact, wrong.dtype, tensor_cores).holds()) << what;
+    }
 }
 
 bool by_kernels() { return ops::backend_of(test_device.type()) != nullptr; }

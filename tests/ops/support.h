@@ -19,6 +19,7 @@ namespace rankfold {
 
 // Where the ops under test work.
 inline at::Device test_device = at::kCPU;
+inline bool on_tensor_cores = false;  // on a CUDA device, where products are cut off instead of rounded
 
 inline double epsilon(at::ScalarType dtype) {
   switch (dtype) {
@@ -41,22 +42,36 @@ inline double bias(const at::Tensor& ours, const at::Tensor& exact) {  // |<y, e
   return std::abs((ours.to(at::kCPU, at::kDouble).flatten().dot(e) / e.dot(e)).item<double>() - 1);
 }
 
-// The limit comes from the dtype: twice the error of plain ATen in that dtype against double, at least 4 eps.
-inline void expect_parity(const at::Tensor& ours, const at::Tensor& plain, const at::Tensor& exact,
-                          at::ScalarType dtype, const std::string& what) {
-  ASSERT_EQ(ours.sizes(), exact.sizes()) << what;
+// What the comparison of a result with the exact one finds, and what it allows.
+struct Parity {
+  double error = 0, error_limit = 0;                                         // of the worst element
+  double bias = 0, bias_limit = 0;                                           // of the scale
+  bool holds() const { return error <= error_limit && bias <= bias_limit; }  // a NaN does not
+};
+// The limits come from the dtype: twice the error of plain ATen in that dtype against double, at least 4 eps.
+inline Parity parity_of(const at::Tensor& ours, const at::Tensor& plain, const at::Tensor& exact, at::ScalarType dtype,
+                        bool tensor_cores) {
   // A row's attention weights are made again from its log-sum-exp, which is good to eps times its size.
   const double ulps = c10::elementSize(dtype) > 2 ? 16 : 4;
   const double floor = ulps * epsilon(dtype) * exact.abs().max().item<double>();
-  EXPECT_LE(worst(ours, exact), std::max(2 * worst(plain, exact), floor)) << what;
   // Kernels make a float32 product of three tf32 products, good to 2^-22 each; a constant factor is rounded once.
   const double factor = dtype == at::kFloat ? 32 : 16;
   // A sum that is not split into lanes is rounded once for each term; tensor cores cut it off instead, always downwards
-  // (1.0e-6 at the worst on an H200).
-  const double roundings = !test_device.is_cpu() ? 16 : testing::kSanitized ? 8 : 2;
+  // (1.0e-6 at the worst on an H200). Sums of 16-bit numbers are fp32: that is nothing beside the rounding of a result.
+  const double roundings = c10::elementSize(dtype) == 2 ? 2 : tensor_cores ? 16 : testing::kSanitized ? 8 : 2;
   const double noise = std::max({factor * epsilon(dtype) / std::sqrt(static_cast<double>(exact.numel())),
                                  roundings * epsilon(dtype), 8 * epsilon(at::kDouble)});
-  EXPECT_LE(bias(ours, exact), std::max(2 * bias(plain, exact), noise)) << what << ": scale";
+  return {.error = worst(ours, exact),
+          .error_limit = std::max(2 * worst(plain, exact), floor),
+          .bias = bias(ours, exact),
+          .bias_limit = std::max(2 * bias(plain, exact), noise)};
+}
+inline void expect_parity(const at::Tensor& ours, const at::Tensor& plain, const at::Tensor& exact,
+                          at::ScalarType dtype, const std::string& what) {
+  ASSERT_EQ(ours.sizes(), exact.sizes()) << what;
+  const Parity parity = parity_of(ours, plain, exact, dtype, on_tensor_cores);
+  EXPECT_LE(parity.error, parity.error_limit) << what;
+  EXPECT_LE(parity.bias, parity.bias_limit) << what << ": scale";
 }
 
 struct Shape {
