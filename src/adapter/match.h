@@ -1,7 +1,7 @@
 // Which linear layers a LoraConfig names, by PEFT's rules (0.21), and with which rank and scale.
 #pragma once
 
-#include "adapter/regex.h"
+#include "core/regex.h"
 #include "rankfold/causal_lm.h"
 #include "rankfold/config.h"
 

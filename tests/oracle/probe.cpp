@@ -12,7 +12,7 @@
 // Options: --dtype T, --seed N, --step N, --first_row N, --max_new_tokens N.
 #include "rankfold/rankfold.h"
 
-#include "adapter/regex.h"
+#include "core/regex.h"
 #include "ops/dropout.h"
 
 #include <ATen/ATen.h>

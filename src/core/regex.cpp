@@ -1,4 +1,4 @@
-#include "adapter/regex.h"
+#include "core/regex.h"
 
 #include "core/check.h"
 #include "core/json.h"
