@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# The layers of docs/design.md: a file includes only files of a lower number or of its own folder; no torch header in
-# kernels/, torch/torch.h nowhere; one launch, one header with PTX; only src/core/write.cpp opens files for writing.
+# The layers of docs/design.md: a file includes only files of a lower number or of its own folder, and each public header
+# counts as a file of one folder; no torch header in kernels/, torch/torch.h nowhere; one launch, one header with PTX; only src/core/write.cpp opens files for writing.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 declare -A level=([core]=0 [io]=1 [kernels]=1 [ops]=2 [data]=2 [model]=3 [cuda]=3 [adapter]=4 [eval]=5 [checkpoint]=5 [train]=6 [cli]=7)
@@ -9,14 +9,26 @@ complain() {
   echo "$*"
   bad=1
 }
+# The folder that each header of include/rankfold is of: the lowest that has what it declares.
+declare -A public=([config]=core [error]=core [batch]=core [choices]=core [tensor_file]=io [memory]=ops [tokenizer]=data [dataset]=data
+  [causal_lm]=model [adapter]=adapter [evaluate]=eval [generate]=eval [trainer]=train [rankfold]=cli)
+# Sets `folder` to that of a file, whose path may begin with src/ or include/; kernels/x.cu is of the folder kernels.
+find_folder() {
+  local path=${1#src/}
+  path=${path#include/}
+  folder=${path%%/*}
+  [[ $folder != rankfold ]] || { path=${path#rankfold/} folder=${public[${path%.h}]:-none}; }
+}
 while IFS=: read -r file line; do
-  from=${file#src/} from=${from%%/*}  # kernels/x.cu is of the folder kernels
-  to=${line#*\"} to=${to%%/*}
-  [[ -n ${level[$from]:-} ]] || { complain "$file: folder $from has no level"; continue; }
-  [[ $to == rankfold || $to == "$from" ]] && continue
-  [[ -n ${level[$to]:-} ]] || { complain "$file: $line: unknown folder"; continue; }
-  ((${level[$to]} < ${level[$from]})) || complain "$file (level ${level[$from]}) includes $to (level ${level[$to]})"
-done < <(grep -rHoE '^#include "[^"]+"' src kernels | grep -v '#include "simt/')
+  find_folder "$file" && from=$folder
+  to=${line#*\"}
+  find_folder "${to%\"}" && to=$folder
+  [[ -n ${level[$from]:-} ]] || { complain "$file has no level"; continue; }
+  [[ -n ${level[$to]:-} ]] || { complain "$file: $line has no level"; continue; }
+  [[ $to == "$from" ]] && continue
+  ((${level[$to]} < ${level[$from]})) ||
+    complain "$file ($from, level ${level[$from]}): $line ($to, level ${level[$to]})"
+done < <(grep -rHoE '^#include "[^"]+"' src kernels include | grep -v '#include "simt/')
 grep -rnE '#include *[<"]torch/torch\.h' include src tests examples && complain "torch/torch.h takes 25 s a file"
 grep -rnE '#include *[<"](torch|ATen|c10)/' kernels && complain "a torch header in kernels/"
 grep -rn '<<<' kernels | grep -v '^kernels/launch.h:' && complain "a launch outside kernels/launch.h"

@@ -3,6 +3,7 @@
 
 #include "rankfold/causal_lm.h"
 #include "rankfold/dataset.h"
+#include "rankfold/memory.h"
 
 #include <cstdint>
 
@@ -16,8 +17,5 @@ struct EvalResult {
   int64_t peak_memory_bytes = 0;  // so far
 };
 EvalResult evaluate(const CausalLM& model, const Dataset& dataset, int64_t rows_per_batch = 8);
-
-// Most memory used so far: of this process, or what its tensors have held on a CUDA device.
-int64_t peak_memory_bytes(at::Device device = at::kCPU);
 
 }  // namespace rankfold

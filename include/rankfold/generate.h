@@ -37,8 +37,4 @@ std::vector<std::vector<int32_t>> generate(const CausalLM& model, const std::vec
                                            const GenerateConfig& config,
                                            const std::function<void(int64_t, int32_t)>& on_token = {});
 
-// Ids of a prompt, as training made them: bos where the folder says so, then the template with the question in it.
-std::vector<int32_t> encode_prompt(const Tokenizer& tokenizer, const std::string& prompt_template,
-                                   const std::string& question);
-
 }  // namespace rankfold

@@ -9,6 +9,7 @@
 #include "rankfold/error.h"
 #include "rankfold/evaluate.h"
 #include "rankfold/generate.h"
+#include "rankfold/memory.h"
 #include "rankfold/tensor_file.h"
 #include "rankfold/tokenizer.h"
 #include "rankfold/trainer.h"

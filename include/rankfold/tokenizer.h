@@ -34,4 +34,8 @@ class Tokenizer {
   std::shared_ptr<const State> state_;
 };
 
+// Ids of a prompt, as training made them: bos where the folder says so, then the template with the question in it.
+std::vector<int32_t> encode_prompt(const Tokenizer& tokenizer, const std::string& prompt_template,
+                                   const std::string& question);
+
 }  // namespace rankfold

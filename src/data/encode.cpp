@@ -2,7 +2,7 @@
 
 #include "core/check.h"
 #include "rankfold/batch.h"
-#include "rankfold/generate.h"
+#include "rankfold/tokenizer.h"
 
 #include <nlohmann/json.hpp>
 

@@ -4,7 +4,7 @@
 #include "core/json.h"
 #include "core/utf8.h"
 #include "data/tokenizer_model.h"
-#include "rankfold/generate.h"
+#include "rankfold/tokenizer.h"
 
 #include <nlohmann/json.hpp>
 

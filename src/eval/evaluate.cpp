@@ -2,12 +2,9 @@
 
 #include "core/check.h"
 #include "core/guard.h"
-#include "ops/backend.h"
 
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
-
-#include <sys/resource.h>
 
 #include <chrono>
 #include <cmath>
@@ -37,14 +34,6 @@ EvalResult evaluate(const CausalLM& model, const Dataset& dataset, int64_t rows_
   return result;
 } catch (...) {
   rethrow_as_error();
-}
-
-int64_t peak_memory_bytes(at::Device device) {
-  if (!device.is_cpu())
-    if (const ops::Backend* backend = ops::backend_of(device.type())) return backend->peak_memory(device.index());
-  rusage usage{};
-  getrusage(RUSAGE_SELF, &usage);
-  return usage.ru_maxrss * 1024;
 }
 
 }  // namespace rankfold

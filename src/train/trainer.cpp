@@ -9,7 +9,7 @@
 #include "core/write.h"
 #include "ops/finite.h"
 #include "ops/rowwise.h"
-#include "rankfold/evaluate.h"
+#include "rankfold/memory.h"
 #include "train/memory_plan.h"
 #include "train/optimizer.h"
 #include "train/run_state.h"
