@@ -10,7 +10,7 @@ complain() {
   bad=1
 }
 # The folder that each header of include/rankfold is of: the lowest that has what it declares.
-declare -A public=([config]=core [error]=core [batch]=core [choices]=core [tensor_file]=io [memory]=ops [tokenizer]=data [dataset]=data
+declare -A public=([config]=core [error]=core [batch]=core [choices]=core [ordered_map]=core [tensor_file]=io [memory]=ops [tokenizer]=data [dataset]=data
   [causal_lm]=model [adapter]=adapter [evaluate]=eval [generate]=eval [trainer]=train [rankfold]=cli)
 # Sets `folder` to that of a file, whose path may begin with src/ or include/; kernels/x.cu is of the folder kernels.
 find_folder() {

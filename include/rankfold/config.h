@@ -13,6 +13,7 @@
 #pragma once
 
 #include "rankfold/choices.h"
+#include "rankfold/ordered_map.h"
 
 #include <cmath>
 #include <cstdint>
@@ -124,8 +125,9 @@ struct LoraConfig {
   ModuleNames exclude_modules = StringList{};
   std::string bias = "none";
   bool use_rslora = false;
-  std::map<std::string, int64_t> rank_pattern = {};
-  std::map<std::string, double> alpha_pattern = {};
+  // Of the entries that match a module the first counts.
+  OrderedMap<int64_t> rank_pattern = {};
+  OrderedMap<double> alpha_pattern = {};
   std::vector<int64_t> layers_to_transform = {};
 
   template <class V>
@@ -146,15 +148,16 @@ struct LoraConfig {
       "\"none\" (no other is supported)", {});
     v("use_rslora", use_rslora, on_resume::same("scale by lora_alpha / sqrt(r) instead"), allow::any, "true or false",
       {});
-    v("rank_pattern", rank_pattern, on_resume::same("another r for modules that match a name or regular expression"),
-      [rank](const std::map<std::string, int64_t>& m) {
+    v("rank_pattern", rank_pattern, on_resume::same(
+        "another r for modules that match a name or regular expression; the first that matches counts"),
+      [rank](const OrderedMap<int64_t>& m) {
         for (const auto& [name, x] : m)
           if (!rank(x)) return false;
         return true;
       },
       "an object of integers in [1, 4096]", {});
-    v("alpha_pattern", alpha_pattern, on_resume::same("another lora_alpha for modules that match"),
-      [](const std::map<std::string, double>& m) {
+    v("alpha_pattern", alpha_pattern, on_resume::same("another lora_alpha for modules that match; the first counts"),
+      [](const OrderedMap<double>& m) {
         for (const auto& [name, x] : m)
           if (!allow::positive_float(x)) return false;
         return true;

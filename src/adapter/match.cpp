@@ -37,11 +37,12 @@ class Names {
     }
   }
   bool lists(const std::string& name) const { return list_.contains(name); }
-  // An entry of the list that no name so far has matched; null: none.
-  const std::string* unmatched() const {
+  // The entries of the list that no name so far has matched.
+  StringList unmatched() const {
+    StringList entries;
     for (const auto& [entry, has_matched] : list_)
-      if (!has_matched) return &entry;
-    return nullptr;
+      if (!has_matched) entries.push_back(entry);
+    return entries;
   }
 
  private:
@@ -95,11 +96,25 @@ void check_layers(const std::set<int64_t>& layers, const std::vector<LinearModul
            layer);
 }
 
-void check_entries(Names& targets, const std::vector<LinearModule>& linears) {
-  for (const LinearModule& module : linears) targets.match(module.name);
-  if (const std::string* entry = targets.unmatched())
-    fail("target_modules: '", *entry, "' matches no linear layer of this model, whose names are ", listed(linears),
-         did_you_mean(nearest(*entry, short_names(linears))));
+// What may have been meant by an entry that matches nothing. Entries are the end of a name as the model has it.
+template <class List>
+std::string hint(const std::string& entry, const List& names) {
+  constexpr std::string_view kPrefix = "base_model.model.";
+  if (entry.starts_with('^') || entry.ends_with('$'))
+    return " (an entry stands for a whole name, or for all that follows a dot in it: leave out ^ and $)";
+  if (entry.starts_with(kPrefix)) return join(" (leave out ", kPrefix, ", which only the adapter's file has)");
+  return did_you_mean(nearest(entry, names));
+}
+
+StringList unmatched_by(Names& entries, const std::vector<LinearModule>& linears) {
+  for (const LinearModule& module : linears) entries.match(module.name);
+  return entries.unmatched();
+}
+
+void check_entries(const char* key, Names& entries, const std::vector<LinearModule>& linears) {
+  if (const StringList unmatched = unmatched_by(entries, linears); !unmatched.empty())
+    fail(key, ": '", unmatched.front(), "' matches no linear layer of this model, whose names are ", listed(linears),
+         hint(unmatched.front(), short_names(linears)));
 }
 
 // A pattern without any operator but the dot: PEFT's initialisers write one for each module, and a comparison is cheaper.
@@ -117,7 +132,7 @@ bool ends_in_plain(const std::string& name, const std::string& pattern) {
 }  // namespace
 
 template <class T>
-ByName<T>::ByName(const std::string& key, const std::map<std::string, T>& patterns, T otherwise)
+ByName<T>::ByName(const std::string& key, const OrderedMap<T>& patterns, T otherwise)
     : key_(key), otherwise_(otherwise) {
   constexpr size_t kMostExpressions = 1000;  // each may take 64 KiB
   size_t expressions = 0;
@@ -131,14 +146,41 @@ ByName<T>::ByName(const std::string& key, const std::map<std::string, T>& patter
 }
 
 template <class T>
-T ByName<T>::at(const std::string& name) const {
+bool ByName<T>::Entry::matches(const std::string& name) const {
+  return regex ? regex->match_after_dot(name) : ends_in_plain(name, pattern);
+}
+
+template <class T>
+const typename ByName<T>::Entry* ByName<T>::find(const std::string& name) const {
   constexpr uint64_t kMostLooks =
       100'000'000;  // a third of a second; 1,000 modules that each have an entry take a million
   looks_ += entries_.size();
   if (looks_ > kMostLooks) fail(key_, ": ", entries_.size(), " entries are too many for this model");
   for (const Entry& entry : entries_)
-    if (entry.regex ? entry.regex->match_after_dot(name) : ends_in_plain(name, entry.pattern)) return entry.value;
-  return otherwise_;
+    if (entry.matches(name)) return &entry;
+  return nullptr;
+}
+
+template <class T>
+T ByName<T>::at(const std::string& name) const {
+  const Entry* entry = find(name);
+  return entry ? entry->value : otherwise_;
+}
+
+template <class T>
+void ByName<T>::check_entries(const std::vector<std::string>& modules) const {
+  std::set<const Entry*> used;
+  for (const std::string& module : modules) used.insert(find(module));
+  for (const Entry& entry : entries_) {
+    if (used.contains(&entry)) continue;
+    for (const std::string& module : modules)
+      if (entry.matches(module))
+        fail(key_, ": '", entry.pattern, "' does nothing, as '", find(module)->pattern,
+             "' comes before it and matches the same modules: put '", entry.pattern, "' first");
+    std::set<std::string> names;
+    for (const std::string& module : modules) names.insert(last_part(module));
+    fail(key_, ": '", entry.pattern, "' matches no adapted module", hint(entry.pattern, names));
+  }
 }
 
 ModuleRanks::ModuleRanks(const LoraConfig& config)
@@ -153,7 +195,15 @@ ModuleMatch ModuleRanks::match(const LinearModule& module) const {
   return match;
 }
 
-std::vector<ModuleMatch> match_modules(const LoraConfig& config, const std::vector<LinearModule>& linears) {
+void ModuleRanks::check_entries(const std::vector<ModuleMatch>& matches) const {
+  std::vector<std::string> modules;
+  for (const ModuleMatch& match : matches) modules.push_back(match.module.name);
+  r_.check_entries(modules);
+  alpha_.check_entries(modules);
+}
+
+std::vector<ModuleMatch> match_modules(const LoraConfig& config, const std::vector<LinearModule>& linears,
+                                       IdleEntries idle) {
   const auto* text = std::get_if<std::string>(&config.target_modules);
   if (text ? text->empty() : std::get<StringList>(config.target_modules).empty())
     fail("target_modules: expected names of linear layers, got none; this model's are ", listed(linears));
@@ -163,8 +213,11 @@ std::vector<ModuleMatch> match_modules(const LoraConfig& config, const std::vect
   const bool all = text && is_all_linear(*text);
   Names wanted("target_modules", all ? ModuleNames(StringList{}) : config.target_modules);
   Names excluded("exclude_modules", config.exclude_modules);
-  if (!text) check_entries(wanted, linears);
-  check_layers(layers, linears);
+  if (idle == IdleEntries::kRefused) {
+    check_entries("target_modules", wanted, linears);
+    check_entries("exclude_modules", excluded, linears);
+    check_layers(layers, linears);
+  }
   const ModuleRanks ranks(config);
 
   std::vector<ModuleMatch> matches;
@@ -173,13 +226,24 @@ std::vector<ModuleMatch> match_modules(const LoraConfig& config, const std::vect
         all ? !module.is_head : wanted.match(module.name) && is_in_layers(layers, wanted, module.name);
     if (is_wanted && !excluded.match(module.name)) matches.push_back(ranks.match(module));
   }
-  if (!matches.empty()) return matches;
-  if (text && !all)
+  if (matches.empty() && text && !all)
     fail("target_modules: '", *text, "' matches no linear layer (", listed(linears),
          "); a string is a regular expression for the whole name, such as ", full_names(linears),
          ": give a list for names");
-  fail("target_modules: nothing is left after exclude_modules and layers_to_transform; this model's linear layers are ",
-       listed(linears));
+  if (matches.empty() && !text) check_entries("target_modules", wanted, linears);
+  if (matches.empty())
+    fail(
+        "target_modules: nothing is left after exclude_modules and layers_to_transform; this model's linear layers "
+        "are ",
+        listed(linears));
+  if (idle == IdleEntries::kRefused) ranks.check_entries(matches);
+  return matches;
+}
+
+StringList idle_targets(const LoraConfig& config, const std::vector<LinearModule>& linears) {
+  if (std::holds_alternative<std::string>(config.target_modules)) return {};
+  Names targets("target_modules", config.target_modules);
+  return unmatched_by(targets, linears);
 }
 
 std::vector<std::string> short_names(const std::vector<LinearModule>& linears) {

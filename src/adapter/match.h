@@ -21,21 +21,26 @@ struct ModuleMatch {
   double scale = 0;  // alpha / r, or alpha / sqrt(r) with use_rslora
 };
 
-// What rank_pattern or alpha_pattern says of a module: the value of the first key that, as a regular expression, matches
-// the whole name or what follows a dot in it.
+// What rank_pattern or alpha_pattern says of a module: the value of the first entry that, as a regular expression,
+// matches the whole name or what follows a dot in it.
 template <class T>
 class ByName {
  public:
   // Throws UserError, which names `key`, for what is not a regular expression.
-  ByName(const std::string& key, const std::map<std::string, T>& patterns, T otherwise);
+  ByName(const std::string& key, const OrderedMap<T>& patterns, T otherwise);
   T at(const std::string& name) const;
+  // Throws UserError that names an entry from which none of these modules takes its value.
+  void check_entries(const std::vector<std::string>& modules) const;
 
  private:
   struct Entry {
     std::string pattern;
     std::optional<Regex> regex;  // none where the pattern is a name
     T value;
+    bool matches(const std::string& name) const;
   };
+  const Entry* find(const std::string& name) const;  // null: none matches
+
   std::string key_;
   std::vector<Entry> entries_;
   T otherwise_;
@@ -46,6 +51,7 @@ class ModuleRanks {
  public:
   explicit ModuleRanks(const LoraConfig& config);  // throws UserError for a bad regular expression
   ModuleMatch match(const LinearModule& module) const;
+  void check_entries(const std::vector<ModuleMatch>& matches) const;  // of both patterns
 
  private:
   ByName<int64_t> r_;
@@ -53,9 +59,16 @@ class ModuleRanks {
   bool use_rslora_;
 };
 
-// In the order of `linears`. Stricter than PEFT: a list entry that matches nothing is a UserError that lists what there
-// is, like a target that matches nothing at all.
-std::vector<ModuleMatch> match_modules(const LoraConfig& config, const std::vector<LinearModule>& linears);
+// Whether an entry of a list or a pattern may do nothing. A new run's may not: it is a UserError that names the entry. An
+// adapter's may, as in PEFT: what counts is that its tensors find their modules.
+enum class IdleEntries { kRefused, kAllowed };
+
+// In the order of `linears`. A target that matches nothing at all is a UserError either way.
+std::vector<ModuleMatch> match_modules(const LoraConfig& config, const std::vector<LinearModule>& linears,
+                                       IdleEntries idle = IdleEntries::kRefused);
+
+// The entries of a list in target_modules that match no linear layer, in the order of their names.
+StringList idle_targets(const LoraConfig& config, const std::vector<LinearModule>& linears);
 
 // "W_pack, o_proj, ...": the last part of each name, once.
 std::vector<std::string> short_names(const std::vector<LinearModule>& linears);

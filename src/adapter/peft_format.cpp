@@ -18,7 +18,7 @@
 namespace rankfold {
 
 namespace fs = std::filesystem;
-using nlohmann::json;
+using json = nlohmann::ordered_json;  // of a pattern the first entry that matches counts
 
 namespace {
 
@@ -27,36 +27,76 @@ constexpr std::string_view kPrefix = "base_model.model.", kA = ".lora_A.weight",
                            kBase = ".base_layer.weight";
 
 bool is_unset(const json& value) {
-  return value.is_null() || value == false || (value.is_structured() && value.empty());
+  return value.is_null() || value == false || value == 0 || value == "" || (value.is_structured() && value.empty());
+}
+
+// Keys that say where an adapter is from or how it began, and nothing of what it computes. Those of an initialiser are
+// among them, as init_lora_weights itself is looked at; those at the end are other trainers'.
+constexpr const char* kWithoutMeaning[] = {"auto_mapping",   "base_model_name_or_path",
+                                           "inference_mode", "megatron_core",
+                                           "peft_version",   "qalora_group_size",
+                                           "revision",       "runtime_config",
+                                           "task_type",      "corda_config",
+                                           "eva_config",     "loftq_config",
+                                           "lora_ga_config", "lora_dtype",
+                                           "lorap_lr_ratio", "merge_weights"};
+
+// Of these the base's weights stay as they were. The others start from another base, which its folder does not hold.
+constexpr const char* kInitialisers[] = {"gaussian", "eva", "orthogonal", "mica"};
+
+template <class Names>
+bool is_among(const Names& names, const std::string& name) {
+  return std::find(std::begin(names), std::end(names), name) != std::end(names);
+}
+
+// Under its own name: an alias is another key, which PEFT does not read.
+bool is_field(const Fields& fields, const std::string& key) {
+  return std::any_of(fields.begin(), fields.end(), [&key](const Field& field) { return field.name == key; });
 }
 
 // Features of PEFT that change what an adapter computes and that we do not follow.
-void refuse_foreign_features(const json& config, const std::string& source) {
-  const auto refuse = [&](const std::string& key, const std::string& expected) {
-    fail(source, ": ", key, ": expected ", expected, ", got ", config.contains(key) ? brief(config[key]) : "nothing");
+void refuse_foreign_features(const json& config, const Fields& ours, const std::string& source) {
+  const auto refuse = [&](const std::string& key, const json& value, const std::string& expected) {
+    fail(source, ": ", key, ": expected ", expected, ", got ", brief(value));
   };
-  if (config.value("peft_type", json()) != "LORA") refuse("peft_type", "\"LORA\" (no other is supported)");
-  for (const char* key :
-       {"use_dora", "modules_to_save", "fan_in_fan_out", "lora_bias", "trainable_token_indices", "target_parameters",
-        "layer_replication", "megatron_config", "alora_invocation_tokens", "arrow_config", "use_qalora", "use_bdlora",
-        "monteclora_config", "velora_config", "kasa_config"})
-    if (config.contains(key) && !is_unset(config[key])) refuse(key, "nothing (it is not supported)");
-  // These start from another base weight, which the folder of the base does not hold.
-  if (const auto init = config.find("init_lora_weights"); init != config.end() && init->is_string())
-    for (const char* name : {"pissa", "olora", "corda", "loftq", "lora_ga"})
-      if (init->get_ref<const std::string&>().starts_with(name))
-        refuse("init_lora_weights", "an adapter that was converted to plain LoRA");
-  if (const auto layers = config.find("layers_pattern"); layers != config.end())
-    if (!is_unset(*layers) && *layers != "layers" && *layers != json::array({"layers"}))
-      refuse("layers_pattern", "\"layers\" (no other is supported)");
+  if (!config.contains("peft_type")) fail(source, ": peft_type: expected \"LORA\", got nothing");
+  for (const auto& [key, value] : config.items()) {
+    if (key == "peft_type") {
+      if (value != "LORA") refuse(key, value, "\"LORA\" (no other is supported)");
+    } else if (key == "init_lora_weights") {
+      if (value.is_string() && !is_among(kInitialisers, value.get<std::string>()))
+        refuse(key, value, "an adapter that was converted to plain LoRA");
+    } else if (key == "layers_pattern") {
+      if (!is_unset(value) && value != "layers" && value != json::array({"layers"}))
+        refuse(key, value, "\"layers\" (no other is supported)");
+    } else if (key == "fan_in_fan_out") {
+      if (!value.is_null() && !value.is_boolean()) refuse(key, value, "true or false");
+    } else if (!is_unset(value) && !is_among(kWithoutMeaning, key) && !is_field(ours, key)) {
+      refuse(key, value, "nothing (it is not supported)");
+    }
+  }
 }
 
 LoraConfig read_config(const json& object, const std::string& source) {
   if (!object.is_object()) fail(source, ": expected an object, got ", brief(object));
-  refuse_foreign_features(object, source);
   LoraConfig config;
-  read_fields(object, source, config, /*unknown_is_error=*/false);
+  const Fields fields = fields_of(config);
+  refuse_foreign_features(object, fields, source);
+  read_fields(object, source, fields, /*unknown_is_error=*/false);
   return config;
+}
+
+// "medical and checkpoint-200": the sub-folders that hold an adapter; empty: none does.
+std::string adapters_below(const fs::path& path) {
+  constexpr size_t kMost = 5;
+  StringList names;
+  std::error_code error;
+  for (fs::directory_iterator entry(path, error), end; !error && entry != end; entry.increment(error))
+    if (what_stands_at(entry->path() / kConfigName) == "a file") names.push_back(entry->path().filename().string());
+  std::sort(names.begin(), names.end());
+  std::string text;
+  for (size_t i = 0; i < names.size() && i < kMost; ++i) text += (i ? ", " : "") + names[i];
+  return names.size() > kMost ? join(text, " and ", names.size() - kMost, " more") : text;
 }
 
 at::Tensor read_tensor(const TensorFile& file, const TensorInfo& info) {
@@ -182,22 +222,43 @@ std::string readme_text(const LoraConfig& config, const std::string& base_model)
 
 }  // namespace
 
-AdapterFolder read_adapter_folder(const fs::path& path) {
+AdapterFolder read_adapter_config(const fs::path& path) {
   if (const std::string kind = what_stands_at(path); kind != "a folder")
     fail(path.string(), ": expected an adapter folder, got ", kind);
+  const std::string source = (path / kConfigName).string();
+  if (what_stands_at(source) == "nothing")
+    if (const std::string below = adapters_below(path); !below.empty())
+      fail(path.string(), ": expected an adapter folder, got one without ", kConfigName, "; there is one in ", below,
+           ": give that folder");
   AdapterFolder folder;
   folder.path = path;
-  const std::string source = (path / kConfigName).string();
-  const json object = read_json(source, kLargestConfig);
+  const json object = read_ordered_json(source, kLargestConfig);
   folder.config = read_config(object, source);
+  folder.fan_in_fan_out = object.value("fan_in_fan_out", json()) == true;
   if (const auto base = object.find("base_model_name_or_path"); base != object.end() && base->is_string())
     folder.base_model = base->get<std::string>();
+  return folder;
+}
+
+AdapterFolder read_adapter_folder(const fs::path& path) {
+  AdapterFolder folder = read_adapter_config(path);
   if (what_stands_at(path / kAdapterName) == "nothing" && what_stands_at(path / "adapter_model.bin") == "a file")
     fail(path.string(), ": expected ", kAdapterName,
          ", got adapter_model.bin, a pickle, which may run code and is refused;"
          " load it with PEFT and save it again");
   read_tensors(folder);
   return folder;
+}
+
+std::vector<std::string> notes_on(const AdapterFolder& folder, const std::vector<LinearModule>& linears) {
+  const std::string source = (folder.path / kConfigName).string();
+  std::vector<std::string> notes;
+  if (const StringList idle = idle_targets(folder.config, linears); !idle.empty())
+    notes.push_back(one_line(join(source, ": target_modules: ", brief(json(idle)),
+                                  " match no linear layer of this model and are passed over")));
+  if (folder.fan_in_fan_out)
+    notes.push_back(source + ": fan_in_fan_out: true is passed over: no linear layer of this model is transposed");
+  return notes;
 }
 
 std::vector<ModuleMatch> match_adapter(const AdapterFolder& folder, const std::vector<LinearModule>& linears) {
@@ -209,7 +270,7 @@ std::vector<ModuleMatch> match_adapter(const AdapterFolder& folder, const std::v
       fail(source, ": module '", module, "' is not in the base model", did_you_mean(nearest(module, names)));
   std::vector<ModuleMatch> matches;
   try {
-    matches = match_modules(folder.config, linears);
+    matches = match_modules(folder.config, linears, IdleEntries::kAllowed);
   } catch (const UserError& error) {
     fail((folder.path / kConfigName).string(), ": ", error.what());
   }

@@ -17,20 +17,26 @@ namespace rankfold {
 struct AdapterFolder {
   std::filesystem::path path;
   LoraConfig config;
-  std::string base_model;                                            // base_model_name_or_path; may be empty
+  std::string base_model;       // base_model_name_or_path; may be empty
+  bool fan_in_fan_out = false;  // of layers that keep their weights transposed, which no linear layer does
   std::map<std::string, std::pair<at::Tensor, at::Tensor>> tensors;  // module -> A [r, in], B [out, r], fp32 copies
   std::map<std::string, at::Tensor> base_weights;  // module -> the base's own weight, which PEFT adds for lm_head
 };
 
 inline constexpr const char* kAdapterName = "adapter_model.safetensors";
 
-// Keys of adapter_config.json that we do not know are ignored, but for those that change the maths, which are refused
-// by name. Every tensor must be A or B of a pair, and finite.
+// A key of adapter_config.json that we do not know is refused by name, unless it is null, false, 0 or empty, or says
+// nothing of what the adapter computes. Every tensor must be A or B of a pair, and finite.
 AdapterFolder read_adapter_folder(const std::filesystem::path& path);
+// The same without the tensors, which stay unread.
+AdapterFolder read_adapter_config(const std::filesystem::path& path);
 
 // The modules of this model that the config names; each must have its pair, with the module's shape and the rank that the
-// config gives it, and no pair may be left over.
+// config gives it, and no pair may be left over. Names that match nothing are passed over, as PEFT does.
 std::vector<ModuleMatch> match_adapter(const AdapterFolder& folder, const std::vector<LinearModule>& linears);
+
+// What PEFT would warn of, or pass over, when it loads this adapter on such a model; a line each.
+std::vector<std::string> notes_on(const AdapterFolder& folder, const std::vector<LinearModule>& linears);
 
 // The key of a module's tensor; `which` is "A" or "B".
 std::string lora_key(const std::string& module, const std::string& which);

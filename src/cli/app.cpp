@@ -71,9 +71,9 @@ std::vector<std::string> plain_arguments(const Fields& fields, bool takes_config
   return plain;
 }
 
-nlohmann::json read_config_json(const std::string& path) {
+nlohmann::ordered_json read_config_json(const std::string& path) {
   try {
-    return read_json(path);
+    return read_ordered_json(path);
   } catch (const UserError& error) {
     if (path.ends_with(".json")) throw;
     fail(error.what(), "; a configuration file is JSON, such as {\"learning_rate\": 2e-5, \"r\": 16}");
@@ -81,7 +81,7 @@ nlohmann::json read_config_json(const std::string& path) {
 }
 
 void read_config(const std::string& path, const Fields& fields, Given& given) {
-  const nlohmann::json object = read_config_json(path);
+  const nlohmann::ordered_json object = read_config_json(path);
   read_fields(object, path, fields, /*unknown_is_error=*/true);
   for (const auto& [key, value] : object.items()) given[find_field(fields, key)->name] = path + ": " + key;
 }

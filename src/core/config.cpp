@@ -14,8 +14,7 @@
 
 namespace rankfold {
 
-using nlohmann::json;
-using nlohmann::ordered_json;
+using json = nlohmann::ordered_json;
 
 namespace {
 
@@ -114,8 +113,8 @@ bool is_list_of_names(const std::string& text) {
   });
 }
 
-template <class T>
-bool assign_map(const json& value, std::map<std::string, T>& member) {
+template <class Map>
+bool assign_map(const json& value, Map& member) {
   if (!value.is_object()) return false;
   for (const auto& [key, item] : value.items())
     if (!assign(item, member[key])) return false;
@@ -197,11 +196,11 @@ bool assign(const json& value, ModuleNames& member) {
                  : assign(value, member.emplace<std::string>());
 }
 template <>
-bool assign(const json& value, std::map<std::string, int64_t>& member) {
+bool assign(const json& value, OrderedMap<int64_t>& member) {
   return assign_map(value, member);
 }
 template <>
-bool assign(const json& value, std::map<std::string, double>& member) {
+bool assign(const json& value, OrderedMap<double>& member) {
   return assign_map(value, member);
 }
 template <>
@@ -210,11 +209,11 @@ bool assign(const json& value, std::map<std::string, std::string>& member) {
 }
 
 template <class T>
-void store(const T& member, ordered_json& value) {
+void store(const T& member, json& value) {
   value = member;
 }
 template <>
-void store(const ModuleNames& member, ordered_json& value) {
+void store(const ModuleNames& member, json& value) {
   std::visit([&value](const auto& names) { value = names; }, member);
 }
 
@@ -238,11 +237,11 @@ void from_text<std::vector<int64_t>>(const std::string& text, json& value) {
   value = list_from<int64_t>(text);
 }
 template <>
-void from_text<std::map<std::string, int64_t>>(const std::string& text, json& value) {
+void from_text<OrderedMap<int64_t>>(const std::string& text, json& value) {
   value = map_from<int64_t>(text);
 }
 template <>
-void from_text<std::map<std::string, double>>(const std::string& text, json& value) {
+void from_text<OrderedMap<double>>(const std::string& text, json& value) {
   value = map_from<double>(text);
 }
 template <>
@@ -262,7 +261,7 @@ void from_text<ModuleNames>(const std::string& text, json& value) {
 
 template <class T>
 void refuse_value(const char* key, const char* expected, const T& value) {
-  ordered_json got;
+  json got;
   store(value, got);
   // JSON has no word for NaN and infinity.
   const bool is_number = got.is_number_float();
@@ -270,7 +269,7 @@ void refuse_value(const char* key, const char* expected, const T& value) {
 }
 
 #define RANKFOLD_MEMBER(...)                                                \
-  template void store(const __VA_ARGS__&, ordered_json&);                   \
+  template void store(const __VA_ARGS__&, json&);                   \
   template void refuse_value(const char*, const char*, const __VA_ARGS__&); \
   template void from_text<__VA_ARGS__>(const std::string&, json&)
 RANKFOLD_MEMBER(int64_t);
@@ -280,8 +279,8 @@ RANKFOLD_MEMBER(std::string);
 RANKFOLD_MEMBER(StringList);
 RANKFOLD_MEMBER(std::vector<int64_t>);
 RANKFOLD_MEMBER(ModuleNames);
-RANKFOLD_MEMBER(std::map<std::string, int64_t>);
-RANKFOLD_MEMBER(std::map<std::string, double>);
+RANKFOLD_MEMBER(OrderedMap<int64_t>);
+RANKFOLD_MEMBER(OrderedMap<double>);
 RANKFOLD_MEMBER(std::map<std::string, std::string>);
 #undef RANKFOLD_MEMBER
 
@@ -331,14 +330,14 @@ void set_from_text(const Field& field, const std::string& text, const std::strin
   if (!field.set(value)) refuse(source, field, text, /*is_flag=*/true);
 }
 
-ordered_json to_json(const Fields& fields) {
-  ordered_json object = ordered_json::object();
+json to_json(const Fields& fields) {
+  json object = json::object();
   for (const auto& field : fields) field.get(object[field.name]);
   return object;
 }
 
-ordered_json some_to_json(const Fields& fields, const std::vector<std::string>& names) {
-  ordered_json object = ordered_json::object();
+json some_to_json(const Fields& fields, const std::vector<std::string>& names) {
+  json object = json::object();
   for (const std::string& name : names) find_field(fields, name)->get(object[name]);
   return object;
 }

@@ -17,13 +17,13 @@ namespace rankfold {
 
 // Type checks and conversions, one overload for each type of member. assign() is false for a value of another
 // type (16.7, 16.0 and true are no integers); from_text() turns a flag's text into the JSON a file would
-// hold.
+// hold. JSON keeps its order here: of a pattern's entries the first that matches counts.
 template <class T>
-bool assign(const nlohmann::json& value, T& member);
+bool assign(const nlohmann::ordered_json& value, T& member);
 template <class T>
 void store(const T& member, nlohmann::ordered_json& value);
 template <class T>
-void from_text(const std::string& text, nlohmann::json& value);
+void from_text(const std::string& text, nlohmann::ordered_json& value);
 
 // A member of a config. Holds references into it: the config must outlive the field.
 struct Field {
@@ -34,8 +34,9 @@ struct Field {
   std::string expected;
   bool is_bool = false;
   bool is_word = false;  // `expected` lists the words that it may be
-  void (*from_text)(const std::string&, nlohmann::json&) = nullptr;
-  std::function<bool(const nlohmann::json&)> set = {};  // false, and the member as it was: wrong type or out of range
+  void (*from_text)(const std::string&, nlohmann::ordered_json&) = nullptr;
+  // False, and the member as it was: wrong type or out of range.
+  std::function<bool(const nlohmann::ordered_json&)> set = {};
   std::function<void(nlohmann::ordered_json&)> get = {};
 };
 using Fields = std::vector<Field>;
@@ -60,7 +61,7 @@ struct FieldList {
   }
   , .from_text = from_text<T>
 };
-field.set = [&member, check](const nlohmann::json& value) {
+field.set = [&member, check](const nlohmann::ordered_json& value) {
   T wanted{};
   if (!assign(value, wanted) || !check(wanted)) return false;
   member = std::move(wanted);
@@ -91,7 +92,8 @@ bool is_all_linear(const std::string& target_modules);  // "all-linear" or "all"
 // Sets the members that `object` names; throws UserError "source: key: expected ..., got ...".
 // `unknown_is_error`: our own files, where names may be aliases and every key must be known. Otherwise
 // another program's file: names as they stand, keys that are unknown or null are left alone.
-void read_fields(const nlohmann::json& object, const std::string& source, const Fields& fields, bool unknown_is_error);
+void read_fields(const nlohmann::ordered_json& object, const std::string& source, const Fields& fields,
+                 bool unknown_is_error);
 // A flag: the same checks as in a file. `source` ("--r") opens the error.
 void set_from_text(const Field& field, const std::string& text, const std::string& source);
 nlohmann::ordered_json to_json(const Fields& fields);  // all fields in order, canonical names
@@ -121,7 +123,8 @@ auto values_of(Config config, Resume wanted) {
 }
 
 template <HasFields Config>
-void read_fields(const nlohmann::json& object, const std::string& source, Config& config, bool unknown_is_error) {
+void read_fields(const nlohmann::ordered_json& object, const std::string& source, Config& config,
+                 bool unknown_is_error) {
   read_fields(object, source, fields_of(config), unknown_is_error);
 }
 template <HasFields Config>

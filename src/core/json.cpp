@@ -6,6 +6,8 @@
 #include <nlohmann/json.hpp>
 
 #include <iterator>
+#include <set>
+#include <type_traits>
 #include <vector>
 
 namespace rankfold {
@@ -52,7 +54,8 @@ std::string without_prefix(std::string what) {
 }
 
 // Builds the value as nlohmann's own handler does, with the two refusals that it lacks.
-class Builder : public nlohmann::json_sax<json> {
+template <class Json>
+class Builder : public nlohmann::json_sax<Json> {
  public:
   Builder(std::string_view text, const std::string& source, size_t first_line, size_t deepest, size_t first_column)
       : text_(text),
@@ -62,10 +65,10 @@ class Builder : public nlohmann::json_sax<json> {
         deepest_(deepest),
         read_(text.data()) {}
 
-  json build() {
+  Json build() {
     // nlohmann takes a NUL byte for the end of the text.
     if (const size_t nul = text_.find('\0'); nul != std::string_view::npos) fail_at(nul, "a NUL byte is not JSON");
-    json::sax_parse(Reader(text_.data(), &read_), Reader(text_.data() + text_.size(), &read_), this);
+    Json::sax_parse(Reader(text_.data(), &read_), Reader(text_.data() + text_.size(), &read_), this);
     return std::move(root_);
   }
 
@@ -75,15 +78,21 @@ class Builder : public nlohmann::json_sax<json> {
   bool number_unsigned(uint64_t value) override { return add(value); }
   bool number_float(double value, const std::string&) override { return add(value); }
   bool string(std::string& value) override { return add(std::move(value)); }
-  bool binary(json::binary_t&) override { return false; }
-  bool start_object(size_t) override { return open(json::object()); }
-  bool start_array(size_t) override { return open(json::array()); }
+  bool binary(typename Json::binary_t&) override { return false; }
+  bool start_object(size_t) override { return open(Json::object()); }
+  bool start_array(size_t) override { return open(Json::array()); }
   bool end_object() override { return close(); }
   bool end_array() override { return close(); }
   bool key(std::string& name) override {
-    const auto [entry, is_new] = stack_.back()->get_ref<json::object_t&>().try_emplace(name);
-    if (!is_new) fail_at(last(), "key ", brief(name), " is given twice");
-    slot_ = &entry->second;
+    auto& object = stack_.back()->template get_ref<typename Json::object_t&>();
+    if constexpr (std::is_same_v<Json, json>) {
+      const auto [entry, is_new] = object.try_emplace(name);
+      if (!is_new) fail_twice(name);
+      slot_ = &entry->second;
+    } else {  // its own emplace() looks through all of them
+      if (!names_.back().insert(name).second) fail_twice(name);
+      slot_ = &static_cast<typename Json::object_t::Container&>(object).emplace_back(name, nullptr).second;
+    }
     return true;
   }
   bool parse_error(size_t position, const std::string&, const nlohmann::detail::exception& error) override {
@@ -102,22 +111,28 @@ class Builder : public nlohmann::json_sax<json> {
     fail(source_, ":", line, ":", column, ": ", what...);
   }
 
-  json* put(json value) {
+  [[noreturn]] void fail_twice(const std::string& name) const {
+    fail_at(last(), "key ", brief(name), " is given twice");
+  }
+
+  Json* put(Json value) {
     if (stack_.empty()) return &(root_ = std::move(value));
     if (stack_.back()->is_object()) return &(*slot_ = std::move(value));
-    return &stack_.back()->get_ref<json::array_t&>().emplace_back(std::move(value));
+    return &stack_.back()->template get_ref<typename Json::array_t&>().emplace_back(std::move(value));
   }
-  bool add(json value) {
+  bool add(Json value) {
     put(std::move(value));
     return true;
   }
-  bool open(json value) {
+  bool open(Json value) {
     if (stack_.size() >= deepest_) fail_at(last(), "nested deeper than ", deepest_, " levels");
     stack_.push_back(put(std::move(value)));
+    if constexpr (!std::is_same_v<Json, json>) names_.emplace_back();
     return true;
   }
   bool close() {
     stack_.pop_back();
+    if constexpr (!std::is_same_v<Json, json>) names_.pop_back();
     return true;
   }
 
@@ -125,22 +140,39 @@ class Builder : public nlohmann::json_sax<json> {
   const std::string& source_;
   size_t first_line_, first_column_, deepest_;
   const char* read_;
-  json root_;
-  std::vector<json*> stack_;  // the open objects and arrays
-  json* slot_ = nullptr;      // where the value of the last key belongs
+  Json root_;
+  std::vector<Json*> stack_;                  // the open objects and arrays
+  std::vector<std::set<std::string>> names_;  // of each, where JSON keeps its order
+  Json* slot_ = nullptr;                      // where the value of the last key belongs
 };
 
 }  // namespace
 
 json parse_json(std::string_view text, const std::string& source, size_t first_line, size_t deepest,
                 size_t first_column) {
-  return Builder(text, source, first_line, deepest, first_column).build();
+  return Builder<json>(text, source, first_line, deepest, first_column).build();
 }
 
-json read_json(const std::filesystem::path& path, uint64_t largest_bytes) {
-  const std::string text = read_text(path, largest_bytes);
+nlohmann::ordered_json parse_ordered_json(std::string_view text, const std::string& source) {
+  return Builder<nlohmann::ordered_json>(text, source, 1, kDeepestJson, 1).build();
+}
+
+namespace {
+
+std::string read_json_text(const std::filesystem::path& path, uint64_t largest_bytes) {
+  std::string text = read_text(path, largest_bytes);
   if (const std::string kind = foreign_kind(text); !kind.empty()) fail(path.string(), ": expected JSON, got ", kind);
-  return parse_json(text, path.string());
+  return text;
+}
+
+}  // namespace
+
+json read_json(const std::filesystem::path& path, uint64_t largest_bytes) {
+  return parse_json(read_json_text(path, largest_bytes), path.string());
+}
+
+nlohmann::ordered_json read_ordered_json(const std::filesystem::path& path, uint64_t largest_bytes) {
+  return parse_ordered_json(read_json_text(path, largest_bytes), path.string());
 }
 
 std::string brief(const json& value) {

@@ -18,11 +18,15 @@ inline constexpr size_t kDeepestJson = 128;
 nlohmann::json parse_json(std::string_view text, const std::string& source, size_t first_line = 1,
                           size_t deepest = kDeepestJson, size_t first_column = 1);
 
+// The same in the order of the text. Finding a key then takes time in proportion to their number.
+nlohmann::ordered_json parse_ordered_json(std::string_view text, const std::string& source);
+
 // Configs may be of strangers, and parsed a file takes up to 20 times its size.
 inline constexpr uint64_t kLargestConfig = 16 << 20;
 
 // The same for a whole file; says what stands there instead when it is a folder, device, git-lfs pointer or too large.
 nlohmann::json read_json(const std::filesystem::path& path, uint64_t largest_bytes = kLargestConfig);
+nlohmann::ordered_json read_ordered_json(const std::filesystem::path& path, uint64_t largest_bytes = kLargestConfig);
 
 // A value as an error line shows it: JSON on one line, cut when long.
 std::string brief(const nlohmann::json& value);

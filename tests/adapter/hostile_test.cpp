@@ -114,7 +114,7 @@ TEST_F(HostileAdapter, APatternForEveryModuleOfALargeModel) {
     }
   config.rank_pattern["x.q.proj"] = 99;  // the dot is any character
   const testing::Stopwatch watch;
-  const auto matches = match_modules(config, linears);
+  const auto matches = match_modules(config, linears, IdleEntries::kAllowed);
   EXPECT_LT(watch.seconds(), 1);
   for (size_t i = 0; i < matches.size(); ++i) EXPECT_EQ(matches[i].r, static_cast<int64_t>(i / 7 + 1));
   const ModuleRanks ranks(config);

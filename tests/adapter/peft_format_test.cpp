@@ -81,7 +81,52 @@ TEST(Match, RanksAndScales) {
   EXPECT_EQ(match_modules(stabilised, linears())[0].scale, 2);
   // A key matches a whole name or what follows a dot: "proj" matches neither.
   const LoraConfig partial{.r = 9, .target_modules = "all-linear", .rank_pattern = {{"proj", 2}}};
-  EXPECT_EQ(match_modules(partial, linears())[0].r, 9);
+  EXPECT_EQ(match_modules(partial, linears(), IdleEntries::kAllowed)[0].r, 9);
+}
+
+TEST(Match, TheFirstPatternCounts) {
+  LoraConfig config{.r = 9, .target_modules = "all-linear"};
+  const auto rank = [&] { return match_modules(config, linears(), IdleEntries::kAllowed)[0].r; };
+  config.rank_pattern = {{"q_proj", 2}, {"layers.0.self_attn.q_proj", 3}};
+  EXPECT_EQ(rank(), 2);
+  config.rank_pattern = {{"layers.0.self_attn.q_proj", 3}, {"q_proj", 2}};
+  EXPECT_EQ(rank(), 3);
+}
+
+// What a new run is told of, and an adapter may hold.
+TEST(Match, EntriesThatDoNothing) {
+  const auto expect = [](LoraConfig config, const std::string& text) {
+    expect_error<UserError>([&] { match_modules(config, linears()); }, text);
+    EXPECT_EQ(match_modules(config, linears(), IdleEntries::kAllowed).size(), 2u);
+  };
+  const ModuleNames targets = StringList{"q_proj"};
+  expect({.target_modules = targets, .rank_pattern = {{"q_porj", 16}}},
+         "rank_pattern: 'q_porj' matches no adapted module (did you mean 'q_proj'?)");
+  expect({.target_modules = targets, .alpha_pattern = {{"down_proj", 16}}},
+         "alpha_pattern: 'down_proj' matches no adapted module");
+  expect(
+      {.target_modules = targets, .alpha_pattern = {{"^q_proj", 16}}},
+      "alpha_pattern: '^q_proj' matches no adapted module (an entry stands for a whole name, or for all that follows "
+      "a dot in it: leave out ^ and $)");
+  expect({.target_modules = targets, .rank_pattern = {{"base_model.model." + kQ[0], 16}}},
+         "matches no adapted module (leave out base_model.model., which only the adapter's file has)");
+  expect({.target_modules = targets, .rank_pattern = {{"q_proj", 2}, {"layers.0.self_attn.q_proj", 3}}},
+         "rank_pattern: 'layers.0.self_attn.q_proj' does nothing, as 'q_proj' comes before it and matches the same "
+         "modules: put 'layers.0.self_attn.q_proj' first");
+  expect({.target_modules = targets, .exclude_modules = StringList{"k_proj"}},
+         "exclude_modules: 'k_proj' matches no linear layer of this model, whose names are q_proj, down_proj, lm_head "
+         "(did you mean 'q_proj'?)");
+  expect({.target_modules = StringList{"q_proj", "base_model.model." + kQ[0]}},
+         "target_modules: 'base_model.model.model.layers.0.self_attn.q_proj' matches no linear layer of this model");
+  expect({.target_modules = StringList{"q_proj", "query_key_value"}},
+         "target_modules: 'query_key_value' matches no linear layer of this model");
+  // In part hidden, and excluding what is no target: both do no harm.
+  EXPECT_NO_THROW(match_modules({.target_modules = targets,
+                                 .exclude_modules = StringList{"lm_head"},
+                                 .rank_pattern = {{"layers.0.self_attn.q_proj", 3}, {"q_proj", 2}}},
+                                linears()));
+  expect_error<UserError>([&] { match_modules({.target_modules = StringList{"x"}}, linears(), IdleEntries::kAllowed); },
+                          "target_modules: 'x' matches no linear layer of this model");
 }
 
 TEST(Match, Refusals) {
@@ -116,7 +161,7 @@ std::string key(const std::string& module, char part) {
 
 Tensors tensors_for(const LoraConfig& config) {
   Tensors tensors;
-  for (const ModuleMatch& match : match_modules(config, linears())) {
+  for (const ModuleMatch& match : match_modules(config, linears(), IdleEntries::kAllowed)) {
     tensors.emplace_back(key(match.module.name, 'A'), at::randn({match.r, match.module.in_features}));
     tensors.emplace_back(key(match.module.name, 'B'), at::randn({match.module.out_features, match.r}));
   }
@@ -131,7 +176,7 @@ TEST(PeftFormat, RoundTrip) {
                           .target_modules = StringList{"q_proj", "down_proj"},
                           .exclude_modules = StringList{"layers.1.mlp.down_proj"},
                           .use_rslora = true,
-                          .rank_pattern = {{"down_proj", 2}},
+                          .rank_pattern = {{"down_proj", 2}, {"layers.1.self_attn.q_proj", 5}, {"a", 6}},
                           .alpha_pattern = {{"q_proj", 4}}};
   const Tensors tensors = tensors_for(config);
   std::filesystem::create_directory(folder / "out");
@@ -234,14 +279,71 @@ class Broken : public ::testing::Test {
 TEST_F(Broken, Good) {
   write();
   EXPECT_EQ(match_adapter(read_adapter_folder(folder_.path()), linears()).size(), 2u);
-  write({{"runtime_config", {{"x", 1}}},
-         {"unknown_key", 3},
-         {"modules_to_save", nullptr},
-         {"layers_to_transform", nullptr},
-         {"loftq_config", json::object()},
-         {"init_lora_weights", "gaussian"},
-         {"exclude_modules", nullptr}});
-  EXPECT_EQ(read_adapter_folder(folder_.path()).config.r, 2);
+  const auto expect_good = [&](const json& changes) {
+    SCOPED_TRACE(changes.dump());
+    write(changes);
+    EXPECT_EQ(read_adapter_folder(folder_.path()).config.r, 2);
+  };
+  expect_good({{"runtime_config", {{"x", 1}}},
+               {"modules_to_save", nullptr},
+               {"layers_to_transform", nullptr},
+               {"loftq_config", json::object()},
+               {"exclude_modules", nullptr}});
+  for (const json init : {json(true), json(false), json("gaussian"), json("eva"), json("orthogonal")})
+    expect_good({{"init_lora_weights", init}});
+  // Keys that nobody knows, and say nothing; what PEFT adds to every adapter.
+  expect_good(
+      {{"a", nullptr}, {"b", false}, {"c", 0}, {"d", ""}, {"e", json::array()}, {"f", json::object()}, {"g", 0.}});
+  expect_good({{"auto_mapping", {{"base_model_class", "LlamaForCausalLM"}}},
+               {"revision", "main"},
+               {"inference_mode", true},
+               {"peft_version", "0.21.2"},
+               {"task_type", "CAUSAL_LM"},
+               {"megatron_core", "megatron.core"},
+               {"qalora_group_size", 16},
+               {"ensure_weight_tying", false},
+               {"eva_config", {{"rho", 2.0}}}});
+}
+
+// As PEFT does with names that a family of models has, and with a setting for another kind of layer.
+TEST_F(Broken, WhatMeansNothingHereIsPassedOver) {
+  write({{"target_modules", {"q_proj", "query_key_value", "c_attn"}},
+         {"fan_in_fan_out", true},
+         {"rank_pattern", {{"k_proj", 7}}},
+         {"layers_to_transform", {0, 1, 77}},
+         {"exclude_modules", {"vision"}}});
+  const AdapterFolder folder = read_adapter_folder(folder_.path());
+  EXPECT_EQ(match_adapter(folder, linears()).size(), 2u);
+  const std::string config = (folder_ / "adapter_config.json").string();
+  EXPECT_EQ(
+      notes_on(folder, linears()),
+      (Names{config + ": target_modules: [\"c_attn\",\"query_key_value\"] match no linear layer of this model and "
+                      "are passed over",
+             config + ": fan_in_fan_out: true is passed over: no linear layer of this model is transposed"}));
+  write();
+  EXPECT_EQ(notes_on(read_adapter_folder(folder_.path()), linears()), Names{});
+}
+
+TEST_F(Broken, TheOrderOfTheFileCounts) {
+  const auto rank = [&](const std::string& patterns) {
+    folder_.write("adapter_config.json",
+                  R"({"peft_type": "LORA", "r": 2, "target_modules": ["q_proj"], "rank_pattern": )" + patterns + "}");
+    return ModuleRanks(read_adapter_config(folder_.path()).config).match(linears()[0]).r;
+  };
+  EXPECT_EQ(rank(R"({"q_proj": 4, "layers.0.self_attn.q_proj": 5})"), 4);
+  EXPECT_EQ(rank(R"({"layers.0.self_attn.q_proj": 5, "q_proj": 4})"), 5);
+}
+
+TEST_F(Broken, AnAdapterOneLevelDownIsNamed) {
+  write();
+  const TempFolder outer;
+  std::filesystem::create_directory(outer / "empty");
+  expect_error<UserError>([&] { read_adapter_folder(outer.path()); }, "adapter_config.json: ");
+  for (const char* name : {"medical", "checkpoint-200"}) std::filesystem::copy(folder_.path(), outer / name);
+  expect_error<UserError>([&] { read_adapter_folder(outer.path()); },
+                          outer.path().string() +
+                              ": expected an adapter folder, got one without adapter_config.json; "
+                              "there is one in checkpoint-200, medical: give that folder");
 }
 
 TEST_F(Broken, HalfPrecisionIsWidened) {
@@ -260,7 +362,11 @@ TEST_F(Broken, Configs) {
       {{{"use_dora", true}}, "adapter_config.json: use_dora: expected nothing (it is not supported), got true"},
       {{{"modules_to_save", {"lm_head"}}},
        "modules_to_save: expected nothing (it is not supported), got [\"lm_head\"]"},
-      {{{"fan_in_fan_out", true}}, "fan_in_fan_out"},
+      {{{"fan_in_fan_out", 1}}, "fan_in_fan_out: expected true or false, got 1"},
+      {{{"unknown_key", 3}}, "adapter_config.json: unknown_key: expected nothing (it is not supported), got 3"},
+      {{{"lora_rank", 2}}, "lora_rank: expected nothing"},
+      {{{"ensure_weight_tying", true}}, "ensure_weight_tying"},
+      {{{"init_lora_weights", "something_new"}}, "init_lora_weights: expected an adapter that was converted"},
       {{{"lora_bias", true}}, "lora_bias"},
       {{{"trainable_token_indices", {1, 2}}}, "trainable_token_indices"},
       {{{"target_parameters", {"x"}}}, "target_parameters"},

@@ -243,6 +243,52 @@ TEST(Config, ChecksAStructByTheSameFields) {
   EXPECT_EQ(refusal([&] { check_fields(config); }), "learning_rate: expected a number of 0 or more, got inf");
 }
 
+// PEFT takes the first entry that matches, so the order is part of the setting.
+TEST(Config, PatternsKeepTheirOrder) {
+  const auto order = [](const LoraConfig& config) {
+    std::string names;
+    for (const auto& [name, value] : config.rank_pattern) names += name + " ";
+    for (const auto& [name, value] : config.alpha_pattern) names += name + " ";
+    return names;
+  };
+  const std::string text = R"({"rank_pattern": {"z": 1, "a": 2, "m": 3}, "alpha_pattern": {"y": 1.5, "b": 2}})";
+  RunConfig config;
+  read_fields(parse_ordered_json(text, "run.json"), "run.json", config, true);
+  EXPECT_EQ(order(config.lora), "z a m y b ");
+  RunConfig again;
+  read_fields(to_json(config), "rankfold_config.json", again, true);
+  EXPECT_EQ(order(again.lora), "z a m y b ");
+  EXPECT_EQ(order(with_flag("rank_pattern", "z=4,a=8").lora), "z a ");
+  EXPECT_EQ(order(with_flag("rank_pattern", R"({"z": 4, "a": 8})").lora), "z a ");
+}
+
+// What programs do with the std::map that these settings once were.
+TEST(Config, PatternsAreUsedAsMaps) {
+  LoraConfig config;
+  config.rank_pattern = {{"q_proj", 4}, {"k_proj", 5}};
+  config.rank_pattern["a"] = 6;
+  config.rank_pattern["q_proj"] += 1;
+  EXPECT_EQ(config.rank_pattern, (OrderedMap<int64_t>{{"q_proj", 5}, {"k_proj", 5}, {"a", 6}}));
+  EXPECT_EQ(config.rank_pattern.at("a"), 6);
+  EXPECT_THROW(config.rank_pattern.at("b"), std::out_of_range);
+  EXPECT_EQ(config.rank_pattern.find("b"), config.rank_pattern.end());
+  config.rank_pattern.find("a")->second = 7;
+  EXPECT_TRUE(config.rank_pattern.contains("a"));
+  EXPECT_EQ(config.rank_pattern.count("b"), 0u);
+  EXPECT_FALSE(config.rank_pattern.insert({"a", 1}).second);
+  EXPECT_EQ(config.rank_pattern.erase("k_proj"), 1u);
+  EXPECT_EQ(config.rank_pattern.erase("k_proj"), 0u);
+  for (auto& [name, rank] : config.rank_pattern) ++rank;
+  const LoraConfig copy = config;
+  config.rank_pattern.clear();
+  EXPECT_TRUE(config.rank_pattern.empty());
+  EXPECT_EQ(copy.rank_pattern, (OrderedMap<int64_t>{{"q_proj", 6}, {"a", 8}}));
+  EXPECT_EQ(copy.rank_pattern.find("a")->second, 8);
+  const std::map<std::string, int64_t> sorted = copy.rank_pattern;
+  config.rank_pattern = sorted;
+  EXPECT_EQ(config.rank_pattern, (OrderedMap<int64_t>{{"a", 8}, {"q_proj", 6}}));
+}
+
 TEST(Config, NoNameIsUsedTwice) {
   RunConfig config;
   std::set<std::string> names;

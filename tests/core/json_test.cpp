@@ -1,6 +1,7 @@
 #include "core/json.h"
 
 #include "rankfold/error.h"
+#include "support/stopwatch.h"
 #include "support/temp_folder.h"
 
 #include <nlohmann/json.hpp>
@@ -63,6 +64,19 @@ TEST(Json, FilesThatAreNone) {
   folder.write("good.json", "{\"a\": 1}");
   EXPECT_EQ(read_json(folder / "good.json")["a"], 1);
   expect_error<UserError>([&] { read_json(folder / "good.json", 4); }, "expected at most 4 bytes, got 8");
+}
+
+TEST(Json, InTheOrderOfTheText) {
+  const auto value = parse_ordered_json(R"({"b": [{"z": 1, "a": {}}, 2], "a": null})", "x.json");
+  EXPECT_EQ(value.dump(), R"({"b":[{"z":1,"a":{}},2],"a":null})");
+  expect_error<UserError>([] { parse_ordered_json("{\"a\": {\"b\": 1, \"c\": 2,\n\"b\": 3}}", "x.json"); },
+                          "x.json:2:3: key \"b\" is given twice");
+  // Each key costs as much in a long object as in a short one.
+  std::string text = "{";
+  for (int i = 0; i < 300'000; ++i) text += "\"" + std::to_string(i) + "\":0,";
+  const testing::Stopwatch watch;
+  EXPECT_EQ(parse_ordered_json(text + "\"x\":0}", "x.json").size(), 300'001u);
+  EXPECT_LT(watch.seconds(), 5);
 }
 
 TEST(Json, Nearest) {

@@ -2,8 +2,8 @@
 #include "core/regex.h"
 #include "rankfold/error.h"
 #include "support/contains.h"
-#include "support/temp_folder.h"
 #include "support/stopwatch.h"
+#include "support/temp_folder.h"
 
 #include <gtest/gtest.h>
 

@@ -92,6 +92,44 @@ def test_new_adapter_starts_as_in_peft(zoo, rows, tmp_path, lora_train, probe):
     assert torch.equal(base["logits"], adapted["logits"])
 
 
+UNSLOTH = (
+    r"(?:.*?(?:language|text).*?(?:self_attn|attention|attn|mlp|feed_forward|ffn|dense).*?(?:q_proj|v_proj).*?)|"
+    r"(?:\bmodel\.layers\.[\d]{1,}\.(?:self_attn|attention|attn|mlp|feed_forward|ffn|dense)\.(?:(?:q_proj|v_proj)))"
+)
+OLD = ("alpha_pattern", "rank_pattern", "use_dora", "use_rslora", "layers_pattern", "layers_to_transform", "revision",
+       "auto_mapping", "init_lora_weights")  # fmt: skip
+# What other tools leave in adapter_config.json, None: a key that the oldest of them did not know.
+LENIENT = {
+    "names that the model lacks": {"target_modules": ["q_proj", "v_proj", "query_key_value", "c_attn", "W_pack"]},
+    "an embedding without tensors": {"target_modules": ["q_proj", "v_proj", "embed_tokens"]},
+    "fan_in_fan_out": {"fan_in_fan_out": True},
+    "old keys": {"enable_lora": "null", "merge_weights": False, **dict.fromkeys(OLD)},
+    "an expression for many families": {"target_modules": UNSLOTH},
+    "layers that are not there": {"layers_to_transform": [0, 1, 2, 9]},
+    "exclusions that are not there": {"exclude_modules": ["vision_tower"]},
+    "patterns that match nothing": {"rank_pattern": {"^q_proj": 9}, "alpha_pattern": {"k_proj": 3}},
+    "the general pattern first": {"alpha_pattern": {"v_proj": 3, "layers.0.self_attn.v_proj": 30}},
+    "the special pattern first": {"alpha_pattern": {"layers.0.self_attn.v_proj": 30, "v_proj": 3}},
+}
+
+
+def test_loads_what_peft_loads(zoo, adapters, rows, tmp_path, probe, check):
+    good = adapters("gqa", target_modules=["q_proj", "v_proj"])
+    losses = {}
+    for title, changes in LENIENT.items():
+        folder = tmp_path / title
+        shutil.copytree(good, folder)
+        config = json.loads((good / "adapter_config.json").read_text()) | changes
+        config = {key: None if value == "null" else value for key, value in config.items() if value is not None}
+        (folder / "adapter_config.json").write_text(json.dumps(config))
+        theirs = losses[title] = forward(open_adapter(zoo["gqa"].load(), folder), rows, gradients=False).loss
+        ours = probe.forward(zoo["gqa"].folder, folder, rows)["eval_loss"].item()
+        check("adapter of another tool: fp32 loss, relative", abs(ours / theirs - 1), 1e-5, title)
+        run("lora-merge", "--model_name_or_path", zoo["gqa"].folder, "--adapter_name_or_path", folder,
+            "--output_dir", tmp_path / (title + " merged"), "--verify", "--device", "cpu")  # fmt: skip
+    assert abs(losses["the general pattern first"] / losses["the special pattern first"] - 1) > 1e-4
+
+
 def test_bad_adapters_are_named(zoo, adapters, rows, tmp_path):
     good = adapters("gqa", target_modules=["q_proj"])
     tensors = load_file(good / "adapter_model.safetensors")
