@@ -69,12 +69,23 @@ class Adapter {
   std::shared_ptr<State> state_;
 };
 
+// What a merge came to.
+struct MergeReport {
+  // Share of the update that is in the stored weights: their change, projected on the update. Below 1 where rounding to
+  // the stored dtype swallows some of it.
+  double share = 1;
+  std::string worst_module = {};  // the one with the smallest share
+  double worst_share = 1;
+  std::vector<std::string> notes = {};  // what was passed over in the two folders; a line each
+};
+
 struct MergeOptions {
   std::string dtype = "auto";       // auto: each tensor's stored dtype
   std::string max_shard_size = "";  // "5GB"; empty: the base's own sharding
   Stop stop = {};                   // asked before every tensor; true: throws Stopped, and nothing is written
   // Sees the finished folder before it gets its name; what it throws refuses it, and nothing is written.
   std::function<void(const std::filesystem::path&)> check = {};
+  std::function<void(const MergeReport&)> report = {};  // told of the finished folder before `check` sees it
 
   template <class V>
   void fields(V&& v) {
@@ -87,7 +98,8 @@ struct MergeOptions {
 };
 
 // base + adapter as a model folder: W + scale * B A in fp32, rounded once; streamed tensor by tensor. Everything in the
-// base folder that is not weights is copied. `output` must not exist or be empty.
+// base folder that is not weights is copied, but for the files of a training run and of an adapter that lies there.
+// `output` must not exist or be empty.
 void merge(const std::filesystem::path& model_folder, const std::filesystem::path& adapter_folder,
            const std::filesystem::path& output, const MergeOptions& options = {});
 

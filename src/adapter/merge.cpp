@@ -1,3 +1,5 @@
+#include "adapter/merge.h"
+
 #include "adapter/adapter_files.h"
 #include "adapter/peft_format.h"
 #include "core/check.h"
@@ -26,19 +28,11 @@ namespace rankfold {
 namespace fs = std::filesystem;
 using nlohmann::json;
 
-namespace {
-
-constexpr int64_t kBlockElements = 1 << 22;  // of fp32 work at a time: 16 MiB
-// In a merged folder: checksums of the adapters that are merged into it, as no loss would show that one was twice.
-constexpr const char* kMergedName = "rankfold_merge.json";
-
-// Every matrix of the base that may be a linear layer: the adapter's config says which of them it means, whatever the
-// architecture.
-std::vector<LinearModule> linear_modules(const ModelFolder& base) {
+std::vector<LinearModule> linear_modules(const ModelFolder& folder) {
   constexpr std::string_view kWeight = ".weight";
   std::vector<LinearModule> linears;
-  for (const std::string& tensor : base.names()) {
-    const TensorInfo& info = base.info(tensor);
+  for (const std::string& tensor : folder.names()) {
+    const TensorInfo& info = folder.info(tensor);
     if (!tensor.ends_with(kWeight) || info.shape.size() != 2 || !at::isFloatingType(info.dtype)) continue;
     const std::string name = tensor.substr(0, tensor.size() - kWeight.size());
     const std::string last = name.substr(name.rfind('.') + 1);
@@ -47,6 +41,12 @@ std::vector<LinearModule> linear_modules(const ModelFolder& base) {
   }
   return linears;
 }
+
+namespace {
+
+constexpr int64_t kBlockElements = 1 << 22;  // of fp32 work at a time: 16 MiB
+// In a merged folder: checksums of the adapters that are merged into it, as no loss would show that one was twice.
+constexpr const char* kMergedName = "rankfold_merge.json";
 
 struct Shard {
   std::string name;
@@ -58,6 +58,17 @@ uint64_t byte_size(const TensorInfo& info) {
   return static_cast<uint64_t>(c10::multiply_integers(info.shape)) * c10::elementSize(info.dtype);
 }
 
+// How much of an update is in the stored weights.
+struct Survival {
+  double kept = 0, all = 0;  // change * update and update * update, summed over elements
+
+  double share() const { return all > 0 ? kept / all : 1; }
+  void add(const at::Tensor& change, const at::Tensor& update, double scale) {
+    kept += change.mul(update).sum(at::kDouble).item<double>() * scale;
+    all += update.square().sum(at::kDouble).item<double>() * scale * scale;
+  }
+};
+
 class Merger {
  public:
   Merger(const fs::path& model, const fs::path& adapter, const MergeOptions& options, const Stop& stop)
@@ -67,7 +78,10 @@ class Merger {
         stop_(stop) {
     check_base();
     merged_ = adapters_in_base();
-    for (ModuleMatch& match : match_adapter(adapter_, linear_modules(base_))) {
+    const std::vector<LinearModule> linears = linear_modules(base_);
+    report_.notes = notes_on(adapter_, linears);
+    if (std::string note = unused_adapter(model, adapter); !note.empty()) report_.notes.push_back(std::move(note));
+    for (ModuleMatch& match : match_adapter(adapter_, linears)) {
       const std::string weight = match.module.name + ".weight";
       matches_.emplace(weight, std::move(match));
     }
@@ -75,7 +89,7 @@ class Merger {
     has_new_index_ = dtype_ || !options.max_shard_size.empty();
   }
 
-  void write(const fs::path& folder) {
+  MergeReport write(const fs::path& folder) {
     Companions(base_).copy_to(folder);
     if (what_stands_at(adapter_.path / kTemplateFile) == "a file")
       copy_atomically(*File::open(adapter_.path / kTemplateFile), folder / kTemplateFile);
@@ -84,9 +98,11 @@ class Merger {
     if (!changed_)
       fail(adapter_.path.string(),
            ": expected an adapter that changes the model, got one whose updates are zero, or "
-           "smaller than the steps of the stored dtype");
+           "smaller than the steps of the stored dtype (float32 has the smallest)");
     if (has_new_index_) write_index(folder);
     write_text(folder / kMergedName, json{{"adapters", merged_}}.dump(2) + "\n");
+    report_.share = survival_.share();
+    return report_;
   }
 
  private:
@@ -180,24 +196,40 @@ class Merger {
     const at::Tensor merged_rows = merged.view(flat.sizes());
     const int64_t rows = flat.size(0);
     const int64_t step = std::max<int64_t>(1, kBlockElements * rows / std::max<int64_t>(1, flat.numel()));
+    Survival survival;
     for (int64_t row = 0; row < rows; row += step) {
       const int64_t count = std::min(step, rows - row);
       at::Tensor block = flat.narrow(0, row, count).to(wide);
-      if (match != matches_.end())
-        block = block.add(update(match->second.module.name, row, count).to(wide), match->second.scale);
-      if (match != matches_.end() && !block.isfinite().all().item<bool>())
-        fail(base_.file_of(info.name).path().string(), ": tensor '", info.name,
-             "': expected finite values, base and update added, got NaN or infinity");
+      at::Tensor added;
+      if (match != matches_.end()) {
+        added = update(match->second.module.name, row, count).to(wide);
+        block = block.add(added, match->second.scale);
+        if (!block.isfinite().all().item<bool>())
+          fail(base_.file_of(info.name).path().string(), ": tensor '", info.name,
+               "': expected finite values, base and update added, got NaN or infinity");
+      }
       const at::Tensor rounded = merged_rows.narrow(0, row, count).copy_(block);
       if (!rounded.isfinite().equal(block.isfinite()))
         fail(base_.file_of(info.name).path().string(), ": tensor '", info.name, "': a value of ",
              block.abs().max().item<double>(), " does not fit ", model_dtype_name(info.dtype));
+      // Against the base in the same dtype: what rounding takes from the base is not the update's loss.
+      if (match != matches_.end())
+        survival.add(rounded.to(wide).sub(flat.narrow(0, row, count).to(info.dtype)), added, match->second.scale);
     }
     if (match != matches_.end()) {
       check_base_weight(match->second.module.name, stored);
       changed_ = changed_ || !merged.equal(stored.to(info.dtype));
+      note(match->second.module.name, survival);
     }
     return merged;
+  }
+
+  void note(const std::string& module, const Survival& survival) {
+    survival_.kept += survival.kept;
+    survival_.all += survival.all;
+    if (survival.all == 0 || (!report_.worst_module.empty() && survival.share() >= report_.worst_share)) return;
+    report_.worst_module = module;
+    report_.worst_share = survival.share();
   }
 
   at::Tensor update(const std::string& module, int64_t row, int64_t count) const {
@@ -244,6 +276,8 @@ class Merger {
   bool has_new_index_ = false;
   std::vector<std::string> merged_;  // checksums of the adapters in the result
   bool changed_ = false;             // a weight
+  Survival survival_;                // of all modules
+  MergeReport report_;
 };
 
 void check_output(const fs::path& model, const fs::path& output) {
@@ -269,7 +303,8 @@ void merge(const fs::path& model_folder, const fs::path& adapter_folder, const f
   const Stop stop = from_caller(options.stop);
   Merger merger(model_folder, adapter_folder, options, stop);
   AtomicFolder folder(output);
-  merger.write(folder.path());
+  const MergeReport report = merger.write(folder.path());
+  if (options.report) from_caller(options.report)(report);
   if (options.check) from_caller(options.check)(folder.path());
   leave_if(stop);
   folder.commit();

@@ -1,4 +1,5 @@
 // lora-merge: base + adapter as one model folder.
+#include "adapter/merge.h"
 #include "cli/app.h"
 #include "cli/signals.h"
 #include "core/check.h"
@@ -8,8 +9,12 @@
 
 #include <ATen/core/grad_mode.h>
 
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
 #include <filesystem>
 #include <iostream>
+#include <limits>
 
 namespace rankfold {
 namespace {
@@ -33,8 +38,7 @@ struct MergeCommand {
     v("output_dir", output_dir, "folder for the merged model; new or empty", allow::text, "a path", {"output"});
     options.fields(v);
     section(v, "verification");
-    v("verify", verify, "compare the logits of base + adapter with the merged model's", allow::any, "true or false",
-      {});
+    v("verify", verify, "compare every tensor, and the logits, with base + adapter", allow::any, "true or false", {});
     v("device", device, "where --verify computes: auto, cpu, cuda or cuda:N", allow::text, "auto, cpu, cuda or cuda:N",
       {});
   }
@@ -53,12 +57,26 @@ at::Tensor probe(const CausalLM& model) {
   return model.logits(make_batch({{&ids[0]}, {&ids[1]}, {&ids[2]}})).to(at::kFloat).cpu();
 }
 
-// Compares the merged folder with what it was made of; throws where they differ.
-void verify(const MergeCommand& command, const fs::path& merged_folder) {
-  bool exact = true;  // both sides compute in float32
+// The relative step of the dtype's numbers.
+double step_of(at::ScalarType dtype) {
+  return dtype == at::kBFloat16 ? 0x1p-7 : dtype == at::kHalf ? 0x1p-10 : double{std::numeric_limits<float>::epsilon()};
+}
+
+// How far the logits of two right computations may lie apart, as a share of the largest. Each rounds some ten values a
+// layer one after the other, each time by step / sqrt(12) in the mean; the worst of many logits is as far above the mean
+// as the largest logit is. Twice that, and in float32, where the order of sums counts for more, 2e-5.
+double logits_limit(double step, int64_t layers) {
+  return std::max(2e-5, 2 * step / std::sqrt(12.) * std::sqrt(2 * 10 * static_cast<double>(layers)));
+}
+
+// Compares the logits of base + adapter, as training computes them, with the merged model's.
+void compare_logits(const MergeCommand& command, const fs::path& merged_folder) {
+  double step = 0;  // the coarsest of what is computed and of what is stored
+  int64_t layers = 0;
   const auto logits = [&](const fs::path& folder, const std::string& adapter_folder) {
     const CausalLM model = CausalLM::load(folder, {.device = command.device});
-    exact = exact && model.dtype() == at::kFloat;
+    step = std::max({step, step_of(model.dtype()), step_of(model.config().stored_dtype)});
+    layers = model.config().num_hidden_layers;
     leave_if(stop_requested);
     if (adapter_folder.empty()) return probe(model);
     const Adapter adapter = Adapter::load(model, adapter_folder);
@@ -68,7 +86,7 @@ void verify(const MergeCommand& command, const fs::path& merged_folder) {
   const at::Tensor merged = logits(merged_folder, "");
   const double largest = expected.abs().max().item<double>();
   const double difference = expected.sub(merged).abs().max().item<double>() / largest;
-  const double limit = exact ? 2e-5 : 2e-2;
+  const double limit = logits_limit(step, layers);
   std::cout << "verify: largest difference " << difference << " x the largest logit (limit " << limit << ")\n";
   if (!(difference <= limit))  // NaN fails too
     throw Error(ExitCode::kDefect,
@@ -76,17 +94,48 @@ void verify(const MergeCommand& command, const fs::path& merged_folder) {
                      " x the largest logit, expected at most ", limit, ": ", command.output_dir, " was not written"));
 }
 
+std::string percent(double share) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%.1f %%", 100 * share);
+  return text;
+}
+
+// "97.1 % of the update is in the stored weights (least in model.layers.0.mlp.down_proj: 95.0 %)".
+std::string share_text(const MergeReport& report) {
+  return join(percent(report.share), " of the update is in the stored weights (least in ", report.worst_module, ": ",
+              percent(report.worst_share), ")");
+}
+
+constexpr const char* kWiderDtype = "rounding takes the rest; --dtype float32 keeps it";
+
+// Every tensor against base + adapter, then whether rounding has left enough, then the whole model.
+void verify(const MergeCommand& command, const MergeReport& report, const fs::path& merged) {
+  check_merged(command.model_name_or_path, command.adapter_name_or_path, merged, stop_requested);
+  std::cout << "verify: every tensor is base + adapter, rounded once; " << share_text(report) << "\n";
+  // Below a half the merged model is nearer to the base than to base + adapter: no comparison could tell them apart.
+  if (report.share < 0.5)
+    fail("verify: ", share_text(report), ", expected at least half; ", kWiderDtype, ": ", command.output_dir,
+         " was not written");
+  compare_logits(command, merged);
+}
+
 void run(MergeCommand& command, const Given&) {
+  MergeReport report;
   command.options.stop = stop_requested;
+  command.options.report = [&](const MergeReport& made) {
+    report = made;
+    for (const std::string& note : report.notes) std::cout << note << "\n";
+  };
   if (command.verify) {
     ops::open_device(command.device);
-    command.options.check = [&command](const fs::path& merged) { verify(command, merged); };
+    command.options.check = [&](const fs::path& merged) { verify(command, report, merged); };
   } else {
     resolve_device(command.device);  // merging itself is the CPU's
   }
   merge(command.model_name_or_path, command.adapter_name_or_path, command.output_dir, command.options);
   std::cout << "merged " << command.model_name_or_path << " + " << command.adapter_name_or_path << " into "
             << command.output_dir << "\n";
+  if (report.share < 0.9) std::cout << share_text(report) << ": " << kWiderDtype << "\n";
 }
 
 }  // namespace

@@ -34,10 +34,11 @@ struct ModelFolder::State {
 
 namespace {
 
-// Of the run that made the folder, not of the model.
-constexpr const char* kRunFiles[] = {
-    "train_log.jsonl", "trainer_state.json",  "rankfold_config.json",  "run.json",
-    "run.lock",        "training_state.json", "optimizer.safetensors", "manifest.json"};
+constexpr const char* kAdapterConfig = "adapter_config.json";
+// Of the run that made the folder, not of the model. Beside an adapter's config transformers looks for its weights too.
+constexpr const char* kRunFiles[] = {"train_log.jsonl", "trainer_state.json",  "rankfold_config.json",  "run.json",
+                                     "run.lock",        "training_state.json", "optimizer.safetensors", "manifest.json",
+                                     kAdapterConfig};
 constexpr const char* kWeightSuffixes[] = {".safetensors", ".bin", ".index.json", ".pt",  ".pth",
                                            ".ckpt",        ".h5",  ".msgpack",    ".gguf"};
 
@@ -111,8 +112,8 @@ ModelFolder ModelFolder::open(const fs::path& path) {
   if (const std::string kind = what_stands_at(path); kind != "a folder")
     fail(path.string(), ": expected a model folder, got ", kind);
   auto state = std::make_shared<State>();
-  if (what_stands_at(path / "config.json") == "nothing" && what_stands_at(path / "adapter_config.json") == "a file")
-    fail(path.string(), ": expected a model folder (config.json), got an adapter folder (adapter_config.json)");
+  if (what_stands_at(path / "config.json") == "nothing" && what_stands_at(path / kAdapterConfig) == "a file")
+    fail(path.string(), ": expected a model folder (config.json), got an adapter folder (", kAdapterConfig, ")");
   // Of a model that lora-train has written; a whole look at it would read every byte.
   const auto chosen = [](const std::string& name) {
     return name.ends_with(".safetensors") && name != "optimizer.safetensors";
@@ -159,6 +160,13 @@ const TensorFile& ModelFolder::file_of(const std::string& name) const {
 
 const TensorInfo& ModelFolder::info(const std::string& name) const { return file_of(name).info(name); }
 at::Tensor ModelFolder::tensor(const std::string& name) const { return file_of(name).tensor(name); }
+
+std::string unused_adapter(const fs::path& model, const fs::path& used) {
+  std::error_code error;
+  if (what_stands_at(model / kAdapterConfig) != "a file") return "";
+  if (!used.empty() && fs::equivalent(model, used, error)) return "";
+  return model.string() + ": holds an adapter too (" + kAdapterConfig + "), which is not used";
+}
 
 Companions::Companions(const ModelFolder& folder) {
   std::error_code error;

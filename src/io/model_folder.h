@@ -43,11 +43,15 @@ class ModelFolder {
   std::shared_ptr<const State> state_;
 };
 
+// A line on the adapter that lies in this model folder and is not used, as another one is (or none, empty path); empty:
+// there is none, or it is the one that is used.
+std::string unused_adapter(const std::filesystem::path& model, const std::filesystem::path& used);
+
 class File;
 
 // What lies in the folder beside the weights: configs, tokenizer, code; also the index of the shards. Not sub-folders,
-// names that begin with a dot or are not UTF-8, weights in any format, nor what a training run left there (its log and
-// state). Held open: whatever becomes of the folder, it can be copied.
+// names that begin with a dot or are not UTF-8, weights in any format, an adapter, nor what a training run left there
+// (its log and state). Held open: whatever becomes of the folder, it can be copied.
 class Companions {
  public:
   explicit Companions(const ModelFolder& folder);  // UserError names one that cannot be read

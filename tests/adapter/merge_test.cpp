@@ -1,12 +1,17 @@
+#include "adapter/merge.h"
+
 #include "adapter/peft_format.h"
 #include "io/model_folder.h"
 #include "rankfold/adapter.h"
 #include "rankfold/error.h"
+#include "support/contains.h"
 #include "support/temp_folder.h"
 
 #include <ATen/ATen.h>
 #include <nlohmann/json.hpp>
 
+#include <functional>
+#include <limits>
 #include <set>
 
 #pragma GCC diagnostic ignored "-Wmissing-field-initializers"  // LoraConfig{.r = 2, ...}: the rest has defaults
@@ -277,6 +282,148 @@ TEST_F(Merge, WhatACheckRefusesIsNotWritten) {
   expect("refused", {.check = check});
   EXPECT_TRUE(seen);
   EXPECT_FALSE(fs::exists(folder_ / "out"));
+}
+
+// What check_merged() says of the merged folder; "" where it is right.
+class MergeCheck : public Merge {
+ protected:
+  std::string complaint() {
+    return testing::error_of<Error>([&] { check_merged(folder_ / "base", folder_ / "adapter", folder_ / "out"); });
+  }
+  void merge_again(const MergeOptions& options = {}) {
+    fs::remove_all(folder_ / "out");
+    run(options);
+  }
+  // Writes the merged file again, each tensor as `change` leaves it.
+  void tamper(const std::function<void(const std::string&, at::Tensor&)>& change) {
+    Tensors tensors;
+    {
+      const TensorFile file = TensorFile::open(folder_ / "out/model.safetensors");
+      for (const TensorInfo& info : file.tensors()) {
+        at::Tensor tensor = file.tensor(info.name).clone();
+        change(info.name, tensor);
+        if (tensor.defined()) tensors.emplace_back(info.name, tensor);
+      }
+    }
+    write_tensor_file(folder_ / "out/model.safetensors", tensors);
+  }
+};
+
+TEST_F(MergeCheck, PassesWhatIsRight) {
+  for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16, at::kHalf})
+    for (const char* stored : {"auto", "float32", "bfloat16", "float16"})
+      for (const double size : {1., 1e-3}) {
+        SCOPED_TRACE(std::string(at::toString(dtype)) + " " + stored);
+        write_base(dtype);
+        write_adapter({.r = 2, .lora_alpha = 3, .target_modules = StringList{"q_proj"}, .use_rslora = true}, size);
+        merge_again({.dtype = stored});
+        EXPECT_EQ(complaint(), "");
+      }
+  write_sharded_base();
+  write_adapter();
+  merge_again({.max_shard_size = "500"});
+  EXPECT_EQ(complaint(), "");
+}
+
+TEST_F(MergeCheck, FindsWhatIsWrong) {
+  for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16, at::kHalf}) {
+    SCOPED_TRACE(at::toString(dtype));
+    write_base(dtype);
+    write_adapter();
+    const auto expect = [&](const std::string& text, const auto& change) {
+      merge_again();
+      tamper(change);
+      EXPECT_TRUE(testing::contains(complaint(), text));
+    };
+    const double step = dtype == at::kFloat ? 0 : dtype == at::kHalf ? 0x1p-10 : 0x1p-7;
+    expect("tensor '" + kQ1 + ".weight': row 7, column 5: expected ", [&](const std::string& name, at::Tensor& tensor) {
+      if (name == kQ1 + ".weight") tensor[7][5] += tensor[7][5].abs() * (1.01 * step) + 1e-5;
+    });
+    expect("tensor '" + kQ0 + ".weight': row 0, column 0: expected ", [&](const std::string& name, at::Tensor& tensor) {
+      if (name == kQ0 + ".weight") tensor.copy_(base_[3].second);  // no update
+    });
+    expect("tensor '" + kQ0 + ".weight': row ", [&](const std::string& name, at::Tensor& tensor) {
+      if (name == kQ0 + ".weight") tensor.add_(tensor.sub(base_[3].second));  // the update twice
+    });
+    expect("tensor 'model.norm.weight': expected the base's own values, got others",
+           [](const std::string& name, at::Tensor& tensor) {
+             if (name == "model.norm.weight") tensor[3] += 0.5;
+           });
+    expect("tensor 'lm_head.weight': expected the base's tensor, got none",
+           [](const std::string& name, at::Tensor& tensor) {
+             if (name == "lm_head.weight") tensor = {};
+           });
+    expect("expected the base's shape and kind of number", [](const std::string& name, at::Tensor& tensor) {
+      if (name == kQ0 + ".weight") tensor = tensor.t().contiguous();
+    });
+
+    // Another scale, by one part in a hundred.
+    const json config = json::parse(read_bytes(folder_ / "adapter/adapter_config.json"));
+    json other = config;
+    other["lora_alpha"] = 3 * 1.01;
+    folder_.write("adapter/adapter_config.json", other.dump());
+    merge_again();
+    EXPECT_EQ(complaint(), "");
+    folder_.write("adapter/adapter_config.json", config.dump());
+    EXPECT_TRUE(testing::contains(complaint(), ".weight': row "));
+  }
+}
+
+TEST_F(MergeCheck, FindsValuesOfAnotherDtypeThatAreNotTheBases) {
+  write_base();
+  write_adapter();
+  merge_again({.dtype = "bfloat16"});
+  tamper([](const std::string& name, at::Tensor& tensor) {
+    if (name == "lm_head.weight") tensor[1][1] += 1;
+  });
+  EXPECT_TRUE(testing::contains(complaint(), "tensor 'lm_head.weight': expected the base's values as BFloat16"));
+}
+
+TEST_F(Merge, TellsHowMuchOfTheUpdateIsStored) {
+  MergeReport report;
+  const auto share = [&](at::ScalarType dtype, double size, const std::string& stored = "auto") {
+    write_base(dtype);
+    write_adapter({.r = 2, .lora_alpha = 3, .target_modules = StringList{"q_proj"}}, size);
+    fs::remove_all(folder_ / "out");
+    run({.dtype = stored, .report = [&](const MergeReport& made) { report = made; }});
+    // By its definition, in double.
+    double kept = 0, all = 0;
+    const ModelFolder out = ModelFolder::open(folder_ / "out");
+    for (const size_t i : {3, 4}) {
+      const auto& [name, tensor] = base_[i];
+      const at::Tensor update = expected(name, tensor).to(at::kDouble) - tensor.to(at::kDouble);
+      const at::Tensor merged = out.tensor(name);
+      kept +=
+          ((merged.to(at::kDouble) - tensor.to(merged.scalar_type()).to(at::kDouble)) * update).sum().item<double>();
+      all += (update * update).sum().item<double>();
+    }
+    EXPECT_NEAR(report.share, kept / all, 1e-5);
+    EXPECT_LE(report.worst_share, report.share);
+    EXPECT_TRUE(report.worst_module == kQ0 || report.worst_module == kQ1);
+    return report.share;
+  };
+  EXPECT_NEAR(share(at::kFloat, 1), 1, 1e-6);
+  EXPECT_NEAR(share(at::kBFloat16, 1), 1, 0.01);
+  EXPECT_LT(share(at::kBFloat16, 3e-4), 0.9);
+  EXPECT_NEAR(share(at::kBFloat16, 3e-4, "float32"), 1, 1e-4);
+}
+
+TEST_F(Merge, TheBasesOwnAdapterIsLeftOutAndNamed) {
+  write_base();
+  write_adapter();
+  for (const char* name : {"adapter_config.json", "adapter_model.safetensors"})
+    fs::copy(folder_ / "adapter" / name, folder_ / "base" / name);
+  for (const char* name : {"adapter_model.bin", "training_args.bin", "optimizer.pt", "trainer_state.json"})
+    folder_.write(std::string("base/") + name, "x");
+  MergeReport report;
+  run({.report = [&](const MergeReport& made) { report = made; }});
+  EXPECT_EQ(files(), (std::set<std::string>{"config.json", "tokenizer.model", "modeling.py", "model.safetensors",
+                                            "rankfold_merge.json"}));
+  EXPECT_EQ(report.notes, std::vector<std::string>{(folder_ / "base").string() +
+                                                   ": holds an adapter too (adapter_config.json), which is not used"});
+  merge(folder_ / "base", folder_ / "base", folder_ / "own",
+        {.report = [&](const MergeReport& made) { report = made; }});
+  EXPECT_EQ(report.notes, std::vector<std::string>{});
 }
 
 TEST_F(Merge, Head) {

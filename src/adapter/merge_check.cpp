@@ -1,0 +1,106 @@
+#include "adapter/adapter_files.h"
+#include "adapter/merge.h"
+#include "adapter/peft_format.h"
+#include "core/check.h"
+
+#include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
+
+#include <algorithm>
+#include <cstring>
+#include <map>
+
+namespace rankfold {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+constexpr int64_t kBlockElements = 1 << 18;  // 2 MiB of doubles at a time
+
+template <class... Parts>
+[[noreturn]] void wrong(const fs::path& file, const std::string& tensor, const Parts&... parts) {
+  throw Error(ExitCode::kDefect, one_line(join(file.string(), ": tensor '", tensor, "': ", parts...)));
+}
+
+bool same_bytes(const at::Tensor& a, const at::Tensor& b) {
+  return std::memcmp(a.const_data_ptr(), b.const_data_ptr(), a.nbytes()) == 0;
+}
+
+// A module's update in double.
+struct Update {
+  at::Tensor a, b;  // [r, in], [out, r]
+  double scale;
+
+  at::Tensor rows(int64_t begin, int64_t count) const { return b.narrow(0, begin, count).mm(a).mul_(scale); }
+  // How far the fp32 product of the same may lie from it: r products and sums, one scale, one sum with the weight.
+  at::Tensor slack(int64_t begin, int64_t count, const at::Tensor& sum) const {
+    constexpr double kRounding = 0x1p-24;
+    const at::Tensor bound = b.narrow(0, begin, count).square().sum(1, true).sqrt() * a.square().sum(0, true).sqrt();
+    return bound.mul_(scale * kRounding * static_cast<double>(a.size(0) + 3)).add_(sum.abs(), 2 * kRounding);
+  }
+};
+
+// Compares `merged` with `base`, or with base + update, in blocks of rows.
+void compare(const fs::path& file, const TensorInfo& info, const at::Tensor& base, const at::Tensor& merged,
+             const Update* update) {
+  if (merged.sizes() != base.sizes() ||
+      at::isFloatingType(merged.scalar_type()) != at::isFloatingType(base.scalar_type()))
+    wrong(file, info.name, "expected the base's shape and kind of number, got ", merged.scalar_type(), " ",
+          merged.sizes());
+  const at::ScalarType dtype = merged.scalar_type();
+  if (!update && dtype == base.scalar_type()) {
+    if (!same_bytes(base, merged)) wrong(file, info.name, "expected the base's own values, got others");
+    return;
+  }
+  const at::Tensor flat_base = base.dim() > 1 ? base : base.view({-1, 1});
+  const at::Tensor flat_merged = merged.view(flat_base.sizes());
+  const int64_t rows = flat_base.size(0);
+  const int64_t step = std::max<int64_t>(1, kBlockElements * rows / std::max<int64_t>(1, flat_base.numel()));
+  for (int64_t row = 0; row < rows; row += step) {
+    const int64_t count = std::min(step, rows - row);
+    const at::Tensor stored = flat_base.narrow(0, row, count), found = flat_merged.narrow(0, row, count);
+    if (!update) {
+      if (!same_bytes(stored.to(dtype), found)) wrong(file, info.name, "expected the base's values as ", dtype);
+      continue;
+    }
+    const at::Tensor sum = stored.to(at::kDouble).add_(update->rows(row, count));
+    const at::Tensor slack = update->slack(row, count, sum);
+    // Rounding keeps the order: what lies between these two in fp32 does so in the stored dtype.
+    const at::Tensor is_right = found.ge(sum.sub(slack).to(dtype)).logical_and_(found.le(sum.add(slack).to(dtype)));
+    if (is_right.all().item<bool>()) continue;
+    const int64_t at = is_right.logical_not().view({-1}).to(at::kByte).argmax().item<int64_t>();
+    wrong(file, info.name, "row ", row + at / sum.size(1), ", column ", at % sum.size(1), ": expected ",
+          sum.view({-1})[at].item<double>(), " as ", dtype, ", got ", found.reshape({-1})[at].item<double>());
+  }
+}
+
+}  // namespace
+
+void check_merged(const fs::path& model, const fs::path& adapter, const fs::path& merged, const Stop& stop) {
+  const at::NoGradGuard no_grad;
+  const ModelFolder base = ModelFolder::open(model), result = ModelFolder::open(merged);
+  const AdapterFolder stored = read_checked_adapter(adapter);
+  std::map<std::string, ModuleMatch> matches;  // by the name of the weight
+  for (ModuleMatch& match : match_adapter(stored, linear_modules(base))) {
+    const std::string weight = match.module.name + ".weight";
+    matches.emplace(weight, std::move(match));
+  }
+  for (const std::string& name : result.names())
+    if (!base.contains(name)) wrong(result.file_of(name).path(), name, "expected no such tensor, as the base has none");
+  for (const std::string& name : base.names()) {
+    leave_if(stop);
+    if (!result.contains(name)) wrong(merged, name, "expected the base's tensor, got none");
+    const TensorFile &from = base.file_of(name), &to = result.file_of(name);
+    std::optional<Update> update;
+    if (const auto match = matches.find(name); match != matches.end()) {
+      const auto& [a, b] = stored.tensors.at(match->second.module.name);
+      update = Update{a.to(at::kDouble), b.to(at::kDouble), match->second.scale};
+    }
+    compare(to.path(), to.info(name), from.tensor(name), to.tensor(name), update ? &*update : nullptr);
+    from.forget(name);
+    to.forget(name);
+  }
+}
+
+}  // namespace rankfold
