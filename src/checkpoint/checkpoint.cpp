@@ -120,6 +120,13 @@ std::vector<Checkpoint> list_checkpoints(const fs::path& output_dir) {
   return unread;
 }
 
+bool is_foreign_checkpoint(const fs::path& folder) {
+  if (what_stands_at(folder / kManifest) != "nothing") return false;
+  for (const char* name : {"adapter_config.json", "training_args.bin", "optimizer.pt", "scheduler.pt"})
+    if (what_stands_at(folder / name) == "a file") return true;
+  return false;
+}
+
 std::optional<Checkpoint> newest_checkpoint(const fs::path& output_dir, const Messages& say) {
   const std::string run = run_of(output_dir);
   std::string first_problem;
@@ -129,7 +136,7 @@ std::optional<Checkpoint> newest_checkpoint(const fs::path& output_dir, const Me
       if (say) say("passed over " + name + ": it is of an earlier run");
       continue;
     }
-    std::string problem = damage(checkpoint.path);
+    std::string problem = is_foreign_checkpoint(checkpoint.path) ? kForeignCheckpoint : damage(checkpoint.path);
     if (problem.empty() && checkpoint.run_id.empty()) problem = "manifest.json is of another step or of no run";
     if (problem.empty()) return checkpoint;
     if (say) say("skipped " + name + ": " + problem);

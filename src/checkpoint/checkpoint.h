@@ -41,6 +41,12 @@ void save_checkpoint(const std::filesystem::path& output_dir, const std::string&
 // newest first. StorageError where the folder is there but cannot be listed.
 std::vector<Checkpoint> list_checkpoints(const std::filesystem::path& output_dir);
 
+// A folder that another trainer (Hugging Face's) has left: an adapter or a model and the state of its training, without a
+// manifest. Nothing of lora-train's can go on from there.
+bool is_foreign_checkpoint(const std::filesystem::path& folder);
+inline constexpr const char* kForeignCheckpoint =
+    "another trainer wrote it, whose state cannot be gone on from; start from its adapter with adapter_name_or_path";
+
 // The newest whole one of output_dir's run; `say` hears which were skipped and why. Where there are some but none is
 // whole: Error(kResumeRefused), as starting again would hide the loss.
 std::optional<Checkpoint> newest_checkpoint(const std::filesystem::path& output_dir, const Messages& say);

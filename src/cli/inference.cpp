@@ -1,5 +1,6 @@
 #include "cli/inference.h"
 
+#include "adapter/peft_format.h"
 #include "core/file.h"
 #include "core/json.h"
 #include "data/rows.h"
@@ -16,7 +17,17 @@ LoadedModel load_model(const ModelOptions& options) {
   LoadedModel loaded{CausalLM::load(options.model_name_or_path, options.load), {}};
   for (const std::string& note : loaded.model.config().notes) std::cerr << note << "\n";
   if (!options.adapter_name_or_path.empty()) loaded.adapter = Adapter::load(loaded.model, options.adapter_name_or_path);
+  for (const std::string& note : notes_of(options.model_name_or_path, options.adapter_name_or_path, loaded.model))
+    std::cerr << note << "\n";
   return loaded;
+}
+
+std::vector<std::string> notes_of(const std::string& model_folder, const std::string& adapter_folder,
+                                  const CausalLM& model) {
+  std::vector<std::string> notes;
+  if (!adapter_folder.empty()) notes = notes_on(read_adapter_config(adapter_folder), model.linear_modules());
+  if (std::string note = unused_adapter(model_folder, adapter_folder); !note.empty()) notes.push_back(std::move(note));
+  return notes;
 }
 
 void use_saved_template(const ModelOptions& options, const Given& given, std::string& prompt_template) {

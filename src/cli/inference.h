@@ -9,6 +9,7 @@
 
 #include <optional>
 #include <string>
+#include <vector>
 
 namespace rankfold {
 
@@ -33,6 +34,10 @@ struct LoadedModel {
   std::optional<Adapter> adapter;
 };
 LoadedModel load_model(const ModelOptions& options);
+
+// What was passed over as model and adapter (may be empty) were loaded, a line each.
+std::vector<std::string> notes_of(const std::string& model_folder, const std::string& adapter_folder,
+                                  const CausalLM& model);
 
 // Replaces `prompt_template` by the one that lies in the adapter's folder, else in the model's, unless it was
 // given.

@@ -1,5 +1,6 @@
 // lora-train: a configuration file and flags in, an adapter or a fully trained model out.
 #include "adapter/match.h"
+#include "adapter/peft_format.h"
 #include "checkpoint/checkpoint.h"
 #include "cli/app.h"
 #include "cli/console.h"
@@ -39,8 +40,7 @@ nlohmann::json meaning(const Field& field) {
 // an error. (target_modules: check_targets.)
 void take_adapter_settings(RunConfig& config, const Given& given) {
   const std::string path = (fs::path(config.adapter_name_or_path) / "adapter_config.json").string();
-  LoraConfig saved;
-  read_fields(read_json(path), path, saved, /*unknown_is_error=*/false);
+  LoraConfig saved = read_adapter_config(config.adapter_name_or_path).config;
   const Fields asked = fields_of(config.lora), theirs = fields_of(saved);
   for (size_t i = 0; i < asked.size(); ++i) {
     const auto wanted = meaning(asked[i]), there = meaning(theirs[i]);
@@ -57,7 +57,8 @@ void check_targets(const CausalLM& model, const RunConfig& config, const ModuleN
   if (config.adapter_name_or_path.empty() || at == given.end()) return;
   const auto names = [&model](const LoraConfig& lora) {
     std::vector<std::string> found;
-    for (const ModuleMatch& match : match_modules(lora, model.linear_modules())) found.push_back(match.module.name);
+    for (const ModuleMatch& match : match_modules(lora, model.linear_modules(), IdleEntries::kAllowed))
+      found.push_back(match.module.name);
     return found;
   };
   LoraConfig asked = config.lora;
@@ -92,6 +93,8 @@ void check_resume(const std::string& where, const fs::path& path) {
   const std::string there = what_stands_at(path);
   if (there == "nothing") fail(where, ": no such folder: ", path.string());
   if (there != "a folder") fail(where, ": expected a folder, got the ", there.substr(2), " ", path.string());
+  if (is_foreign_checkpoint(path))
+    fail(where, ": expected a checkpoint of lora-train, got ", path.string(), ": ", kForeignCheckpoint);
   if (const auto inside = list_checkpoints(path); !inside.empty())
     fail(where, ": expected a checkpoint, but ", path.string(), " holds ", inside.front().path.filename().string(),
          ": give that or auto");
@@ -157,6 +160,8 @@ void run(RunConfig& config, const Given& given) {
   const Tokenizer* tokenizer = model.has_tokenizer() ? &model.tokenizer() : nullptr;
   check_targets(model, config, targets, given);
   const Adapter adapter = make_adapter(model, config);
+  for (const std::string& note : notes_of(config.model_name_or_path, config.adapter_name_or_path, model))
+    display.message(note);
   leave_if(stop_requested);
   const Dataset dataset =
       Dataset::open(config.dataset, tokenizer, data_of(config), model.config().vocab_size, stop_requested);

@@ -310,6 +310,108 @@ TEST_F(Programs, AdapterToStartFrom) {
 }
 
 // Where the machine has one, too: drivers that have none are in tests/faults.
+// An adapter of q_proj for write_tiny_model's LLaMA.
+void write_adapter(const fs::path& folder, double size, const json& changes = json::object()) {
+  fs::create_directories(folder);
+  std::vector<std::pair<std::string, at::Tensor>> tensors;
+  for (const char* layer : {"0", "1"}) {
+    const std::string module = std::string("base_model.model.model.layers.") + layer + ".self_attn.q_proj.lora_";
+    tensors.emplace_back(module + "A.weight", at::randn({4, kHidden}));
+    tensors.emplace_back(module + "B.weight", at::randn({kHidden, 4}) * size);
+  }
+  write_tensor_file(folder / "adapter_model.safetensors", tensors);
+  json config = {{"peft_type", "LORA"}, {"r", 4}, {"lora_alpha", 4}, {"target_modules", {"q_proj"}}};
+  config.update(changes);
+  std::ofstream(folder / "adapter_config.json") << config.dump();
+}
+
+TEST_F(Programs, MergingTellsWhatRoundingTakes) {
+  testing::write_tiny_model(folder_ / "half", {.baichuan = false, .dtype = "bfloat16"});
+  const auto merge = [&](const std::string& adapter, const std::string& flags) {
+    fs::remove_all(folder_ / "merged");
+    return run("lora-merge --model_name_or_path half --adapter_name_or_path " + adapter +
+               " --output_dir merged --device cpu " + flags);
+  };
+  write_adapter(folder_ / "large", 0.02);
+  const Outcome right = merge("large", "--verify");
+  EXPECT_EQ(right.code, 0) << right.err;
+  EXPECT_TRUE(contains(right.out, "verify: every tensor is base + adapter, rounded once; 9"));
+  EXPECT_TRUE(contains(right.out, " % of the update is in the stored weights (least in model.layers."));
+  EXPECT_FALSE(contains(merge("large", "").out, "--dtype float32"));
+
+  write_adapter(folder_ / "small", 5e-5);
+  const Outcome lost = merge("small", "--verify");
+  EXPECT_EQ(lost.code, 2) << lost.out << lost.err;
+  EXPECT_TRUE(contains(lost.err, " % of the update is in the stored weights (least in model.layers."));
+  EXPECT_TRUE(contains(lost.err, "expected at least half; rounding takes the rest; --dtype float32 keeps it"));
+  EXPECT_FALSE(fs::exists(folder_ / "merged"));
+  const Outcome unverified = merge("small", "");
+  EXPECT_EQ(unverified.code, 0) << unverified.err;
+  EXPECT_TRUE(contains(unverified.out, "rounding takes the rest; --dtype float32 keeps it\n"));
+  const Outcome wide = merge("small", "--dtype float32 --verify");
+  EXPECT_EQ(wide.code, 0) << wide.err;
+  EXPECT_TRUE(contains(wide.out, "rounded once; 100.0 % of the update"));
+}
+
+TEST_F(Programs, WhatIsPassedOverIsSaid) {
+  testing::write_tiny_model(folder_ / "base", {.baichuan = false});
+  folder_.write("ids.json", R"([{"input_ids": [1, 5, 7, 9]}, {"input_ids": [3, 4, 2]}])");
+  write_adapter(folder_ / "plain", 0.1);
+  const std::string eval = "lora-eval --model_name_or_path base --dataset ids.json --device cpu";
+  const Outcome plain = run(eval + " --adapter_name_or_path plain");
+  ASSERT_EQ(plain.code, 0) << plain.err;
+
+  write_adapter(folder_ / "wide", 0, {{"target_modules", {"q_proj", "c_attn"}}, {"fan_in_fan_out", true}});
+  fs::copy(folder_ / "plain/adapter_model.safetensors", folder_ / "wide/adapter_model.safetensors",
+           fs::copy_options::overwrite_existing);
+  fs::copy(folder_ / "plain/adapter_config.json", folder_ / "base/adapter_config.json");
+  const std::string names = R"(wide/adapter_config.json: target_modules: ["c_attn"] match no linear layer)";
+  const std::string own = "base: holds an adapter too (adapter_config.json), which is not used\n";
+  const Outcome wide = run(eval + " --adapter_name_or_path wide");
+  ASSERT_EQ(wide.code, 0) << wide.err;
+  EXPECT_EQ(json::parse(wide.out).at("loss"), json::parse(plain.out).at("loss"));
+  for (const std::string& line : {names, std::string("wide/adapter_config.json: fan_in_fan_out: true"), own})
+    EXPECT_TRUE(contains(wide.err, line));
+
+  const Outcome merged = run("lora-merge --model_name_or_path base --adapter_name_or_path wide --output_dir merged");
+  ASSERT_EQ(merged.code, 0) << merged.err;
+  for (const std::string& line : {names, own}) EXPECT_TRUE(contains(merged.out, line));
+  EXPECT_FALSE(fs::exists(folder_ / "merged/adapter_config.json"));
+  settings_.update({{"model_name_or_path", "base"}, {"dataset", "ids.json"}, {"max_steps", 1}});
+  for (const char* key : {"r", "lora_alpha", "target_modules"}) settings_.erase(key);
+  const Outcome trained = train("--adapter_name_or_path wide --device cpu");
+  ASSERT_EQ(trained.code, 0) << trained.err;
+  for (const std::string& line : {names, own}) EXPECT_TRUE(contains(trained.out, line));
+}
+
+TEST_F(Programs, AnotherTrainersCheckpoints) {
+  testing::write_tiny_model(folder_ / "base", {.baichuan = false});
+  for (const char* name : {"theirs/checkpoint-1", "theirs/checkpoint-2"}) {
+    write_adapter(folder_ / name, 0.1);
+    folder_.write(std::string(name) + "/optimizer.pt", "x");
+    folder_.write(std::string(name) + "/trainer_state.json", "{}");
+  }
+  const Outcome above = run("lora-merge --model_name_or_path base --adapter_name_or_path theirs --output_dir merged");
+  EXPECT_EQ(above.code, 2);
+  EXPECT_TRUE(contains(above.err,
+                       "theirs: expected an adapter folder, got one without adapter_config.json; there is one "
+                       "in checkpoint-1, checkpoint-2: give that folder"));
+  settings_.update({{"model_name_or_path", "base"}, {"target_modules", {"q_proj"}}});
+  folder_.write("ids.json", R"([{"input_ids": [1, 5, 7, 9]}, {"input_ids": [3, 4, 2]}])");
+  settings_["dataset"] = "ids.json";
+  expect_refused(
+      "--resume_from_checkpoint: expected a checkpoint of lora-train, got theirs/checkpoint-2: another trainer "
+      "wrote it, whose state cannot be gone on from; start from its adapter with adapter_name_or_path",
+      "--resume_from_checkpoint theirs/checkpoint-2");
+  settings_["output_dir"] = "theirs";
+  const Outcome resumed = train("--resume_from_checkpoint auto --device cpu");
+  EXPECT_EQ(resumed.code, 7) << resumed.out << resumed.err;
+  EXPECT_TRUE(contains(resumed.err, "checkpoint-2: another trainer wrote it"));
+  EXPECT_EQ(
+      run("lora-merge --model_name_or_path base --adapter_name_or_path theirs/checkpoint-2 --output_dir merged").code,
+      0);
+}
+
 TEST_F(Programs, NoSuchDevice) {
   const std::string none = "CUDA_VISIBLE_DEVICES=";
   folder_.write("run.json", settings_.dump());
