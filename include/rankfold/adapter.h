@@ -27,8 +27,8 @@ class Adapter {
  public:
   // A new adapter: A uniform in +-1/sqrt(in), B zero, from `seed`. It attaches itself to the model, where it is the only
   // active one at first (CausalLM::set_active_adapters). A model may have several, each with a name of its own:
-  // std::invalid_argument for one that is taken. A target that matches nothing is a UserError that lists the model's
-  // linear names.
+  // std::invalid_argument for one that is taken. An entry of the config's lists and
+  // patterns that does nothing on this model is a UserError that names it and lists the model's linear names.
   static Adapter create(const CausalLM& model, const LoraConfig& config, int64_t seed = 42,
                         const std::string& name = "default");
 

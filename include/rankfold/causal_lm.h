@@ -53,7 +53,8 @@ struct LinearModule {
 // changes its adapters; tokenizer() may be called from any thread.
 class CausalLM {
  public:
-  // Throws UserError for a folder that is not whole or an architecture that is not supported, by name.
+  // Throws UserError for a folder that is not whole or an architecture that is not supported, by name. An adapter that
+  // lies in the folder too is not loaded.
   static CausalLM load(const std::filesystem::path& folder, const LoadConfig& config = {});
 
   // Sum (not mean) over the labels that count of the negative log-likelihood; a scalar, fp32. Where gradients are

@@ -67,7 +67,9 @@ void write_trained_model(const Model& model, const std::vector<Parameter>& param
   // A tied head that is stored besides stays equal to the embedding, or readers would untie it.
   if (model.network().is_tied) trained["lm_head.weight"] = trained.at(model.network().embedding_name);
   for (const TensorFile& file : model.folder.files()) {
-    TensorWriter writer(target / file.path().filename(), file.tensors(), file.metadata());
+    std::map<std::string, std::string> metadata = file.metadata();
+    metadata.emplace("format", "pt");  // without it transformers refuses the file
+    TensorWriter writer(target / file.path().filename(), file.tensors(), metadata);
     for (const TensorInfo& info : writer.tensors()) {
       const auto found = trained.find(info.name);
       const at::Tensor stored = found == trained.end() ? file.tensor(info.name) : found->second.to(info.dtype);

@@ -3,6 +3,7 @@
 
 #include "model/model.h"
 #include "ops/project.h"
+#include "rankfold/tensor_file.h"
 #include "support/temp_folder.h"
 #include "support/tiny_model.h"
 
@@ -10,6 +11,7 @@
 #include <c10/core/GradMode.h>
 #include <gtest/gtest.h>
 
+#include <map>
 #include <optional>
 
 namespace rankfold {
@@ -45,6 +47,21 @@ class Adapters : public ::testing::Test {
   const TempFolder folder_;
   const std::vector<int32_t> ids_{5, 17, 3, 44, 61, 8}, more_{9, 2, 71, 30};
 };
+
+TEST_F(Adapters, AFullCopySaysItsFormatWhereTheBaseDoesNot) {
+  load();
+  const std::filesystem::path file = folder_ / "model/model.safetensors";
+  std::vector<std::pair<std::string, at::Tensor>> tensors;
+  {
+    const TensorFile stored = TensorFile::open(file);
+    for (const TensorInfo& info : stored.tensors()) tensors.emplace_back(info.name, stored.tensor(info.name).clone());
+  }
+  write_tensor_file(file, tensors, {{"made_by", "a test"}});
+  const CausalLM model = CausalLM::load(folder_ / "model", {.device = "cpu"});
+  Adapter::full(model).save(folder_ / "copy");
+  EXPECT_EQ(TensorFile::open(folder_ / "copy/model.safetensors").metadata(),
+            (std::map<std::string, std::string>{{"made_by", "a test"}, {"format", "pt"}}));
+}
 
 TEST_F(Adapters, AreSwitchedByName) {
   const CausalLM model = load();
