@@ -58,7 +58,7 @@ std::string numbers(const std::vector<int32_t>& ids, size_t begin, size_t end) {
 }  // namespace
 
 std::string harmless(const std::string& text) {
-  return printable(text, /*keeps_lines=*/true, [](std::string_view) { return " "; });
+  return printable(text, Shown::kProse, [](std::string_view) { return " "; });
 }
 
 std::string with_commas(int64_t number) {

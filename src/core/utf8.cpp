@@ -57,27 +57,39 @@ bool looks_like_gb18030(std::string_view text) {
   return true;
 }
 
-// Bytes of what a terminal may take for an order, 0: none begins here.
-size_t order_length(std::string_view text, size_t at) {
-  const size_t length = utf8_length(text, at);
-  const unsigned char first = byte_at(text, at), second = byte_at(text, at + 1), third = byte_at(text, at + 2);
-  if (length <= 1) return length == 0 || first < 0x20 || first == 0x7F ? 1 : 0;
-  if (length == 2) return first == 0xC2 && second < 0xA0 ? 2 : 0;  // C1
-  if (length != 3 || first != 0xE2) return 0;
-  if (second == 0x80 && (third == 0x8E || third == 0x8F || (third >= 0xA8 && third <= 0xAE))) return 3;
-  return second == 0x81 && third >= 0xA6 && third <= 0xA9 ? 3 : 0;
+// The character that begins here; `length` as of utf8_length.
+uint32_t character_at(std::string_view text, size_t at, size_t length) {
+  if (length <= 1) return byte_at(text, at);
+  uint32_t value = byte_at(text, at) & (0xFFu >> (length + 1));
+  for (size_t k = 1; k < length; ++k) value = value << 6 | (byte_at(text, at + k) & 0x3F);
+  return value;
+}
+
+bool is_within(uint32_t c, uint32_t first, uint32_t last) { return c >= first && c <= last; }
+
+// What a terminal acts on: control characters, line separators, marks that turn the direction.
+bool is_control(uint32_t c) {
+  return c < 0x20 || is_within(c, 0x7F, 0x9F) || c == 0x200E || c == 0x200F || is_within(c, 0x2028, 0x202E) ||
+         is_within(c, 0x2066, 0x2069);
+}
+
+// What cannot be seen but makes one text differ from another: Unicode's characters of format.
+bool is_unseen(uint32_t c) {
+  return c == 0xAD || c == 0x61C || c == 0x180E || is_within(c, 0x200B, 0x200F) || is_within(c, 0x2060, 0x206F) ||
+         c == 0xFEFF || is_within(c, 0xFFF9, 0xFFFB) || is_within(c, 0xE0000, 0xE007F);
 }
 
 }  // namespace
 
-std::string printable(std::string_view text, bool keeps_lines,
-                      const std::function<std::string(std::string_view)>& replace) {
+std::string printable(std::string_view text, Shown as, const std::function<std::string(std::string_view)>& replace) {
   std::string shown;
   shown.reserve(text.size());
   for (size_t at = 0; at < text.size();) {
-    const size_t order = keeps_lines && text[at] == '\n' ? 0 : order_length(text, at);
-    const size_t length = order > 0 ? order : std::max<size_t>(1, utf8_length(text, at));
-    shown += order > 0 ? replace(text.substr(at, length)) : std::string(text.substr(at, length));
+    const size_t found = utf8_length(text, at), length = std::max<size_t>(1, found);
+    const uint32_t c = character_at(text, at, found);
+    const bool stays = as == Shown::kProse ? c == '\n' || !is_control(c) : !is_control(c) && !is_unseen(c);
+    const std::string_view bytes = text.substr(at, length);
+    shown += found > 0 && stays ? std::string(bytes) : replace(bytes);
     at += length;
   }
   return shown;
@@ -96,7 +108,7 @@ std::string cut(std::string_view text) {
 }  // namespace
 
 std::string one_line(std::string_view text) {
-  const std::string shown = printable(cut(text), /*keeps_lines=*/false, [](std::string_view bytes) {
+  const std::string shown = printable(cut(text), Shown::kLine, [](std::string_view bytes) {
     constexpr char kDigits[] = "0123456789abcdef";
     std::string numbers;
     for (const char c : bytes) {
@@ -110,15 +122,19 @@ std::string one_line(std::string_view text) {
 
 bool is_utf8(std::string_view text) { return first_invalid(text) == std::string_view::npos; }
 
-void check_utf8(std::string_view text, const std::string& name) {
+void refuse_utf16(std::string_view text, const std::string& name) {
   if (text.starts_with("\xFF\xFE") || text.starts_with("\xFE\xFF"))
     fail(name, ":1: not UTF-8, but UTF-16: convert it with iconv -f UTF-16 -t UTF-8");
+}
+
+void check_utf8(std::string_view text, const std::string& name, size_t first_line, size_t first_column) {
   const size_t at = first_invalid(text);
   if (at == std::string_view::npos) return;
-  const auto line = 1 + std::count(text.begin(), text.begin() + static_cast<std::ptrdiff_t>(at), '\n');
+  const auto lines = std::count(text.begin(), text.begin() + static_cast<std::ptrdiff_t>(at), '\n');
   const size_t begin = text.rfind('\n', at) + 1;  // 0 in the first line
   const std::string_view whole_line = text.substr(begin, text.find('\n', at) - begin);
-  fail(name, ":", line, ": not UTF-8 (byte ", at - begin + 1, " of the line)",
+  fail(name, ":", first_line + static_cast<size_t>(lines), ": not UTF-8 (byte ",
+       at - begin + (begin == 0 ? first_column : 1), " of the line)",
        looks_like_gb18030(whole_line) ? "; if it is GB18030, convert with iconv -f GB18030 -t UTF-8"
                                       : "; convert the file to UTF-8");
 }

@@ -36,6 +36,18 @@ void check_text(const Mapping& file, const std::string& name) {
   }
 }
 
+// As the first column of a table is called that was saved with a byte order mark.
+void drop_byte_order_marks(nlohmann::json::object_t& row, const std::string& place) {
+  for (auto at = row.lower_bound(std::string(kByteOrderMark));
+       at != row.end() && at->first.starts_with(kByteOrderMark);) {
+    auto column = row.extract(at++);
+    const std::string key = column.key().substr(kByteOrderMark.size());
+    column.key() = key;
+    if (!row.insert(std::move(column)).inserted)
+      fail(place, ": ", key, ": is given twice, once behind a byte order mark");
+  }
+}
+
 }  // namespace
 
 // Follows strings, escapes, brackets and line ends, no more: what stands in a row is parse_json's matter.
@@ -45,7 +57,7 @@ class RowScanner {
 
   RowScanner(const Mapping& file, const std::string& name, bool keeps_bad_rows)
       : text_(text_of(file)), name_(name), keeps_bad_rows_(keeps_bad_rows), pass_(file) {
-    if (text_.starts_with("\xEF\xBB\xBF")) pos_ = line_begin_ = 3;
+    if (text_.starts_with(kByteOrderMark)) pos_ = line_begin_ = kByteOrderMark.size();
   }
 
   std::vector<Span> rows() {
@@ -88,23 +100,27 @@ class RowScanner {
     fail(name_, ":", line_, ":", pos_ - line_begin_ + 1, ": ", parts...);
   }
 
+  // Byte order marks too, which stand within a file that was put together of several.
   void skip_space() {
     for (; !at_end(); ++pos_) {
       const char c = text_[pos_];
       if (c == '\n')
         new_line();
+      else if (text_.substr(pos_, kByteOrderMark.size()) == kByteOrderMark)
+        pos_ += kByteOrderMark.size() - 1;
       else if (c != ' ' && c != '\t' && c != '\r')
         break;
     }
   }
   void new_line() { ++line_, line_begin_ = pos_ + 1; }
 
-  // To the quote's partner; false at the end of the file or where a string cannot go on.
+  // To the quote's partner; false at the end of the file or of the line. Other control characters that no string may hold
+  // are of this row alone, which parse() refuses.
   bool skip_string() {
     for (++pos_; !at_end(); ++pos_) {
       const char c = text_[pos_];
       if (c == '"') return pass_.reached(++pos_), true;
-      if (static_cast<unsigned char>(c) < 0x20) return false;
+      if (c == '\n') return false;
       if (c == '\\') ++pos_;
     }
     return false;
@@ -200,6 +216,7 @@ class RowScanner {
     around.append(static_cast<size_t>(std::count(rows.begin(), rows.end(), '\n')), '\n');
     around += ']';
     around += text_.substr(array_end, end - array_end);
+    check_utf8(around, name_, object.line);
     parse_json(around, name_, object.line);
   }
 
@@ -225,7 +242,8 @@ RowFile RowFile::open(const std::filesystem::path& path) { return open(Mapping::
 RowFile RowFile::open(std::shared_ptr<const Mapping> file, const std::string& name, bool keeps_bad_rows) {
   if (const std::string kind = foreign_kind(text_of(*file)); !kind.empty())
     fail(name, ": expected a JSON array or JSON Lines, got ", kind);
-  check_text(*file, name);
+  refuse_utf16(text_of(*file), name);
+  if (!keeps_bad_rows) check_text(*file, name);  // else each row by itself
   RowFile result;
   result.name_ = name;
   result.rows_ = RowScanner(*file, name, keeps_bad_rows).rows();
@@ -236,12 +254,15 @@ RowFile RowFile::open(std::shared_ptr<const Mapping> file, const std::string& na
 nlohmann::json RowFile::parse(std::string_view text, const Span& row, const std::string& name) {
   if (row.size > kLongestRow)
     fail(name, ":", row.line, ": a row of ", row.size, " bytes; at most ", kLongestRow, " are read");
-  return parse_json(text.substr(row.begin, row.size), name, row.line, kDeepestJson, row.column());
+  text = text.substr(row.begin, row.size);
+  check_utf8(text, name, row.line, row.column());
+  return parse_json(text, name, row.line, kDeepestJson, row.column());
 }
 
 nlohmann::json RowFile::operator[](int64_t index) const {
   nlohmann::json row = parse(text_of(*file_), rows_.at(static_cast<size_t>(index)), name_);
   if (!row.is_object()) fail(place(index), ": expected an object, got ", brief(row));
+  drop_byte_order_marks(row.get_ref<nlohmann::json::object_t&>(), place(index));
   return row;
 }
 

@@ -18,13 +18,14 @@ namespace rankfold {
 
 class RowFile {
  public:
-  // Finds where rows begin and end (24 bytes of memory a row) and checks that the file is UTF-8. Throws UserError with
-  // file:line:column for anything else; without `keeps_bad_rows` already for a row that is no object.
+  // Finds where rows begin and end (24 bytes of memory a row). Throws UserError with file:line:column for what is no list
+  // of rows; without `keeps_bad_rows` already for a row that is no object or no UTF-8.
   static RowFile open(const std::filesystem::path& path);
   static RowFile open(std::shared_ptr<const Mapping> file, const std::string& name, bool keeps_bad_rows = true);
 
   int64_t size() const { return static_cast<int64_t>(rows_.size()); }
-  nlohmann::json operator[](int64_t index) const;     // an object; throws UserError with its place. Thread safe.
+  // An object; keys without a byte order mark at their beginning. Throws UserError with its place. Thread safe.
+  nlohmann::json operator[](int64_t index) const;
   std::string place(int64_t index) const;             // "file:line" of the row's first line
   FilePass pass() const { return FilePass(*file_); }  // over the rows, in order
   uint64_t end(int64_t index) const;                  // of the row, in the file: what such a pass has reached after it

@@ -13,6 +13,8 @@ TEST(OneLine, ShowsOrdersByNumber) {
   EXPECT_EQ(one_line("C1 \xC2\x9B, right to left \xE2\x80\xAE, isolates \xE2\x81\xA6, lines \xE2\x80\xA8"),
             "C1 \\xc2\\x9b, right to left \\xe2\\x80\\xae, isolates \\xe2\\x81\\xa6, lines \\xe2\\x80\\xa8");
   EXPECT_EQ(one_line("\xFF\xC3"), "\\xff\\xc3");
+  EXPECT_EQ(one_line("\xEF\xBB\xBFquestion a\xE2\x80\x8B b\xC2\xAD \xF3\xA0\x81\x81"),
+            "\\xef\\xbb\\xbfquestion a\\xe2\\x80\\x8b b\\xc2\\xad \\xf3\\xa0\\x81\\x81");
   EXPECT_EQ(one_line("médecine 医学 💊"), "médecine 医学 💊");
 }
 
@@ -30,8 +32,13 @@ TEST(OneLine, IsShort) {
 
 TEST(Printable, KeepsLinesWhereAsked) {
   const auto blank = [](std::string_view) { return " "; };
-  EXPECT_EQ(printable("a\nb\x1b[0m\xC2\x85", true, blank), "a\nb [0m ");
-  EXPECT_EQ(printable("a\nb", false, blank), "a b");
+  EXPECT_EQ(printable("a\nb\x1b[0m\xC2\x85", Shown::kProse, blank), "a\nb [0m ");
+  EXPECT_EQ(printable("a\nb", Shown::kLine, blank), "a b");
+  const std::string joined =
+      "a\xE2\x80\x8D"
+      "b";  // as in emoji of several parts
+  EXPECT_EQ(printable(joined, Shown::kProse, blank), joined);
+  EXPECT_EQ(printable(joined, Shown::kLine, blank), "a b");
 }
 
 }  // namespace

@@ -63,6 +63,40 @@ TEST_F(RowsTest, TakesByteOrderMarkAndCarriageReturns) {
   EXPECT_EQ(rows("\xEF\xBB\xBF{\"k\": \"a\"}\r\n\r\n{\"k\": \"b\"}\r\n"), (Rows{"1:a", "3:b"}));
 }
 
+TEST_F(RowsTest, TakesByteOrderMarksWithinTheFile) {
+  const std::string mark = "\xEF\xBB\xBF";
+  EXPECT_EQ(rows("{\"k\": \"a\"}\n" + mark + "{\"k\": \"b\"}\n" + mark), (Rows{"1:a", "2:b"}));
+  EXPECT_EQ(rows("{\"" + mark + "k\": \"a\"}"), (Rows{"1:a"}));
+  EXPECT_EQ(rows("[{\"\\ufeffk\": \"a\"}," + mark + " {\"k\": \"" + mark + "\"}]"), (Rows{"1:a", "1:" + mark}));
+  EXPECT_TRUE(contains(error("{\"k\": \"a\", \"" + mark + "k\": \"b\"}"), "data.json:1: k: is given twice"));
+}
+
+// Each is refused by itself, and the others are read.
+TEST_F(RowsTest, KeepsBytesOfOneRowApart) {
+  const std::string gbk = "\xB6\xFE\xBC\xD7\xCB\xAB\xEB\xD2";
+  for (const auto& [bad, part] : {std::pair{std::string("\xE6("), ": not UTF-8 (byte "},
+                                  {gbk, "; if it is GB18030, convert with "},
+                                  {std::string("\xE7\xB3"), ": not UTF-8"},
+                                  {std::string(1, '\0'), ": a NUL byte is not JSON"},
+                                  {std::string("a\tb"), ": "}})
+    for (const bool is_array : {false, true}) {
+      const std::string between = is_array ? ",\n" : "\n", row = "{\"k\": \"a\"}";
+      const std::string text =
+          (is_array ? "[" : "") + row + between + "{\"k\": \"" + bad + "\"}" + between + row + (is_array ? "]" : "");
+      const RowFile file = open(text);
+      ASSERT_EQ(file.size(), 3) << bad;
+      EXPECT_EQ(file[0].at("k"), "a");
+      EXPECT_EQ(file[2].at("k"), "a");
+      const std::string line = error_of<UserError>([&] { file[1]; });
+      EXPECT_TRUE(contains(line, "data.json:2:"));
+      EXPECT_TRUE(contains(line, part));
+    }
+  const std::string cut = "{\"k\": \"a\"}\n{\"k\": \"\xE7\xB3";  // a writer was killed within a character
+  EXPECT_EQ(open(cut).size(), 2);
+  EXPECT_TRUE(contains(error(cut), "data.json:2: not UTF-8 (byte 8 of the line)"));
+  EXPECT_TRUE(contains(error("[{\"k\": \"a\"}, {\"k\": \"\xFF\"}]"), "data.json:1: not UTF-8 (byte 22 of the line)"));
+}
+
 TEST_F(RowsTest, TakesAnObjectAroundTheRows) {
   EXPECT_EQ(rows("{\"version\": 1, \"ids\": [1, 2],\n\"data\": [\n{\"k\": \"a\"},\n{\"k\": \"b\"}], \"n\": {}}\n"),
             (Rows{"3:a", "4:b"}));
