@@ -16,9 +16,8 @@ Model::Model(ModelFolder folder_in, ModelConfig config_in, at::ScalarType dtype_
 
 const Tokenizer& Model::tokenizer() {
   std::call_once(opens_tokenizer_, [this] {
-    const auto& eos = config.eos_token_ids;
-    tokenizer_ = Tokenizer::open(folder.path(), find_architecture(config.architecture).bos_by_default,
-                                 eos.empty() ? -1 : static_cast<int32_t>(eos.front()));
+    tokenizer_ = Tokenizer::of_model(folder.path(), find_architecture(config.architecture).bos_by_default,
+                                     config.eos_token_ids, config.vocab_size);
   });
   return *tokenizer_;
 }

@@ -122,6 +122,58 @@ TEST_F(TokenizerTest, EosIsTheModelsOrTheTokenizers) {
   EXPECT_TRUE(contains(open_error(kSize), "eos_token_id: expected an id below 500"));
 }
 
+TEST_F(TokenizerTest, RowsOfAModelEndInTheTokenizersEos) {
+  const auto of = [&](const std::vector<int64_t>& ids) {
+    return Tokenizer::of_model(folder_.path(), true, ids, kSize + 2);
+  };
+  const auto expect_eos = [&](const std::vector<int64_t>& ids, int32_t eos, const std::string& note) {
+    const Tokenizer tokenizer = of(ids);
+    EXPECT_EQ(tokenizer.eos(), eos);
+    EXPECT_EQ(tokenizer.note().empty(), note.empty()) << tokenizer.note();
+    EXPECT_TRUE(contains(tokenizer.note(), note));
+    EXPECT_EQ(tokenizer.decode({eos}), "");
+    EXPECT_EQ(tokenizer.piece(eos).empty(), false);
+  };
+  for (const std::vector<int64_t>& ids : {std::vector<int64_t>{}, {2}, {2, 10}}) expect_eos(ids, 2, "");
+  expect_eos({1}, 2, ": rows end in 2 (</s>), but eos_token_id of config.json or generation_config.json is 1 (<s>)");
+  expect_eos({0}, 2, "is 0 (<unk>)");
+  expect_eos({kSize + 1, 2}, 2, "is 501 (not in tokenizer.model)");
+  EXPECT_NE(of({}).fingerprint(), Tokenizer::open(folder_.path(), true, 1).fingerprint());
+  EXPECT_EQ(of({1}).fingerprint(), Tokenizer::open(folder_.path(), true).fingerprint());
+
+  for (const char* config : {R"({"eos_token": "<s>"})", R"({"eos_token": {"content": "<s>", "lstrip": false}})"}) {
+    folder_.write("tokenizer_config.json", config);
+    expect_eos({2}, 1, "rows end in 1 (<s>), but eos_token_id of config.json or generation_config.json is 2 (</s>)");
+    EXPECT_EQ(open().eos(), 1);
+    EXPECT_EQ(open(true, 2).eos(), 2);
+  }
+  for (const char* config : {R"({"eos_token": ""})", R"({"eos_token": null})", R"({"eos_token": "</s>"})"}) {
+    folder_.write("tokenizer_config.json", config);
+    expect_eos({2}, 2, "");
+  }
+  folder_.write("tokenizer_config.json", R"({"eos_token": 2})");
+  EXPECT_TRUE(contains(open_error(), "tokenizer_config.json: eos_token: expected a text, got 2"));
+
+  // A token that was added to the tokenizer, and to the embedding.
+  folder_.write("tokenizer_config.json", R"({"eos_token": "<|im_end|>"})");
+  expect_eos({2}, 2, "eos_token of tokenizer_config.json is <|im_end|>, which tokenizer.model does not have");
+  folder_.write("added_tokens.json", R"({"<|im_end|>": 501, "<|im_start|>": 500, "odd": "x"})");
+  expect_eos({501, 2}, 501, "rows end in 501 (<|im_end|>), but eos of tokenizer.model is 2 (</s>)");
+  EXPECT_EQ(of({501}).piece(501), "<|im_end|>");
+  EXPECT_THROW(of({501}).piece(500), std::invalid_argument);
+  EXPECT_EQ(of({}).control_tokens(), (std::vector<std::string>{"<unk>", "<s>", "</s>", "<|im_end|>", "<|im_start|>"}));
+  std::filesystem::remove(folder_.path() / "added_tokens.json");
+  folder_.write("tokenizer_config.json",
+                R"({"eos_token": "<|im_end|>", "added_tokens_decoder": {"502": {"content": "<|im_end|>"}, "x": 1}})");
+  expect_eos({502, 2}, 2, "eos_token of tokenizer_config.json is <|im_end|>, id 502 beyond the embedding");
+
+  std::filesystem::remove(folder_.path() / "tokenizer_config.json");
+  train_tokenizer(folder_.path(), kSize, {{"eos_id", "-1"}});
+  expect_eos({kSize, 7, 8}, 7, "is 500 (not in tokenizer.model)");
+  EXPECT_TRUE(
+      contains(error_of<UserError>([&] { of({kSize}); }), "eos_token_id of the model names none of its pieces"));
+}
+
 TEST_F(TokenizerTest, NamesWhatIsMissing) {
   std::filesystem::remove(folder_.path() / "tokenizer.model");
   EXPECT_TRUE(contains(open_error(), "tokenizer.model: no such file"));

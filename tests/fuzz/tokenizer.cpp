@@ -18,7 +18,7 @@ const char* const kName = "tokenizer";
 const double kGrowthOfAByte = 40;  // which is what a value of JSON takes
 
 const std::vector<std::string>& file_names() {
-  static const std::vector<std::string> names{"tokenizer.model", "tokenizer_config.json"};
+  static const std::vector<std::string> names{"tokenizer.model", "tokenizer_config.json", "added_tokens.json"};
   return names;
 }
 
@@ -66,6 +66,8 @@ std::vector<std::string> seeds() {
       input(0, tokenizer_model({.type = kBpe, .normaliser_table = deep_table()})),
       input(0, tokenizer_model({.type = kBpe, .more = field(4, "") + denormaliser})),
       input(1, R"({"add_bos_token":true,"add_eos_token":false,"bos_token":"<s>","model_max_length":1e+30})"),
+      input(1, R"({"eos_token":{"content":"<s>","lstrip":false},"added_tokens_decoder":{"9999":{"content":"<end>"}}})"),
+      input(2, R"({"<|im_end|>":300,"<s>":1,"odd":"x","far":18446744073709551615})"),
       input(1, R"({"add_bos_token":null,"added_tokens_decoder":{"0":{"content":"<unk>","special":true}}})"),
   };
 }
@@ -99,6 +101,9 @@ std::vector<Large> large_inputs(int count) {
        input(0, tokenizer_model({.normaliser_table = table, .more = piece(std::string(500, '0'), 0, kControl)}))},
       {"keys", input(1, repeated(
                             "{", count, [](int i) { return "\"" + std::to_string(i) + "\":0"; }, "}"))},
+      {"added tokens",
+       input(2, repeated(
+                    "{", count, [](int i) { return "\"<" + std::to_string(i) + ">\":" + std::to_string(i); }, "}"))},
   };
 }
 
@@ -107,7 +112,8 @@ namespace {
 struct Sound : Folder {
   Sound() {
     write("tokenizer.model", tokenizer_model({.byte_fallback = true}));
-    write("tokenizer_config.json", "{}");
+    write("tokenizer_config.json", R"({"eos_token":"<end>"})");
+    write("added_tokens.json", "{}");
   }
 };
 
@@ -134,7 +140,7 @@ class Edge {
 void parse(const std::filesystem::path& path) {
   constexpr int32_t kSome = 40;  // pieces for texts
   static Edge edge;
-  const Tokenizer tokenizer = Tokenizer::open(path, true, 2);
+  const Tokenizer tokenizer = Tokenizer::of_model(path, true, {2, 300}, 400);
   for (const std::string& text :
        {std::string("the bath"), std::string(), std::string("A <s> the\xE7\xB3\x96\xFF\t the<sep>"),
         std::string("<0x41></s>  \xF0\x9F\x98\x80 bath\xE7"), std::string("ABCABAB \xE7\xB3"), std::string(300, 'a')})
