@@ -182,6 +182,8 @@ struct DataConfig {
   std::map<std::string, std::string> columns = {};  // {"question": "query"}: the file's name for one of ours
   bool skip_bad_rows = false;
   std::string cache_dir = {};  // empty: nothing is written
+  // No setting: prompt_template is one that a model was trained with, which is taken as it is.
+  bool template_is_saved = false;
 
   template <class V>
   void fields(V&& v) {

@@ -19,6 +19,11 @@ struct Example {
   std::vector<int32_t> labels;     // Hugging Face's convention: -100 where nothing is learnt, as long as input_ids
 };
 
+struct NameCount {
+  std::string name;
+  int64_t rows = 0;
+};
+
 // What was read and what was left out; every count is said before training.
 struct DatasetReport {
   int64_t rows = 0;            // rows in the file
@@ -27,6 +32,11 @@ struct DatasetReport {
   int64_t without_labels = 0;  // no label left (after truncation or in the file), left out
   int64_t bad = 0;             // broken, left out (skip_bad_rows)
   int64_t longest = 0;         // tokens of the longest row before cutting
+  int64_t cut_tokens = 0;      // that truncation threw away
+  // Columns that are not used, with the rows that have something there; after the first 32, the others under "".
+  std::vector<NameCount> unused = {};
+  // Control tokens that texts of rows spell, which are trained on as text.
+  std::vector<NameCount> spelled = {};
 };
 
 struct BatchOptions {

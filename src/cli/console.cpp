@@ -1,5 +1,6 @@
 #include "cli/console.h"
 
+#include "core/check.h"
 #include "core/utf8.h"
 
 #include <poll.h>
@@ -84,16 +85,44 @@ void print_modules(std::ostream& out, const CausalLM& model, const Adapter& adap
       << " || trainable%: " << format("%.4f", 100.0 * static_cast<double>(trained) / static_cast<double>(all)) << "\n";
 }
 
-void print_report(std::ostream& out, const std::string& path, const Dataset& dataset, const DataConfig& config) {
+void print_spelled_tokens(std::ostream& out, const Tokenizer& tokenizer, const std::string& what,
+                          const std::string& text) {
+  for (const std::string& token : tokenizer.control_tokens())
+    if (text.find(token) != std::string::npos)
+      out << "warning: " << what << " spells " << one_line(token) << ", which is taken as text, not as a token\n";
+}
+
+void print_report(std::ostream& out, const std::string& path, const Dataset& dataset, const DataConfig& config,
+                  const Tokenizer* tokenizer, const std::string& terms) {
   const DatasetReport& report = dataset.report();
   out << path << ": " << with_commas(dataset.size()) << " of " << with_commas(report.rows) << " rows, the longest of "
       << with_commas(report.longest) << " tokens";
-  if (report.truncated) out << "; " << report.truncated << " cut to " << config.max_length << " tokens";
+  if (report.truncated)
+    out << "; " << report.truncated << " cut to " << config.max_length << " tokens (" << with_commas(report.cut_tokens)
+        << " tokens thrown away)";
   if (report.dropped) out << "; " << report.dropped << " longer than " << config.max_length << " left out";
   if (report.without_labels) out << "; " << report.without_labels << " without anything to learn left out";
   if (report.bad) out << "; " << report.bad << " broken left out";
   out << "\n";
   for (const std::string& line : dataset.bad_rows()) out << "  left out: " << harmless(line) << "\n";
+
+  std::string columns;
+  for (const auto& [name, rows] : report.unused)
+    if (name != terms || name.empty())
+      columns += join(columns.empty() ? "" : ", ", name.empty() ? "others" : one_line(name), " (", with_commas(rows),
+                      rows == 1 ? " row)" : " rows)");
+  if (!columns.empty()) {
+    out << "columns that are not used: " << columns;
+    if (!config.columns.contains("input")) out << "; columns {\"input\": NAME} puts one after the question";
+    out << "\n";
+  }
+  for (const auto& [token, rows] : report.spelled)
+    out << "warning: " << with_commas(rows) << (rows == 1 ? " row spells " : " rows spell ")
+        << (token.empty() ? "other control tokens" : one_line(token)) << ", which is trained on as text\n";
+  if (tokenizer) {
+    print_spelled_tokens(out, *tokenizer, "the prompt template", config.prompt_template);
+    if (!tokenizer->note().empty()) out << "warning: " << tokenizer->note() << "\n";
+  }
   if (!dataset.cache_note().empty()) out << dataset.cache_note() << "\n";
 }
 

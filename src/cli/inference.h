@@ -1,5 +1,5 @@
 // What lora-eval and lora-generate share: a base, perhaps an adapter on it, and the prompt template they were
-// trained with. check_data_file is lora-train's too.
+// trained with. check_data is lora-train's too.
 #pragma once
 
 #include "cli/app.h"
@@ -39,12 +39,17 @@ LoadedModel load_model(const ModelOptions& options);
 std::vector<std::string> notes_of(const std::string& model_folder, const std::string& adapter_folder,
                                   const CausalLM& model);
 
-// Replaces `prompt_template` by the one that lies in the adapter's folder, else in the model's, unless it was
-// given.
-void use_saved_template(const ModelOptions& options, const Given& given, std::string& prompt_template);
+// Replaces `prompt_template` by the one that lies in the adapter's folder, else in the model's, unless it was given; then
+// it must have no defect. True: a saved one, which is taken as a model was trained with it. Says on standard error what
+// such a one holds that is hardly meant, and which one is used where none was given or saved.
+bool choose_template(const ModelOptions& options, const Given& given, std::string& prompt_template);
 
-// Reports a broken data file before the weights are read. One whose rows lie in a cache was whole when they were
-// tokenised, and looking all through a large one again takes seconds: Dataset::open finds out if it has changed.
-void check_data_file(const std::string& path, const DataConfig& config);
+// How a person wrote the setting, for an error about it.
+std::string where_given(const Given& given, const std::string& key);
+
+// Refuses settings of the data and a broken data file before the weights are read. A file whose rows lie in a cache was
+// whole when they were tokenised, and looking all through a large one again takes seconds: Dataset::open finds out if it
+// has changed.
+void check_data(const std::string& path, const DataConfig& config, const Given& given);
 
 }  // namespace rankfold

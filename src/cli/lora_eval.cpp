@@ -7,6 +7,7 @@
 #include "core/write.h"
 #include "data/prompt.h"
 #include "data/rows.h"
+#include "data/template.h"
 #include "eval/terms.h"
 #include "rankfold/evaluate.h"
 #include "rankfold/generate.h"
@@ -51,10 +52,11 @@ struct Question {
 
 std::vector<Question> read_questions(const EvalOptions& options, int64_t vocab_size) {
   const RowFile rows = RowFile::open(options.dataset);
+  const RowReader reader(options.data.columns, vocab_size);
   std::vector<Question> questions;
   for (int64_t i = 0; i < rows.size(); ++i) try {
       const nlohmann::json row = rows[i];
-      const auto read = read_row(row, rows.place(i), options.data.columns, vocab_size);
+      const auto read = reader.read(row, rows.place(i));
       const Prompted* prompted = std::get_if<Prompted>(&read);
       if (!prompted || !prompted->has_prompt) fail(rows.place(i), ": --terms needs rows with a question");
       questions.push_back({prompted->prompt_question, row_terms(row, options.terms, rows.place(i))});
@@ -78,7 +80,7 @@ void score_terms(const CausalLM& model, const EvalOptions& options, const std::v
     const size_t end = std::min(begin + step, questions.size());
     std::vector<std::vector<int32_t>> prompts;
     for (size_t i = begin; i < end; ++i)
-      prompts.push_back(encode_prompt(tokenizer, options.data.prompt_template, questions[i].text));
+      prompts.push_back(encode_rendered(tokenizer, options.data.prompt_template, questions[i].text));
     const auto start = std::chrono::steady_clock::now();
     const auto completions = generate(model, prompts, options.generate);
     seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
@@ -112,8 +114,8 @@ void run(EvalOptions& options, const Given& given) {
   if (!options.predictions.empty() && options.terms.empty()) fail("--predictions: expected --terms with it, got none");
   check_writable("--output", options.output);
   check_writable("--predictions", options.predictions);
-  use_saved_template(options.model, given, options.data.prompt_template);
-  check_data_file(options.dataset, options.data);
+  options.data.template_is_saved = choose_template(options.model, given, options.data.prompt_template);
+  check_data(options.dataset, options.data, given);
   const LoadedModel loaded = load_model(options.model);
   const CausalLM& model = loaded.model;
   const int64_t vocab_size = model.config().vocab_size;
@@ -121,7 +123,7 @@ void run(EvalOptions& options, const Given& given) {
   if (!options.terms.empty()) questions = read_questions(options, vocab_size);
   const Tokenizer* tokenizer = model.has_tokenizer() ? &model.tokenizer() : nullptr;
   const Dataset dataset = Dataset::open(options.dataset, tokenizer, options.data, vocab_size);
-  print_report(std::cerr, options.dataset, dataset, options.data);
+  print_report(std::cerr, options.dataset, dataset, options.data, tokenizer, options.terms);
 
   const EvalResult measured = evaluate(model, dataset, options.per_device_eval_batch_size);
   nlohmann::ordered_json result = {{"loss", measured.loss},

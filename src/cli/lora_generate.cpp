@@ -2,6 +2,7 @@
 #include "cli/console.h"
 #include "cli/inference.h"
 #include "core/check.h"
+#include "data/template.h"
 #include "rankfold/generate.h"
 
 #include <unistd.h>
@@ -33,10 +34,16 @@ struct GenerateOptions {
 
 void run(GenerateOptions& options, const Given& given) {
   if (options.prompt.empty() && !options.raw) fail("--prompt: expected a text, got \"\"");
-  use_saved_template(options.model, given, options.prompt_template);
+  if (options.raw)
+    options.prompt_template = "{question}";
+  else
+    choose_template(options.model, given, options.prompt_template);
   const LoadedModel loaded = load_model(options.model);
   const Tokenizer& tokenizer = loaded.model.tokenizer();
-  const auto ids = encode_prompt(tokenizer, options.raw ? "{question}" : options.prompt_template, options.prompt);
+  if (!tokenizer.note().empty()) std::cerr << "warning: " << tokenizer.note() << "\n";
+  print_spelled_tokens(std::cerr, tokenizer, "the prompt template", options.prompt_template);
+  print_spelled_tokens(std::cerr, tokenizer, "the prompt", options.prompt);
+  const auto ids = encode_rendered(tokenizer, options.prompt_template, options.prompt);
   if (ids.empty()) fail("--prompt: expected a text of at least one token, got \"\"");
   const auto completion = generate(loaded.model, {ids}, options.generate);
   const std::string text = tokenizer.decode(completion.at(0));

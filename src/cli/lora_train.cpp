@@ -114,10 +114,7 @@ bool trains_all(const RunConfig& config) {
 
 // What can be refused before any work.
 void validate(RunConfig& config, const Given& given, ProgressDisplay& display) {
-  const auto where = [&given](const char* key) {
-    const auto at = given.find(key);
-    return at == given.end() ? std::string(key) : at->second;
-  };
+  const auto where = [&given](const char* key) { return where_given(given, key); };
   const bool continues = !config.adapter_name_or_path.empty();
   if (continues && !config.train.resume_from_checkpoint.empty())
     fail(where("adapter_name_or_path"),
@@ -134,7 +131,7 @@ void validate(RunConfig& config, const Given& given, ProgressDisplay& display) {
   std::string why_cpu;
   if (ops::open_device(config.load.device, &why_cpu).is_cpu())
     display.message("device: cpu" + (why_cpu.empty() ? "" : " (" + why_cpu + ")"));
-  check_data_file(config.dataset, data_of(config));
+  check_data(config.dataset, data_of(config), given);
 }
 
 Adapter make_adapter(const CausalLM& model, const RunConfig& config) {
@@ -168,7 +165,7 @@ void run(RunConfig& config, const Given& given) {
   leave_if(stop_requested);
   std::ostringstream text;
   print_modules(text, model, adapter);
-  print_report(text, config.dataset, dataset, config.data);
+  print_report(text, config.dataset, dataset, config.data, tokenizer);
   print_sample(text, dataset, tokenizer);
   warn_of_long_rows(text, dataset, model.config(), config.data);
   display.message(text.str());

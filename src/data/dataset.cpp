@@ -8,6 +8,7 @@
 #include "data/encode.h"
 #include "data/prompt.h"
 #include "data/rows.h"
+#include "data/template.h"
 #include "data/token_store.h"
 
 #include <nlohmann/json.hpp>
@@ -86,15 +87,19 @@ TokenStore::Summary tokenise(const Source& source, const RowFile& file, TokenWri
   DatasetReport report;
   report.rows = file.size();
   int64_t kept = 0, number = 0;
+  NameCounts unused, spelled;
   Hash hash;
   encode_rows(file, RowEncoder(file, source.tokenizer, source.config, source.vocab_size), [&](const Block& block) {
     leave_if(source.stop);
     for (size_t i = 0; i < block.complaints.size() && bad_rows.size() < kNamed; ++i)
       bad_rows.push_back(block.complaints[i]);
+    unused.add(block.unused);
+    spelled.add(block.spelled);
     for (const Block::Row& row : block.rows) {
       ++number;
       report.longest = std::max(report.longest, row.length);
       report.truncated += row.truncated;
+      if (row.truncated) report.cut_tokens += row.length - source.config.max_length;
       report.dropped += row.fate == Fate::kDropped;
       report.without_labels += row.fate == Fate::kWithoutLabels;
       report.bad += row.fate == Fate::kBad;
@@ -112,6 +117,8 @@ TokenStore::Summary tokenise(const Source& source, const RowFile& file, TokenWri
          " longer than max_length ", source.config.max_length, " and dropped, ", report.without_labels,
          " without labels (", report.truncated, " cut to max_length), ", report.bad, " broken",
          bad_rows.empty() ? "" : join(", the first of them: ", bad_rows.front()));
+  report.unused = unused.list();
+  report.spelled = spelled.list();
   return {report, hash.value()};
 }
 
@@ -137,7 +144,7 @@ TokenStore::Summary tokenise_unchanged(const Source& source, const std::shared_p
 
 // All that decides which rows become which ids, in words: two that differ cannot be taken for one another.
 std::string cache_key(const Source& source, uint64_t checksum, uint64_t size) {
-  constexpr int kRules = 1;  // to be raised where a change of ours gives a row other ids or labels
+  constexpr int kRules = 2;  // to be raised where a change of ours gives a row other ids or labels
   DataConfig config = source.config;
   config.cache_dir.clear();
   return join("rules ", kRules, ", data ", checksum_text(checksum), " of ", size, " bytes, tokenizer ",
@@ -149,6 +156,7 @@ std::string cache_key(const Source& source, uint64_t checksum, uint64_t size) {
 std::optional<TokenStore> read_cache(const fs::path& path, const std::string& key, std::string& why) {
   if (what_stands_at(path) == "nothing") return std::nullopt;
   try {
+    if (TokenStore::is_of_another_version(path)) return std::nullopt;
     return TokenStore::open(path, key);
   } catch (const Error& error) {
     why = error.what();
@@ -197,8 +205,8 @@ Dataset Dataset::open(const fs::path& path, const Tokenizer* tokenizer, const Da
                       const Stop& stop) try {
   RANKFOLD_CHECK(vocab_size > 0, "Dataset::open: vocab_size must be above 0, got ", vocab_size);
   check_fields(config);
-  check_columns(config.columns);
-  check_template(config.prompt_template);
+  RowReader(config.columns, vocab_size);  // refuses columns that no layout has
+  if (!config.template_is_saved) check_template(config.prompt_template);
 
   const Source source{path, tokenizer, config, vocab_size, from_caller(stop)};
   const std::shared_ptr<const Mapping> file = Mapping::open(path);

@@ -1,6 +1,7 @@
 #include "data/encode.h"
 
 #include "core/check.h"
+#include "data/template.h"
 #include "rankfold/batch.h"
 #include "rankfold/tokenizer.h"
 
@@ -19,11 +20,11 @@ void RowEncoder::operator()(int64_t index, Block& block) const {
   const std::string place = file_.place(index);
   std::optional<Example> example;
   try {
-    std::variant<Prompted, Example> content = read_row(file_[index], place, config_.columns, vocab_size_);
+    std::variant<Prompted, Example> content = reader_.read(file_[index], place, &block.unused);
     if (Example* ready = std::get_if<Example>(&content))
       example = std::move(*ready);
     else if (tokenizer_)
-      example = encode(std::get<Prompted>(content), place);
+      example = encode(std::get<Prompted>(content), place, block.spelled);
   } catch (const UserError& error) {
     if (!config_.skip_bad_rows) throw;
     block.rows.push_back({.fate = Fate::kBad});
@@ -46,13 +47,13 @@ void RowEncoder::operator()(int64_t index, Block& block) const {
   block.rows.push_back(row);
 }
 
-Example RowEncoder::encode(const Prompted& said, const std::string& place) const {
+Example RowEncoder::encode(const Prompted& said, const std::string& place, NameCounts& spelled) const {
   Example example;
   auto& [ids, labels] = example;
   std::vector<int32_t> answer;
   try {
     if (said.has_prompt) {
-      ids = encode_prompt(*tokenizer_, config_.prompt_template, said.prompt_question);
+      ids = encode_rendered(*tokenizer_, config_.prompt_template, said.prompt_question);
     } else if (tokenizer_->bos()) {
       ids.push_back(*tokenizer_->bos());
     }
@@ -60,6 +61,9 @@ Example RowEncoder::encode(const Prompted& said, const std::string& place) const
   } catch (const UserError& error) {
     fail(place, ": ", error.what());
   }
+  for (const std::string& token : tokenizer_->control_tokens())
+    if (said.prompt_question.find(token) != std::string::npos || said.answer.find(token) != std::string::npos)
+      spelled.add(token);
   const bool begins_with_bos = tokenizer_->bos().has_value();
   const size_t prompt_length = ids.size();
   ids.insert(ids.end(), answer.begin(), answer.end());

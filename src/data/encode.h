@@ -28,6 +28,7 @@ struct Block {
   std::vector<Row> rows;
   std::vector<int32_t> ids, labels;
   std::vector<std::string> complaints;  // of the bad rows, in order
+  NameCounts unused, spelled;           // DatasetReport
   std::exception_ptr failure;           // of the row after the last one
 };
 
@@ -35,18 +36,23 @@ struct Block {
 class RowEncoder {
  public:
   RowEncoder(const RowFile& file, const Tokenizer* tokenizer, const DataConfig& config, int64_t vocab_size)
-      : file_(file), tokenizer_(tokenizer), config_(config), vocab_size_(vocab_size) {}
+      : file_(file),
+        tokenizer_(tokenizer),
+        config_(config),
+        vocab_size_(vocab_size),
+        reader_(config.columns, vocab_size) {}
 
   void operator()(int64_t index, Block& block) const;
 
  private:
-  Example encode(const Prompted& said, const std::string& place) const;  // where there is a tokenizer
+  Example encode(const Prompted& said, const std::string& place, NameCounts& spelled) const;  // by the tokenizer
   Block::Row cut(Example& example, const std::string& place) const;
 
   const RowFile& file_;
   const Tokenizer* tokenizer_;
   const DataConfig& config_;
   int64_t vocab_size_;
+  RowReader reader_;
 };
 
 // Hands the file's blocks to `take` in order, one at a time, from any thread. Only a few are under way at once: memory

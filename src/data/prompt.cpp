@@ -3,8 +3,6 @@
 #include "core/check.h"
 #include "core/json.h"
 #include "core/utf8.h"
-#include "data/tokenizer_model.h"
-#include "rankfold/tokenizer.h"
 
 #include <nlohmann/json.hpp>
 
@@ -15,153 +13,287 @@
 namespace rankfold {
 namespace {
 
-// Empty name: the layout has no such part.
+// Everything about layouts follows from this table: the order in which they are looked for, the columns that they use,
+// the texts of errors. An empty name: the layout has no such column.
 struct Layout {
-  const char* question;
-  const char* input;  // may be absent: a second part of the question
-  const char* answer;
+  std::string_view question;
+  std::string_view input;   // a second part of the question, which a row may lack
+  std::string_view answer;  // or all that there is
+  bool is_ready = false;    // ids, not texts: has kReadyColumns too
+  bool is_foreign = false;  // another trainer's names, known by the keys of `columns`
 };
-constexpr std::array<Layout, 5> kLayouts = {{{"question", "", "answer"},
-                                             {"instruction", "input", "output"},
-                                             {"prompt", "", "completion"},
-                                             {"query", "", "response"},
-                                             {"", "", "text"}}};
-constexpr const char* kExpected =
-    "question/answer, instruction/output, prompt/completion, query/response, text or input_ids";
+constexpr std::array<Layout, 7> kLayouts = {{
+    {.question = "", .input = "", .answer = "input_ids", .is_ready = true},
+    {.question = "question", .input = "", .answer = "answer"},
+    {.question = "instruction", .input = "input", .answer = "output"},
+    {.question = "prompt", .input = "", .answer = "completion"},
+    {.question = "query", .input = "", .answer = "response"},
+    {.question = "prompt", .input = "query", .answer = "response", .is_foreign = true},  // LLaMA-Factory
+    {.question = "", .input = "", .answer = "text"},
+}};
+constexpr std::array<std::string_view, 4> kReadyColumns = {"labels", "attention_mask", "position_ids",
+                                                           "token_type_ids"};
+// Columns of turns, on which this version does not train.
+constexpr std::array<std::string_view, 2> kChats = {"messages", "conversations"}, kContexts = {"history", "system"};
+
+// Where `columns` maps `input`, any layout with a question takes it.
+std::vector<std::string> columns_of(const Layout& layout, bool maps_input = false) {
+  std::vector<std::string> ours;
+  const bool takes_input = maps_input && layout.input.empty() && !layout.question.empty();
+  for (const std::string_view name : {layout.question, takes_input ? "input" : layout.input, layout.answer})
+    if (!name.empty()) ours.emplace_back(name);
+  if (layout.is_ready) ours.insert(ours.end(), kReadyColumns.begin(), kReadyColumns.end());
+  return ours;
+}
+
+template <class Names>
+bool holds(const Names& names, std::string_view name) {
+  return std::find(names.begin(), names.end(), name) != names.end();
+}
+
+std::string listed(const std::vector<std::string>& names, const char* between = ", ",
+                   const char* before_last = nullptr) {
+  std::string list;
+  for (size_t i = 0; i < names.size(); ++i) {
+    if (i > 0) list += before_last && i + 1 == names.size() ? before_last : between;
+    list += names[i];
+  }
+  return list;
+}
+
+std::string keys_of(const Columns& columns) {
+  std::vector<std::string> keys;
+  for (const auto& [ours, theirs] : columns) keys.push_back(ours);
+  return listed(keys);
+}
+
+// The file's name of one of our columns. One that `columns` gives to another of ours is not found under its own name.
+std::string key_of(const std::string& ours, const Columns& columns) {
+  if (const auto found = columns.find(ours); found != columns.end()) return found->second;
+  const auto is_taken = [&ours](const auto& mapping) { return mapping.second == ours; };
+  return std::any_of(columns.begin(), columns.end(), is_taken) ? "" : ours;
+}
+
+bool is_blank(const nlohmann::json& value) {
+  return value.is_null() || (value.is_structured() && value.empty()) ||
+         (value.is_string() && value.get_ref<const std::string&>().empty());
+}
 
 class Row {
  public:
-  Row(const nlohmann::json& row, const std::string& place, const Columns& columns)
-      : row_(row), place_(place), columns_(columns) {}
+  Row(const nlohmann::json& row, const std::string& place) : row_(row), place_(place) {}
 
-  bool has(const std::string& ours) const { return row_.contains(theirs(ours)); }
-  bool maps(const std::string& ours) const { return columns_.contains(ours); }
-  const std::string& theirs(const std::string& ours) const {
-    const auto found = columns_.find(ours);
-    return found == columns_.end() ? ours : found->second;
-  }
-  const nlohmann::json& at(const std::string& ours) const { return row_.at(theirs(ours)); }
+  bool has(const std::string& key) const { return !key.empty() && row_.contains(key); }
+  bool holds(const std::string& key) const { return has(key) && !row_.at(key).is_null(); }
 
-  const std::string& text(const std::string& ours) const {
-    const nlohmann::json& value = at(ours);
-    if (!value.is_string()) fail_at(ours, "expected a text, got ", brief(value));
+  const std::string& text(const std::string& key) const {
+    const nlohmann::json& value = row_.at(key);
+    if (!value.is_string()) fail_at(key, "expected a text, got ", brief(value));
     return value.get_ref<const std::string&>();
   }
 
-  std::vector<int32_t> ids(const std::string& ours, int64_t vocab_size, bool may_ignore) const {
-    const nlohmann::json& list = at(ours);
-    if (!list.is_array() || list.empty()) fail_at(ours, "expected a list of ids, got ", brief(list));
+  std::vector<int32_t> ids(const std::string& key, int64_t vocab_size, bool may_ignore) const {
+    const nlohmann::json& list = row_.at(key);
+    if (!list.is_array() || list.empty()) fail_at(key, "expected a list of ids, got ", brief(list));
     std::vector<int32_t> ids;
     ids.reserve(list.size());
     for (const nlohmann::json& x : list) {
       const bool is_id = x.is_number_integer() && !(x.is_number_unsigned() && x.get<uint64_t>() > INT32_MAX);
       const int64_t id = is_id ? x.get<int64_t>() : -1;
       if ((id < 0 || id >= vocab_size) && !(may_ignore && id == kIgnoreIndex))
-        fail_at(ours, "entry ", ids.size(), ": expected ", may_ignore ? "-100 or " : "", "an id in [0, ", vocab_size,
+        fail_at(key, "entry ", ids.size(), ": expected ", may_ignore ? "-100 or " : "", "an id in [0, ", vocab_size,
                 ") (rows of the embedding), got ", brief(x));
       ids.push_back(static_cast<int32_t>(id));
     }
     return ids;
   }
 
+  // One number for each of `count` ids, in [0, most].
+  std::vector<int64_t> numbers(const std::string& key, size_t count, int64_t most) const {
+    const nlohmann::json& list = row_.at(key);
+    if (!list.is_array() || list.size() != count)
+      fail_at(key, "expected a list of ", count, " numbers, one for each id, got ",
+              list.is_array() ? join(list.size()) : brief(list));
+    std::vector<int64_t> numbers;
+    numbers.reserve(count);
+    for (const nlohmann::json& x : list) {
+      const bool is_number = x.is_number_integer() && x >= 0 && x <= most;
+      if (!is_number)
+        fail_at(key, "entry ", numbers.size(), ": expected an integer in [0, ", most, "], got ", brief(x));
+      numbers.push_back(x.get<int64_t>());
+    }
+    return numbers;
+  }
+
+  std::string keys() const {
+    constexpr size_t kLongest = 200;
+    std::string list;
+    for (const auto& [key, value] : row_.items()) {
+      list += (list.empty() ? "" : ", ") + key;
+      if (list.size() > kLongest) return list.substr(0, utf8_floor(list, kLongest)) + "...";
+    }
+    return list;
+  }
+
   template <class... Parts>
-  [[noreturn]] void fail_at(const std::string& ours, const Parts&... parts) const {
-    fail(place_, ": ", theirs(ours), ": ", parts...);
+  [[noreturn]] void fail_at(const std::string& key, const Parts&... parts) const {
+    fail(place_, ": ", key, ": ", parts...);
+  }
+  template <class... Parts>
+  [[noreturn]] void refuse(const Parts&... parts) const {
+    fail(place_, ": ", parts...);
   }
 
  private:
   const nlohmann::json& row_;
   const std::string& place_;
-  const Columns& columns_;
 };
 
-Example ready_ids(const Row& row, int64_t vocab_size) {
-  Example example{.input_ids = row.ids("input_ids", vocab_size, false), .labels = {}};
-  example.labels = row.has("labels") ? row.ids("labels", vocab_size, true) : example.input_ids;
-  if (example.labels.size() != example.input_ids.size())
-    row.fail_at("labels", "expected ", example.input_ids.size(), " entries as in ", row.theirs("input_ids"), ", got ",
-                example.labels.size());
+// The ids that attention_mask marks, which are neighbours: what it leaves out at the ends is padding.
+std::pair<size_t, size_t> attended(const Row& row, const std::string& key, size_t count) {
+  if (!row.holds(key)) return {0, count};
+  const std::vector<int64_t> mask = row.numbers(key, count, 1);
+  const auto first = std::find(mask.begin(), mask.end(), 1), last = std::find(mask.rbegin(), mask.rend(), 1).base();
+  if (first == mask.end()) row.fail_at(key, "is 0 everywhere: the row has no token");
+  if (const auto gap = std::find(first, last, 0); gap != last)
+    row.fail_at(key, "entry ", gap - mask.begin(),
+                ": got 0 between tokens that are attended to; only padding at either end can be left out");
+  return {static_cast<size_t>(first - mask.begin()), static_cast<size_t>(last - mask.begin())};
+}
+
+Example ready_ids(const Row& row, const RowReader::Keys& keys, int64_t vocab_size) {
+  Example example{.input_ids = row.ids(keys.answer, vocab_size, false), .labels = {}};
+  auto& [ids, labels] = example;
+  const size_t count = ids.size();
+  labels = row.has(keys.labels) ? row.ids(keys.labels, vocab_size, true) : ids;
+  if (labels.size() != count)
+    row.fail_at(keys.labels, "expected ", count, " entries as in ", keys.answer, ", got ", labels.size());
+
+  const auto [begin, end] = attended(row, keys.attention_mask, count);
+  for (size_t i = 0; i < count; ++i)
+    if ((i < begin || i >= end) && row.has(keys.labels) && labels[i] != kIgnoreIndex)
+      row.fail_at(keys.labels, "entry ", i, ": expected -100 where ", keys.attention_mask, " is 0, got ", labels[i]);
+  if (row.holds(keys.position_ids)) {
+    const std::vector<int64_t> positions = row.numbers(keys.position_ids, count, INT32_MAX);
+    for (size_t i = begin; i < end; ++i)
+      if (positions[i] != static_cast<int64_t>(i - begin))
+        row.fail_at(keys.position_ids, "entry ", i, ": expected ", i - begin,
+                    " (positions count from the first token; others are not supported), got ", positions[i]);
+  }
+  if (row.holds(keys.token_type_ids)) {
+    const std::vector<int64_t> types = row.numbers(keys.token_type_ids, count, INT32_MAX);
+    if (const auto other = std::find_if(types.begin(), types.end(), [](int64_t x) { return x != 0; });
+        other != types.end())
+      row.fail_at(keys.token_type_ids, "entry ", other - types.begin(), ": expected 0 (the model has no types), got ",
+                  *other);
+  }
+  // The end first: the beginning moves what follows.
+  for (std::vector<int32_t>* list : {&ids, &labels}) {
+    list->resize(end);
+    list->erase(list->begin(), list->begin() + static_cast<std::ptrdiff_t>(begin));
+  }
   return example;
 }
 
-Prompted prompted(const Row& row, const Layout& layout) {
-  const std::string question = layout.question, input = layout.input;
-  Prompted said{.prompt_question = {}, .answer = row.text(layout.answer), .has_prompt = !question.empty()};
-  if (said.answer.empty()) row.fail_at(layout.answer, "is empty");
+Prompted prompted(const Row& row, const RowReader::Keys& keys) {
+  Prompted said{.prompt_question = {}, .answer = row.text(keys.answer), .has_prompt = !keys.question.empty()};
+  if (said.answer.empty()) row.fail_at(keys.answer, "is empty");
   if (!said.has_prompt) return said;
-  said.prompt_question = row.text(question);
-  if (!input.empty() && row.has(input) && !row.at(input).is_null()) {
-    const std::string& more = row.text(input);
+  said.prompt_question = row.text(keys.question);
+  if (row.holds(keys.input)) {
+    const std::string& more = row.text(keys.input);
     if (!said.prompt_question.empty() && !more.empty()) said.prompt_question += '\n';
     said.prompt_question += more;
   }
-  if (said.prompt_question.empty()) row.fail_at(question, "is empty");
+  if (said.prompt_question.empty()) row.fail_at(keys.question, "is empty");
   return said;
 }
 
 }  // namespace
 
-void check_columns(const Columns& columns) {
-  std::vector<std::string> ours = {"input_ids", "labels"};
-  for (const Layout& layout : kLayouts)
-    for (const char* name : {layout.question, layout.input, layout.answer})
-      if (*name) ours.push_back(name);
-  for (const auto& [name, theirs] : columns)
-    if (std::find(ours.begin(), ours.end(), name) == ours.end())
-      fail("columns: no column is called '", name, "'", did_you_mean(nearest(name, ours)));
+void NameCounts::add(std::string_view name, int64_t rows) {
+  constexpr size_t kLongest = 100;
+  name = name.substr(0, utf8_floor(name, kLongest));
+  const auto same = [&name](const NameCount& count) { return count.name == name; };
+  auto at = std::find_if(counts_.begin(), counts_.end(), same);
+  if (at == counts_.end() && counts_.size() >= kMostNames)
+    at = std::find_if(counts_.begin(), counts_.end(), [](const NameCount& count) { return count.name.empty(); });
+  if (at == counts_.end()) at = counts_.insert(at, NameCount{counts_.size() < kMostNames ? std::string(name) : "", 0});
+  at->rows += rows;
 }
 
-std::variant<Prompted, Example> read_row(const nlohmann::json& json, const std::string& place, const Columns& columns,
-                                         int64_t vocab_size) {
-  const auto keys = [&json] {
-    constexpr size_t kLongest = 200;
-    std::string list;
-    for (const auto& [key, value] : json.items()) {
-      list += (list.empty() ? "" : ", ") + key;
-      if (list.size() > kLongest) return list.substr(0, utf8_floor(list, kLongest)) + "...";
-    }
-    return list;
+void NameCounts::add(const NameCounts& other) {
+  for (const NameCount& count : other.counts_) add(count.name, count.rows);
+}
+
+RowReader::RowReader(const Columns& columns, int64_t vocab_size) : columns_(columns), vocab_size_(vocab_size) {
+  std::vector<std::string> all, layouts, expected;
+  for (const Layout& layout : kLayouts) {
+    const std::vector<std::string> ours = columns_of(layout, columns.contains("input"));
+    all.insert(all.end(), ours.begin(), ours.end());
+    layouts.push_back(listed(columns_of(layout)));
+    const auto is_used = [&ours](const auto& mapping) { return holds(ours, mapping.first); };
+    if (layout.is_foreign && !columns.contains(std::string(layout.question))) continue;
+    if (!std::all_of(columns.begin(), columns.end(), is_used)) continue;
+    const auto key = [&](std::string_view name) { return holds(ours, name) ? key_of(std::string(name), columns) : ""; };
+    if (!layout.question.empty() && key(layout.question).empty()) continue;
+    layouts_.push_back({.question = key(layout.question),
+                        .input = key(layout.input.empty() ? "input" : layout.input),
+                        .answer = key(layout.answer),
+                        .labels = key("labels"),
+                        .attention_mask = key("attention_mask"),
+                        .position_ids = key("position_ids"),
+                        .token_type_ids = key("token_type_ids"),
+                        .is_ready = layout.is_ready});
+    expected.push_back(layout.question.empty() ? ours.front() : join(layout.question, "/", layout.answer));
+  }
+  for (const auto& [name, theirs] : columns) {
+    if (holds(kChats, name) || holds(kContexts, name))
+      fail("columns: ", name, ": this version does not train on it: leave it out");
+    if (!holds(all, name)) fail("columns: no column is called '", name, "'", did_you_mean(nearest(name, all)));
+  }
+  if (layouts_.empty())
+    fail("columns: ", keys_of(columns),
+         ": no layout uses all of these; expected names of one of them: ", listed(layouts, "; "));
+  expected_ = listed(expected, ", ", " or ") + (columns.empty() ? "" : join(" (columns: ", keys_of(columns), ")"));
+}
+
+std::variant<Prompted, Example> RowReader::read(const nlohmann::json& json, const std::string& place,
+                                                NameCounts* unused) const {
+  const Row row(json, place);
+  for (const auto& [ours, theirs] : columns_)
+    if (!json.contains(theirs)) row.refuse("no '", theirs, "' (columns: ", ours, "), got keys [", row.keys(), "]");
+
+  const auto is_whole = [&row](const Keys& keys) {
+    return row.has(keys.answer) && (keys.question.empty() || row.has(keys.question));
   };
-  const Row row(json, place, columns);
-  for (const auto& [ours, theirs] : columns)
-    if (!json.contains(theirs)) fail(place, ": no '", theirs, "' (columns: ", ours, "), got keys [", keys(), "]");
-
-  for (const bool mapped : {true, false}) {
-    if (row.has("input_ids") && row.maps("input_ids") == mapped) return ready_ids(row, vocab_size);
-    for (const Layout& layout : kLayouts) {
-      const bool complete = row.has(layout.answer) && (!*layout.question || row.has(layout.question));
-      const bool named = row.maps(layout.question) || row.maps(layout.answer);
-      if (complete && named == mapped) return prompted(row, layout);
-    }
+  const auto layout = std::find_if(layouts_.begin(), layouts_.end(), is_whole);
+  if (layout == layouts_.end()) {
+    for (const std::string_view chat : kChats)
+      if (json.contains(chat))
+        row.refuse(chat,
+                   ": the turns of a conversation, on which this version does not train; write each question and ",
+                   "its answer as a row of their own: {\"question\": what the user says, \"answer\": what the "
+                   "assistant says}");
+    row.refuse("expected ", expected_, ", got keys [", row.keys(), "]");
   }
-  fail(place, ": expected ", kExpected, ", got keys [", keys(), "]");
-}
+  std::variant<Prompted, Example> content;
+  if (layout->is_ready)
+    content = ready_ids(row, *layout, vocab_size_);
+  else
+    content = prompted(row, *layout);
 
-void check_template(const std::string& prompt_template) {
-  constexpr size_t kLongest = 64 << 10;
-  if (prompt_template.size() > kLongest)
-    fail("prompt_template: expected at most ", kLongest, " bytes, got ", prompt_template.size());
-}
-
-std::string render_prompt(const std::string& prompt_template, const std::string& question) {
-  constexpr std::string_view kPlace = "{question}";
-  check_template(prompt_template);
-  std::string prompt;
-  size_t begin = 0;
-  for (size_t at; (at = prompt_template.find(kPlace, begin)) != std::string::npos; begin = at + kPlace.size()) {
-    if (prompt.size() + question.size() > kLongestText)
-      fail("a prompt of more than ", kLongestText,
-           " bytes: the template says {question} too often or the question is too long");
-    prompt.append(prompt_template, begin, at - begin).append(question);
+  const Keys& k = *layout;
+  const std::array<std::string_view, 7> used = {k.question,       k.input,        k.answer,        k.labels,
+                                                k.attention_mask, k.position_ids, k.token_type_ids};
+  for (const auto& [key, value] : json.items()) {
+    if ((holds(used, key) && !key.empty()) || is_blank(value)) continue;
+    if (!layout->is_ready && holds(kContexts, key))
+      row.refuse(key, ": holds ", key == "system" ? "a system text" : "earlier turns",
+                 ", on which this version does not train: write it into the question, or leave the column out");
+    if (unused) unused->add(key);
   }
-  return prompt.append(prompt_template, begin, std::string::npos);
-}
-
-std::vector<int32_t> encode_prompt(const Tokenizer& tokenizer, const std::string& prompt_template,
-                                   const std::string& question) {
-  std::vector<int32_t> ids = tokenizer.encode(render_prompt(prompt_template, question));
-  if (tokenizer.bos()) ids.insert(ids.begin(), *tokenizer.bos());
-  return ids;
+  return content;
 }
 
 }  // namespace rankfold

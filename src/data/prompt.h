@@ -1,4 +1,4 @@
-// What a row says: its layout (which keys it has), question and answer, and the prompt made of them.
+// What a row says: its layout (which columns it has), question and answer.
 #pragma once
 
 #include "rankfold/dataset.h"
@@ -8,7 +8,9 @@
 #include <cstdint>
 #include <map>
 #include <string>
+#include <string_view>
 #include <variant>
+#include <vector>
 
 namespace rankfold {
 
@@ -20,20 +22,42 @@ struct Prompted {
   bool has_prompt = true;  // false: a text, all of it in `answer`
 };
 
-// Throws UserError for a key that is not one of ours.
-void check_columns(const Columns& columns);
+// Rows counted by name, in the order in which the names came. Bounded: kMostNames, and the rest together under "".
+class NameCounts {
+ public:
+  static constexpr size_t kMostNames = 32;
+  void add(std::string_view name, int64_t rows = 1);
+  void add(const NameCounts& other);
+  const std::vector<NameCount>& list() const { return counts_; }
 
-// Layouts, in this order: input_ids [labels], question/answer, instruction [input]/output, prompt/completion,
-// query/response, text; one that `columns` names comes before one that it does not. Other keys are ignored.
-// A row of input_ids is taken as it is. Throws UserError that begins with `place`, the row's "file:line".
-std::variant<Prompted, Example> read_row(const nlohmann::json& row, const std::string& place, const Columns& columns,
-                                         int64_t vocab_size);
+ private:
+  std::vector<NameCount> counts_;
+};
 
-// Throws UserError for one longer than 64 KiB.
-void check_template(const std::string& prompt_template);
+// Reads rows whose columns are named by `columns`. The layouts stand in kLayouts (prompt.cpp); the first one counts that
+// uses every key of `columns` and is whole in the row. Thread safe.
+class RowReader {
+ public:
+  // Throws UserError for a key that is not one of ours, and for keys that no layout uses together.
+  RowReader(const Columns& columns, int64_t vocab_size);
 
-// Every {question} of the template replaced. What the question spells is never replaced again. Throws UserError where that
-// is longer than kLongestText.
-std::string render_prompt(const std::string& prompt_template, const std::string& question);
+  // A row of input_ids is taken as it is, without its padding. Throws UserError that begins with `place`, the row's
+  // "file:line". `unused` takes the columns that hold something and that the layout does not use.
+  std::variant<Prompted, Example> read(const nlohmann::json& row, const std::string& place,
+                                       NameCounts* unused = nullptr) const;
+
+  // A layout in the file's names; empty: it has no such column.
+  struct Keys {
+    std::string question, input, answer;  // `answer`: of ready ids, input_ids
+    std::string labels, attention_mask, position_ids, token_type_ids;
+    bool is_ready = false;
+  };
+
+ private:
+  Columns columns_;
+  int64_t vocab_size_;
+  std::vector<Keys> layouts_;  // those that use all that `columns` maps
+  std::string expected_;       // their names, for errors
+};
 
 }  // namespace rankfold

@@ -1,27 +1,85 @@
 #include "data/token_store.h"
 
 #include "core/check.h"
+#include "core/json.h"
+
+#include <nlohmann/json.hpp>
 
 #include <algorithm>
 #include <array>
+#include <string_view>
 #include <type_traits>
 
 namespace rankfold {
 namespace {
 
-// The file: words, rows, key, footer; docs/formats.md.
+// The file: words, rows, key, report, footer; docs/formats.md.
 struct Footer {
-  std::array<char, 8> magic = {'r', 'f', 't', 'o', 'k', 'e', 'n', '2'};
+  std::array<char, 8> magic = {'r', 'f', 't', 'o', 'k', 'e', 'n', '3'};
   uint64_t words = 0;
   uint64_t rows = 0;  // entries of rows_
   uint64_t key_size = 0;
-  TokenStore::Summary summary = {};
+  uint64_t report_size = 0;
+  uint64_t fingerprint = 0;
   uint64_t checksum = 0;  // of all bytes before it
 };
-static_assert(std::is_trivially_copyable_v<Footer> && sizeof(Footer) == 4 * 8 + 7 * 8 + 8);
+static_assert(std::is_trivially_copyable_v<Footer> && sizeof(Footer) == 7 * 8);
 constexpr uint64_t kChecked = sizeof(Footer) - sizeof(Footer::checksum);
 
+constexpr std::string_view kVersion2 = "rftoken2";  // which began a footer of this size
+constexpr uint64_t kFooter2 = 96;
+
+// The report as JSON: what is visited here is what is kept.
+template <class Report, class Visit>
+void visit(Report& report, const Visit& v) {
+  v("rows", report.rows);
+  v("truncated", report.truncated);
+  v("dropped", report.dropped);
+  v("without_labels", report.without_labels);
+  v("bad", report.bad);
+  v("longest", report.longest);
+  v("cut_tokens", report.cut_tokens);
+  v("unused", report.unused);
+  v("spelled", report.spelled);
+}
+
+std::string text_of(const DatasetReport& report) {
+  nlohmann::json json;
+  visit(report, [&json](const char* name, const auto& value) {
+    if constexpr (std::is_integral_v<std::remove_cvref_t<decltype(value)>>) {
+      json[name] = value;
+    } else {
+      nlohmann::json& list = json[name] = nlohmann::json::array();
+      for (const NameCount& count : value) list.push_back({count.name, count.rows});
+    }
+  });
+  return json.dump(-1, ' ', true, nlohmann::json::error_handler_t::replace);  // a piece of a tokenizer may be any bytes
+}
+
+DatasetReport report_of(const std::string& text, const std::string& name) {
+  const nlohmann::json json = parse_json(text, name);
+  DatasetReport report;
+  visit(report, [&json](const char* name, auto& value) {
+    const nlohmann::json& kept = json.at(name);
+    if constexpr (std::is_integral_v<std::remove_cvref_t<decltype(value)>>) {
+      value = kept.get<int64_t>();
+    } else {
+      for (const nlohmann::json& count : kept)
+        value.push_back({count.at(0).get<std::string>(), count.at(1).get<int64_t>()});
+    }
+  });
+  return report;
+}
+
 }  // namespace
+
+bool TokenStore::is_of_another_version(const std::filesystem::path& path) {
+  const std::shared_ptr<const File> file = File::open(path);
+  std::array<char, kVersion2.size()> magic = {};
+  if (file->size() < kFooter2) return false;
+  file->read(file->size() - kFooter2, std::as_writable_bytes(std::span(magic)));
+  return std::string_view(magic.data(), magic.size()) == kVersion2;
+}
 
 TokenStore TokenStore::open(const std::filesystem::path& path, const std::string& key) {
   TokenStore store;
@@ -34,14 +92,18 @@ TokenStore TokenStore::open(const std::filesystem::path& path, const std::string
   const uint64_t footer_at = file.size() - sizeof footer;
   file.read(footer_at, std::as_writable_bytes(std::span(&footer, 1)));
   // Each size by itself first: a sum of hostile ones may be right.
-  for (const uint64_t part : {footer.words, footer.rows, footer.key_size})
+  for (const uint64_t part : {footer.words, footer.rows, footer.key_size, footer.report_size})
     if (part > footer_at) damaged();
   const uint64_t rows_at = footer.words * sizeof(uint32_t), key_at = rows_at + footer.rows * sizeof(uint64_t);
-  if (footer.magic != magic || key_at + footer.key_size != footer_at) damaged();
+  const uint64_t report_at = key_at + footer.key_size;
+  if (footer.magic != magic || report_at + footer.report_size != footer_at) damaged();
 
-  std::string written_for(footer.key_size, '\0');
-  file.read(key_at, std::as_writable_bytes(std::span(written_for)));
-  if (written_for != key) fail(path.string(), ": of other data or settings");
+  const auto text_at = [&file](uint64_t begin, uint64_t size) {
+    std::string text(size, '\0');
+    file.read(begin, std::as_writable_bytes(std::span(text)));
+    return text;
+  };
+  if (text_at(key_at, footer.key_size) != key) fail(path.string(), ": of other data or settings");
   if (checksum_of(file, footer_at + kChecked) != footer.checksum) damaged();
 
   store.rows_.resize(footer.rows);
@@ -50,7 +112,12 @@ TokenStore TokenStore::open(const std::filesystem::path& path, const std::string
   if (store.rows_.empty() || store.rows_.back() != 2 * footer.words ||
       std::adjacent_find(store.rows_.begin(), store.rows_.end(), shares_a_word) != store.rows_.end())
     damaged();
-  store.summary_ = footer.summary;
+  store.summary_.fingerprint = footer.fingerprint;
+  try {
+    store.summary_.report = report_of(text_at(report_at, footer.report_size), path.string());
+  } catch (const nlohmann::json::exception&) {  // of another shape
+    damaged();
+  }
   return store;
 }
 
@@ -115,7 +182,13 @@ TokenStore TokenWriter::finish(const TokenStore::Summary& summary) {
   if (!file_) return std::move(store_);
   write(std::as_bytes(std::span(store_.rows_)));
   write(std::as_bytes(std::span(key_)));
-  Footer footer{.words = words_, .rows = store_.rows_.size(), .key_size = key_.size(), .summary = summary};
+  const std::string report = text_of(summary.report);
+  write(std::as_bytes(std::span(report)));
+  Footer footer{.words = words_,
+                .rows = store_.rows_.size(),
+                .key_size = key_.size(),
+                .report_size = report.size(),
+                .fingerprint = summary.fingerprint};
   const auto bytes = std::as_bytes(std::span(&footer, 1));
   write(bytes.first(kChecked));
   footer.checksum = checksum_;

@@ -27,6 +27,8 @@ class TokenStore {
   // A file that TokenWriter has written for `key`. Reads all of it once. Throws Error with the reason where it is no
   // such file, where it is damaged, or where it was written for another key.
   static TokenStore open(const std::filesystem::path& path, const std::string& key);
+  // Whether an earlier version has written the file in a format of its own.
+  static bool is_of_another_version(const std::filesystem::path& path);
 
   int64_t size() const { return static_cast<int64_t>(rows_.size()) - 1; }
   Example operator[](int64_t index) const;  // thread safe

@@ -271,6 +271,90 @@ TEST_F(Programs, BadDataIsRefused) {
   EXPECT_TRUE(contains(broken.err, "run2.json:3:"));
 }
 
+TEST_F(Programs, WhatIsNotUsedOfTheDataIsSaidOnce) {
+  Outcome trained = train();
+  EXPECT_TRUE(
+      contains(trained.out, "\ncolumns that are not used: terms (12 rows); columns {\"input\": NAME} puts one "));
+  const std::string eval = "lora-eval --model_name_or_path model --dataset data.json --max_new_tokens 2";
+  EXPECT_EQ(run(eval + " --terms terms").err.find("not used"), std::string::npos);
+  EXPECT_TRUE(contains(run(eval).err, "\ncolumns that are not used: terms (12 rows)"));
+
+  folder_.write("data.json", R"([{"question": "a", "answer": "says </s>", "\u200bid": 1, "context": "long"},
+                                 {"question": "What is the dose of it?", "answer": "b", "context": ""}])");
+  trained = train("--max_length 8 --prompt_template 'Q: {question} <s>:'");
+  ASSERT_EQ(trained.code, 0) << trained.err;
+  EXPECT_TRUE(contains(trained.out, " cut to 8 tokens ("));
+  EXPECT_TRUE(contains(trained.out, " tokens thrown away)"));
+  EXPECT_TRUE(contains(trained.out, "\ncolumns that are not used: context (1 row), \\xe2\\x80\\x8bid (1 row);"));
+  EXPECT_TRUE(contains(trained.out, "\nwarning: 1 row spells </s>, which is trained on as text\n"));
+  EXPECT_TRUE(contains(trained.out, "\nwarning: the prompt template spells <s>, which is taken as text, "));
+  EXPECT_EQ(trained.out.find("columns that"), trained.out.rfind("columns that"));
+
+  const std::string columns = "--columns '{\"input\": \"context\"}' ";
+  EXPECT_TRUE(contains(train(columns + "--max_length 99").out, "a\nlong\n[[says </s></s>]]"));
+  expect_refused("columns: answer, instruction: no layout uses all of these",
+                 "--columns '{\"instruction\": \"question\", \"answer\": \"answer\"}'");
+  folder_.write("data.json", R"([{"instruction": "a", "output": "b", "history": [["c", "d"]]}])");
+  expect_refused("data.json:1: history: holds earlier turns");
+  folder_.write("data.json", R"([{"messages": [{"role": "user", "content": "b"}]}])");
+  expect_refused("data.json:1: messages: the turns of a conversation");
+}
+
+TEST_F(Programs, ATemplateHoldsNothingThatStaysUnfilled) {
+  expect_refused("--prompt_template: holds a backslash and the letter n", "--prompt_template 'Q: {question}\\nA:'");
+  expect_refused("--prompt_template: holds doubled braces", "--prompt_template '<human>{{question}}<bot>'");
+  expect_refused("--template: nothing fills {input}", "--template 'Q: {question} {input}'");
+  settings_["prompt_template"] = "Q: {question} A: {answer}";
+  expect_refused("run.json: prompt_template: nothing fills {answer}");
+  settings_.erase("prompt_template");
+  for (const std::string program : {"lora-eval --dataset data.json", "lora-generate --prompt x"}) {
+    const Outcome refused = run(program + " --model_name_or_path model --prompt_template '{question}\\n'");
+    EXPECT_EQ(refused.code, 2);
+    EXPECT_TRUE(contains(refused.err, ": --prompt_template: holds a backslash and the letter n"));
+  }
+
+  // The default is named, unless another was given or saved; one that was trained with is used as it stands.
+  const std::string line = "prompt template \"{question}\\n\", the default: ";
+  const std::string eval = "lora-eval --model_name_or_path model --dataset data.json ";
+  const std::string generate = "lora-generate --model_name_or_path model --prompt x --max_new_tokens 2 ";
+  for (const std::string& program : {eval, generate}) {
+    EXPECT_TRUE(contains(run(program).err, line));
+    EXPECT_EQ(run(program + "--prompt_template '{question}:'").err.find(line), std::string::npos);
+    folder_.write("model/prompt_template.json", R"({"prompt_template": "{question}\\n{input}"})");
+    const Outcome saved = run(program);
+    EXPECT_EQ(saved.code, 0) << saved.err;
+    EXPECT_TRUE(
+        contains(saved.err, "warning: model/prompt_template.json: prompt_template: holds a backslash and the "));
+    EXPECT_TRUE(contains(saved.err, "; it is used as it was trained with\n"));
+    EXPECT_EQ(saved.err.find(line), std::string::npos);
+    fs::remove(folder_ / "model/prompt_template.json");
+  }
+  EXPECT_EQ(run(generate + "--raw").err, "");
+}
+
+// Rows end in the tokenizer's eos, as Hugging Face trains, and generating stops at it and at the model's.
+TEST_F(Programs, TheEndOfATextIsTheTokenizers) {
+  json config = json::parse(read_bytes(folder_ / "model/config.json"));
+  const auto expect_eos = [&](const json& ids, const std::string& said) {
+    config["eos_token_id"] = ids;
+    folder_.write("model/config.json", config.dump());
+    const Outcome trained = train("--learning_rate 0.5 --max_steps 30");
+    ASSERT_EQ(trained.code, 0) << trained.err;
+    EXPECT_TRUE(contains(trained.out, "[[answer 0</s>]]"));
+    const std::string warning = "warning: model: rows end in 2 (</s>), but eos_token_id of config.json or ";
+    EXPECT_EQ(trained.out.find(warning) != std::string::npos, !said.empty());
+    const Outcome made =
+        run("lora-generate --model_name_or_path model --adapter_name_or_path out --prompt 'What is 3?'");
+    ASSERT_EQ(made.code, 0) << made.err;
+    EXPECT_TRUE(contains(said.empty() ? made.out : made.err, said));
+    EXPECT_LT(made.out.size(), 100u);
+  };
+  for (const json& ids : {json(nullptr), json(2), json::array({2, 7}), json::array()}) expect_eos(ids, "");
+  expect_eos(1, "is 1 (<s>)");
+  expect_eos(0, "is 0 (<unk>)");
+  expect_eos(json::array({511, 2}), "is 511 (not in tokenizer.model)");
+}
+
 TEST_F(Programs, BadModelFoldersAreRefused) {
   const fs::path weights = folder_ / "model/model.safetensors";
   const std::string whole = read_bytes(weights);

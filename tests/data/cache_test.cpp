@@ -197,7 +197,7 @@ TEST_F(CacheTest, IsMadeAnewWhereItIsDamaged) {
     folder_.write(name, bytes);
     expect_made_anew("byte " + std::to_string(at));
   }
-  for (const size_t size : {size_t{0}, size_t{1}, size_t{103}, size_t{104}, whole.size() / 2, whole.size() - 1}) {
+  for (const size_t size : {size_t{0}, size_t{1}, size_t{55}, size_t{56}, whole.size() / 2, whole.size() - 1}) {
     folder_.write(name, whole.substr(0, size));
     expect_made_anew("first " + std::to_string(size) + " bytes");
   }
@@ -213,6 +213,15 @@ TEST_F(CacheTest, IsMadeAnewWhereItIsDamaged) {
   expect_made_anew("an old temporary file");
   EXPECT_EQ(files(), 1);
   expect_same(open(cached_), expected);
+}
+
+// Nothing is wrong with such a file, and nothing is said of it.
+TEST_F(CacheTest, ReplacesTheFileOfAnEarlierVersion) {
+  open(cached_);
+  const std::string name = "out/cache/" + cache_file().filename().string();
+  folder_.write(name, std::string(500, 'x') + "rftoken2" + std::string(88, '\0'));
+  EXPECT_EQ(open(cached_).cache_note(), "tokens kept in " + cache_file().string());
+  expect_same(open(cached_), plain(cached_));
 }
 
 TEST_F(CacheTest, IsNotMadeOfABrokenFile) {

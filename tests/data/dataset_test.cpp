@@ -99,6 +99,57 @@ TEST_F(DatasetTest, LeavesBrokenRowsOutWhereAsked) {
   EXPECT_TRUE(contains(error("{\"question\": \"a\"}", config), "1 broken, the first of them: "));
 }
 
+TEST_F(DatasetTest, LeavesRowsOfOtherBytesOutWhereAsked) {
+  const std::string bad = "{\"question\": \"\xE6(?\", \"answer\": \"a\"}";
+  DataConfig config;
+  config.skip_bad_rows = true;
+  for (const bool is_array : {false, true}) {
+    const std::string between = is_array ? ",\n" : "\n";
+    const std::string text =
+        (is_array ? "[" : "") + kRow + between + kRow + between + bad + between + kRow + (is_array ? "]" : "");
+    EXPECT_TRUE(contains(error(text), "data.json:3: not UTF-8 (byte 15 of the line)"));
+    const Dataset data = open(text, config);
+    EXPECT_EQ(data.size(), 3);
+    EXPECT_EQ(data.report().bad, 1);
+    ASSERT_EQ(data.bad_rows().size(), 1u);
+    EXPECT_TRUE(contains(data.bad_rows()[0], "data.json:3: not UTF-8 (byte 15 of the line)"));
+  }
+}
+
+TEST_F(DatasetTest, ReportsWhatIsNotUsed) {
+  const std::string text = R"({"question": "q", "context": "c", "answer": "says </s> and <s>", "id": 1})"
+                           "\n"
+                           R"({"question": "q </s>", "answer": "a", "id": 2, "note": ""})";
+  DataConfig config;
+  config.max_length = 5;
+  for (const bool cached : {false, true}) {
+    if (cached) config.cache_dir = (folder_ / "cache").string();
+    for (int again = 0; again < (cached ? 2 : 1); ++again) {
+      const Dataset data = open(text, config);
+      const DatasetReport& report = data.report();
+      std::map<std::string, int64_t> unused, spelled;
+      for (const auto& [name, rows] : report.unused) unused[name] = rows;
+      for (const auto& [name, rows] : report.spelled) spelled[name] = rows;
+      EXPECT_EQ(unused, (std::map<std::string, int64_t>{{"context", 1}, {"id", 2}}));
+      EXPECT_EQ(spelled, (std::map<std::string, int64_t>{{"<s>", 1}, {"</s>", 2}}));
+      EXPECT_EQ(report.truncated, 2);
+      int64_t all = 0;
+      for (const Dataset& whole = open(text); const int64_t i : {0, 1}) all += whole.length(i);
+      EXPECT_EQ(report.cut_tokens, all - 2 * 5);
+    }
+  }
+  EXPECT_EQ(open(kRow).report().unused.size() + open(kRow).report().spelled.size(), 0u);
+}
+
+TEST_F(DatasetTest, TakesATemplateThatAModelWasTrainedWith) {
+  DataConfig config;
+  config.prompt_template = "{question}\\n{input}";
+  EXPECT_TRUE(contains(error(kRow, config), "prompt_template: holds a backslash"));
+  config.template_is_saved = true;
+  EXPECT_EQ(open(kRow, config)[0].input_ids,
+            Ids{1} + with_bos_->encode("What is aspirin?\\n{input}") + with_bos_->encode("请先咨询医生。") + Ids{2});
+}
+
 TEST_F(DatasetTest, StopsWhereAsked) {
   int polls = 0;
   EXPECT_THROW(

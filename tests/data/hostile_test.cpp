@@ -1,7 +1,7 @@
 // Tokenizers and data files from strangers.
 #include "data/model_bytes.h"
-#include "data/prompt.h"
 #include "data/rows.h"
+#include "data/template.h"
 #include "rankfold/dataset.h"
 #include "rankfold/tokenizer.h"
 #include "support/contains.h"

@@ -1,5 +1,7 @@
 #include "data/prompt.h"
 
+#include "data/template.h"
+
 #include "rankfold/error.h"
 #include "rankfold/generate.h"
 #include "support/contains.h"
@@ -20,7 +22,7 @@ using testing::train_tokenizer;
 using nlohmann::json;
 
 std::variant<Prompted, Example> read(const std::string& row, const Columns& columns = {}) {
-  return read_row(json::parse(row), "f.json:7", columns, 100);
+  return RowReader(columns, 100).read(json::parse(row), "f.json:7");
 }
 std::string said(const std::string& row, const Columns& columns = {}) {
   const auto content = read(row, columns);
@@ -30,6 +32,10 @@ std::string said(const std::string& row, const Columns& columns = {}) {
 Example ready(const std::string& row, const Columns& columns = {}) { return std::get<Example>(read(row, columns)); }
 std::string error(const std::string& row, const Columns& columns = {}) {
   return error_of<UserError>([&] { read(row, columns); });
+}
+
+std::string columns_error(const Columns& columns) {
+  return error_of<UserError>([&] { RowReader(columns, 100); });
 }
 
 TEST(Row, UnderstandsEachLayout) {
@@ -70,17 +76,117 @@ TEST(Row, RenamesColumns) {
       contains(error(R"({"question": "q", "reply": 5})", {{"answer", "reply"}}), "f.json:7: reply: expected a text"));
   EXPECT_TRUE(contains(error(R"({"question": "q", "answer": "a"})", {{"answer", "reply"}}),
                        "f.json:7: no 'reply' (columns: answer), got keys [answer, question]"));
-  check_columns({{"question", "x"}, {"labels", "y"}});
-  EXPECT_TRUE(contains(error_of<UserError>([] {
-                         check_columns({{"qestion", "x"}});
-                       }),
-                       "'qestion' (did you mean 'question'?)"));
+  RowReader({{"input_ids", "x"}, {"labels", "y"}}, 100);
+  EXPECT_TRUE(contains(columns_error({{"qestion", "x"}}), "'qestion' (did you mean 'question'?)"));
+}
+
+TEST(Row, UsesEveryMappedColumn) {
+  // An input after any question, where it is mapped.
+  const std::string row = R"({"q": "q", "context": "more", "a": "a"})";
+  EXPECT_EQ(said(row, {{"question", "q"}, {"input", "context"}, {"answer", "a"}}), "q\nmore -> a");
+  EXPECT_EQ(said(row, {{"prompt", "q"}, {"input", "context"}, {"completion", "a"}}), "q\nmore -> a");
+  EXPECT_EQ(said(row, {{"query", "q"}, {"input", "context"}, {"response", "a"}}), "q\nmore -> a");
+  EXPECT_EQ(said(R"({"question": "q", "context": null, "answer": "a"})", {{"input", "context"}}), "q -> a");
+  // LLaMA-Factory's names of the alpaca format.
+  const std::string alpaca = R"({"instruction": "q", "input": "more", "output": "a"})";
+  EXPECT_EQ(said(alpaca, {{"prompt", "instruction"}, {"query", "input"}, {"response", "output"}}), "q\nmore -> a");
+  EXPECT_EQ(said(alpaca, {{"prompt", "instruction"}, {"response", "output"}}), "q -> a");
+  // A column that is mapped to one name does not count under another.
+  EXPECT_EQ(said(alpaca, {{"instruction", "input"}, {"output", "output"}}), "more -> a");
+  EXPECT_TRUE(contains(error(R"({"question": "more", "answer": "a"})", {{"input", "question"}}), "expected "));
+
+  for (const Columns& columns : {Columns{{"instruction", "x"}, {"answer", "y"}}, Columns{{"text", "x"}, {"input", "y"}},
+                                 Columns{{"labels", "x"}, {"answer", "y"}}}) {
+    const std::string line = columns_error(columns);
+    for (const auto& [ours, theirs] : columns) EXPECT_TRUE(contains(line, ours));
+    EXPECT_TRUE(contains(line, ": no layout uses all of these; expected names of one of them: input_ids, labels, "));
+  }
+  EXPECT_TRUE(contains(columns_error({{"system", "x"}}), "columns: system: this version does not train on it"));
+  EXPECT_EQ(error(R"({"input_ids": [1], "x": "q"})", {{"question", "x"}}),
+            "f.json:7: expected question/answer (columns: question), got keys [input_ids, x]");
+}
+
+TEST(Row, NamesWhatItDoesNotUse) {
+  const auto unused = [](const std::string& row, const Columns& columns = {}) {
+    NameCounts counts;
+    RowReader(columns, 100).read(json::parse(row), "f.json:7", &counts);
+    std::string names;
+    for (const auto& [name, rows] : counts.list()) names += name + " ";
+    return names;
+  };
+  EXPECT_EQ(unused(R"({"question": "q", "answer": "a", "context": "c", "id": 5, "note": null, "tags": []})"),
+            "context id ");
+  EXPECT_EQ(unused(R"({"instruction": "q", "input": "i", "output": "a", "history": [], "system": ""})"), "");
+  EXPECT_EQ(unused(R"({"question": "q", "answer": "a", "input": "i"})"), "input ");
+  EXPECT_EQ(unused(R"({"question": "q", "answer": "a", "input": "i"})", {{"input", "input"}}), "");
+  EXPECT_EQ(unused(R"({"input_ids": [1], "labels": [1], "attention_mask": [1], "system": "s", "": 1})"),
+            ""
+            " system ");
+  EXPECT_EQ(unused(R"({"text": "t", "labels": [1]})"), "labels ");
+
+  NameCounts many;
+  for (int i = 0; i < 100; ++i) many.add("column " + std::to_string(i), 2);
+  ASSERT_EQ(many.list().size(), NameCounts::kMostNames + 1);
+  EXPECT_EQ(many.list().back().name, "");
+  EXPECT_EQ(many.list().back().rows, 2 * (100 - static_cast<int64_t>(NameCounts::kMostNames)));
+  NameCounts together;
+  together.add("column 99");
+  together.add(many);
+  EXPECT_EQ(together.list().size(), NameCounts::kMostNames + 1);
+  EXPECT_EQ(together.list().back().rows, 2 * (101 - static_cast<int64_t>(NameCounts::kMostNames)));
+}
+
+TEST(Row, RefusesTurns) {
+  const std::string turns = R"([["earlier", "turn"]])";
+  EXPECT_EQ(
+      error(R"({"instruction": "q", "output": "a", "history": )" + turns + "}"),
+      "f.json:7: history: holds earlier turns, on which this version does not train: write it into the question, or "
+      "leave the column out");
+  EXPECT_TRUE(
+      contains(error(R"({"question": "q", "answer": "a", "system": "s"})"), "f.json:7: system: holds a system "));
+  EXPECT_TRUE(contains(error(R"({"text": "t", "system": "s"})"), "f.json:7: system: "));
+  EXPECT_EQ(said(R"({"system": "s", "answer": "a"})", {{"question", "system"}}), "s -> a");
+  for (const std::string key : {"messages", "conversations"}) {
+    const std::string line = error("{\"" + key + R"(": [{"role": "user", "content": "q"}], "system": "s"})");
+    EXPECT_TRUE(contains(line, "f.json:7: " + key + ": the turns of a conversation"));
+    EXPECT_TRUE(contains(line, "{\"question\": what the user says"));
+  }
+}
+
+TEST(Row, LeavesPaddingOut) {
+  const std::vector<int32_t> ids = {1, 5, 6};
+  for (const char* row :
+       {R"({"input_ids": [1, 5, 6], "attention_mask": [1, 1, 1]})",
+        R"({"input_ids": [1, 5, 6], "attention_mask": null})",
+        R"({"input_ids": [0, 0, 1, 5, 6], "attention_mask": [0, 0, 1, 1, 1], "position_ids": [1, 1, 0, 1, 2]})",
+        R"({"input_ids": [1, 5, 6, 2], "attention_mask": [1, 1, 1, 0], "token_type_ids": [0, 0, 0, 0]})",
+        R"({"input_ids": [9, 1, 5, 6, 9], "attention_mask": [0, 1, 1, 1, 0], "labels": [-100, 1, 5, 6, -100]})"}) {
+    EXPECT_EQ(ready(row).input_ids, ids) << row;
+    EXPECT_EQ(ready(row).labels, ids) << row;
+  }
+  EXPECT_EQ(
+      ready(R"({"ids": [1, 5, 0], "mask": [1, 1, 0]})", {{"input_ids", "ids"}, {"attention_mask", "mask"}}).labels,
+      (std::vector<int32_t>{1, 5}));
+  const auto refused = [](const std::string& columns, const std::string& part) {
+    EXPECT_TRUE(contains(error(R"({"input_ids": [1, 5, 6], )" + columns + "}"), "f.json:7: " + part));
+  };
+  refused(R"("attention_mask": [1, 0, 1])", "attention_mask: entry 1: got 0 between tokens");
+  refused(R"("attention_mask": [0, 0, 0])", "attention_mask: is 0 everywhere");
+  refused(R"("attention_mask": [1, 1])", "attention_mask: expected a list of 3 numbers, one for each id, got 2");
+  refused(R"("attention_mask": [1, 2, 1])", "attention_mask: entry 1: expected an integer in [0, 1], got 2");
+  refused(R"("attention_mask": [1, true, 1])", "attention_mask: entry 1: expected an integer in [0, 1], got true");
+  refused(R"("attention_mask": 1)", "attention_mask: expected a list of 3 numbers, one for each id, got 1");
+  refused(R"("attention_mask": [1, 1, 0], "labels": [-100, 5, 6])", "labels: entry 2: expected -100 where");
+  refused(R"("position_ids": [0, 2, 3])", "position_ids: entry 1: expected 1 ");
+  refused(R"("attention_mask": [0, 1, 1], "position_ids": [0, 1, 2])", "position_ids: entry 1: expected 0 ");
+  refused(R"("position_ids": [0, 1, 18446744073709551615])", "position_ids: entry 2: expected an integer in ");
+  refused(R"("token_type_ids": [0, 1, 1])", "token_type_ids: entry 1: expected 0 ");
 }
 
 TEST(Row, RefusesWhatItDoesNotUnderstand) {
   EXPECT_EQ(error(R"({"question": "q", "anser": "a"})"),
-            "f.json:7: expected question/answer, instruction/output, prompt/completion, query/response, text or "
-            "input_ids, got keys [anser, question]");
+            "f.json:7: expected input_ids, question/answer, instruction/output, prompt/completion, query/response or "
+            "text, got keys [anser, question]");
   EXPECT_TRUE(contains(error("{}"), "got keys []"));
   EXPECT_EQ(error(R"({"question": "q", "answer": 5})"), "f.json:7: answer: expected a text, got 5");
   EXPECT_EQ(error(R"({"question": null, "answer": "a"})"), "f.json:7: question: expected a text, got null");
@@ -97,6 +203,33 @@ TEST(Prompt, ReplacesEveryPlaceOnce) {
   EXPECT_EQ(render_prompt("Q: {question} ({question}) A:", "q"), "Q: q (q) A:");
   EXPECT_EQ(render_prompt("<{question}>", "a {question} b"), "<a {question} b>");
   EXPECT_EQ(render_prompt("no place", "q"), "no place");
+}
+
+TEST(Prompt, HasNoPlaceThatNothingFills) {
+  for (const std::string fine :
+       {"{question}", "{question}\n", "Q: {question} ({question})\nA:", "{\"a\": 1, \"q\": \"{question}\"}",
+        "{ } {} {\"a\": {\"b\": 2}} {see above, please} {question}",
+        "{question} in \\boxed{answer}, \\frac{a}{b}, x_{i}^{n}", "{question}\n[0-9]{1,3} {'k': 1} { {",
+        "line\n{question} \\n stays beside a line end"})
+    EXPECT_EQ(template_defect(fine), "") << fine;
+  const auto refused = [](const std::string& text, const std::string& part) {
+    EXPECT_TRUE(contains(template_defect(text), part)) << text;
+    EXPECT_TRUE(contains(error_of<UserError>([&] { check_template(text); }), "prompt_template: "));
+  };
+  refused("### Instruction:\\n{question}\\n", "holds a backslash and the letter n (byte 17), and no line end");
+  refused("<human>{{question}}<bot>", "doubled braces (byte 8)");
+  refused("{question}\n{{\"a\": 1}}", "doubled braces");
+  for (const std::string name :
+       {"input", "answer", "instruction", "query", "Question", "0", "messages[0].content", "问题"}) {
+    refused("{question}\n{" + name + "}", "nothing fills {" + name + "}");
+    refused("{question}\n{ " + name + " }", "nothing fills {" + name + "}");
+  }
+  EXPECT_TRUE(contains(error_of<UserError>([] {
+                         const TempFolder folder;
+                         train_tokenizer(folder.path());
+                         encode_prompt(Tokenizer::open(folder.path(), true), "{question}{input}", "q");
+                       }),
+                       "nothing fills {input}"));
 }
 
 TEST(Prompt, IsEncodedAsTrainingDoes) {

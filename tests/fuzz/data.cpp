@@ -1,11 +1,12 @@
 // Rows of a data set, also where broken ones are left out and columns are named; a cache of tokens; prompt_template.json;
 // JSON of any content.
+#include "core/check.h"
 #include "core/config.h"
 #include "core/json.h"
+#include "data/template.h"
 #include "data/token_store.h"
 #include "fuzz/fuzz.h"
 #include "rankfold/dataset.h"
-#include "rankfold/generate.h"
 
 #include <unistd.h>
 #include <nlohmann/json.hpp>
@@ -57,8 +58,17 @@ std::vector<std::string> seeds() {
             "{\"prompt\":\"a\",\"completion\":\"b\"}"),
       input(1, R"([{"ask":"the bath?","reply":"a the"}, 1, {"ask":5}, {x}, {"ask":"a","reply":"b"}, "x"])"),
       input(1, "{\"ask\":\"a\",\"reply\":\"b\"}\n{\"ask\":\n[]\n{\"ask\":\"the\",\"reply\":\"b\"}\n{\"ask\":\"cut of"),
+      input(0,
+            R"({"input_ids":[0,5,6],"attention_mask":[0,1,1],"position_ids":[0,0,1],"token_type_ids":[0,0,0],"x":1})"),
+      input(1,
+            "\xEF\xBB\xBF{\"\xEF\xBB\xBF"
+            "ask\":\"a\",\"reply\":\"b </s>\",\"id\":1}\n{\"ask\":\"\xE6(\",\"reply\":\"b\"}"),
+      input(0, R"({"messages":[{"role":"user","content":"a"}]})"
+               "\n"
+               R"({"question":"a","answer":"b","history":[["c","d"]]})"),
       input(2, store()),
       input(3, R"({"prompt_template":"Q: {question}\n{question} A:"})"),
+      input(3, R"({"prompt_template":"{\"a\": 1} \\boxed{answer} {question}\\n{input} {{"})"),
       input(4, R"({"a":[1,-2,2.5e-3,"x\u00e9\\\"",null,true,false],"b":{"c":{"d":[[[]]]}},"e":18446744073709551615})"),
       input(4, "\"a text\""),
       input(4, "-0.5E+10"),
@@ -87,6 +97,11 @@ std::vector<Large> large_inputs(int count) {
       {"bad rows of a line", input(1, repeated("[" + named + ",", count / 10, same("{x}      "), "]"))},
       {"bad lines", input(1, repeated(named + "\n", count / 10, same("{\"ask\":"), "", "\n"))},
       {"zeros of a store", input(2, std::string(40 * static_cast<size_t>(count), '\0'))},
+      {"braces in a template",
+       input(3, repeated(R"({"prompt_template":"{question})", count / 2, same("{ "), "\"}", ""))},
+      {"columns that are not used",
+       input(0, repeated(
+                    "{\"text\":\"a\",", count, [](int i) { return "\"" + std::to_string(i) + "\":1"; }, "}"))},
       {"places in a template", input(3, repeated(R"({"prompt_template":")", count, same("{question}"), "\"}", ""))},
       {"keys", input(4, repeated("{", count, key, "}"))},
       {"values", input(4, repeated("[", 10 * count, same("0"), "]"))},
@@ -112,7 +127,9 @@ void parse(const std::filesystem::path& folder, const std::string& name) {
   }
   if (name == "prompt_template.json") {
     read_fields(read_json(path), path.string(), config, /*unknown_is_error=*/true);
-    encode_prompt(tokenizer, config.prompt_template, "the bath");
+    if (const std::string defect = template_defect(config.prompt_template); !defect.empty())
+      judge_line(one_line(defect));
+    encode_rendered(tokenizer, config.prompt_template, "the bath");
   } else if (name == "value.json") {
     const std::string text = read_json(path).dump(-1, ' ', true);
     if (wants_result) verdict.result = text;
