@@ -3,6 +3,7 @@
 
 #include "rankfold/causal_lm.h"
 #include "rankfold/dataset.h"
+#include "rankfold/error.h"
 #include "rankfold/memory.h"
 
 #include <cstdint>
@@ -16,6 +17,7 @@ struct EvalResult {
   double tokens_per_second = 0;   // all tokens
   int64_t peak_memory_bytes = 0;  // so far
 };
-EvalResult evaluate(const CausalLM& model, const Dataset& dataset, int64_t rows_per_batch = 8);
+// `stop` is asked before every batch; true: throws Stopped.
+EvalResult evaluate(const CausalLM& model, const Dataset& dataset, int64_t rows_per_batch = 8, const Stop& stop = {});
 
 }  // namespace rankfold

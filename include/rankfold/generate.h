@@ -2,6 +2,7 @@
 #pragma once
 
 #include "rankfold/causal_lm.h"
+#include "rankfold/error.h"
 
 #include <cstdint>
 #include <functional>
@@ -32,9 +33,10 @@ struct GenerateConfig {
 
 // New ids for each prompt (ids with bos where the model wants it), without the eos that ended it. Rows are independent
 // of their neighbours, but for the rounding of products of another size. `on_token(row, id)` is called as each token is
-// chosen.
+// chosen. `stop` is asked before every step, which makes one token of each row; true: throws Stopped.
 std::vector<std::vector<int32_t>> generate(const CausalLM& model, const std::vector<std::vector<int32_t>>& prompts,
                                            const GenerateConfig& config,
-                                           const std::function<void(int64_t, int32_t)>& on_token = {});
+                                           const std::function<void(int64_t, int32_t)>& on_token = {},
+                                           const Stop& stop = {});
 
 }  // namespace rankfold

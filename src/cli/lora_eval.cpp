@@ -2,6 +2,7 @@
 // answer holds.
 #include "cli/console.h"
 #include "cli/inference.h"
+#include "cli/signals.h"
 #include "core/check.h"
 #include "core/file.h"
 #include "core/write.h"
@@ -55,6 +56,7 @@ std::vector<Question> read_questions(const EvalOptions& options, int64_t vocab_s
   const RowReader reader(options.data.columns, vocab_size);
   std::vector<Question> questions;
   for (int64_t i = 0; i < rows.size(); ++i) try {
+      leave_if(stop_requested);
       const nlohmann::json row = rows[i];
       const auto read = reader.read(row, rows.place(i));
       const Prompted* prompted = std::get_if<Prompted>(&read);
@@ -82,7 +84,7 @@ void score_terms(const CausalLM& model, const EvalOptions& options, const std::v
     for (size_t i = begin; i < end; ++i)
       prompts.push_back(encode_rendered(tokenizer, options.data.prompt_template, questions[i].text));
     const auto start = std::chrono::steady_clock::now();
-    const auto completions = generate(model, prompts, options.generate);
+    const auto completions = generate(model, prompts, options.generate, {}, stop_requested);
     seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     for (size_t i = begin; i < end; ++i) {
       const auto& ids = completions[i - begin];
@@ -117,15 +119,16 @@ void run(EvalOptions& options, const Given& given) {
   options.data.template_is_saved = choose_template(options.model, given, options.data.prompt_template);
   check_data(options.dataset, options.data, given);
   const LoadedModel loaded = load_model(options.model);
+  leave_if(stop_requested);
   const CausalLM& model = loaded.model;
   const int64_t vocab_size = model.config().vocab_size;
   std::vector<Question> questions;
   if (!options.terms.empty()) questions = read_questions(options, vocab_size);
   const Tokenizer* tokenizer = model.has_tokenizer() ? &model.tokenizer() : nullptr;
-  const Dataset dataset = Dataset::open(options.dataset, tokenizer, options.data, vocab_size);
+  const Dataset dataset = Dataset::open(options.dataset, tokenizer, options.data, vocab_size, stop_requested);
   print_report(std::cerr, options.dataset, dataset, options.data, tokenizer, options.terms);
 
-  const EvalResult measured = evaluate(model, dataset, options.per_device_eval_batch_size);
+  const EvalResult measured = evaluate(model, dataset, options.per_device_eval_batch_size, stop_requested);
   nlohmann::ordered_json result = {{"loss", measured.loss},
                                    {"perplexity", measured.perplexity},
                                    {"tokens", measured.tokens},
@@ -144,6 +147,7 @@ int main(int argc, char** argv) {
   return rankfold::run_app({.name = "lora-eval",
                             .description = "Measures a model, or a model and an adapter, on a data set.",
                             .required = {"model_name_or_path", "dataset"},
-                            .needs_less_memory = "a smaller per_device_eval_batch_size"},
+                            .needs_less_memory = "a smaller per_device_eval_batch_size",
+                            .stops_in_order = true},
                            argc, argv, rankfold::run);
 }

@@ -1,6 +1,7 @@
 // lora-generate: one prompt in, its completion out.
 #include "cli/console.h"
 #include "cli/inference.h"
+#include "cli/signals.h"
 #include "core/check.h"
 #include "data/template.h"
 #include "rankfold/generate.h"
@@ -39,13 +40,14 @@ void run(GenerateOptions& options, const Given& given) {
   else
     choose_template(options.model, given, options.prompt_template);
   const LoadedModel loaded = load_model(options.model);
+  leave_if(stop_requested);
   const Tokenizer& tokenizer = loaded.model.tokenizer();
   if (!tokenizer.note().empty()) std::cerr << "warning: " << tokenizer.note() << "\n";
   print_spelled_tokens(std::cerr, tokenizer, "the prompt template", options.prompt_template);
   print_spelled_tokens(std::cerr, tokenizer, "the prompt", options.prompt);
   const auto ids = encode_rendered(tokenizer, options.prompt_template, options.prompt);
   if (ids.empty()) fail("--prompt: expected a text of at least one token, got \"\"");
-  const auto completion = generate(loaded.model, {ids}, options.generate);
+  const auto completion = generate(loaded.model, {ids}, options.generate, {}, stop_requested);
   const std::string text = tokenizer.decode(completion.at(0));
   std::cout << (::isatty(STDOUT_FILENO) ? harmless(text) : text) << std::endl;
 }
@@ -57,6 +59,7 @@ int main(int argc, char** argv) {
   return rankfold::run_app({.name = "lora-generate",
                             .description = "Continues a prompt with a model, or a model and an adapter.",
                             .required = {"model_name_or_path", "prompt"},
-                            .needs_less_memory = "a shorter prompt or a smaller max_new_tokens"},
+                            .needs_less_memory = "a shorter prompt or a smaller max_new_tokens",
+                            .stops_in_order = true},
                            argc, argv, rankfold::run);
 }

@@ -12,14 +12,16 @@
 
 namespace rankfold {
 
-EvalResult evaluate(const CausalLM& model, const Dataset& dataset, int64_t rows_per_batch) try {
+EvalResult evaluate(const CausalLM& model, const Dataset& dataset, int64_t rows_per_batch, const Stop& stop) try {
   if (rows_per_batch < 1) fail("rows_per_batch: expected an integer above 0, got ", rows_per_batch);
+  const Stop asked = from_caller(stop);
   at::NoGradGuard no_grad;
   EvalResult result;
   double sum = 0;
   int64_t seen = 0;
   const auto start = std::chrono::steady_clock::now();
   for (const Batch& batch : dataset.batches({.rows = rows_per_batch, .shuffle = false})) {
+    leave_if(asked);
     sum += model.loss(batch).item<double>();
     result.tokens += batch.label_count();
     seen += batch.token_count();

@@ -48,9 +48,11 @@ struct Sampler {
 
 std::vector<std::vector<int32_t>> generate(const CausalLM& model, const std::vector<std::vector<int32_t>>& prompts,
                                            const GenerateConfig& config,
-                                           const std::function<void(int64_t, int32_t)>& on_token) try {
+                                           const std::function<void(int64_t, int32_t)>& on_token,
+                                           const Stop& stop) try {
   check_fields(config);
   const auto take = from_caller(on_token);
+  const Stop asked = from_caller(stop);
   at::NoGradGuard no_grad;
   Model& parts = *model.shared_model();
   std::vector<std::vector<int32_t>> completions(prompts.size());
@@ -74,6 +76,7 @@ std::vector<std::vector<int32_t>> generate(const CausalLM& model, const std::vec
   std::iota(open.begin(), open.end(), 0);
 
   for (int64_t made = 0;; ++made) {
+    leave_if(asked);
     const at::Tensor logits = parts.decoder.next_logits(batch, cache).to(at::kCPU, at::kFloat).contiguous();
     if (!logits.isfinite().all().item<bool>())
       throw Error(ExitCode::kDiverged, join(model.folder().string(), ": the model's logits are not finite numbers"));

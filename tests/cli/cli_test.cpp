@@ -224,6 +224,24 @@ TEST_F(Programs, ASignalEndsTheRunWithItsStateSaved) {
   }
 }
 
+TEST_F(Programs, ASignalEndsMeasuringAndGeneratingWithoutAResult) {
+  std::string rows;
+  for (int i = 0; i < 100000; ++i) rows += "{\"question\": \"What is this?\", \"answer\": \"an answer\"}\n";
+  folder_.write("long.jsonl", rows);
+  const std::pair<const char*, std::string> jobs[] = {
+      {"lora-eval",
+       " --model_name_or_path model --dataset long.jsonl --output eval.json --per_device_eval_batch_size 1"},
+      {"lora-generate", " --model_name_or_path model --prompt 'What is 3?' --max_new_tokens 1000000"}};
+  for (const auto& [program, flags] : jobs)
+    for (const auto& [signal, code] : {std::pair{"INT", 130}, std::pair{"TERM", 143}}) {
+      const Outcome stopped = run(program + flags, join("timeout --preserve-status -s ", signal, " 3"));
+      EXPECT_EQ(stopped.code, code) << program << ": " << stopped.err;
+      EXPECT_TRUE(stopped.err.ends_with(join(program, ": stopped by SIG", signal, "\n"))) << stopped.err;
+      EXPECT_EQ(stopped.out, "");
+      EXPECT_FALSE(fs::exists(folder_ / "eval.json"));
+    }
+}
+
 TEST_F(Programs, FullTrainingWritesAModelFolder) {
   const Outcome trained = train("--finetuning_type full");
   ASSERT_EQ(trained.code, 0) << trained.err;

@@ -102,6 +102,27 @@ TEST_F(Eval, WhatLibtorchThrowsIsAnErrorOfOurs) {
   EXPECT_THROW(generate(m, {{5, 6}}, {.max_new_tokens = 3}, [](int64_t, int32_t) { throw Mine(); }), Mine);
 }
 
+// Asked before every batch and every token, and obeyed at once.
+TEST_F(Eval, StopsWhenAsked) {
+  const CausalLM m = model();
+  for (int64_t batches = 0; batches < 4; ++batches) {
+    int64_t asked = 0;
+    EXPECT_THROW(evaluate(m, rows(), 3, [&] { return asked++ == batches; }), Stopped);
+    EXPECT_EQ(asked, batches + 1);
+  }
+  int64_t asked = 0, made = 0;
+  const auto count = [&](int64_t, int32_t) { ++made; };
+  EXPECT_THROW(
+      generate(m, {{5, 6}, {7}}, {.max_new_tokens = 1000, .temperature = 1e6}, count, [&] { return asked++ == 3; }),
+      Stopped);
+  EXPECT_EQ(asked, 4);
+  EXPECT_LE(made, 6);
+  EXPECT_GE(made, 3);
+  const auto never = [] { return false; };
+  EXPECT_EQ(evaluate(m, rows(), 3, never).loss, evaluate(m, rows(), 3).loss);
+  EXPECT_EQ(generate(m, {{5, 6}}, {.max_new_tokens = 4}, {}, never), generate(m, {{5, 6}}, {.max_new_tokens = 4}));
+}
+
 TEST_F(Eval, ATokenBeyondTheVocabularyIsRefused) {
   const CausalLM m = model();
   for (const int64_t id : {kVocabulary, int64_t{-1}, int64_t{1} << 30})
