@@ -10,12 +10,23 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
+#include <string_view>
+#include <variant>
 #include <vector>
 
 namespace rankfold {
 
-// A row of trainer_state.json's log_history and of train_log.jsonl.
+// A number with a name. Integers stand in files without a decimal point.
+struct Metric {
+  std::string name;
+  std::variant<double, int64_t> value = 0.0;
+  bool operator==(const Metric&) const = default;
+};
+
+// A row of trainer_state.json's log_history and of train_log.jsonl: step, epoch and named metrics. A row of training has
+// its metrics as members too; in any other row those are 0.
 struct LogRow {
   int64_t step = 0;
   double epoch = 0;
@@ -24,6 +35,9 @@ struct LogRow {
   double learning_rate = 0;  // used in the row's step
   double tokens_per_second = 0;
   int64_t peak_memory_bytes = 0;
+  std::vector<Metric> metrics = {};  // in the order of the files
+
+  std::optional<double> metric(std::string_view name) const;  // nothing where the row has none of this name
 };
 
 // What a progress display may want to know; called after every step.
@@ -34,6 +48,30 @@ struct Progress {
   double tokens_per_second = 0;
   double seconds_left = 0;
   const LogRow* logged = nullptr;  // the row, on steps that log
+};
+
+// A step that is finished: the adapter holds its values, and no checkpoint of it is written yet. What is asked for here is
+// done when every callback of the step has returned. Valid during the call.
+class StepView {
+ public:
+  const Progress& progress() const { return progress_; }
+  bool is_last() const { return progress_.step == progress_.total_steps; }
+
+  // Adds a row of the log, with the step and its epoch: log({{"eval_loss", 1.25}}). The names are those of LogRow's
+  // metrics or new ones; "step" and "epoch" are taken. In trainer_state.json, which is the same for equal runs, names that
+  // end in tokens_per_second or peak_memory_bytes are left out.
+  void log(std::vector<Metric> metrics);
+  void save() { wants_save_ = true; }  // writes a checkpoint of this step; the run goes on
+  void stop() {
+    wants_stop_ = true;
+  }  // ends the run as stop_when() does, with this step saved; on the last one: nothing
+
+ private:
+  friend class Trainer;
+  explicit StepView(const Progress& progress) : progress_(progress) {}
+  const Progress& progress_;
+  std::vector<LogRow> rows_;
+  bool wants_save_ = false, wants_stop_ = false;
 };
 
 class Trainer {
@@ -50,6 +88,11 @@ class Trainer {
   void stop_when(Stop callback);
   // Polled after every step; true: a checkpoint of it is saved and the run goes on.
   void save_when(std::function<bool()> callback);
+  // Called after every step; callbacks are called in the order in which they were added. One that throws ends the run; it
+  // may pass on Stopped from evaluate() or generate(). The rows of that step are forgotten then, and a run that goes on
+  // from the checkpoint which is left calls the callbacks of the step again before it computes the next: a log has the
+  // same rows however often its run was ended.
+  void after_step(std::function<void(StepView&)> callback);
 
   // True when all steps are done, false when it was stopped. While it runs it holds output_dir alone. What ends it by an
   // exception leaves the last finished step in a checkpoint, if that can be written.

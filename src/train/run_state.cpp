@@ -8,6 +8,7 @@
 #include "core/write.h"
 #include "model/model.h"
 #include "rankfold/tensor_file.h"
+#include "train/log_row.h"
 
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
@@ -45,21 +46,6 @@ std::string names_checksum(const std::vector<std::string>& names) {
   return checksum_text(sum);
 }
 
-Json row_json(const LogRow& row) {
-  return {{"step", row.step},
-          {"epoch", row.epoch},
-          {"loss", row.loss},
-          {"grad_norm", row.grad_norm},
-          {"learning_rate", row.learning_rate}};
-}
-
-Json log_row_json(const LogRow& row) {
-  Json json = row_json(row);
-  json["tokens_per_second"] = row.tokens_per_second;
-  json["peak_memory_bytes"] = row.peak_memory_bytes;
-  return json;
-}
-
 }  // namespace
 
 nlohmann::json identity_of(const CausalLM& model, const Adapter& adapter, const Dataset& dataset,
@@ -80,29 +66,32 @@ nlohmann::json identity_of(const CausalLM& model, const Adapter& adapter, const 
   return identity;
 }
 
-std::string run_state_json(const RunState& state, const nlohmann::json& identity, const TrainConfig& config) {
-  Json log = Json::array();
-  for (const LogRow& row : state.log) log.push_back(log_row_json(row));
-  return Json{{"format_version", kFormatVersion},
-              {"step", state.step},
-              {"optimizer_steps", state.optimizer_steps},
-              {"epoch", state.epoch},
-              {"tokens_seen", state.tokens_seen},
-              {"loss_sum", state.loss_sum},
-              {"loss_count", state.loss_count},
-              {"grad_norm", state.grad_norm},
-              {"skipped", state.skipped},
-              {"skipped_in_a_row", state.skipped_in_a_row},
-              {"loss_scale", state.loss_scale.value},
-              {"loss_scale_steps", state.loss_scale.steps},
-              {"run", Json::parse(identity.dump())},
-              {"settings", values_of(config, Resume::kMayChange)},
-              {"log", log}}
-      .dump(2);
+std::string run_state_json(const StepState& state, const RunLog& log, const nlohmann::json& identity,
+                           const TrainConfig& config) {
+  Json rows = Json::array();
+  for (const LogRow& row : log.rows) rows.push_back(row_json(row));
+  Json json = {{"format_version", kFormatVersion},
+               {"step", state.step},
+               {"optimizer_steps", state.optimizer_steps},
+               {"epoch", state.epoch},
+               {"tokens_seen", state.tokens_seen},
+               {"loss_sum", state.loss_sum},
+               {"loss_count", state.loss_count},
+               {"grad_norm", state.grad_norm},
+               {"skipped", state.skipped},
+               {"skipped_in_a_row", state.skipped_in_a_row},
+               {"loss_scale", state.loss_scale.value},
+               {"loss_scale_steps", state.loss_scale.steps},
+               {"run", Json::parse(identity.dump())},
+               {"settings", values_of(config, Resume::kMayChange)},
+               {"log", rows}};
+  if (log.callbacks_are_due) json["callbacks_are_due"] = true;
+  return json.dump(2);
 }
 
-RunState read_run_state(const fs::path& checkpoint, const nlohmann::json& identity, const TrainConfig& config,
-                        const std::function<void(const std::string&)>& say) {
+std::pair<StepState, RunLog> read_run_state(const fs::path& checkpoint, const nlohmann::json& identity,
+                                            const TrainConfig& config,
+                                            const std::function<void(const std::string&)>& say) {
   const std::string name = (checkpoint / "training_state.json").string();
   const nlohmann::json json = read_json(name, std::numeric_limits<uint64_t>::max());  // with the log of a long run
   const auto refuse = [&](const auto&... parts) { throw Error(ExitCode::kResumeRefused, join(name, ": ", parts...)); };
@@ -113,7 +102,7 @@ RunState read_run_state(const fs::path& checkpoint, const nlohmann::json& identi
     for (const auto& [key, value] : identity.items())
       if (stored.value(key, nlohmann::json()) != value)
         refuse(key, ": this run has ", value.dump(), ", the checkpoint ", stored.value(key, nlohmann::json()).dump());
-    RunState state;
+    StepState state;
     state.step = json.at("step");
     state.optimizer_steps = json.at("optimizer_steps");
     state.epoch = json.at("epoch");
@@ -124,15 +113,15 @@ RunState read_run_state(const fs::path& checkpoint, const nlohmann::json& identi
     state.skipped = json.at("skipped");
     state.skipped_in_a_row = json.at("skipped_in_a_row");
     state.loss_scale = {.value = json.at("loss_scale"), .steps = json.at("loss_scale_steps")};
-    for (const nlohmann::json& row : json.at("log"))
-      state.log.push_back({row.at("step"), row.at("epoch"), row.at("loss"), row.at("grad_norm"),
-                           row.at("learning_rate"), row.at("tokens_per_second"), row.at("peak_memory_bytes")});
+    RunLog log;
+    for (const nlohmann::json& row : json.at("log")) log.rows.push_back(read_row(row));
+    log.callbacks_are_due = json.value("callbacks_are_due", false);
     const nlohmann::json before = json.value("settings", nlohmann::json::object());
     const Json now = values_of(config, Resume::kMayChange);
     for (const auto& [key, value] : now.items())
       if (before.contains(key) && before[key] != value)
         say(join(key, ": ", value.dump(), " from step ", state.step + 1, " on, ", before[key].dump(), " before"));
-    return state;
+    return {state, log};
   } catch (const nlohmann::json::exception& error) {
     refuse("expected the state of a run, got ", error.what());
   }
@@ -167,9 +156,10 @@ void load_optimizer(const fs::path& folder, const Adapter& adapter, AdamW& optim
     load(p.value, values.tensor(p.name), values.path().string() + ": " + p.name);
 }
 
-std::string trainer_state_json(const RunState& state, const TrainConfig& config, const StepPlan& plan) {
-  Json log = Json::array();
-  for (const LogRow& row : state.log) log.push_back(row_json(row));
+std::string trainer_state_json(const StepState& state, const std::vector<LogRow>& log, const TrainConfig& config,
+                               const StepPlan& plan) {
+  Json rows = Json::array();
+  for (const LogRow& row : log) rows.push_back(repeatable_row_json(row));
   return Json{{"best_global_step", nullptr},
               {"best_metric", nullptr},
               {"best_model_checkpoint", nullptr},
@@ -179,7 +169,7 @@ std::string trainer_state_json(const RunState& state, const TrainConfig& config,
               {"is_hyper_param_search", false},
               {"is_local_process_zero", true},
               {"is_world_process_zero", true},
-              {"log_history", log},
+              {"log_history", rows},
               {"logging_steps", config.logging_steps},
               {"max_steps", plan.total_steps},
               {"num_input_tokens_seen", state.tokens_seen},
@@ -192,14 +182,6 @@ std::string trainer_state_json(const RunState& state, const TrainConfig& config,
               {"trial_params", nullptr}}
              .dump(2) +
          "\n";
-}
-
-std::string log_line(const LogRow& row) { return log_row_json(row).dump(); }
-
-std::string log_lines(const std::vector<LogRow>& rows) {
-  std::string text;
-  for (const LogRow& row : rows) text += log_line(row) + "\n";
-  return text;
 }
 
 }  // namespace rankfold

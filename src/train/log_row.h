@@ -1,0 +1,23 @@
+// Rows of a run's log, and how they stand in files: step, epoch, then the metrics by name.
+#pragma once
+
+#include "rankfold/trainer.h"
+
+#include <nlohmann/json_fwd.hpp>
+
+#include <string>
+#include <vector>
+
+namespace rankfold {
+
+// Orders the metrics: those of training as in LogRow, then the others by name. Fills the members that they belong to.
+LogRow make_row(int64_t step, double epoch, std::vector<Metric> metrics);
+
+LogRow read_row(const nlohmann::json& row);  // throws nlohmann's exceptions where it is none
+nlohmann::ordered_json row_json(const LogRow& row);
+// Without what depends on the machine: equal runs give equal rows.
+nlohmann::ordered_json repeatable_row_json(const LogRow& row);
+std::string log_line(const LogRow& row);
+std::string log_lines(const std::vector<LogRow>& rows);
+
+}  // namespace rankfold

@@ -1,0 +1,182 @@
+#include "train/run_folder.h"
+
+#include "adapter/adapter_files.h"
+#include "checkpoint/checkpoint.h"
+#include "core/check.h"
+#include "core/write.h"
+#include "model/model.h"
+#include "ops/finite.h"
+#include "train/log_row.h"
+
+#include <filesystem>
+#include <thread>
+
+namespace rankfold {
+namespace fs = std::filesystem;
+using namespace std::chrono_literals;
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr const char* kLogName = "train_log.jsonl";
+constexpr auto kBetweenTries = 60s;  // of a checkpoint that could not be written
+constexpr auto kWait = 2s;           // for space on a full disk, at the end
+
+}  // namespace
+
+RunFolder::RunFolder(Stepper& steps, const TrainConfig& config, std::function<void(const std::string&)> say, Stop stop)
+    : steps_(steps), config_(config), path_(config.output_dir), say_(std::move(say)), stop_(std::move(stop)) {}
+
+void RunFolder::resume() {
+  identity_ = identity_of(steps_.model(), steps_.adapter(), steps_.dataset(), config_);
+  clean_up(path_);
+  if (config_.resume_from_checkpoint.empty()) return;
+  fs::path folder = config_.resume_from_checkpoint;
+  if (config_.resume_from_checkpoint == "auto") {
+    const auto newest = newest_checkpoint(path_, say_);
+    if (!newest) return say_("no checkpoint in " + path_.string() + ": starting at step 0");
+    folder = newest->path;
+  } else if (const std::string problem = damage(folder); !problem.empty()) {
+    fail("resume_from_checkpoint: ", folder.string(), ": expected a whole checkpoint, but ", problem);
+  }
+  std::tie(steps_.state, log_) = read_run_state(folder, identity_, config_, say_);
+  load_optimizer(folder, steps_.adapter(), steps_.optimizer);
+  const int64_t step = steps_.state.step, total = steps_.plan().total_steps;
+  steps_.optimizer.steps = steps_.state.optimizer_steps;
+  run_id_ = run_of(folder);
+  if (step > total)
+    throw Error(ExitCode::kResumeRefused,
+                join(folder.string(), ": it is at step ", step, ", beyond the ", total, " steps of this run"));
+  say_(join("resumed ", folder.string(), " at step ", step));
+  // Another folder's checkpoint, or not the newest, is none that auto would go on from: begin() makes it one.
+  std::error_code ignored;
+  const auto newest = list_checkpoints(path_);
+  const bool is_newest = !newest.empty() && fs::equivalent(folder, newest.front().path, ignored);
+  saved_step_ = is_newest ? step : -1;
+}
+
+void RunFolder::begin() {
+  prepare_folder(path_);
+  if (run_id_.empty())
+    run_id_ = start_run(path_);
+  else
+    continue_run(path_, run_id_);
+  write_text(path_ / kLogName, log_lines(log_.rows));  // a resumed run forgets rows beyond its checkpoint
+  if (!is_saved()) try_to_save();
+}
+
+void RunFolder::log(std::vector<LogRow> rows) {
+  for (LogRow& row : rows) {
+    log_.rows.push_back(std::move(row));
+    write_log([this](const fs::path& path) { append_line(path, log_line(log_.rows.back())); });
+  }
+}
+
+const LogRow* RunFolder::row_of_last_step() const {
+  const bool logged = !rows().empty() && rows().back().step == steps_.state.step && rows().back().metric("loss");
+  return logged ? &rows().back() : nullptr;
+}
+
+void RunFolder::callbacks_returned(std::vector<LogRow> rows) {
+  if (std::exchange(log_.callbacks_are_due, false) && is_saved()) saved_step_ = -1;  // without these rows
+  log(std::move(rows));
+}
+
+// The whole log where a row is missing in the file, else what `add` adds to it.
+void RunFolder::write_log(const std::function<void(const fs::path&)>& add) {
+  const fs::path path = path_ / kLogName;
+  try {
+    if (log_is_behind_)
+      write_text(path, log_lines(log_.rows));
+    else if (add)
+      add(path);
+    log_is_behind_ = false;
+  } catch (const StorageError& error) {
+    if (!log_is_behind_) say_(join("going on without the log: ", error.what()));
+    log_is_behind_ = true;
+  }
+}
+
+// What a result and a checkpoint have in common.
+void RunFolder::write_files(const fs::path& folder) const {
+  const AdamW& optimizer = steps_.optimizer;
+  for (const at::Tensor& saved : {optimizer.values, optimizer.first_moment, optimizer.second_moment})
+    if (!ops::all_finite(saved))
+      throw Error(ExitCode::kDiverged,
+                  join("step ", steps_.state.step, ": trained values are not finite numbers; not saved"));
+  write_adapter_files(steps_.adapter(), *steps_.model().shared_model(), folder);
+  for (const auto& [name, text] : files_) write_text(folder / name, text);
+  write_text(folder / "trainer_state.json", trainer_state_json(steps_.state, log_.rows, config_, steps_.plan()));
+}
+
+void RunFolder::save() {
+  save_checkpoint(path_, run_id_, steps_.state.step, [&](const fs::path& folder) {
+    write_files(folder);
+    save_optimizer(folder, steps_.adapter(), steps_.optimizer);
+    write_text(folder / "training_state.json", run_state_json(steps_.state, log_, identity_, config_));
+  });
+  saved_step_ = steps_.state.step;
+  next_try_.reset();
+  try {
+    clean_up(path_);
+    remove_old_checkpoints(path_, run_id_, config_.save_total_limit);
+  } catch (const StorageError& error) {  // the checkpoint stands
+    say_(error.what());
+  }
+}
+
+void RunFolder::try_to_save() {
+  try {
+    save();
+  } catch (const Error& error) {
+    if (error.code() == ExitCode::kDiverged || error.code() == ExitCode::kOutOfMemory) throw;
+    next_try_ = Clock::now() + kBetweenTries;
+    say_(join("not saved at step ", steps_.state.step, ", going on: ", error.what()));
+  }
+}
+
+bool RunFolder::is_time_to_try_again() const { return next_try_ && Clock::now() > *next_try_; }
+
+// The state is that of the last finished step.
+void RunFolder::save_after_failure() {
+  if (is_saved() || !steps_.is_between_steps()) return;
+  try {
+    save();
+    say_(join("saved step ", steps_.state.step));
+  } catch (const std::exception& error) {
+    say_(join("not saved at step ", steps_.state.step, ": ", error.what()));
+  }
+}
+
+// What cannot be written for want of space is waited for, where that is wanted, until somebody makes room or stops the
+// run.
+void RunFolder::write_at_the_end(const std::function<void()>& write) const {
+  for (bool said = false;; said = true) {
+    try {
+      return write();
+    } catch (const StorageError& error) {
+      if (!error.is_disk_full() || meaning_of(kDiskFulls, config_.on_disk_full) == DiskFull::kFail) throw;
+      if (!said) say_(join("waiting for space: ", error.what()));
+      for (const auto end = Clock::now() + kWait; Clock::now() < end; std::this_thread::sleep_for(50ms))
+        if (stop_ && stop_()) {
+          if (is_saved()) throw Stopped();  // what is missing a resumed run makes from the checkpoint
+          throw;
+        }
+    }
+  }
+}
+
+void RunFolder::finish() {
+  write_at_the_end([this] {
+    if (!is_saved()) save();
+  });
+  write_at_the_end([this] {
+    FileSet result(path_);
+    write_files(result.path());
+    commit_result(result, {{"run_id", run_id_}, {"step", steps_.state.step}});
+  });
+  write_log({});
+}
+
+}  // namespace rankfold

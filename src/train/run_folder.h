@@ -1,0 +1,70 @@
+// What a run writes: its log, checkpoints and result in output_dir, and what a disk that is full makes of them. For the
+// process that holds the folder's lock.
+#pragma once
+
+#include "rankfold/config.h"
+#include "rankfold/error.h"
+#include "rankfold/trainer.h"
+#include "train/run_state.h"
+#include "train/stepper.h"
+
+#include <nlohmann/json.hpp>
+
+#include <chrono>
+#include <functional>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace rankfold {
+
+class RunFolder {
+ public:
+  // `steps` and `config` are to outlive it. `say` hears what was resumed, saved and not; `stop` is asked while a full disk
+  // is waited for.
+  RunFolder(Stepper& steps, const TrainConfig& config, std::function<void(const std::string&)> say, Stop stop);
+  void add_file(const std::string& name, const std::string& text) { files_.emplace_back(name, text); }
+
+  void resume();  // as config.resume_from_checkpoint says; nothing is written
+  void begin();   // marks the folder as this run's
+
+  // Adds rows. What cannot be written now comes with the next ones: a log must not end a run.
+  void log(std::vector<LogRow> rows);
+  const std::vector<LogRow>& rows() const { return log_.rows; }
+  const LogRow* row_of_last_step() const;  // of training; null where that step logged none
+
+  // The callbacks of a step may add rows to its log. Of a step that is saved before they have returned, a checkpoint says
+  // that they are still to be called.
+  bool callbacks_are_due() const { return log_.callbacks_are_due; }
+  void expect_callbacks() { log_.callbacks_are_due = true; }
+  void callbacks_returned(std::vector<LogRow> rows);
+
+  bool is_saved() const { return saved_step_ == steps_.state.step; }
+  void save();
+  // A full disk need not end a night's run: the last checkpoint stands, and the next try may succeed.
+  void try_to_save();
+  bool is_time_to_try_again() const;
+  void save_after_failure();  // for what ends the run by an exception: never throws
+  void finish();              // the last checkpoint, and the result
+
+ private:
+  void write_log(const std::function<void(const std::filesystem::path&)>& add);
+  void write_files(const std::filesystem::path& folder) const;
+  void write_at_the_end(const std::function<void()>& write) const;
+
+  Stepper& steps_;
+  const TrainConfig& config_;
+  const std::filesystem::path path_;
+  std::function<void(const std::string&)> say_;
+  Stop stop_;
+  std::vector<std::pair<std::string, std::string>> files_;  // beside every adapter or model: name -> text
+  nlohmann::json identity_;                                 // reads from every tensor of the base: made once
+  std::string run_id_;
+  RunLog log_;
+  bool log_is_behind_ = false;  // rows are missing in the file
+  int64_t saved_step_ = 0;      // the newest checkpoint in the folder; -1: none that auto would find
+  std::optional<std::chrono::steady_clock::time_point> next_try_;  // where the last checkpoint could not be written
+};
+
+}  // namespace rankfold
