@@ -29,7 +29,7 @@ RunFolder::RunFolder(Stepper& steps, const TrainConfig& config, std::function<vo
     : steps_(steps), config_(config), path_(config.output_dir), say_(std::move(say)), stop_(std::move(stop)) {}
 
 void RunFolder::resume() {
-  identity_ = identity_of(steps_.model(), steps_.adapter(), steps_.dataset(), config_);
+  identity_ = identity_of(steps_.model(), steps_.adapter(), steps_.dataset(), config_, stop_);
   clean_up(path_);
   if (config_.resume_from_checkpoint.empty()) return;
   fs::path folder = config_.resume_from_checkpoint;
@@ -40,7 +40,7 @@ void RunFolder::resume() {
   } else if (const std::string problem = damage(folder); !problem.empty()) {
     fail("resume_from_checkpoint: ", folder.string(), ": expected a whole checkpoint, but ", problem);
   }
-  std::tie(steps_.state, log_) = read_run_state(folder, identity_, config_, say_);
+  std::tie(steps_.state, log_) = read_run_state(folder, identity_, steps_.model(), config_, say_);
   load_optimizer(folder, steps_.adapter(), steps_.optimizer);
   const int64_t step = steps_.state.step, total = steps_.plan().total_steps;
   steps_.optimizer.steps = steps_.state.optimizer_steps;

@@ -59,7 +59,7 @@ class RunFolder {
   std::function<void(const std::string&)> say_;
   Stop stop_;
   std::vector<std::pair<std::string, std::string>> files_;  // beside every adapter or model: name -> text
-  nlohmann::json identity_;                                 // reads from every tensor of the base: made once
+  nlohmann::json identity_;                                 // reads all of the base: made once
   std::string run_id_;
   RunLog log_;
   bool log_is_behind_ = false;  // rows are missing in the file

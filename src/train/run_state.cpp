@@ -8,12 +8,14 @@
 #include "core/write.h"
 #include "model/model.h"
 #include "rankfold/tensor_file.h"
+#include "train/base_checksum.h"
 #include "train/log_row.h"
 
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
 #include <nlohmann/json.hpp>
 
+#include <cstdlib>
 #include <limits>
 
 namespace rankfold {
@@ -23,21 +25,27 @@ using Json = nlohmann::ordered_json;
 namespace {
 
 constexpr int kFormatVersion = 2;
+constexpr const char* kBase = "base_model";
 
-// Names, shapes and some bytes of every tensor: enough to tell two base models apart without reading 14 GB.
-std::string fingerprint(const ModelFolder& folder) {
-  uint64_t sum = kChecksumSeed;
-  for (const TensorFile& file : folder.files())
-    for (const TensorInfo& info : file.tensors()) {
-      const at::Tensor tensor = file.tensor(info.name);
-      const std::string text = join(info.name, " ", c10::toString(info.dtype), " ", tensor.sizes());
-      sum = checksum64(std::as_bytes(std::span(text)), sum);
-      const std::span bytes(static_cast<const std::byte*>(tensor.const_data_ptr()), tensor.nbytes());
-      const size_t sampled = std::min<size_t>(bytes.size(), 64);
-      sum = checksum64(bytes.first(sampled), sum);
-      sum = checksum64(bytes.subspan(bytes.size() / 2).first(std::min(sampled, bytes.size() - bytes.size() / 2)), sum);
-    }
-  return checksum_text(sum);
+// Of the environment, what changes the numbers of a step.
+constexpr const char* kSwitches[] = {"RANKFOLD_CPU_CAPABILITY", "RANKFOLD_GEMM_TF32", "RANKFOLD_GEMM_TUNE"};
+
+Json environment() {
+  Json set = Json::object();
+  for (const char* name : kSwitches)
+    if (const char* value = std::getenv(name)) set[name] = value;
+  return set;
+}
+
+void say_changed_environment(const nlohmann::json& before, int64_t step,
+                             const std::function<void(const std::string&)>& say) {
+  const Json now = environment();
+  for (const std::string name : kSwitches) {
+    const std::string old_value = before.value(name, ""), value = now.value(name, "");
+    const auto shown = [](const std::string& text) { return text.empty() ? "not set" : text; };
+    if (value != old_value)
+      say(join(name, ": ", shown(value), " from step ", step + 1, " on, ", shown(old_value), " before"));
+  }
 }
 
 std::string names_checksum(const std::vector<std::string>& names) {
@@ -49,9 +57,9 @@ std::string names_checksum(const std::vector<std::string>& names) {
 }  // namespace
 
 nlohmann::json identity_of(const CausalLM& model, const Adapter& adapter, const Dataset& dataset,
-                           const TrainConfig& config) {
+                           const TrainConfig& config, const Stop& stop) {
   nlohmann::json identity = {
-      {"base_model", fingerprint(model.shared_model()->folder)},
+      {kBase, base_checksum(model.shared_model()->folder, stop)},
       {"dtype", c10::toString(model.dtype())},
       {"finetuning_type", word_for(kFinetunings, adapter.is_full() ? Finetuning::kFull : Finetuning::kLora)},
       {"dataset", checksum_text(dataset.fingerprint())}};
@@ -85,11 +93,12 @@ std::string run_state_json(const StepState& state, const RunLog& log, const nloh
                {"run", Json::parse(identity.dump())},
                {"settings", values_of(config, Resume::kMayChange)},
                {"log", rows}};
+  if (const Json set = environment(); !set.empty()) json["environment"] = set;
   if (log.callbacks_are_due) json["callbacks_are_due"] = true;
-  return json.dump(2);
+  return json.dump(2, ' ', false, Json::error_handler_t::replace);  // a switch may be any bytes
 }
 
-std::pair<StepState, RunLog> read_run_state(const fs::path& checkpoint, const nlohmann::json& identity,
+std::pair<StepState, RunLog> read_run_state(const fs::path& checkpoint, nlohmann::json identity, const CausalLM& model,
                                             const TrainConfig& config,
                                             const std::function<void(const std::string&)>& say) {
   const std::string name = (checkpoint / "training_state.json").string();
@@ -99,6 +108,7 @@ std::pair<StepState, RunLog> read_run_state(const fs::path& checkpoint, const nl
     if (json.at("format_version") != kFormatVersion)
       refuse("format_version: expected ", kFormatVersion, ", got ", json.at("format_version").dump());
     const nlohmann::json& stored = json.at("run");
+    if (is_sampled_checksum(stored.at(kBase))) identity[kBase] = sampled_base_checksum(model.shared_model()->folder);
     for (const auto& [key, value] : identity.items())
       if (stored.value(key, nlohmann::json()) != value)
         refuse(key, ": this run has ", value.dump(), ", the checkpoint ", stored.value(key, nlohmann::json()).dump());
@@ -121,6 +131,7 @@ std::pair<StepState, RunLog> read_run_state(const fs::path& checkpoint, const nl
     for (const auto& [key, value] : now.items())
       if (before.contains(key) && before[key] != value)
         say(join(key, ": ", value.dump(), " from step ", state.step + 1, " on, ", before[key].dump(), " before"));
+    say_changed_environment(json.value("environment", nlohmann::json::object()), state.step, say);
     return {state, log};
   } catch (const nlohmann::json::exception& error) {
     refuse("expected the state of a run, got ", error.what());
