@@ -7,8 +7,20 @@
 #include <c10/core/GradMode.h>
 
 #include <algorithm>
+#include <map>
+#include <string_view>
 
 namespace rankfold {
+namespace {
+
+// "base_model.model.model.layers.0.mlp.down_proj.lora_A.weight" is the module "model.layers.0.mlp.down_proj"'s.
+std::string module_of(const std::string& key) {
+  constexpr std::string_view kBefore = "base_model.model.";
+  const size_t begin = key.starts_with(kBefore) ? kBefore.size() : 0;
+  return key.substr(begin, key.rfind(".lora_") - begin);
+}
+
+}  // namespace
 
 std::string rows_text(const Dataset& dataset, const std::vector<int64_t>& indices) {
   constexpr size_t kShown = 16;
@@ -40,16 +52,20 @@ bool reaches_every_part(const std::vector<Batch>& batches) {
 
 void check_every_gradient(const Adapter& adapter) {
   const at::NoGradGuard no_grad;
-  const auto& parameters = adapter.named_parameters();
-  const auto has_gradient = [](const Parameter& p) { return p.value.grad().count_nonzero().item<int64_t>() > 0; };
-  const size_t each = adapter.is_full() ? 1 : 2;  // A and B: only B has one while it is zero
-  for (size_t i = 0; i < parameters.size(); i += each) {
-    if (has_gradient(parameters[i]) || (each == 2 && has_gradient(parameters[i + 1]))) continue;
-    const std::string& name = adapter.is_full() ? parameters[i].name : adapter.modules()[i / 2];
-    fail(name, ": expected a gradient in the first step, got zeros: nothing that it does reaches the loss; ",
-         adapter.is_full() ? "look at the base's weights"
-                           : "leave it out with exclude_modules, or look at the base's weights");
+  // What trains together has a gradient together: of a new adapter's A and B only B has one.
+  std::vector<std::string> names;
+  std::map<std::string, bool> has_gradient;
+  for (const Parameter& p : adapter.named_parameters()) {
+    const std::string name = adapter.is_full() ? p.name : module_of(p.name);
+    const auto [at, is_new] = has_gradient.try_emplace(name, false);
+    if (is_new) names.push_back(name);
+    at->second = at->second || p.value.grad().count_nonzero().item<int64_t>() > 0;
   }
+  for (const std::string& name : names)
+    if (!has_gradient[name])
+      fail(name, ": expected a gradient in the first step, got zeros: nothing that it does reaches the loss; ",
+           adapter.is_full() ? "look at the base's weights"
+                             : "leave it out with exclude_modules, or look at the base's weights");
 }
 
 }  // namespace rankfold
