@@ -12,6 +12,7 @@
 #include "io/dtype.h"
 #include "io/model_folder.h"
 #include "io/tensor_writer.h"
+#include "model/load_network.h"
 #include "rankfold/adapter.h"
 
 #include <ATen/ATen.h>
@@ -93,7 +94,7 @@ class Merger {
     Companions(base_).copy_to(folder);
     if (what_stands_at(adapter_.path / kTemplateFile) == "a file")
       copy_atomically(*File::open(adapter_.path / kTemplateFile), folder / kTemplateFile);
-    if (dtype_) write_text(folder / "config.json", config_text());
+    if (dtype_ || untied_) write_text(folder / "config.json", config_text());
     for (const Shard& shard : shards_) write_shard(folder, shard);
     if (!changed_)
       fail(adapter_.path.string(),
@@ -106,13 +107,15 @@ class Merger {
   }
 
  private:
-  void check_base() const {
+  void check_base() {
     const std::string source = (base_.path() / "config.json").string();
     const json& config = base_.config();
     if (config.contains("quantization_config") && !config["quantization_config"].is_null())
       fail(source, ": quantization_config: expected none (quantized weights cannot be merged into), got ",
            brief(config["quantization_config"]));
-    if (config.value("tie_word_embeddings", json()) == true && adapter_.tensors.contains("lm_head"))
+    if (config.value("tie_word_embeddings", json()) != true) return;
+    untied_ = head_differs_from_embedding(base_);
+    if (!untied_ && adapter_.tensors.contains("lm_head"))
       fail(source, ": tie_word_embeddings: expected false, as the adapter changes lm_head alone, got true");
   }
 
@@ -246,8 +249,8 @@ class Merger {
 
   std::string config_text() const {
     json config = base_.config();
-    const char* key = config.contains("dtype") ? "dtype" : "torch_dtype";
-    config[key] = model_dtype_name(*dtype_);
+    if (dtype_) config[config.contains("dtype") ? "dtype" : "torch_dtype"] = model_dtype_name(*dtype_);
+    if (untied_) config["tie_word_embeddings"] = false;  // as the weights are
     return config.dump(2) + "\n";
   }
 
@@ -274,6 +277,7 @@ class Merger {
   std::map<std::string, ModuleMatch> matches_;  // by the name of the weight
   std::vector<Shard> shards_;
   bool has_new_index_ = false;
+  bool untied_ = false;              // config.json ties two weights that are not one
   std::vector<std::string> merged_;  // checksums of the adapters in the result
   bool changed_ = false;             // a weight
   Survival survival_;                // of all modules

@@ -75,7 +75,18 @@ TEST_F(Tied, TwoWeightsAreNotTied) {
   for (const TensorInfo& info : stored.tensors()) weights.emplace_back(info.name, stored.tensor(info.name));
   write_tensor_file(folder_ / "untied" / kWeightsName, weights);
   EXPECT_EQ(loss(path), loss(folder_ / "untied"));
-  Adapter::create(model, {.target_modules = StringList{"lm_head"}});  // its own weight: nothing to refuse
+  // The head is a weight of its own: an adapter on it trains and merges, and the result is untied in so many words.
+  const Adapter on_head = Adapter::create(model, {.target_modules = StringList{"lm_head"}});
+  {
+    const at::NoGradGuard no_grad;
+    on_head.flat_values().add_(0.1);
+  }
+  on_head.save(folder_ / "on_head");
+  merge(path, folder_ / "on_head", folder_ / "merged");
+  const CausalLM merged = CausalLM::load(folder_ / "merged", {.device = "cpu", .dtype = "auto"});
+  EXPECT_TRUE(merged.config().notes.empty());
+  const at::NoGradGuard no_grad;
+  EXPECT_NEAR(loss(folder_ / "merged"), model.loss(make_batch({{&ids_, &ids_}})).item<double>(), 1e-4);
 }
 
 // What full tuning writes must open as the tied model that it is.
