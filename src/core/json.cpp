@@ -97,6 +97,7 @@ class Builder : public nlohmann::json_sax<Json> {
   }
   bool parse_error(size_t position, const std::string&, const nlohmann::detail::exception& error) override {
     fail_at(position == 0 ? 0 : position - 1, without_prefix(error.what()));
+    return false;  // not reached
   }
 
  private:
