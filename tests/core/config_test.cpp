@@ -1,4 +1,5 @@
 #include "core/config.h"
+#include "core/json.h"
 
 #include "core/check.h"
 #include "core/foreign_keys.h"

@@ -61,7 +61,7 @@ TEST(Regex, CostsLittle) {
   };
   const std::string name = "base_model.model.model.layers.31.self_attn.q_proj";
   for (const std::string& pattern :
-       {nested("(?=.*", ")"), nested("(", "*)*"), std::string("(.*)*x"), std::string(R"(\)") + std::string(60, '7'),
+       {nested("(?=.*", ")"), nested("(", "*)*"), std::string("(.*)*x"), std::string(1, '\\').append(60, '7'),
         "a{" + std::string(60, '7') + "}", std::string("((a{999}){999}){999}"), std::string("(((.?){99}){99}){99}"),
         std::string("(.*.*.*.*.*.*.*.*)[xz]"), std::string(19'000, '('), std::string(19'000, '['),
         std::string(19'000, '|')}) {
