@@ -127,7 +127,8 @@ __device__ __forceinline__ void store_some(T* p, const Row<T, 8>& row, int64_t c
   }
 }
 
-// What dropout leaves of the eight features beginning at `feature`, a multiple of 8. The factor 1 / (1 - p) lies in Update::scale.
+// What dropout leaves of the eight features beginning at `feature`, a multiple of 8. The factor 1 / (1 - p) lies in
+// Update::scale.
 struct DropoutRow {
   uint32_t row, position;  // of the token
 };

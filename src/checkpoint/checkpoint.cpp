@@ -136,7 +136,9 @@ std::optional<Checkpoint> newest_checkpoint(const fs::path& output_dir, const Me
       if (say) say("passed over " + name + ": it is of an earlier run");
       continue;
     }
-    std::string problem = is_foreign_checkpoint(checkpoint.path) ? kForeignCheckpoint : damage(checkpoint.path);
+    std::string problem = damage(checkpoint.path);
+    if (!problem.empty() && what_stands_at(checkpoint.path) == "a folder" && is_foreign_checkpoint(checkpoint.path))
+      problem = kForeignCheckpoint;
     if (problem.empty() && checkpoint.run_id.empty()) problem = "manifest.json is of another step or of no run";
     if (problem.empty()) return checkpoint;
     if (say) say("skipped " + name + ": " + problem);

@@ -113,7 +113,7 @@ void print_report(std::ostream& out, const std::string& path, const Dataset& dat
                       rows == 1 ? " row)" : " rows)");
   if (!columns.empty()) {
     out << "columns that are not used: " << columns;
-    if (!config.columns.contains("input")) out << "; columns {\"input\": NAME} puts one after the question";
+    if (!config.columns.contains("input")) out << "; --columns input=NAME puts the text of one after the question";
     out << "\n";
   }
   for (const auto& [token, rows] : report.spelled)

@@ -143,7 +143,8 @@ std::string advice_on(const Field& field, const json& value, bool is_flag) {
   if (is_flag || !value.is_string()) return "";
   json meant;
   field.from_text(value.get<std::string>(), meant);
-  return meant.is_number() || meant.is_boolean() ? join(": write ", meant.dump(), " without quotes") : "";
+  const bool helps = (meant.is_number() || meant.is_boolean()) && field.set(meant);
+  return helps ? join(": write ", meant.dump(), " without quotes") : "";
 }
 
 [[noreturn]] void refuse(const std::string& where, const Field& field, const json& value, bool is_flag) {
@@ -269,7 +270,7 @@ void refuse_value(const char* key, const char* expected, const T& value) {
 }
 
 #define RANKFOLD_MEMBER(...)                                                \
-  template void store(const __VA_ARGS__&, json&);                   \
+  template void store(const __VA_ARGS__&, json&);                           \
   template void refuse_value(const char*, const char*, const __VA_ARGS__&); \
   template void from_text<__VA_ARGS__>(const std::string&, json&)
 RANKFOLD_MEMBER(int64_t);

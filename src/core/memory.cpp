@@ -66,7 +66,8 @@ std::optional<std::string> out_of_memory(const std::exception& error) {
   if (dynamic_cast<const std::bad_alloc*>(&error)) return "";
   if (const auto* ours = dynamic_cast<const Error*>(&error); ours && ours->code() == ExitCode::kOutOfMemory) {
     const std::string line = ours->what();  // "out of memory: ..."
-    return line.substr(std::min(line.size(), line.find(": ") + 2));
+    const size_t colon = line.find(": ");
+    return colon == std::string::npos ? "" : line.substr(colon + 2);
   }
   const auto* raised = dynamic_cast<const c10::Error*>(&error);
   if (!raised) return std::nullopt;

@@ -45,8 +45,7 @@ std::string template_defect(std::string_view text) {
   size_t formula_end = std::string_view::npos;
   for (size_t at = 0; (at = text.find('{', at)) != std::string_view::npos; ++at) {
     if (text.substr(at + 1).starts_with('{'))
-      return join("holds doubled braces (byte ", at + 1,
-                  "), which stay as they are: write {question}, braces of other ", "texts once");
+      return join("holds doubled braces (byte ", at + 1, "): write single ones, as in {question}");
     if (text.substr(at).starts_with(kPlace)) continue;
     constexpr size_t kLongest = 64;
     const size_t length = text.substr(at + 1, kLongest).find('}');

@@ -1,5 +1,6 @@
 #include "train/run_state.h"
 
+#include "adapter/match.h"
 #include "core/check.h"
 #include "core/checksum.h"
 #include "core/config.h"
@@ -26,6 +27,7 @@ namespace {
 
 constexpr int kFormatVersion = 2;
 constexpr const char* kBase = "base_model";
+constexpr const char* kUpdates = "updates";
 
 // Of the environment, what changes the numbers of a step.
 constexpr const char* kSwitches[] = {"RANKFOLD_CPU_CAPABILITY", "RANKFOLD_GEMM_TF32", "RANKFOLD_GEMM_TUNE"};
@@ -70,6 +72,14 @@ nlohmann::json identity_of(const CausalLM& model, const Adapter& adapter, const 
   if (!adapter.is_full()) {
     add(values_of(adapter.config(), Resume::kSame));
     identity["modules"] = names_checksum(adapter.modules());
+    // Of patterns the first that matches counts, and an object does not hold their order: what they came to does.
+    const ModuleRanks ranks(adapter.config());
+    std::vector<std::string> updates;
+    for (const std::string& module : adapter.modules()) {
+      const ModuleMatch match = ranks.match({.name = module});
+      updates.push_back(join(module, " ", match.r, " ", match.alpha));
+    }
+    identity[kUpdates] = names_checksum(updates);
   }
   return identity;
 }
@@ -109,6 +119,7 @@ std::pair<StepState, RunLog> read_run_state(const fs::path& checkpoint, nlohmann
       refuse("format_version: expected ", kFormatVersion, ", got ", json.at("format_version").dump());
     const nlohmann::json& stored = json.at("run");
     if (is_sampled_checksum(stored.at(kBase))) identity[kBase] = sampled_base_checksum(model.shared_model()->folder);
+    if (!stored.contains(kUpdates)) identity.erase(kUpdates);  // checkpoints of earlier versions
     for (const auto& [key, value] : identity.items())
       if (stored.value(key, nlohmann::json()) != value)
         refuse(key, ": this run has ", value.dump(), ", the checkpoint ", stored.value(key, nlohmann::json()).dump());

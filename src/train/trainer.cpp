@@ -167,10 +167,10 @@ bool Trainer::run() try {
     }
     while (!s.steps.is_done()) {
       const Stepper::Taken taken = s.steps.take();
+      if (!s.after_step.empty()) s.folder.expect_callbacks();
       s.pace.add(taken.tokens);
       const Progress progress = s.progress(s.log_row(taken.rate));
       StepView view(progress);
-      if (!s.after_step.empty()) s.folder.expect_callbacks();
       if (s.on_progress) s.on_progress(progress);
       s.call_back(view);
       s.save_where_due(view);

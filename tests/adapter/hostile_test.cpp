@@ -66,7 +66,7 @@ TEST_F(HostileAdapter, Numbers) {
        R"(rank_pattern: "(" is not a regular expression: missing closing parenthesis)"},
       {R"("r":2,"alpha_pattern":{"q_proj":-1})", "alpha_pattern: expected an object of numbers above 0"},
       {R"("r":2,"layers_to_transform":[-1])", "layers_to_transform: expected a list of layer indices"},
-      {R"("r":2,"layers_to_transform":[7])", "layers_to_transform: expected indices of layers"},
+      {R"("r":2,"layers_to_transform":[7])", "nothing is left after exclude_modules and layers_to_transform"},
       {R"("r":2,"r":2)", "key \"r\" is given twice"},
   };
   for (const auto& [fields, text] : cases) {

@@ -289,7 +289,7 @@ TEST_F(Broken, Good) {
                {"layers_to_transform", nullptr},
                {"loftq_config", json::object()},
                {"exclude_modules", nullptr}});
-  for (const json init : {json(true), json(false), json("gaussian"), json("eva"), json("orthogonal")})
+  for (const json& init : {json(true), json(false), json("gaussian"), json("eva"), json("orthogonal")})
     expect_good({{"init_lora_weights", init}});
   // Keys that nobody knows, and say nothing; what PEFT adds to every adapter.
   expect_good(

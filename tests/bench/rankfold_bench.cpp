@@ -479,14 +479,15 @@ class Bench {
 
   Case loss() {
     const Tensor h = leaf(set_.model.hidden), labels = batch_.labels.to(parts_.device);
-    return {loss_costs(),
-            {differentiated("ours", {h},
-                            [=, this]() -> Tensors {
-                              return {ops::norm_head_loss(h, network().norm, network().head, batch_.labels, pass_)};
-                            }),
-             differentiated("unfused", {h}, [=, this]() -> Tensors {
-               return {unfused::loss(h, network().norm.weight, network().norm.eps, network().head.weight, labels)};
-             })}};
+    return {
+        loss_costs(),
+        {differentiated("ours", {h},
+                        [=, this]() -> Tensors {
+                          return {ops::norm_head_loss(h, network().norm, network().head, batch_.labels, pass_)};
+                        }),
+         differentiated("unfused", {h}, [=, this]() -> Tensors {
+           return {unfused::loss(h, network().norm.weight, network().norm.eps, network().head.frozen->value, labels)};
+         })}};
   }
 
   Case adamw() {
@@ -627,7 +628,7 @@ class Bench {
         const Tensor inner = unfused::mlp_input(unfused::project(x, layer.gate), unfused::project(x, layer.up));
         h = h + unfused::project(inner, layer.down);
       }
-      return unfused::loss(h, network().norm.weight, eps, network().head.weight, labels);
+      return unfused::loss(h, network().norm.weight, eps, network().head.frozen->value, labels);
     };
     return step_variant(name_of(adapters), sum, [=] {
       Tensors gradients;

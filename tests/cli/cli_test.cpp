@@ -291,17 +291,16 @@ TEST_F(Programs, BadDataIsRefused) {
 
 TEST_F(Programs, WhatIsNotUsedOfTheDataIsSaidOnce) {
   Outcome trained = train();
-  EXPECT_TRUE(
-      contains(trained.out, "\ncolumns that are not used: terms (12 rows); columns {\"input\": NAME} puts one "));
+  EXPECT_TRUE(contains(trained.out, "\ncolumns that are not used: terms (12 rows); --columns input=NAME puts "));
   const std::string eval = "lora-eval --model_name_or_path model --dataset data.json --max_new_tokens 2";
   EXPECT_EQ(run(eval + " --terms terms").err.find("not used"), std::string::npos);
   EXPECT_TRUE(contains(run(eval).err, "\ncolumns that are not used: terms (12 rows)"));
 
   folder_.write("data.json", R"([{"question": "a", "answer": "says </s>", "\u200bid": 1, "context": "long"},
                                  {"question": "What is the dose of it?", "answer": "b", "context": ""}])");
-  trained = train("--max_length 8 --prompt_template 'Q: {question} <s>:'");
+  trained = train("--max_length 12 --prompt_template 'Q: {question} <s>:'");
   ASSERT_EQ(trained.code, 0) << trained.err;
-  EXPECT_TRUE(contains(trained.out, " cut to 8 tokens ("));
+  EXPECT_TRUE(contains(trained.out, " cut to 12 tokens ("));
   EXPECT_TRUE(contains(trained.out, " tokens thrown away)"));
   EXPECT_TRUE(contains(trained.out, "\ncolumns that are not used: context (1 row), \\xe2\\x80\\x8bid (1 row);"));
   EXPECT_TRUE(contains(trained.out, "\nwarning: 1 row spells </s>, which is trained on as text\n"));
@@ -321,7 +320,7 @@ TEST_F(Programs, WhatIsNotUsedOfTheDataIsSaidOnce) {
 TEST_F(Programs, ATemplateHoldsNothingThatStaysUnfilled) {
   expect_refused("--prompt_template: holds a backslash and the letter n", "--prompt_template 'Q: {question}\\nA:'");
   expect_refused("--prompt_template: holds doubled braces", "--prompt_template '<human>{{question}}<bot>'");
-  expect_refused("--template: nothing fills {input}", "--template 'Q: {question} {input}'");
+  expect_refused("--prompt_template: nothing fills {input}", "--template 'Q: {question} {input}'");
   settings_["prompt_template"] = "Q: {question} A: {answer}";
   expect_refused("run.json: prompt_template: nothing fills {answer}");
   settings_.erase("prompt_template");
@@ -411,7 +410,6 @@ TEST_F(Programs, AdapterToStartFrom) {
   EXPECT_EQ(json::parse(read_bytes(folder_ / "out/rankfold_config.json")).at("lora_alpha"), 8);
 }
 
-// Where the machine has one, too: drivers that have none are in tests/faults.
 // An adapter of q_proj for write_tiny_model's LLaMA.
 void write_adapter(const fs::path& folder, double size, const json& changes = json::object()) {
   fs::create_directories(folder);
@@ -514,6 +512,7 @@ TEST_F(Programs, AnotherTrainersCheckpoints) {
       0);
 }
 
+// Where the machine has one, too: drivers that have none are in tests/faults.
 TEST_F(Programs, NoSuchDevice) {
   const std::string none = "CUDA_VISIBLE_DEVICES=";
   folder_.write("run.json", settings_.dump());

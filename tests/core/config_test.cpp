@@ -254,6 +254,7 @@ TEST(Config, PatternsKeepTheirOrder) {
   };
   const std::string text = R"({"rank_pattern": {"z": 1, "a": 2, "m": 3}, "alpha_pattern": {"y": 1.5, "b": 2}})";
   RunConfig config;
+  config.model_name_or_path = "model", config.dataset = "rows", config.train.output_dir = "out";
   read_fields(parse_ordered_json(text, "run.json"), "run.json", config, true);
   EXPECT_EQ(order(config.lora), "z a m y b ");
   RunConfig again;
