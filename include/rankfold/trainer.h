@@ -94,7 +94,7 @@ class Trainer {
   // same rows however often its run was ended.
   void after_step(std::function<void(StepView&)> callback);
 
-  // True when all steps are done, false when it was stopped. While it runs it holds output_dir alone. What ends it by an
+  // True when all steps are done, false when it was stopped (Stopped where that is before the first step). While it runs it holds output_dir alone. What ends it by an
   // exception leaves the last finished step in a checkpoint, if that can be written.
   bool run();
 

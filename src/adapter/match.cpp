@@ -152,8 +152,7 @@ bool ByName<T>::Entry::matches(const std::string& name) const {
 
 template <class T>
 const typename ByName<T>::Entry* ByName<T>::find(const std::string& name) const {
-  constexpr uint64_t kMostLooks =
-      100'000'000;  // a third of a second; 1,000 modules that each have an entry take a million
+  constexpr uint64_t kMostLooks = 30'000'000;  // some tenths of a second; 1,000 modules with an entry each: a million
   looks_ += entries_.size();
   if (looks_ > kMostLooks) fail(key_, ": ", entries_.size(), " entries are too many for this model");
   for (const Entry& entry : entries_)

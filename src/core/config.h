@@ -43,6 +43,11 @@ using Fields = std::vector<Field>;
 template <class T>
 concept HasFields = !std::is_same_v<std::remove_const_t<T>, Fields>;
 
+template <class Check>
+concept ListsWords = requires {
+  Check::lists_words;
+};
+
 // The visitor that lists the fields.
 struct FieldList {
   Fields fields;
@@ -57,21 +62,18 @@ struct FieldList {
                 .help = help,
                 .expected = expected,
                 .is_bool = std::is_same_v<T, bool>,
-                .is_word = requires {Check::lists_words;
+                .is_word = ListsWords<Check>,
+                .from_text = from_text<T>};
+    field.set = [&member, check](const nlohmann::ordered_json& value) {
+      T wanted{};
+      if (!assign(value, wanted) || !check(wanted)) return false;
+      member = std::move(wanted);
+      return true;
+    };
+    field.get = [&member](nlohmann::ordered_json& value) { store(member, value); };
+    fields.push_back(std::move(field));
   }
-  , .from_text = from_text<T>
 };
-field.set = [&member, check](const nlohmann::ordered_json& value) {
-  T wanted{};
-  if (!assign(value, wanted) || !check(wanted)) return false;
-  member = std::move(wanted);
-  return true;
-};
-field.get = [&member](nlohmann::ordered_json& value) { store(member, value); };
-fields.push_back(std::move(field));
-}  // namespace rankfold
-}
-;
 
 template <class Config>
 Fields fields_of(Config& config) {
