@@ -63,9 +63,9 @@ std::vector<std::string> seeds() {
       input(1,
             "\xEF\xBB\xBF{\"\xEF\xBB\xBF"
             "ask\":\"a\",\"reply\":\"b </s>\",\"id\":1}\n{\"ask\":\"\xE6(\",\"reply\":\"b\"}"),
-      input(0, R"({"messages":[{"role":"user","content":"a"}]})"
+      input(0, R"({"question":"a","answer":"b","messages":[{"role":"user","content":"a"}],"history":[]})"
                "\n"
-               R"({"question":"a","answer":"b","history":[["c","d"]]})"),
+               R"({"question":"c","answer":"d","system":"","history":null})"),
       input(2, store()),
       input(3, R"({"prompt_template":"Q: {question}\n{question} A:"})"),
       input(3, R"({"prompt_template":"{\"a\": 1} \\boxed{answer} {question}\\n{input} {{"})"),
