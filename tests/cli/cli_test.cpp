@@ -452,6 +452,27 @@ TEST_F(Programs, MergingTellsWhatRoundingTakes) {
   EXPECT_TRUE(contains(wide.out, "rounded once; 100.0 % of the update"));
 }
 
+// Layers of large weights magnify what rounding to 16 bits does, though every weight is the nearest there is.
+TEST_F(Programs, AMergeThatIsRightPassesWhateverItsModelMakesOfRounding) {
+  testing::write_tiny_model(folder_ / "steep", {.baichuan = false, .dtype = "bfloat16"});
+  std::vector<std::pair<std::string, at::Tensor>> tensors;
+  {
+    const TensorFile file = TensorFile::open(folder_ / "steep/model.safetensors");
+    for (const TensorInfo& info : file.tensors())
+      tensors.emplace_back(info.name, file.tensor(info.name) * (info.name.find("_proj") == std::string::npos ? 1 : 4));
+  }
+  write_tensor_file(folder_ / "steep/model.safetensors", tensors);
+  write_adapter(folder_ / "adapter", 0.5);
+  const std::string merge =
+      "lora-merge --model_name_or_path steep --adapter_name_or_path adapter --device cpu --verify ";
+  const Outcome half = run(merge + "--output_dir half");
+  EXPECT_EQ(half.code, 0) << half.err;
+  EXPECT_TRUE(contains(half.out, "x the largest logit (limit 0.5)"));
+  const Outcome wide = run(merge + "--output_dir wide --dtype float32");
+  EXPECT_EQ(wide.code, 0) << wide.err;
+  EXPECT_TRUE(contains(wide.out, "x the largest logit (limit 2e-05)"));
+}
+
 TEST_F(Programs, WhatIsPassedOverIsSaid) {
   testing::write_tiny_model(folder_ / "base", {.baichuan = false});
   folder_.write("ids.json", R"([{"input_ids": [1, 5, 7, 9]}, {"input_ids": [3, 4, 2]}])");
