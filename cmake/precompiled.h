@@ -1,7 +1,3 @@
-// Compiled once for the library: these take most of a file's compile time.
+// Compiled once for the library: most files need it. What a header adds here every file pays for again, in templates that
+// are instantiated anew; so what few files need is not here.
 #include <ATen/ATen.h>
-#include <torch/csrc/autograd/custom_function.h>
-
-#include <map>
-#include <string>
-#include <vector>

@@ -59,17 +59,36 @@ install_python_packages() {
   printf '%s' "${wanted[*]}" >"$stamp"
 }
 
-# Configures once, and again when there is another nvcc; afterwards ninja runs CMake when a list of sources changed.
+# What the kernels are compiled for here: the devices of this machine or, where there is none, one of each generation, as
+# each costs minutes. What is shipped is built for all that cmake/cuda.cmake lists.
+cuda_architectures() {
+  local found
+  if ! has_device; then
+    echo '80;90;120'
+    return
+  fi
+  found=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | tr -d .' ' | sort -un)
+  if grep -qvE '^(80|86|89|90|100|120)$' <<<"$found"; then return; fi
+  tr '\n' ';' <<<"$found" | sed 's/;$//'
+}
+
+# Configures once, and again when there is another nvcc or device; afterwards ninja runs CMake when a list of sources
+# changed.
 build_targets() {
-  local torch cuda=(-DRANKFOLD_CUDA=OFF)
+  local torch architectures='' cuda=(-DRANKFOLD_CUDA=OFF)
   torch=$(echo "$venv"/lib/python3*/site-packages/torch)
-  [[ -z $nvcc ]] || cuda=(-DRANKFOLD_CUDA=AUTO -DRANKFOLD_NVCC="$nvcc")
-  if ! [[ -f $build/build.ninja && -f $build/rankfold-nvcc.stamp && $(<"$build/rankfold-nvcc.stamp") == "$nvcc" ]]; then
+  if [[ -n $nvcc ]]; then
+    architectures=$(cuda_architectures)
+    cuda=(-DRANKFOLD_CUDA=AUTO -DRANKFOLD_NVCC="$nvcc" -URANKFOLD_CUDA_ARCHITECTURES)
+    [[ -z $architectures ]] || cuda+=(-DRANKFOLD_CUDA_ARCHITECTURES="$architectures")
+  fi
+  if ! [[ -f $build/build.ninja && -f $build/rankfold-nvcc.stamp &&
+    $(<"$build/rankfold-nvcc.stamp") == "$nvcc $architectures" ]]; then
     say "configuring"
     (cd "$root" && cmake --preset default -DCMAKE_PREFIX_PATH="$torch" -DRANKFOLD_TESTS=ON "${cuda[@]}") \
       >"$build/configure.log" 2>&1 ||
       { tail -n 20 "$build/configure.log" >&2; die "cmake failed: the whole output is in build/configure.log"; }
-    printf '%s' "$nvcc" >"$build/rankfold-nvcc.stamp"
+    printf '%s' "$nvcc $architectures" >"$build/rankfold-nvcc.stamp"
   fi
   say "building $*"
   cmake --build "$build" --parallel "$(nproc)" --target "$@" || die "the build failed"

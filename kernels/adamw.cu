@@ -1,8 +1,8 @@
 // Kernels of adamw.h.
-// Traffic  adamw: value, both moments in and out, gradient in: 28 bytes a parameter, and its images out. 8.4 M
+// Traffic  adamw: value, both moments in and out, gradient in: 28 bytes a parameter, and its low-precision copies out. 8.4 M
 //          parameters (W_pack, r 16): 268 MB, 80 us at 3.35 TB/s.
 // Work     a block has up to 4,096 neighbouring elements of one segment; element i of a segment is row i / cols. An
-//          image is written along rows; its transposed twin, strided, meets in the second-level cache.
+//          copy is written along rows; the transposed one, strided, meets in the second-level cache.
 #include "kernels/adamw.h"
 
 #include "kernels/launch.h"
@@ -50,7 +50,7 @@ __global__ void __launch_bounds__(kThreads, 4) adamw_kernel(const __grid_constan
     p.second_moment[at] = v;
     p.value[at] = value;
     const int64_t row = static_cast<uint32_t>(i) / cols, column = static_cast<uint32_t>(i) % cols;
-    if (s.image) static_cast<T*>(s.image)[row * s.ld + column] = from_float<T>(value);
+    if (s.copy) static_cast<T*>(s.copy)[row * s.ld + column] = from_float<T>(value);
     if (s.transposed) static_cast<T*>(s.transposed)[column * s.ld_transposed + row] = from_float<T>(value);
   }
 }

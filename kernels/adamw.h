@@ -1,8 +1,8 @@
-// adamw: one step of AdamW (Loshchilov and Hutter, 2019) over a flat fp32 buffer, writing the images of every parameter
+// adamw: one step of AdamW (Loshchilov and Hutter, 2019) over a flat fp32 buffer, writing the low-precision copies of every parameter
 // (what the other kernels read, in the model's dtype) in their places in the same pass.
 //   g = gradient * gradient_scale;  m = b1 m + (1 - b1) g;  v = b2 v + (1 - b2) g^2
 //   value = value (1 - rate decay) - rate / (1 - b1^t) * m / (sqrt(v) / sqrt(1 - b2^t) + eps)
-// A Segment is one parameter [rows, cols], dense in the flat buffers from element `begin` on. Its image goes to `image`
+// A Segment is one parameter [rows, cols], dense in the flat buffers from element `begin` on. Its copy goes to `copy`
 // (pitch ld) and, transposed, to `transposed` (pitch ld_transposed); either may be null.
 // square_sum: sum of squares of a flat fp32 buffer in double, two-stage, fixed order.
 #pragma once
@@ -14,7 +14,7 @@ namespace rankfold::kernels {
 struct Segment {
   int64_t begin = 0;
   int64_t rows = 0, cols = 0;  // fewer than 2^32 elements
-  void* image = nullptr;
+  void* copy = nullptr;
   int64_t ld = 0;
   void* transposed = nullptr;
   int64_t ld_transposed = 0;
@@ -28,7 +28,7 @@ constexpr int64_t kSegmentBlock = 4096;  // elements of a segment that one block
 int64_t lay_out(Segment* segments, int64_t count);
 
 struct AdamW {
-  Dtype dtype = Dtype::f32;           // of the images
+  Dtype dtype = Dtype::f32;           // of the copies
   const Segment* segments = nullptr;  // device memory
   int64_t segment_count = 0, block_count = 0;
   float *value = nullptr, *gradient = nullptr, *first_moment = nullptr, *second_moment = nullptr;

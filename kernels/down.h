@@ -30,8 +30,8 @@ struct Down {
   void* kept_MR = nullptr;
   int64_t ld_kept = 0;
   Updates updates = {};
-  int64_t shared_limit = 99 * 1024;  // bytes of shared memory a block may take on this device
-  int64_t many_rows = 264 * 16;      // so many fill an H100 with two blocks of 16 rows a multiprocessor
+  int64_t shared_limit = 99 * 1024;               // bytes of shared memory a block may take on this device
+  int64_t many_rows = 2 * kMultiprocessors * 16;  // two blocks of 16 rows for each multiprocessor
 };
 
 void down(const Down& p, Stream stream);

@@ -28,7 +28,6 @@ RANKFOLD_HOST_DEVICE constexpr int blocks_of(bool is_16_bit, Source source, int6
   const int64_t most = source == Source::swiglu ? 0 : 2;
   return is_16_bit && column_tiles <= most ? 3 : 2;
 }
-constexpr int64_t kMultiprocessors = 132;  // of an H100; fixed, so that sums repeat on every device
 constexpr int64_t kMostWaves = 3;
 constexpr int64_t kFewestRows = 64;
 constexpr int64_t kFewestSliceRows = 256;

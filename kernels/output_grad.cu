@@ -18,7 +18,7 @@ namespace {
 
 constexpr int kWarps = 8;
 constexpr int kThreads = kWarps * kWarp;
-constexpr int64_t kBlocks = 264;  // aimed at: two for each multiprocessor of an H100; fixed, so that sums repeat
+constexpr int64_t kBlocks = 2 * kMultiprocessors;  // aimed at
 constexpr int64_t kFewestRows = 64;
 
 // Columns that a warp has of dY: two tiles where registers allow.

@@ -26,6 +26,9 @@ struct Failure : std::runtime_error {
 
 enum class Dtype : int32_t { f32, bf16, f16 };
 
+// Of an H100. How work is split depends on it and never on the device at hand, so that sums repeat on every device.
+constexpr int64_t kMultiprocessors = 132;
+
 constexpr int64_t size_of(Dtype dtype) { return dtype == Dtype::f32 ? 4 : 2; }
 RANKFOLD_HOST_DEVICE constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 RANKFOLD_HOST_DEVICE constexpr int64_t round_up(int64_t a, int64_t b) { return ceil_div(a, b) * b; }
@@ -40,7 +43,7 @@ struct Dropout {
 };
 
 // The low-rank updates side by side: update u owns columns [begin, end) of S and dS and those rows of A. Columns
-// beyond its rank are zero in the images of A and B.
+// beyond its rank are zero in the copies of A and B.
 struct Update {
   int32_t begin = 0, end = 0;      // multiples of 8
   uint32_t stream = 0, block = 0;  // step and module in its dropout counters

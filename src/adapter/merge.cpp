@@ -8,6 +8,7 @@
 #include "core/file.h"
 #include "core/guard.h"
 #include "core/json.h"
+#include "core/row_chunks.h"
 #include "core/write.h"
 #include "io/dtype.h"
 #include "io/model_folder.h"
@@ -45,7 +46,6 @@ std::vector<LinearModule> linear_modules(const ModelFolder& folder) {
 
 namespace {
 
-constexpr int64_t kBlockElements = 1 << 22;  // of fp32 work at a time: 16 MiB
 // In a merged folder: checksums of the adapters that are merged into it, as no loss would show that one was twice.
 constexpr const char* kMergedName = "rankfold_merge.json";
 
@@ -197,11 +197,9 @@ class Merger {
     const at::Tensor flat = stored.dim() > 1 ? stored : stored.view({-1, 1});
     at::Tensor merged = at::empty(stored.sizes(), stored.options().dtype(info.dtype));
     const at::Tensor merged_rows = merged.view(flat.sizes());
-    const int64_t rows = flat.size(0);
-    const int64_t step = std::max<int64_t>(1, kBlockElements * rows / std::max<int64_t>(1, flat.numel()));
+    constexpr int64_t kBlockElements = 1 << 22;  // of fp32 work at a time: 16 MiB
     Survival survival;
-    for (int64_t row = 0; row < rows; row += step) {
-      const int64_t count = std::min(step, rows - row);
+    for_row_chunks(flat.size(0), flat.size(1), kBlockElements, [&](int64_t row, int64_t count) {
       at::Tensor block = flat.narrow(0, row, count).to(wide);
       at::Tensor added;
       if (match != matches_.end()) {
@@ -218,7 +216,7 @@ class Merger {
       // Against the base in the same dtype: what rounding takes from the base is not the update's loss.
       if (match != matches_.end())
         survival.add(rounded.to(wide).sub(flat.narrow(0, row, count).to(info.dtype)), added, match->second.scale);
-    }
+    });
     if (match != matches_.end()) {
       check_base_weight(match->second.module.name, stored);
       changed_ = changed_ || !merged.equal(stored.to(info.dtype));

@@ -2,6 +2,7 @@
 #include "adapter/merge.h"
 #include "adapter/peft_format.h"
 #include "core/check.h"
+#include "core/row_chunks.h"
 
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
@@ -15,8 +16,6 @@ namespace rankfold {
 namespace fs = std::filesystem;
 
 namespace {
-
-constexpr int64_t kBlockElements = 1 << 18;  // 2 MiB of doubles at a time
 
 template <class... Parts>
 [[noreturn]] void wrong(const fs::path& file, const std::string& tensor, const Parts&... parts) {
@@ -55,24 +54,22 @@ void compare(const fs::path& file, const TensorInfo& info, const at::Tensor& bas
   }
   const at::Tensor flat_base = base.dim() > 1 ? base : base.view({-1, 1});
   const at::Tensor flat_merged = merged.view(flat_base.sizes());
-  const int64_t rows = flat_base.size(0);
-  const int64_t step = std::max<int64_t>(1, kBlockElements * rows / std::max<int64_t>(1, flat_base.numel()));
-  for (int64_t row = 0; row < rows; row += step) {
-    const int64_t count = std::min(step, rows - row);
+  constexpr int64_t kBlockElements = 1 << 18;  // 2 MiB of doubles at a time
+  for_row_chunks(flat_base.size(0), flat_base.size(1), kBlockElements, [&](int64_t row, int64_t count) {
     const at::Tensor stored = flat_base.narrow(0, row, count), found = flat_merged.narrow(0, row, count);
     if (!update) {
       if (!same_bytes(stored.to(dtype), found)) wrong(file, info.name, "expected the base's values as ", dtype);
-      continue;
+      return;
     }
     const at::Tensor sum = stored.to(at::kDouble).add_(update->rows(row, count));
     const at::Tensor slack = update->slack(row, count, sum);
     // Rounding keeps the order: what lies between these two in fp32 does so in the stored dtype.
     const at::Tensor is_right = found.ge(sum.sub(slack).to(dtype)).logical_and_(found.le(sum.add(slack).to(dtype)));
-    if (is_right.all().item<bool>()) continue;
+    if (is_right.all().item<bool>()) return;
     const int64_t at = is_right.logical_not().view({-1}).to(at::kByte).argmax().item<int64_t>();
     wrong(file, info.name, "row ", row + at / sum.size(1), ", column ", at % sum.size(1), ": expected ",
           sum.view({-1})[at].item<double>(), " as ", dtype, ", got ", found.reshape({-1})[at].item<double>());
-  }
+  });
 }
 
 }  // namespace

@@ -18,7 +18,7 @@
 namespace rankfold {
 
 namespace fs = std::filesystem;
-using json = nlohmann::ordered_json;  // of a pattern the first entry that matches counts
+using Json = nlohmann::ordered_json;  // of a pattern the first entry that matches counts
 
 namespace {
 
@@ -26,7 +26,7 @@ constexpr const char* kConfigName = "adapter_config.json";
 constexpr std::string_view kPrefix = "base_model.model.", kA = ".lora_A.weight", kB = ".lora_B.weight",
                            kBase = ".base_layer.weight";
 
-bool is_unset(const json& value) {
+bool is_unset(const Json& value) {
   return value.is_null() || value == false || value == 0 || value == "" || (value.is_structured() && value.empty());
 }
 
@@ -55,8 +55,8 @@ bool is_field(const Fields& fields, const std::string& key) {
 }
 
 // Features of PEFT that change what an adapter computes and that we do not follow.
-void refuse_foreign_features(const json& config, const Fields& ours, const std::string& source) {
-  const auto refuse = [&](const std::string& key, const json& value, const std::string& expected) {
+void refuse_foreign_features(const Json& config, const Fields& ours, const std::string& source) {
+  const auto refuse = [&](const std::string& key, const Json& value, const std::string& expected) {
     fail(source, ": ", key, ": expected ", expected, ", got ", brief(value));
   };
   if (!config.contains("peft_type")) fail(source, ": peft_type: expected \"LORA\", got nothing");
@@ -67,7 +67,7 @@ void refuse_foreign_features(const json& config, const Fields& ours, const std::
       if (value.is_string() && !is_among(kInitialisers, value.get<std::string>()))
         refuse(key, value, "an adapter that was converted to plain LoRA");
     } else if (key == "layers_pattern") {
-      if (!is_unset(value) && value != "layers" && value != json::array({"layers"}))
+      if (!is_unset(value) && value != "layers" && value != Json::array({"layers"}))
         refuse(key, value, "\"layers\" (no other is supported)");
     } else if (key == "fan_in_fan_out") {
       if (!value.is_null() && !value.is_boolean()) refuse(key, value, "true or false");
@@ -77,7 +77,7 @@ void refuse_foreign_features(const json& config, const Fields& ours, const std::
   }
 }
 
-LoraConfig read_config(const json& object, const std::string& source) {
+LoraConfig read_config(const Json& object, const std::string& source) {
   if (!object.is_object()) fail(source, ": expected an object, got ", brief(object));
   LoraConfig config;
   const Fields fields = fields_of(config);
@@ -143,12 +143,12 @@ void read_tensors(AdapterFolder& folder) {
 }
 
 // A whole number as PEFT's integers are written.
-json number(double value) {
-  return value == std::floor(value) && std::abs(value) < 1e15 ? json(static_cast<int64_t>(value)) : json(value);
+Json number(double value) {
+  return value == std::floor(value) && std::abs(value) < 1e15 ? Json(static_cast<int64_t>(value)) : Json(value);
 }
 
 // As PEFT does, all-linear is written as what it stood for: readers that are no Hugging Face model would take the head.
-json target_names(const LoraConfig& config, const std::vector<std::pair<std::string, at::Tensor>>& tensors) {
+Json target_names(const LoraConfig& config, const std::vector<std::pair<std::string, at::Tensor>>& tensors) {
   StringList list;
   if (const auto* text = std::get_if<std::string>(&config.target_modules)) {
     if (!is_all_linear(*text)) return *text;
@@ -165,18 +165,18 @@ json target_names(const LoraConfig& config, const std::vector<std::pair<std::str
   return list;
 }
 
-json excluded_names(const LoraConfig& config) {
-  if (const auto* text = std::get_if<std::string>(&config.exclude_modules)) return text->empty() ? json() : json(*text);
+Json excluded_names(const LoraConfig& config) {
+  if (const auto* text = std::get_if<std::string>(&config.exclude_modules)) return text->empty() ? Json() : Json(*text);
   const auto& list = std::get<StringList>(config.exclude_modules);
-  return list.empty() ? json() : json(list);
+  return list.empty() ? Json() : Json(list);
 }
 
 std::string config_text(const LoraConfig& config, const std::string& base_model,
                         const std::vector<std::pair<std::string, at::Tensor>>& tensors) {
-  json alphas = json::object();
+  Json alphas = Json::object();
   for (const auto& [pattern, alpha] : config.alpha_pattern) alphas[pattern] = number(alpha);
-  const json layers = config.layers_to_transform.empty() ? json() : json(config.layers_to_transform);
-  const json object = {
+  const Json layers = config.layers_to_transform.empty() ? Json() : Json(config.layers_to_transform);
+  const Json object = {
       {"alpha_pattern", alphas},
       {"auto_mapping", nullptr},
       {"base_model_name_or_path", base_model},
@@ -190,7 +190,7 @@ std::string config_text(const LoraConfig& config, const std::string& base_model,
       {"layer_replication", nullptr},
       {"layers_pattern", nullptr},
       {"layers_to_transform", layers},
-      {"loftq_config", json::object()},
+      {"loftq_config", Json::object()},
       {"lora_alpha", number(config.lora_alpha)},
       {"lora_bias", false},
       {"lora_dropout", config.lora_dropout},
@@ -214,7 +214,7 @@ std::string config_text(const LoraConfig& config, const std::string& base_model,
 }
 
 std::string readme_text(const LoraConfig& config, const std::string& base_model) {
-  const std::string base = json(base_model).dump();  // a JSON string is a YAML string
+  const std::string base = Json(base_model).dump();  // a JSON string is a YAML string
   return join("---\nbase_model: ", base, "\nlibrary_name: peft\npipeline_tag: text-generation\ntags:\n- lora\n---\n\n",
               "# LoRA adapter\n\nRank ", config.r, ", alpha ", config.lora_alpha, ", for ", base_model,
               ".\nTrained with Rankfold; loads with `peft.PeftModel.from_pretrained(base, folder)`.\n");
@@ -232,9 +232,9 @@ AdapterFolder read_adapter_config(const fs::path& path) {
            ": give that folder");
   AdapterFolder folder;
   folder.path = path;
-  const json object = read_ordered_json(source, kLargestConfig);
+  const Json object = read_ordered_json(source, kLargestConfig);
   folder.config = read_config(object, source);
-  folder.fan_in_fan_out = object.value("fan_in_fan_out", json()) == true;
+  folder.fan_in_fan_out = object.value("fan_in_fan_out", Json()) == true;
   if (const auto base = object.find("base_model_name_or_path"); base != object.end() && base->is_string())
     folder.base_model = base->get<std::string>();
   return folder;
@@ -254,7 +254,7 @@ std::vector<std::string> notes_on(const AdapterFolder& folder, const std::vector
   const std::string source = (folder.path / kConfigName).string();
   std::vector<std::string> notes;
   if (const StringList idle = idle_targets(folder.config, linears); !idle.empty())
-    notes.push_back(one_line(join(source, ": target_modules: ", brief(json(idle)),
+    notes.push_back(one_line(join(source, ": target_modules: ", brief(Json(idle)),
                                   " match no linear layer of this model and are passed over")));
   if (folder.fan_in_fan_out)
     notes.push_back(source + ": fan_in_fan_out: true is passed over: no linear layer of this model is transposed");

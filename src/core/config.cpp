@@ -14,7 +14,7 @@
 
 namespace rankfold {
 
-using json = nlohmann::ordered_json;
+using Json = nlohmann::ordered_json;
 
 namespace {
 
@@ -65,22 +65,22 @@ std::vector<std::string> split(const std::string& text, char separator) {
 
 // The text as a number of this kind, or as the string it is, which no number accepts.
 template <class T>
-json number_from(const std::string& text) {
+Json number_from(const std::string& text) {
   T x{};
   const char* end = text.data() + text.size();
   const auto [stop, error] = std::from_chars(text.data(), end, x);
   const bool whole = error == std::errc() && stop == end && std::isfinite(static_cast<double>(x));
-  return whole ? json(x) : json(text);
+  return whole ? Json(x) : Json(text);
 }
 
 // JSON where the text opens as JSON does; a text that then is none stays a string and is refused as such.
-json parsed_or_text(const std::string& text) {
-  json value = json::parse(text, nullptr, /*allow_exceptions=*/false);
-  return value.is_discarded() ? json(text) : value;
+Json parsed_or_text(const std::string& text) {
+  Json value = Json::parse(text, nullptr, /*allow_exceptions=*/false);
+  return value.is_discarded() ? Json(text) : value;
 }
 
 template <class T>
-json scalar_from(const std::string& text) {
+Json scalar_from(const std::string& text) {
   if constexpr (std::is_same_v<T, std::string>)
     return text;
   else
@@ -88,17 +88,17 @@ json scalar_from(const std::string& text) {
 }
 
 template <class T>
-json list_from(const std::string& text) {
+Json list_from(const std::string& text) {
   if (text.starts_with('[')) return parsed_or_text(text);
-  json list = json::array();
+  Json list = Json::array();
   for (const auto& part : split(text, ',')) list.push_back(scalar_from<T>(part));
   return list;
 }
 
 template <class T>
-json map_from(const std::string& text) {
+Json map_from(const std::string& text) {
   if (text.starts_with('{')) return parsed_or_text(text);
-  json object = json::object();
+  Json object = Json::object();
   for (const auto& part : split(text, ',')) {
     const size_t equals = part.find('=');
     if (equals == std::string::npos) return text;
@@ -114,7 +114,7 @@ bool is_list_of_names(const std::string& text) {
 }
 
 template <class Map>
-bool assign_map(const json& value, Map& member) {
+bool assign_map(const Json& value, Map& member) {
   if (!value.is_object()) return false;
   for (const auto& [key, item] : value.items())
     if (!assign(item, member[key])) return false;
@@ -122,7 +122,7 @@ bool assign_map(const json& value, Map& member) {
 }
 
 template <class T>
-bool assign_list(const json& value, std::vector<T>& member) {
+bool assign_list(const Json& value, std::vector<T>& member) {
   if (!value.is_array()) return false;
   for (const auto& item : value)
     if (!assign(item, member.emplace_back())) return false;
@@ -135,60 +135,60 @@ std::string normal(std::string name) {
 }
 
 // What to write instead of a value that was refused, or nothing.
-std::string advice_on(const Field& field, const json& value, bool is_flag) {
+std::string advice_on(const Field& field, const Json& value, bool is_flag) {
   if (value.is_null()) return ": leave it out";
   const std::string word = lower(value.is_string() ? value.get<std::string>() : value.dump());
   for (const ForeignValue& foreign : kForeignValues)
     if (field.name == foreign.name && word == foreign.value) return join(": ", foreign.advice);
   if (is_flag || !value.is_string()) return "";
-  json meant;
+  Json meant;
   field.from_text(value.get<std::string>(), meant);
   const bool helps = (meant.is_number() || meant.is_boolean()) && field.set(meant);
   return helps ? join(": write ", meant.dump(), " without quotes") : "";
 }
 
-[[noreturn]] void refuse(const std::string& where, const Field& field, const json& value, bool is_flag) {
+[[noreturn]] void refuse(const std::string& where, const Field& field, const Json& value, bool is_flag) {
   fail(where, ": expected ", field.expected, ", got ", brief(value), advice_on(field, value, is_flag));
 }
 
 }  // namespace
 
 template <>
-bool assign(const json& value, int64_t& member) {
+bool assign(const Json& value, int64_t& member) {
   if (!value.is_number_integer()) return false;
   if (value.is_number_unsigned() && value.get<uint64_t>() > uint64_t{std::numeric_limits<int64_t>::max()}) return false;
   member = value.get<int64_t>();
   return true;
 }
 template <>
-bool assign(const json& value, double& member) {
+bool assign(const Json& value, double& member) {
   if (!value.is_number()) return false;
   member = value.get<double>();
   return true;
 }
 template <>
-bool assign(const json& value, bool& member) {
+bool assign(const Json& value, bool& member) {
   if (!value.is_boolean()) return false;
   member = value.get<bool>();
   return true;
 }
 template <>
-bool assign(const json& value, std::string& member) {
+bool assign(const Json& value, std::string& member) {
   if (!value.is_string()) return false;
   member = value.get<std::string>();
   return true;
 }
 template <>
-bool assign(const json& value, StringList& member) {
+bool assign(const Json& value, StringList& member) {
   return assign_list(value, member);
 }
 template <>
-bool assign(const json& value, std::vector<int64_t>& member) {
+bool assign(const Json& value, std::vector<int64_t>& member) {
   if (value.is_null()) return true;
   return value.is_array() ? assign_list(value, member) : assign(value, member.emplace_back());
 }
 template <>
-bool assign(const json& value, ModuleNames& member) {
+bool assign(const Json& value, ModuleNames& member) {
   if (value.is_null()) return true;
   if (!value.is_string()) return assign(value, member.emplace<StringList>());
   const std::string text = value.get<std::string>();
@@ -197,63 +197,63 @@ bool assign(const json& value, ModuleNames& member) {
                  : assign(value, member.emplace<std::string>());
 }
 template <>
-bool assign(const json& value, OrderedMap<int64_t>& member) {
+bool assign(const Json& value, OrderedMap<int64_t>& member) {
   return assign_map(value, member);
 }
 template <>
-bool assign(const json& value, OrderedMap<double>& member) {
+bool assign(const Json& value, OrderedMap<double>& member) {
   return assign_map(value, member);
 }
 template <>
-bool assign(const json& value, std::map<std::string, std::string>& member) {
+bool assign(const Json& value, std::map<std::string, std::string>& member) {
   return assign_map(value, member);
 }
 
 template <class T>
-void store(const T& member, json& value) {
+void store(const T& member, Json& value) {
   value = member;
 }
 template <>
-void store(const ModuleNames& member, json& value) {
+void store(const ModuleNames& member, Json& value) {
   std::visit([&value](const auto& names) { value = names; }, member);
 }
 
 template <class T>
-void from_text(const std::string& text, json& value) {
+void from_text(const std::string& text, Json& value) {
   value = scalar_from<T>(text);
 }
 template <>
-void from_text<bool>(const std::string& text, json& value) {
+void from_text<bool>(const std::string& text, Json& value) {
   if (const auto truth = parse_bool(text))
     value = *truth;
   else
     value = text;
 }
 template <>
-void from_text<StringList>(const std::string& text, json& value) {
+void from_text<StringList>(const std::string& text, Json& value) {
   value = list_from<std::string>(text);
 }
 template <>
-void from_text<std::vector<int64_t>>(const std::string& text, json& value) {
+void from_text<std::vector<int64_t>>(const std::string& text, Json& value) {
   value = list_from<int64_t>(text);
 }
 template <>
-void from_text<OrderedMap<int64_t>>(const std::string& text, json& value) {
+void from_text<OrderedMap<int64_t>>(const std::string& text, Json& value) {
   value = map_from<int64_t>(text);
 }
 template <>
-void from_text<OrderedMap<double>>(const std::string& text, json& value) {
+void from_text<OrderedMap<double>>(const std::string& text, Json& value) {
   value = map_from<double>(text);
 }
 template <>
-void from_text<std::map<std::string, std::string>>(const std::string& text, json& value) {
+void from_text<std::map<std::string, std::string>>(const std::string& text, Json& value) {
   value = map_from<std::string>(text);
 }
 // Names and commas are a list; what a name cannot hold makes it a regular expression.
 template <>
-void from_text<ModuleNames>(const std::string& text, json& value) {
-  if (text.starts_with('[') && json::accept(text))
-    value = json::parse(text);
+void from_text<ModuleNames>(const std::string& text, Json& value) {
+  if (text.starts_with('[') && Json::accept(text))
+    value = Json::parse(text);
   else if (is_list_of_names(text) && !is_all_linear(text))
     value = list_from<std::string>(text);
   else
@@ -262,7 +262,7 @@ void from_text<ModuleNames>(const std::string& text, json& value) {
 
 template <class T>
 void refuse_value(const char* key, const char* expected, const T& value) {
-  json got;
+  Json got;
   store(value, got);
   // JSON has no word for NaN and infinity.
   const bool is_number = got.is_number_float();
@@ -270,9 +270,9 @@ void refuse_value(const char* key, const char* expected, const T& value) {
 }
 
 #define RANKFOLD_MEMBER(...)                                                \
-  template void store(const __VA_ARGS__&, json&);                           \
+  template void store(const __VA_ARGS__&, Json&);                           \
   template void refuse_value(const char*, const char*, const __VA_ARGS__&); \
-  template void from_text<__VA_ARGS__>(const std::string&, json&)
+  template void from_text<__VA_ARGS__>(const std::string&, Json&)
 RANKFOLD_MEMBER(int64_t);
 RANKFOLD_MEMBER(double);
 RANKFOLD_MEMBER(bool);
@@ -310,7 +310,7 @@ std::vector<std::string> all_names(const Fields& fields) {
   return names;
 }
 
-void read_fields(const json& object, const std::string& source, const Fields& fields, bool unknown_is_error) {
+void read_fields(const Json& object, const std::string& source, const Fields& fields, bool unknown_is_error) {
   if (!object.is_object()) fail(source, ": expected a JSON object, got ", brief(object));
   std::map<const Field*, std::string> seen;
   for (const auto& [key, value] : object.items()) {
@@ -326,19 +326,19 @@ void read_fields(const json& object, const std::string& source, const Fields& fi
 
 void set_from_text(const Field& field, const std::string& text, const std::string& source) {
   if (!is_utf8(text)) fail(source, ": expected UTF-8, got bytes that are none");
-  json value;
+  Json value;
   field.from_text(text, value);
   if (!field.set(value)) refuse(source, field, text, /*is_flag=*/true);
 }
 
-json to_json(const Fields& fields) {
-  json object = json::object();
+Json to_json(const Fields& fields) {
+  Json object = Json::object();
   for (const auto& field : fields) field.get(object[field.name]);
   return object;
 }
 
-json some_to_json(const Fields& fields, const std::vector<std::string>& names) {
-  json object = json::object();
+Json some_to_json(const Fields& fields, const std::vector<std::string>& names) {
+  Json object = Json::object();
   for (const std::string& name : names) find_field(fields, name)->get(object[name]);
   return object;
 }

@@ -32,9 +32,9 @@ uint32_t read_u32(std::string_view bytes, size_t at) {
 
 // Protobuf's wire format: one field after the other, with numbers from 1 to `highest`. Stricter than protobuf where two
 // readers could differ: it cuts a long key to 32 bits, and would see another field than we do.
-class Fields {
+class ProtobufFields {
  public:
-  Fields(std::string_view rest, uint64_t highest, const std::string& name)
+  ProtobufFields(std::string_view rest, uint64_t highest, const std::string& name)
       : rest_(rest), highest_(highest), name_(name) {}
 
   bool next() {
@@ -109,8 +109,10 @@ struct Piece {
 
 Piece read_piece(std::string_view bytes, size_t index, const std::string& name) {
   Piece piece;
-  for (Fields field(bytes, 3, name); field.next();) {
-    field.expect(field.number == 1 ? Fields::kBytes : field.number == 2 ? Fields::kFourBytes : Fields::kVarint);
+  for (ProtobufFields field(bytes, 3, name); field.next();) {
+    field.expect(field.number == 1   ? ProtobufFields::kBytes
+                 : field.number == 2 ? ProtobufFields::kFourBytes
+                                     : ProtobufFields::kVarint);
     if (field.number == 1) piece.text = field.payload;
     if (field.number == 3) piece.type = field.value;
     if (field.number == 2) {
@@ -250,9 +252,9 @@ class NormaliserTable {
 
 size_t growth_of_normaliser(std::string_view spec, const std::string& name) {
   size_t growth = 1;
-  for (Fields field(spec, 6, name); field.next();) {
+  for (ProtobufFields field(spec, 6, name); field.next();) {
     if (field.number != 2) continue;
-    field.expect(Fields::kBytes);
+    field.expect(ProtobufFields::kBytes);
     if (!field.payload.empty()) growth = std::max(growth, NormaliserTable(field.payload, name).growth());
   }
   return growth;
@@ -286,15 +288,15 @@ size_t check_tokenizer_model(std::string_view bytes, const std::string& name) {
   std::vector<Piece> pieces;
   size_t growth = 1;
   bool is_unigram = true;  // as is a type that sentencepiece does not know
-  for (Fields field(bytes, 5, name); field.next();) {
-    field.expect(Fields::kBytes);
+  for (ProtobufFields field(bytes, 5, name); field.next();) {
+    field.expect(ProtobufFields::kBytes);
     switch (field.number) {
       case 1:
         if (pieces.size() == kMostPieces) fail(name, ": has more than ", kMostPieces, " pieces");
         pieces.push_back(read_piece(field.payload, pieces.size(), name));
         break;
       case 2:  // settings of the training; later versions have some more
-        for (Fields spec(field.payload, 99, name); spec.next();)
+        for (ProtobufFields spec(field.payload, 99, name); spec.next();)
           if (spec.number == 3) is_unigram = spec.value < 2 || spec.value > 4;
         break;
       case 4:  // texts that sentencepiece would encode now, and print

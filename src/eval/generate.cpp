@@ -70,7 +70,7 @@ std::vector<std::vector<int32_t>> generate(const CausalLM& model, const std::vec
     samplers.push_back({config, std::mt19937_64(static_cast<uint64_t>(config.seed))});
   }
   Batch batch = make_batch(rows);
-  KvCache cache(parts.config, at::TensorOptions(parts.device).dtype(parts.dtype), static_cast<int64_t>(prompts.size()),
+  KvCache cache(parts.config, at::TensorOptions(parts.device), static_cast<int64_t>(prompts.size()),
                 static_cast<int64_t>(longest) + std::min<int64_t>(config.max_new_tokens, 256));
   std::vector<int64_t> open(prompts.size());  // prompt number of each row that still decodes
   std::iota(open.begin(), open.end(), 0);

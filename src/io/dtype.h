@@ -1,4 +1,4 @@
-// The names of element types: safetensors' and those of config.json.
+// What readers and writers of safetensors files share; the names of element types there and in config.json.
 #pragma once
 
 #include "rankfold/choices.h"
@@ -10,6 +10,8 @@
 #include <string_view>
 
 namespace rankfold {
+
+inline constexpr uint64_t kLargestHeader = 100'000'000;  // bytes, of a safetensors file
 
 struct StoredDtype {
   const char* name;

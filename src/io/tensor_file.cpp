@@ -20,7 +20,6 @@ namespace {
 
 using nlohmann::json;
 
-constexpr uint64_t kLargestHeader = 100'000'000;
 constexpr size_t kMostDimensions = 64;
 constexpr size_t kDeepest = 127;  // of the reference's JSON reader
 

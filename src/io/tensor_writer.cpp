@@ -13,8 +13,6 @@
 namespace rankfold {
 namespace {
 
-constexpr uint64_t kLargestHeader = 100'000'000;
-
 const StoredDtype& dtype_of(const TensorInfo& tensor) {
   const StoredDtype* dtype = find_dtype(tensor.dtype);
   RANKFOLD_CHECK(dtype, "tensor '", tensor.name, "': safetensors files of ours hold no ", c10::toString(tensor.dtype));

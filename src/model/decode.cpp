@@ -13,10 +13,10 @@ namespace rankfold {
 
 KvCache::KvCache(const ModelConfig& config, const at::TensorOptions& options, int64_t rows, int64_t capacity_in)
     : lengths(rows, 0), capacity(capacity_in) {
-  for (int64_t i = 0; i < config.num_hidden_layers; ++i) {
-    values.push_back(at::empty({rows, config.num_key_value_heads, capacity, config.head_dim}, options));
-    keys.push_back(at::empty(values.back().sizes(), options.dtype(at::kFloat)));
-  }
+  const auto empty = [&] {
+    return at::empty({rows, config.num_key_value_heads, capacity, config.head_dim}, options.dtype(at::kFloat));
+  };
+  for (int64_t i = 0; i < config.num_hidden_layers; ++i) keys.push_back(empty()), values.push_back(empty());
 }
 
 void KvCache::keep_rows(const std::vector<int64_t>& rows) {
@@ -66,18 +66,20 @@ at::Tensor attend_cached(at::Tensor qkv, const Heads& heads, const Rope& rope, c
       keys.narrow(1, before, added).copy_(part(q_size, kv_size, heads.key_value));
       values.narrow(1, before, added).copy_(part(q_size + kv_size, kv_size, heads.key_value));
       if (is_prompt) continue;
-      // Query heads that share a key/value head are rows of one product. Scores stay in fp32, as in training.
+      // Query heads that share a key/value head are rows of one product. As in training, scores and sums are fp32, and
+      // weights are rounded to the model's dtype before they are divided by their sum.
       const int64_t length = before + added;
       const at::Tensor q = part(0, q_size, heads.query).reshape({heads.key_value, group * added, heads.size});
-      at::Tensor scores = at::matmul(q.to(at::kFloat), keys.narrow(1, 0, length).transpose(1, 2)) /
-                          std::sqrt(static_cast<double>(heads.size));
+      at::Tensor scores = at::matmul(q.to(at::kFloat), keys.narrow(1, 0, length).transpose(1, 2));
       if (added > 1) {
         const at::Tensor future = at::ones({added, length}, qkv.options().dtype(at::kBool)).triu(before + 1);
         scores = scores.view({heads.key_value, group, added, length}).masked_fill_(future, -INFINITY);
       }
+      scores = scores.view({heads.key_value, group * added, length});
       const at::Tensor weights =
-          scores.view({heads.key_value, group * added, length}).softmax(-1).to(qkv.scalar_type());
-      const at::Tensor context = at::matmul(weights, values.narrow(1, 0, length));
+          (scores - scores.amax(-1, true)).mul_(1 / std::sqrt(static_cast<double>(heads.size))).exp_();
+      const at::Tensor context = at::matmul(weights.to(qkv.scalar_type()).to(at::kFloat), values.narrow(1, 0, length))
+                                     .div_(weights.sum(-1, true));
       out.narrow(0, begin, added)
           .view({added, heads.query, heads.size})
           .copy_(context.view({heads.query, added, heads.size}).transpose(0, 1));

@@ -13,7 +13,7 @@ namespace rankfold {
 // Keys (rotated) and values of a few sequences that are decoded together.
 struct KvCache {
   KvCache(const ModelConfig& config, const at::TensorOptions& options, int64_t rows, int64_t capacity);
-  // Per layer [rows, key_value heads, capacity, head size]. Keys are fp32, as scores are.
+  // Per layer [rows, key_value heads, capacity, head size], fp32: of the dtype that their products are summed in.
   std::vector<at::Tensor> keys, values;
   std::vector<int64_t> lengths;  // per row: positions filled
   int64_t capacity = 0;

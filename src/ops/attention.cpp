@@ -78,7 +78,7 @@ void rotate_on_cpu(const at::Tensor& from, const at::Tensor& to, const Heads& he
 }  // namespace
 
 void rotate(at::Tensor& qkv, const Heads& heads, const Rope& rope, const at::Tensor& positions, float sign) {
-  if (const Backend* backend = takes_kernels(qkv)) {
+  if (const Backend* backend = backend_for(qkv)) {
     const auto [q, k, v] = parts_of(qkv, heads);
     return rotate_by_kernel(*backend, q, k, v, qkv, heads, rope, positions, sign);
   }
@@ -162,8 +162,8 @@ at::Tensor attend_backward_on_cpu(const at::Tensor& dy, const at::Tensor& turned
   return d_qkv;
 }
 
-struct Held : torch::CustomClassHolder {
-  Held(const Heads& heads, Sequences sequences) : heads(heads), sequences(std::move(sequences)) {}
+struct SavedAttention : torch::CustomClassHolder {
+  SavedAttention(const Heads& heads, Sequences sequences) : heads(heads), sequences(std::move(sequences)) {}
   Heads heads;
   Sequences sequences;
 };
@@ -175,7 +175,7 @@ struct Attend : Function<Attend> {
                             const at::Tensor& positions, const Sequences& sequences) {
     at::Tensor turned;
     std::vector<at::Tensor> kept;
-    if (const Backend* backend = takes_kernels(qkv)) {
+    if (const Backend* backend = backend_for(qkv)) {
       turned = at::empty(qkv.sizes(), qkv.options());
       const Parts from = parts_of(dense_rows(qkv), heads), to = parts_of(turned, heads);
       rotate_by_kernel(*backend, from.q, from.k, from.v, turned, heads, rope, positions, 1);
@@ -189,25 +189,25 @@ struct Attend : Function<Attend> {
     variable_list saved{turned, rope.cos, rope.sin, positions};
     saved.insert(saved.end(), kept.begin(), kept.end());
     ctx->save_for_backward(std::move(saved));
-    ctx->saved_data["held"] = c10::IValue::make_capsule(c10::make_intrusive<Held>(heads, sequences));
+    ctx->saved_data["arguments"] = c10::IValue::make_capsule(c10::make_intrusive<SavedAttention>(heads, sequences));
     return out;
   }
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
-    const Held& held = static_cast<const Held&>(*ctx->saved_data["held"].toCapsule());
-    const Heads& heads = held.heads;
+    const SavedAttention& arguments = static_cast<const SavedAttention&>(*ctx->saved_data["arguments"].toCapsule());
+    const Heads& heads = arguments.heads;
     const variable_list saved = ctx->get_saved_variables();
     const at::Tensor& turned = saved[0];
     const Rope rope{saved[1], saved[2]};
     const std::vector<at::Tensor> kept(saved.begin() + 4, saved.end());
-    if (const Backend* backend = takes_kernels(turned)) {
+    if (const Backend* backend = backend_for(turned)) {
       const auto [q, k, v] = parts_of(turned, heads);
       const auto [dq, dk, dv] = backend->attention_backward(grads[0].reshape({turned.size(0), heads.query, heads.size}),
-                                                            q, k, v, kept, held.sequences);
-      const at::Tensor d_qkv = with_room(turned.size(0), turned.size(1), turned.options());
+                                                            q, k, v, kept, arguments.sequences);
+      const at::Tensor d_qkv = with_spare_columns(turned.size(0), turned.size(1), turned.options());
       rotate_by_kernel(*backend, dq, dk, dv, d_qkv, heads, rope, saved[3], -1);
       return {d_qkv, {}, {}, {}, {}};
     }
-    const at::Tensor d_qkv = attend_backward_on_cpu(dense_rows(grads[0]), turned, kept, heads, held.sequences);
+    const at::Tensor d_qkv = attend_backward_on_cpu(dense_rows(grads[0]), turned, kept, heads, arguments.sequences);
     rotate_on_cpu(d_qkv, d_qkv, heads, rope, saved[3], -1);
     return {d_qkv, {}, {}, {}, {}};
   }

@@ -107,7 +107,7 @@ Augmented& current(Projection& projection) {
   return w;
 }
 
-std::vector<kernels::Segment> image_segments(Projection& projection, const at::Tensor& flat) {
+std::vector<kernels::Segment> optimizer_segments(Projection& projection, const at::Tensor& flat) {
   const auto begin = [&](const at::Tensor& leaf) {
     return (static_cast<const char*>(leaf.const_data_ptr()) - static_cast<const char*>(flat.const_data_ptr())) /
            static_cast<int64_t>(sizeof(float));
@@ -120,7 +120,7 @@ std::vector<kernels::Segment> image_segments(Projection& projection, const at::T
       segments.push_back({.begin = begin(u.a),
                           .rows = u.rank(),
                           .cols = u.a.size(1),
-                          .image = address(w.buffer, w.n8 + column, 0),
+                          .copy = address(w.buffer, w.n8 + column, 0),
                           .ld = w.pitch(),
                           .transposed = address(w.a_transposed, 0, column),
                           .ld_transposed = w.columns,
@@ -128,7 +128,7 @@ std::vector<kernels::Segment> image_segments(Projection& projection, const at::T
       segments.push_back({.begin = begin(u.b),
                           .rows = u.b.size(0),
                           .cols = u.rank(),
-                          .image = address(w.buffer, u.begin, w.k8 + column),
+                          .copy = address(w.buffer, u.begin, w.k8 + column),
                           .ld = w.pitch(),
                           .transposed = address(w.b_transposed, column, u.begin),
                           .ld_transposed = w.n8,
@@ -141,14 +141,14 @@ std::vector<kernels::Segment> image_segments(Projection& projection, const at::T
     segments.push_back({.begin = begin(m.master),
                         .rows = m.master.size(0),
                         .cols = m.master.size(1),
-                        .image = address(weight, m.begin, 0),
+                        .copy = address(weight, m.begin, 0),
                         .ld = weight.stride(0),
                         .decays = 1});
   }
   return segments;
 }
 
-void images_written(Projection& projection, const at::Tensor& flat) {
+void copies_written(Projection& projection, const at::Tensor& flat) {
   for (size_t i = 0; i < projection.updates.size(); ++i)  // another adapter's were not written
     if (projection.updates[i].a.is_alias_of(flat))
       projection.augmented->versions.at(i) = versions_of(projection.updates[i]);

@@ -35,8 +35,8 @@ Augmented& current(Projection& projection);
 
 // The trained leaves of a projection that lie in a flat fp32 buffer, with the places of their low-precision copies, for
 // AdamW's kernel; and, to be called after it has run, the note that the copies are those of the leaves as they are now.
-std::vector<kernels::Segment> image_segments(Projection& projection, const at::Tensor& flat);
-void images_written(Projection& projection, const at::Tensor& flat);
+std::vector<kernels::Segment> optimizer_segments(Projection& projection, const at::Tensor& flat);
+void copies_written(Projection& projection, const at::Tensor& flat);
 
 // The updates of a projection as the kernels want them.
 kernels::Updates updates_of(const Projection& projection, const Pass& pass);

@@ -1,5 +1,5 @@
 // The other implementation of the ops: kernels behind a table of functions, chosen by where a tensor lies. On CUDA
-// devices librankfold_cuda.so brings it; the tests bring the same kernels on fibers, for CPU memory.
+// devices librankfold_cuda.so brings it; the tests bring the same kernels on fibers, for a device that they make up.
 #pragma once
 
 #include "kernels/table.h"
@@ -37,14 +37,14 @@ struct Backend {
 };
 
 // The backend that works on tensors of x's device type; null: the CPU path. Throws where x is on a device that has none.
-const Backend* takes_kernels(const at::Tensor& x);
+const Backend* backend_for(const at::Tensor& x);
 const Backend* backend_of(c10::DeviceType type);
 // From now on tensors of this type are `backend`'s; null: nobody's. The backend must outlive every use.
 void use_backend(c10::DeviceType type, const Backend* backend);
 
 // work(); where a kernel in it fails, the error names the op too.
 template <class Work>
-auto named(const char* op, Work&& work) {
+auto with_op_name(const char* op, Work&& work) {
   try {
     return work();
   } catch (const kernels::Failure& failure) {

@@ -7,7 +7,7 @@
 namespace rankfold::ops {
 
 at::Tensor embed(const at::Tensor& table, const at::Tensor& tokens) {
-  const Backend* backend = takes_kernels(table);
+  const Backend* backend = backend_for(table);
   if (!backend) return at::embedding(table, tokens);
   const at::Tensor y = at::empty({tokens.size(0), table.size(1)}, table.options());
   backend->kernels.embedding({.dtype = dtype_of(table.scalar_type()),

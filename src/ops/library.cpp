@@ -17,7 +17,7 @@
 // a weight without any. Module i draws dropout mask first_module + i; rows and positions (int) are each token's
 // counters and default to one sequence. Dropout happens wherever it is above 0: pass 0 in evaluation.
 //
-// Tensors are flat: tokens lie end to end, no batch dimension. Each call makes its own images of the updates and, with
+// Tensors are flat: tokens lie end to end, no batch dimension. Each call makes its own low-precision copies of the updates and, with
 // kernels, lays the weight out anew: for tests and experiments, where a trainer keeps Projections (projection.h). Wrong
 // arguments raise ValueError. No meta kernels, hence no torch.compile through an op.
 #include "core/check.h"
@@ -161,8 +161,8 @@ std::tuple<Tensor, Tensor> norm_project_op(const Tensor& h, const Tensor& norm_w
   const auto work = std::make_shared<Work>();
   work->norm = make_norm(op, norm_weight, eps, h);
   work->projection = make_projection(op, weight, updates, h);
-  const auto [y, through] = norm_project(h, work->norm, work->projection, make_pass(op, updates, h, work));
-  return {y, through};
+  const auto [y, residual] = norm_project(h, work->norm, work->projection, make_pass(op, updates, h, work));
+  return {y, residual};
 }
 
 Tensor project_add_op(const Tensor& x, const Tensor& residual, const Tensor& weight, at::TensorList a, at::TensorList b,

@@ -22,7 +22,7 @@ constexpr int64_t kChunk = 256, kChunkByKernels = 2048;
 // The sum of the losses, double; the logits become its gradient where wanted.
 at::Tensor cross_entropy_in_place(at::Tensor& logits, const at::Tensor& labels, bool gradient) {
   const int64_t m = logits.size(0), v = logits.size(1);
-  if (const Backend* backend = takes_kernels(logits)) {
+  if (const Backend* backend = backend_for(logits)) {
     const at::Tensor losses = at::empty({m}, logits.options().dtype(at::kFloat));
     backend->kernels.cross_entropy({.dtype = dtype_of(logits.scalar_type()),
                                     .m = m,
@@ -66,11 +66,11 @@ struct NormHeadLoss : Function<NormHeadLoss> {
       const at::Tensor chunk = which_here.narrow(0, begin, count);
       const Pass pass_c = pass.select(chunk);
       Input input{Source::norm, h.index_select(0, chunk), &norm, {}};
-      Projected made = project(input, head, pass_c, {});
-      loss.add_(cross_entropy_in_place(made.y, marked.narrow(0, begin, count), recorded));
+      Projected projected = project(input, head, pass_c, {});
+      loss.add_(cross_entropy_in_place(projected.y, marked.narrow(0, begin, count), recorded));
       if (!recorded) continue;
-      input.rstd = made.rstd;
-      ProjectedGradient gradient = project_backward(made.y, input, head, pass_c, made.s, {}, needs_dh);
+      input.rstd = projected.rstd;
+      ProjectedGradient gradient = project_backward(projected.y, input, head, pass_c, projected.s, {}, needs_dh);
       if (needs_dh) dh.index_copy_(0, chunk, gradient.d_in);
       std::vector<at::Tensor> parts;
       if (has_gain) parts.push_back(gradient.d_gain);

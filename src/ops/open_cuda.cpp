@@ -58,6 +58,7 @@ std::optional<Refusal> open_cuda(int index) {
   const std::lock_guard lock(mutex);
   static BackendOf* backend_of = nullptr;
   if (backend_of == nullptr) {
+    if (ops::backend_of(at::kCUDA) != nullptr) return {};  // the program's own: it has called use_backend
     const std::filesystem::path path = own_folder() / kLibrary;
     std::error_code ignored;
     const std::optional<Refusal> refusal = driver_refuses();

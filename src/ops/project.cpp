@@ -29,35 +29,39 @@ const char* name_of(Source source) {
 }  // namespace
 
 Projected project(const Input& input, Projection& projection, const Pass& pass, const at::Tensor& residual) {
-  if (const Backend* backend = takes_kernels(input.in))
-    return named(name_of(input.source),
-                 [&] { return by_kernels::project(*backend, input, projection, pass, residual); });
+  if (const Backend* backend = backend_for(input.in))
+    return with_op_name(name_of(input.source),
+                        [&] { return by_kernels::project(*backend, input, projection, pass, residual); });
   return on_cpu::project(input, projection, pass, residual);
 }
 
 ProjectedGradient project_backward(const at::Tensor& dy, const Input& input, Projection& projection, const Pass& pass,
-                                   const std::vector<at::Tensor>& s, const at::Tensor& through, bool needs_d_in) {
-  if (const Backend* backend = takes_kernels(dy))
-    return named(name_of(input.source), [&] {
-      return by_kernels::project_backward(*backend, dy, input, projection, pass, s, through, needs_d_in);
+                                   const std::vector<at::Tensor>& s, const at::Tensor& d_residual, bool needs_d_in) {
+  if (const Backend* backend = backend_for(dy))
+    return with_op_name(name_of(input.source), [&] {
+      return by_kernels::project_backward(*backend, dy, input, projection, pass, s, d_residual, needs_d_in);
     });
-  return on_cpu::project_backward(dy, input, projection, pass, s, through, needs_d_in);
+  return on_cpu::project_backward(dy, input, projection, pass, s, d_residual, needs_d_in);
 }
 
 namespace {
 
 // What backward needs beside tensors. The pass owns projection and norm.
-struct Held : torch::CustomClassHolder {
-  Held(Projection& projection, Norm* norm, Pass pass) : projection(projection), norm(norm), pass(std::move(pass)) {}
+struct SavedProjection : torch::CustomClassHolder {
+  SavedProjection(Projection& projection, Norm* norm, Pass pass)
+      : projection(projection), norm(norm), pass(std::move(pass)) {}
   Projection& projection;
   Norm* norm;
   Pass pass;
 };
-void hold(AutogradContext* ctx, Projection& projection, Norm* norm, const Pass& pass) {
-  ctx->saved_data["held"] = c10::IValue::make_capsule(c10::make_intrusive<Held>(projection, norm, pass));
+void save_arguments(AutogradContext* ctx, Projection& projection, Norm* norm, const Pass& pass) {
+  ctx->saved_data["arguments"] =
+      c10::IValue::make_capsule(c10::make_intrusive<SavedProjection>(projection, norm, pass));
   ctx->set_materialize_grads(false);
 }
-Held& held(AutogradContext* ctx) { return static_cast<Held&>(*ctx->saved_data["held"].toCapsule()); }
+SavedProjection& saved_arguments(AutogradContext* ctx) {
+  return static_cast<SavedProjection&>(*ctx->saved_data["arguments"].toCapsule());
+}
 
 variable_list followed_by(variable_list first, std::vector<at::Tensor> rest) {
   first.insert(first.end(), std::make_move_iterator(rest.begin()), std::make_move_iterator(rest.end()));
@@ -74,21 +78,21 @@ struct NormProject : Function<NormProject> {
   static variable_list forward(AutogradContext* ctx, at::TensorList inputs, Norm& norm, Projection& projection,
                                const Pass& pass) {
     const at::Tensor& h = inputs[0];
-    Projected made = project({Source::norm, h, &norm, {}}, projection, pass, {});
-    hold(ctx, projection, &norm, pass);
-    ctx->save_for_backward(followed_by(followed_by({h, made.rstd}, std::move(made.s)), inputs.slice(1).vec()));
-    return {made.y, h};
+    Projected result = project({Source::norm, h, &norm, {}}, projection, pass, {});
+    save_arguments(ctx, projection, &norm, pass);
+    ctx->save_for_backward(followed_by(followed_by({h, result.rstd}, std::move(result.s)), inputs.slice(1).vec()));
+    return {result.y, h};
   }
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
-    const Held& held = ops::held(ctx);
+    const SavedProjection& arguments = saved_arguments(ctx);
     const variable_list saved = ctx->get_saved_variables();
-    const at::Tensor& through = grads[1];
-    const bool has_gain = held.norm->master.defined();
-    const size_t leaves = trained_leaves(held.projection).size();
-    if (!grads[0].defined()) return followed_by({through}, std::vector<at::Tensor>(has_gain + leaves + 3));
+    const at::Tensor& d_residual = grads[1];
+    const bool has_gain = arguments.norm->master.defined();
+    const size_t leaves = trained_leaves(arguments.projection).size();
+    if (!grads[0].defined()) return followed_by({d_residual}, std::vector<at::Tensor>(has_gain + leaves + 3));
     ProjectedGradient gradient =
-        project_backward(grads[0], {Source::norm, saved[0], held.norm, saved[1]}, held.projection, held.pass,
-                         sums_of(saved, 2, has_gain + leaves), through, ctx->needs_input_grad(0));
+        project_backward(grads[0], {Source::norm, saved[0], arguments.norm, saved[1]}, arguments.projection,
+                         arguments.pass, sums_of(saved, 2, has_gain + leaves), d_residual, ctx->needs_input_grad(0));
     variable_list result{gradient.d_in};
     if (has_gain) result.push_back(gradient.d_gain);
     return followed_by(followed_by(std::move(result), std::move(gradient.leaves)), std::vector<at::Tensor>(3));
@@ -100,20 +104,20 @@ template <Source kSource>
 struct ProjectAdd : Function<ProjectAdd<kSource>> {
   static at::Tensor forward(AutogradContext* ctx, at::TensorList inputs, Projection& projection, const Pass& pass) {
     const at::Tensor &input = inputs[0], &residual = inputs[1];
-    Projected made = project({kSource, input, nullptr, {}}, projection, pass, residual);
-    hold(ctx, projection, nullptr, pass);
+    Projected result = project({kSource, input, nullptr, {}}, projection, pass, residual);
+    save_arguments(ctx, projection, nullptr, pass);
     const bool keep = kSource == Source::swiglu || projection.trains();
     ctx->save_for_backward(
-        followed_by(followed_by({keep ? input : at::Tensor()}, std::move(made.s)), inputs.slice(2).vec()));
-    return made.y;
+        followed_by(followed_by({keep ? input : at::Tensor()}, std::move(result.s)), inputs.slice(2).vec()));
+    return result.y;
   }
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
-    const Held& held = ops::held(ctx);
+    const SavedProjection& arguments = saved_arguments(ctx);
     const variable_list saved = ctx->get_saved_variables();
-    if (!grads[0].defined()) return variable_list(4 + trained_leaves(held.projection).size());
+    if (!grads[0].defined()) return variable_list(4 + trained_leaves(arguments.projection).size());
     ProjectedGradient gradient =
-        project_backward(grads[0], {kSource, saved[0], nullptr, {}}, held.projection, held.pass,
-                         sums_of(saved, 1, trained_leaves(held.projection).size()), {}, ctx->needs_input_grad(0));
+        project_backward(grads[0], {kSource, saved[0], nullptr, {}}, arguments.projection, arguments.pass,
+                         sums_of(saved, 1, trained_leaves(arguments.projection).size()), {}, ctx->needs_input_grad(0));
     return followed_by(followed_by({gradient.d_in, grads[0]}, std::move(gradient.leaves)), std::vector<at::Tensor>(2));
   }
 };

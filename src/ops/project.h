@@ -1,4 +1,4 @@
-// A projection together with what makes its input: the two passes that all projection ops are composed of, on plain
+// A projection together with what computes its input: the two passes that all projection ops are composed of, on plain
 // tensors without autograd, on the CPU path (project_cpu.cpp) or by kernels (project_kernels.cpp).
 #pragma once
 
@@ -34,10 +34,10 @@ struct ProjectedGradient {
   at::Tensor d_gain;               // fp32, where the norm's weight trains
   std::vector<at::Tensor> leaves;  // fp32, in the order of trained_leaves
 };
-// d_in = the gradient of `in`, plus `through` where that is defined (norm only). input.in may be undefined where
+// d_in = the gradient of `in`, plus `d_residual` where that is defined (norm only). input.in may be undefined where
 // neither the projection trains nor the source needs it.
 ProjectedGradient project_backward(const at::Tensor& dy, const Input& input, Projection& projection, const Pass& pass,
-                                   const std::vector<at::Tensor>& s, const at::Tensor& through, bool needs_d_in);
+                                   const std::vector<at::Tensor>& s, const at::Tensor& d_residual, bool needs_d_in);
 
 // Leaves of a projection in the order in which project_backward gives their gradients: masters, then a, b of each update.
 std::vector<at::Tensor> trained_leaves(const Projection& projection);
@@ -45,7 +45,7 @@ std::vector<at::Tensor> trained_leaves(const Projection& projection);
 namespace on_cpu {
 Projected project(const Input& input, Projection& projection, const Pass& pass, const at::Tensor& residual);
 ProjectedGradient project_backward(const at::Tensor& dy, const Input& input, Projection& projection, const Pass& pass,
-                                   const std::vector<at::Tensor>& s, const at::Tensor& through, bool needs_d_in);
+                                   const std::vector<at::Tensor>& s, const at::Tensor& d_residual, bool needs_d_in);
 }  // namespace on_cpu
 
 namespace by_kernels {
@@ -53,7 +53,7 @@ Projected project(const Backend& backend, const Input& input, Projection& projec
                   const at::Tensor& residual);
 ProjectedGradient project_backward(const Backend& backend, const at::Tensor& dy, const Input& input,
                                    Projection& projection, const Pass& pass, const std::vector<at::Tensor>& s,
-                                   const at::Tensor& through, bool needs_d_in);
+                                   const at::Tensor& d_residual, bool needs_d_in);
 }  // namespace by_kernels
 
 }  // namespace rankfold::ops

@@ -23,11 +23,11 @@ struct UpdatePass {
   int64_t rank() const { return a.size(0); }
   int64_t outputs() const { return b.size(0); }
   // The counters of the rows from `begin` on; null where nothing is dropped.
-  const cpu::DropoutCounters* dropout(int64_t begin, cpu::DropoutCounters& room) const {
+  const cpu::DropoutCounters* dropout(int64_t begin, cpu::DropoutCounters& shifted) const {
     if (!counters.row) return nullptr;
-    room = counters;
-    room.row += begin, room.position += begin;
-    return &room;
+    shifted = counters;
+    shifted.row += begin, shifted.position += begin;
+    return &shifted;
   }
 };
 
@@ -57,11 +57,11 @@ ThreadScratch scratch_for(const std::vector<UpdatePass>& updates) {
   return ThreadScratch(bytes);
 }
 
-// The projection's input x, to be made of `in` (contiguous).
-struct MadeInput {
+// The projection's input x, computed from `in` (contiguous).
+struct ComputedInput {
   at::Tensor in, x, rstd, gain;
 
-  explicit MadeInput(const Input& input) : in(input.in.contiguous()), x(in) {
+  explicit ComputedInput(const Input& input) : in(input.in.contiguous()), x(in) {
     const int64_t m = in.size(0);
     if (input.source == Source::norm) {
       x = empty_rows(m, in.size(1), in.options());
@@ -74,7 +74,7 @@ struct MadeInput {
 
   // Rows [begin, end) of x. Thread safe.
   template <class T>
-  void make_rows(const Input& input, int64_t begin, int64_t end) const {
+  void compute_rows(const Input& input, int64_t begin, int64_t end) const {
     using Sum = typename cpu::LoopTable<T>::Sum;
     const auto& loops = cpu::loops().of<T>();
     const int64_t k = x.size(1);
@@ -89,12 +89,12 @@ struct MadeInput {
 }  // namespace
 
 Projected project(const Input& input, Projection& projection, const Pass& pass, const at::Tensor& residual) {
-  const MadeInput made(input);
-  const at::Tensor& x = made.x;
+  const ComputedInput computed(input);
+  const at::Tensor& x = computed.x;
   const int64_t m = x.size(0), k = x.size(1), n = projection.out_features();
   std::vector<UpdatePass> updates = passes_of(projection, pass, x.scalar_type());
   Projected result;
-  result.rstd = made.rstd;
+  result.rstd = computed.rstd;
   with_dtype(x.scalar_type(), [&]<class T>(T) {
     const auto& loops = cpu::loops().of<T>();
     const ThreadScratch scratch = scratch_for<T>(updates);
@@ -105,7 +105,7 @@ Projected project(const Input& input, Projection& projection, const Pass& pass, 
     }
     if (input.source != Source::plain || !updates.empty())
       for_row_blocks(m, k, [&](int64_t begin, int64_t end) {
-        made.make_rows<T>(input, begin, end);
+        computed.compute_rows<T>(input, begin, end);
         for (const UpdatePass& u : updates) {
           cpu::DropoutCounters counters;
           loops.low_rank_down(const_data<T>(x) + begin * k, k, u.dropout(begin, counters), end - begin, k,
@@ -129,14 +129,14 @@ Projected project(const Input& input, Projection& projection, const Pass& pass, 
 }
 
 ProjectedGradient project_backward(const at::Tensor& dy_in, const Input& input, Projection& projection,
-                                   const Pass& pass, const std::vector<at::Tensor>& s, const at::Tensor& through_in,
+                                   const Pass& pass, const std::vector<at::Tensor>& s, const at::Tensor& d_residual_in,
                                    bool needs_d_in) {
   const at::Tensor dy = dy_in.contiguous();
   const int64_t m = dy.size(0), n = dy.size(1), k = projection.in_features();
   const bool has_gain = input.norm && input.norm->master.defined(), needs_dx = needs_d_in || has_gain;
   ProjectedGradient gradient;
-  std::optional<MadeInput> made;
-  if (projection.trains()) made.emplace(input);
+  std::optional<ComputedInput> computed;
+  if (projection.trains()) computed.emplace(input);
   std::vector<UpdatePass> updates = passes_of(projection, pass, dy.scalar_type());
   at::Tensor dx;
   with_dtype(dy.scalar_type(), [&]<class T>(T) {
@@ -151,7 +151,7 @@ ProjectedGradient project_backward(const at::Tensor& dy_in, const Input& input, 
     }
     if (projection.trains())
       for_row_blocks(m, n, [&](int64_t begin, int64_t end) {
-        made->make_rows<T>(input, begin, end);
+        computed->compute_rows<T>(input, begin, end);
         for (const UpdatePass& u : updates)
           loops.low_rank_down(const_data<T>(dy) + begin * n + u.update->begin, n, nullptr, end - begin, u.outputs(),
                               u.packed.const_data_ptr(), u.rank(), u.update->scale, data<T>(u.s) + begin * u.rank(),
@@ -170,7 +170,7 @@ ProjectedGradient project_backward(const at::Tensor& dy_in, const Input& input, 
     leaves.reserve(projection.modules.size() + 2 * updates.size());  // columns point into it
     for (const Module& module : projection.modules)
       if (module.master.defined())
-        leaves.push_back(gemm_tn(dy.narrow(1, module.begin, module.end - module.begin), made->x));
+        leaves.push_back(gemm_tn(dy.narrow(1, module.begin, module.end - module.begin), computed->x));
     for (size_t next = 0; next < updates.size(); ++next) {
       const UpdatePass& u = updates[next];
       const auto options = dy.options().dtype(sum_dtype(dy.scalar_type()));
@@ -190,19 +190,19 @@ ProjectedGradient project_backward(const at::Tensor& dy_in, const Input& input, 
           loops.low_rank_gradient(const_data<T>(*c.s), u.rank(), const_data<T>(dy) + u.update->begin, n, nullptr, m,
                                   c.begin, width, data<Sum>(*c.gradient), 1, u.rank(), scratch.mine());
         } else {
-          loops.low_rank_gradient(const_data<T>(*c.s), u.rank(), const_data<T>(made->x), k, u.dropout(0, counters), m,
-                                  c.begin, width, data<Sum>(*c.gradient), k, 1, scratch.mine());
+          loops.low_rank_gradient(const_data<T>(*c.s), u.rank(), const_data<T>(computed->x), k, u.dropout(0, counters),
+                                  m, c.begin, width, data<Sum>(*c.gradient), k, 1, scratch.mine());
         }
       }
     });
     gradient.leaves = std::move(leaves);
     if (!needs_dx) return;
 
-    // dX = dY W + mask (dS A), and through what made x.
-    made.reset();
+    // dX = dY W + mask (dS A), and through what computed x.
+    computed.reset();
     dx = gemm_nn(dy, projection.current_weight());
     for (UpdatePass& u : updates) u.packed = pack<T>(u.a, /*transposed=*/false);
-    const at::Tensor through = through_in.defined() ? through_in.contiguous() : through_in;
+    const at::Tensor d_residual = d_residual_in.defined() ? d_residual_in.contiguous() : d_residual_in;
     if (input.source == Source::plain && updates.empty()) return;
     const at::Tensor in = input.source == Source::plain ? dx : input.in.contiguous();
     if (input.source != Source::plain) gradient.d_in = empty_rows(m, in.size(1), dy.options());
@@ -221,8 +221,8 @@ ProjectedGradient project_backward(const at::Tensor& dy_in, const Input& input, 
       T* d_in = data<T>(gradient.d_in) + begin * in.size(1);
       if (input.source == Source::norm) {
         loops.rms_norm_backward(rows, from, const_data<T>(gain), const_data<Sum>(input.rstd) + begin,
-                                through.defined() ? const_data<T>(through) + begin * k : nullptr, end - begin, k, d_in,
-                                has_gain ? data<Sum>(partial) + begin / kRowBlock * k : nullptr);
+                                d_residual.defined() ? const_data<T>(d_residual) + begin * k : nullptr, end - begin, k,
+                                d_in, has_gain ? data<Sum>(partial) + begin / kRowBlock * k : nullptr);
       } else {
         loops.swiglu_backward(rows, from, end - begin, k, d_in);
       }

@@ -101,11 +101,11 @@ Projected project(const Backend& backend, const Input& input, Projection& projec
   const auto options = in.options();
   const at::Tensor gain = input.norm ? input.norm->current_weight() : at::Tensor();
   kernels::Down down = down_of(backend, input, in, gain);
-  Projected made;
-  made.y = at::empty({t, projection.out_features()}, options);
+  Projected result;
+  result.y = at::empty({t, projection.out_features()}, options);
   if (input.norm) {
-    made.rstd = at::empty({t}, options.dtype(at::kFloat));
-    down.rstd_M = made.rstd.data_ptr<float>();
+    result.rstd = at::empty({t}, options.dtype(at::kFloat));
+    down.rstd_M = result.rstd.data_ptr<float>();
   }
 
   at::Tensor x;
@@ -124,28 +124,28 @@ Projected project(const Backend& backend, const Input& input, Projection& projec
     down.updates = updates_of(projection, pass);
     w = rows_of(augmented.buffer);
     width = k8 + augmented.columns;
-    made.s = {s};
+    result.s = {s};
   } else {
     w = rows_of(projection.current_weight());
     if (input.source == Source::plain) {  // nothing to make
-      multiply(backend, rows_of(in), w, k, residual, made.y);
-      return made;
+      multiply(backend, rows_of(in), w, k, residual, result.y);
+      return result;
     }
     x = at::empty({t, k8}, options);
   }
   down.x = x.data_ptr();
   down.ld_x = x.size(1);
   backend.kernels.down(down, backend.stream(in));
-  multiply(backend, rows_of(x), w, width, residual, made.y);
-  return made;
+  multiply(backend, rows_of(x), w, width, residual, result.y);
+  return result;
 }
 
 ProjectedGradient project_backward(const Backend& backend, const at::Tensor& dy_in, const Input& input,
                                    Projection& projection, const Pass& pass, const std::vector<at::Tensor>& s,
-                                   const at::Tensor& through_in, bool needs_d_in) {
+                                   const at::Tensor& d_residual_in, bool needs_d_in) {
   const at::Tensor dy = dense_rows(dy_in);
   const at::Tensor in = input.in.defined() ? dense_rows(input.in) : input.in;
-  const at::Tensor through = through_in.defined() ? dense_rows(through_in) : through_in;
+  const at::Tensor d_residual = d_residual_in.defined() ? dense_rows(d_residual_in) : d_residual_in;
   const int64_t t = dy.size(0), n = projection.out_features(), k = projection.in_features();
   const bool has_gain = input.norm && input.norm->master.defined(), needs_dx = needs_d_in || has_gain;
   const auto options = dy.options(), fp32 = options.dtype(at::kFloat);
@@ -159,7 +159,7 @@ ProjectedGradient project_backward(const Backend& backend, const at::Tensor& dy_
   const kernels::Updates updates = update ? updates_of(projection, pass) : kernels::Updates{};
   // dS may lie after dY where those columns are nobody else's; then dS A is part of dX's product. With dropout its mask
   // stands between.
-  const bool joined = update && needs_dx && pass.dropout == 0 && has_room(dy, columns);
+  const bool joined = update && needs_dx && pass.dropout == 0 && has_spare_columns(dy, columns);
   at::Tensor ds, da, db;
   Rows ds_rows;
   if (update) {
@@ -209,13 +209,13 @@ ProjectedGradient project_backward(const Backend& backend, const at::Tensor& dy_
       grad.dx = dx.data_ptr();
       grad.ld_dx = pitch_of(dx);
       if (input.source != Source::plain) {
-        gradient.d_in = with_room(t, in.size(1), options);
+        gradient.d_in = with_spare_columns(t, in.size(1), options);
         grad.out = gradient.d_in.data_ptr();
         grad.ld_out = pitch_of(gradient.d_in);
       }
-      if (through.defined()) {
-        grad.residual = through.const_data_ptr();
-        grad.ld_residual = pitch_of(through);
+      if (d_residual.defined()) {
+        grad.residual = d_residual.const_data_ptr();
+        grad.ld_residual = pitch_of(d_residual);
       }
       if (has_gain) {
         gradient.d_gain = at::empty({k}, fp32);

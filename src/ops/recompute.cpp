@@ -12,8 +12,8 @@ using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 using Step = std::function<at::Tensor(const at::Tensor&)>;
 
-struct Held : torch::CustomClassHolder {
-  explicit Held(Step f) : f(std::move(f)) {}
+struct SavedStep : torch::CustomClassHolder {
+  explicit SavedStep(Step f) : f(std::move(f)) {}
   Step f;
 };
 
@@ -21,13 +21,13 @@ struct Recompute : torch::autograd::Function<Recompute> {
   // `anchor` requires a gradient, so that the result does where x, as below the lowest adapter, does not.
   static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, const at::Tensor&, const Step& f) {
     ctx->save_for_backward({x});
-    ctx->saved_data["held"] = c10::IValue::make_capsule(c10::make_intrusive<Held>(f));
+    ctx->saved_data["step"] = c10::IValue::make_capsule(c10::make_intrusive<SavedStep>(f));
     ctx->set_materialize_grads(false);
     return f(x);
   }
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
     if (!grads[0].defined()) return variable_list(3);
-    const Step& f = static_cast<const Held&>(*ctx->saved_data["held"].toCapsule()).f;
+    const Step& f = static_cast<const SavedStep&>(*ctx->saved_data["step"].toCapsule()).f;
     const at::Tensor saved = ctx->get_saved_variables()[0], x = saved.detach().requires_grad_(saved.requires_grad());
     at::Tensor y;
     {

@@ -29,10 +29,10 @@ inline void* element(const at::Tensor& x, int64_t row, int64_t column) {
 }
 
 // A matrix with free columns after it, in which the backward of the projection that reads it puts dS.
-constexpr int64_t kRoom = 64;
-at::Tensor with_room(int64_t rows, int64_t columns, const at::TensorOptions& options);
+constexpr int64_t kSpareColumns = 64;
+at::Tensor with_spare_columns(int64_t rows, int64_t columns, const at::TensorOptions& options);
 // Whether so many columns after x are there, aligned as kernels need it, and nobody else's: no other tensor shares the
 // memory.
-bool has_room(const at::Tensor& x, int64_t columns);
+bool has_spare_columns(const at::Tensor& x, int64_t columns);
 
 }  // namespace rankfold::ops

@@ -17,16 +17,16 @@ AdamW::AdamW(const CausalLM& model, const Adapter& adapter)
       decayed(adapter.decayed_count()),
       model_(model.shared_model()),
       adapter_(adapter) {
-  if (ops::takes_kernels(values)) lay_out();
+  if (ops::backend_for(values)) lay_out();
 }
 
 // Adapters that are attached or switched come with another network, and other places for the copies of its leaves.
 void AdamW::lay_out() {
-  const ops::Backend* backend = ops::takes_kernels(values);
+  const ops::Backend* backend = ops::backend_for(values);
   std::vector<kernels::Segment> segments;
   std::set<int64_t> with_copy;
   for (Projection* p : model_->network().projections()) {
-    for (const kernels::Segment& segment : ops::image_segments(*p, values)) {
+    for (const kernels::Segment& segment : ops::optimizer_segments(*p, values)) {
       segments.push_back(segment);
       with_copy.insert(segment.begin);
     }
@@ -42,7 +42,7 @@ void AdamW::lay_out() {
 }
 
 double AdamW::gradient_norm() {
-  const ops::Backend* backend = ops::takes_kernels(gradient);
+  const ops::Backend* backend = ops::backend_for(gradient);
   if (!backend) return at::linalg_vector_norm(gradient, 2, std::nullopt, false, at::kDouble).item<double>();
   at::Tensor sums = at::empty({kernels::kSquareSumBlocks + 1}, gradient.options().dtype(at::kDouble));
   double* workspace = sums.data_ptr<double>();
@@ -59,7 +59,7 @@ double AdamW::clip(double max_norm, double loss_scale) {
   // torch.nn.utils.clip_grad_norm_'s formula. A norm that is not finite is the caller's to see.
   const double factor = max_norm / (norm + 1e-6);
   gradient_scale_ = (max_norm > 0 && factor < 1 ? factor : 1) / loss_scale;
-  if (gradient_scale_ != 1 && !ops::takes_kernels(gradient)) {  // the step's kernel scales what it reads
+  if (gradient_scale_ != 1 && !ops::backend_for(gradient)) {  // the step's kernel scales what it reads
     gradient.mul_(gradient_scale_);
     gradient_scale_ = 1;
   }
@@ -68,7 +68,7 @@ double AdamW::clip(double max_norm, double loss_scale) {
 
 void AdamW::step_by_kernel(const TrainConfig& config, double learning_rate) {
   if (laid_out_.lock() != model_->adapters.shared_network()) lay_out();
-  const ops::Backend* backend = ops::takes_kernels(values);
+  const ops::Backend* backend = ops::backend_for(values);
   const auto correction = [&](double beta) {
     return static_cast<float>(1 - std::pow(beta, static_cast<double>(steps)));
   };
@@ -92,12 +92,12 @@ void AdamW::step_by_kernel(const TrainConfig& config, double learning_rate) {
                           .gradient_scale = static_cast<float>(gradient_scale_)},
                          backend->stream(values));
   values.unsafeGetTensorImpl()->bump_version();
-  for (Projection* p : model_->network().projections()) ops::images_written(*p, values);
+  for (Projection* p : model_->network().projections()) ops::copies_written(*p, values);
 }
 
 void AdamW::step(const TrainConfig& config, double learning_rate) {
   ++steps;
-  if (ops::takes_kernels(values)) return step_by_kernel(config, learning_rate);
+  if (ops::backend_for(values)) return step_by_kernel(config, learning_rate);
   const at::Tensor count = at::scalar_tensor(static_cast<double>(steps), at::kFloat);
   const auto update = [&](int64_t begin, int64_t size, double decay) {
     if (size == 0) return;

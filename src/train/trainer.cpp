@@ -185,7 +185,7 @@ bool Trainer::run() try {
     s.folder.save_after_failure();
     throw;
   }
-  if (const ops::Backend* backend = ops::takes_kernels(s.steps.adapter().flat_values()))
+  if (const ops::Backend* backend = ops::backend_for(s.steps.adapter().flat_values()))
     s.say(join("attention: ", backend->attention_name()));
   s.say(join("peak memory ", bytes_text(peak_memory_bytes(s.steps.model().device())), ", planned ",
              bytes_text(memory.total())));

@@ -829,7 +829,7 @@ std::string device_name(const at::Device& device) {
 }
 
 std::string attention_of(const Tensor& x) {
-  const ops::Backend* backend = ops::takes_kernels(x);
+  const ops::Backend* backend = ops::backend_for(x);
   return backend ? backend->attention_name() : "our own; unfused: at::_scaled_dot_product_flash_attention_for_cpu";
 }
 

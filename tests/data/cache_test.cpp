@@ -26,11 +26,10 @@ namespace {
 namespace fs = std::filesystem;
 using testing::contains;
 using testing::error_of;
+using testing::kPieces;
 using testing::read_bytes;
 using testing::TempFolder;
 using testing::train_tokenizer;
-
-constexpr int64_t kVocabulary = 500;
 
 // Every kind of row; some are cut, some left out.
 std::string mixed_rows() {
@@ -62,7 +61,7 @@ class CacheTest : public ::testing::Test {
  protected:
   static void SetUpTestSuite() {
     tokenizer_folder_ = new TempFolder;
-    train_tokenizer(tokenizer_folder_->path(), kVocabulary);
+    train_tokenizer(tokenizer_folder_->path(), kPieces);
     tokenizer_ = std::make_unique<Tokenizer>(Tokenizer::open(tokenizer_folder_->path(), true));
   }
   static void TearDownTestSuite() { tokenizer_.reset(), delete tokenizer_folder_; }
@@ -73,11 +72,10 @@ class CacheTest : public ::testing::Test {
     path_ = folder_.write("data.json", mixed_rows());
   }
   Dataset open(const DataConfig& config, const Tokenizer* tokenizer = tokenizer_.get(),
-               int64_t vocab_size = kVocabulary) const {
+               int64_t vocab_size = kPieces) const {
     return Dataset::open(path_, tokenizer, config, vocab_size);
   }
-  Dataset plain(DataConfig config, const Tokenizer* tokenizer = tokenizer_.get(),
-                int64_t vocab_size = kVocabulary) const {
+  Dataset plain(DataConfig config, const Tokenizer* tokenizer = tokenizer_.get(), int64_t vocab_size = kPieces) const {
     config.cache_dir.clear();
     return open(config, tokenizer, vocab_size);
   }
@@ -127,22 +125,22 @@ TEST_F(CacheTest, IsMissedWhereAnythingThatMattersDiffers) {
   const auto with = [&](const char* what, const std::function<void(DataConfig&)>& change) {
     DataConfig config = cached_;
     change(config);
-    expect_made_anew(what, config, tokenizer_.get(), kVocabulary);
+    expect_made_anew(what, config, tokenizer_.get(), kPieces);
   };
   with("max_length", [](DataConfig& c) { c.max_length = 11; });
   with("truncation_strategy", [](DataConfig& c) { c.truncation_strategy = "drop"; });
   with("prompt_template", [](DataConfig& c) { c.prompt_template = "{question} "; });
   with("train_on_prompt", [](DataConfig& c) { c.train_on_prompt = true; });
-  expect_made_anew("vocab_size", cached_, tokenizer_.get(), kVocabulary + 1);
+  expect_made_anew("vocab_size", cached_, tokenizer_.get(), kPieces + 1);
 
   const Tokenizer no_bos = Tokenizer::open(tokenizer_folder_->path(), false);
   const Tokenizer other_eos = Tokenizer::open(tokenizer_folder_->path(), true, 5);
   const TempFolder other;
-  train_tokenizer(other.path(), kVocabulary - 1);
+  train_tokenizer(other.path(), kPieces - 1);
   const Tokenizer other_model = Tokenizer::open(other.path(), true);
-  expect_made_anew("bos", cached_, &no_bos, kVocabulary);
-  expect_made_anew("eos", cached_, &other_eos, kVocabulary);
-  expect_made_anew("tokenizer.model", cached_, &other_model, kVocabulary);
+  expect_made_anew("bos", cached_, &no_bos, kPieces);
+  expect_made_anew("eos", cached_, &other_eos, kPieces);
+  expect_made_anew("tokenizer.model", cached_, &other_model, kPieces);
 
   // One letter, neither size nor time.
   const auto time = fs::last_write_time(path_);
@@ -150,31 +148,31 @@ TEST_F(CacheTest, IsMissedWhereAnythingThatMattersDiffers) {
   text[text.size() / 2 + text.substr(text.size() / 2).find("blood")] = 'f';
   folder_.write("data.json", text);
   fs::last_write_time(path_, time);
-  expect_made_anew("data", cached_, tokenizer_.get(), kVocabulary);
+  expect_made_anew("data", cached_, tokenizer_.get(), kPieces);
 
   folder_.write("data.json", "{\"ask\": \"x\", \"reply\": \"y\", \"answer\": \"z\"}");
   DataConfig columns = cached_;
   columns.columns = {{"question", "ask"}, {"answer", "reply"}};
-  expect_made_anew("other columns", columns, tokenizer_.get(), kVocabulary);
+  expect_made_anew("other columns", columns, tokenizer_.get(), kPieces);
   columns.columns = {{"question", "ask"}, {"answer", "answer"}};
-  expect_made_anew("columns", columns, tokenizer_.get(), kVocabulary);
+  expect_made_anew("columns", columns, tokenizer_.get(), kPieces);
 
   folder_.write("data.json", "{\"input_ids\": [5, 6]}");
-  expect_made_anew("ids", cached_, tokenizer_.get(), kVocabulary);
-  expect_made_anew("no tokenizer", cached_, nullptr, kVocabulary);
+  expect_made_anew("ids", cached_, tokenizer_.get(), kPieces);
+  expect_made_anew("no tokenizer", cached_, nullptr, kPieces);
 }
 
 TEST_F(CacheTest, IsOfOneDataFile) {
   open(cached_);
   const fs::path other = folder_.write("other/data.json", "{\"input_ids\": [5, 6]}");
-  EXPECT_EQ(Dataset::open(other, nullptr, cached_, kVocabulary).size(), 1);
+  EXPECT_EQ(Dataset::open(other, nullptr, cached_, kPieces).size(), 1);
   EXPECT_EQ(files(), 2);
   fs::create_directory_symlink("other", folder_ / "link");
-  EXPECT_TRUE(contains(Dataset::open(folder_ / "link/data.json", nullptr, cached_, kVocabulary).cache_note(), "read"));
+  EXPECT_TRUE(contains(Dataset::open(folder_ / "link/data.json", nullptr, cached_, kPieces).cache_note(), "read"));
   EXPECT_TRUE(contains(open(cached_).cache_note(), "read"));
   std::string longest;
   while (longest.size() < 250) longest += "数据";
-  EXPECT_EQ(Dataset::open(folder_.write(longest, "{\"input_ids\": [5, 6]}"), nullptr, cached_, kVocabulary).size(), 1);
+  EXPECT_EQ(Dataset::open(folder_.write(longest, "{\"input_ids\": [5, 6]}"), nullptr, cached_, kPieces).size(), 1);
 }
 
 TEST_F(CacheTest, IsMadeAnewWhereItIsDamaged) {
@@ -264,7 +262,7 @@ TEST_F(CacheTest, AFileThatChangesWhileItIsReadIsRefused) {
         return false;
       };
       const std::string line =
-          error_of<UserError>([&] { Dataset::open(path_, tokenizer_.get(), config, kVocabulary, stop); });
+          error_of<UserError>([&] { Dataset::open(path_, tokenizer_.get(), config, kPieces, stop); });
       if (calls < at) {  // the last look has been
         fs::remove_all(folder_ / "out");
         break;

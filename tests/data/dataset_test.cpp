@@ -16,10 +16,10 @@ namespace {
 
 using testing::contains;
 using testing::error_of;
+using testing::kPieces;
 using testing::TempFolder;
 using testing::train_tokenizer;
 
-constexpr int64_t kVocabulary = 500;
 using Ids = std::vector<int32_t>;
 
 DataConfig at_most(int64_t max_length, const std::string& strategy = "truncate") {
@@ -33,14 +33,14 @@ class DatasetTest : public ::testing::Test {
  protected:
   static void SetUpTestSuite() {
     const TempFolder folder;
-    train_tokenizer(folder.path(), kVocabulary);
+    train_tokenizer(folder.path(), kPieces);
     with_bos_ = std::make_unique<Tokenizer>(Tokenizer::open(folder.path(), true));
     without_bos_ = std::make_unique<Tokenizer>(Tokenizer::open(folder.path(), false));
   }
   static void TearDownTestSuite() { with_bos_.reset(), without_bos_.reset(); }
 
   Dataset open(const std::string& text, const DataConfig& config = {}, const Tokenizer* tokenizer = with_bos_.get(),
-               int64_t vocab_size = kVocabulary) const {
+               int64_t vocab_size = kPieces) const {
     return Dataset::open(folder_.write("data.json", text), tokenizer, config, vocab_size);
   }
   template <class... Rest>
@@ -153,7 +153,7 @@ TEST_F(DatasetTest, TakesATemplateThatAModelWasTrainedWith) {
 TEST_F(DatasetTest, StopsWhereAsked) {
   int polls = 0;
   EXPECT_THROW(
-      Dataset::open(folder_.write("data.json", kRow), with_bos_.get(), {}, kVocabulary, [&] { return ++polls > 0; }),
+      Dataset::open(folder_.write("data.json", kRow), with_bos_.get(), {}, kPieces, [&] { return ++polls > 0; }),
       Stopped);
 }
 

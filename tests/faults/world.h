@@ -19,10 +19,9 @@
 namespace rankfold::faults {
 
 namespace fs = std::filesystem;
+using testing::kVocabulary;
 using testing::read_bytes;
 using testing::TempFolder;
-
-constexpr int64_t kVocabulary = 96;
 
 // Every file below a folder: name -> bytes.
 inline std::map<std::string, std::string> files_below(const fs::path& folder) {

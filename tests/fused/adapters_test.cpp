@@ -14,9 +14,8 @@ namespace rankfold {
 namespace {
 
 using testing::Kernels;
+using testing::kVocabulary;
 using testing::TempFolder;
-
-constexpr int64_t kVocabulary = 96;
 
 class FusedAdapters : public ::testing::Test {
  protected:

@@ -1,5 +1,7 @@
 #include "fused/backend.h"
 
+#include "fused/fake_cuda.h"
+
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
 #include <torch/csrc/autograd/autograd.h>
@@ -21,6 +23,7 @@ at::Tensor matrix(const void* data, int64_t rows, int64_t columns, int64_t ld, k
 }
 
 void gemm(const kernels::Gemm& p, kernels::Stream) {
+  const OpenMemory open;
   at::NoGradGuard no_grad;
   const auto operand = [&](const void* data, bool transposed, int64_t rows, int64_t columns, int64_t ld) {
     const at::Tensor stored =
@@ -39,7 +42,7 @@ at::Tensor attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v)
   const auto heads = [&](const at::Tensor& x, int64_t repeats) {
     return x.to(at::kFloat).transpose(0, 1).repeat_interleave(repeats, 0);
   };
-  const at::Tensor future = at::ones({length, length}, at::kBool).triu(1);
+  const at::Tensor future = at::ones({length, length}, q.options().dtype(at::kBool)).triu(1);
   const at::Tensor scores = at::matmul(heads(q, 1), heads(k, group).transpose(1, 2))
                                 .div(std::sqrt(static_cast<double>(q.size(2))))
                                 .masked_fill(future, -std::numeric_limits<double>::infinity());
@@ -74,19 +77,38 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> attention_backward(const at::Tens
   return {at::cat(grads[0]), at::cat(grads[1]), at::cat(grads[2])};
 }
 
+// The kernel with the device's memory open.
+template <auto kEntry>
+void open_memory(kernels::Table& table) {
+  table.*kEntry = [](const auto& params, kernels::Stream stream) {
+    static const kernels::Table kernels = kernels::table_of_kernels();
+    const OpenMemory open;
+    (kernels.*kEntry)(params, stream);
+  };
+}
+
 }  // namespace
 
 const ops::Backend& host_backend() {
   static const ops::Backend backend = [] {
     ops::Backend b{};
+    using kernels::Table;
     b.kernels = kernels::table_of_kernels();
+    open_memory<&Table::down>(b.kernels);
+    open_memory<&Table::output_grad>(b.kernels);
+    open_memory<&Table::input_grad>(b.kernels);
+    open_memory<&Table::rope>(b.kernels);
+    open_memory<&Table::cross_entropy>(b.kernels);
+    open_memory<&Table::embedding>(b.kernels);
+    open_memory<&Table::adamw>(b.kernels);
+    open_memory<&Table::square_sum>(b.kernels);
     b.kernels.gemm = gemm;
     b.stream = [](const at::Tensor&) -> kernels::Stream { return nullptr; };
     b.shared_limit = [](const at::Tensor&) -> int64_t { return 99 * 1024; };
     b.attention = attention;
     b.attention_backward = attention_backward;
     b.attention_name = [] { return std::string("plain"); };
-    b.peak_memory = [](c10::DeviceIndex) -> int64_t { return 0; };
+    b.peak_memory = [](c10::DeviceIndex) { return fake_cuda_peak(); };
     return b;
   }();
   return backend;

@@ -1,5 +1,6 @@
 // The kernels' branch of every op without a GPU: the very kernels on fibers, a product that takes cuBLASLt's
-// descriptor, and attention in plain ATen, behind the table that librankfold_cuda.so fills; for tensors in CPU memory.
+// descriptor, and attention in plain ATen, behind the table that librankfold_cuda.so fills; for tensors of the device
+// that fake_cuda.h makes.
 #pragma once
 
 #include "ops/backend.h"
@@ -8,20 +9,14 @@ namespace rankfold::testing {
 
 const ops::Backend& host_backend();
 
-// Whether runs go through the kernels, as long as it lives; afterwards they do, as everywhere in fused_tests. With a
-// CUDA device the kernels are that device's, otherwise the host backend's, for CPU tensors.
+// Where a run goes: through the kernels, which a CUDA device has, or along the CPU path. Without --device=cuda the device
+// is the fake one.
 class Kernels {
  public:
-  static inline bool on_cuda = false;
+  static inline bool on_cuda = false;  // a real device
 
-  explicit Kernels(bool on) : on_(on) { use(on); }
-  ~Kernels() { use(true); }
-  Kernels(const Kernels&) = delete;
-  Kernels& operator=(const Kernels&) = delete;
-  static void use(bool on) {
-    if (!on_cuda) ops::use_backend(c10::DeviceType::CPU, on ? &host_backend() : nullptr);
-  }
-  const char* device() const { return on_ && on_cuda ? "cuda" : "cpu"; }
+  explicit Kernels(bool on) : on_(on) {}
+  const char* device() const { return on_ ? "cuda" : "cpu"; }
 
  private:
   bool on_;

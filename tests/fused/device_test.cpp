@@ -10,14 +10,17 @@
 #include <c10/util/Exception.h>
 #include <gtest/gtest.h>
 
+#include <cstring>
 #include <filesystem>
+#include <iostream>
 
 namespace rankfold {
 namespace {
 
 using testing::contains;
+using testing::kVocabulary;
 using testing::TempFolder;
-constexpr int64_t kVocabulary = 96, kLong = 4096;
+constexpr int64_t kLong = 4096;
 
 // Everything that is free, as another process may take it at any time.
 std::vector<at::Tensor> take_what_is_free() {
@@ -41,6 +44,18 @@ void write_rows(const std::filesystem::path& path, int64_t long_step) {
     const std::vector<int64_t> ids(step == long_step ? kLong : 8, 5);
     out << nlohmann::json{{"input_ids", ids}, {"labels", ids}}.dump() << "\n";
   }
+}
+
+// What the rest of fused_tests relies on to see a host that reads or writes a device's memory.
+TEST(FakeCuda, KeepsTheHostFromItsMemory) {
+  if (testing::Kernels::on_cuda) GTEST_SKIP() << "the device is a real one";
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  const at::Tensor x = at::ones({5, 7}, at::kCUDA);
+  EXPECT_EQ(x.sum().item<float>(), 35);  // ATen's operators are the device's
+  const char* kTouched = "the host has touched the memory of a device";
+  EXPECT_DEATH(std::memset(x.data_ptr(), 0, 1), kTouched);
+  EXPECT_DEATH(std::cout << static_cast<const volatile float*>(x.const_data_ptr())[34], kTouched);
+  EXPECT_TRUE(x.cpu().equal(at::ones({5, 7})));
 }
 
 class OnDevice : public ::testing::TestWithParam<int64_t> {};

@@ -1,5 +1,6 @@
 // fused_tests [--device=cuda]: without a device the kernels run on fibers. Exit code 77: the device is not there.
 #include "fused/backend.h"
+#include "fused/fake_cuda.h"
 #include "ops/open_cuda.h"
 #include "ops/support.h"
 #include "rankfold/error.h"
@@ -19,7 +20,10 @@ int main(int argc, char** argv) {
       return 77;
     }
     rankfold::testing::Kernels::on_cuda = rankfold::on_tensor_cores = true;
+  } else {
+    rankfold::testing::install_fake_cuda();
+    rankfold::ops::use_backend(c10::DeviceType::CUDA, &rankfold::testing::host_backend());
+    rankfold::test_device = at::Device(at::kCUDA, 0);
   }
-  rankfold::testing::Kernels::use(true);
   return RUN_ALL_TESTS();
 }

@@ -1,4 +1,4 @@
-// What the kernels' branch takes and gives as rows: pitched, expanded, with room for dS.
+// What the kernels' branch takes and gives as rows: pitched, expanded, with spare columns for dS.
 #include "ops/rows.h"
 #include "fused/backend.h"
 #include "ops/support.h"
@@ -15,18 +15,18 @@ namespace {
 using testing::Kernels;
 
 TEST(Rows, RoomIsTheirsAlone) {
-  const at::Tensor x = ops::with_room(5, 16, at::TensorOptions(test_device));
+  const at::Tensor x = ops::with_spare_columns(5, 16, at::TensorOptions(test_device));
   EXPECT_EQ(x.sizes(), at::IntArrayRef({5, 16}));
-  EXPECT_TRUE(ops::has_room(x, 64));
-  EXPECT_FALSE(ops::has_room(x, 72));
+  EXPECT_TRUE(ops::has_spare_columns(x, 64));
+  EXPECT_FALSE(ops::has_spare_columns(x, 72));
   {
     const at::Tensor other = x.narrow(0, 1, 2);
-    EXPECT_FALSE(ops::has_room(x, 64));
+    EXPECT_FALSE(ops::has_spare_columns(x, 64));
   }
-  EXPECT_TRUE(ops::has_room(x, 64));
-  EXPECT_FALSE(ops::has_room(at::empty({5, 16}, test_device), 8));
+  EXPECT_TRUE(ops::has_spare_columns(x, 64));
+  EXPECT_FALSE(ops::has_spare_columns(at::empty({5, 16}, test_device), 8));
   // Alone in its memory, but its rows are not aligned.
-  EXPECT_FALSE(ops::has_room(at::empty({5, 27}, test_device).narrow(1, 0, 16).detach(), 8));
+  EXPECT_FALSE(ops::has_spare_columns(at::empty({5, 27}, test_device).narrow(1, 0, 16).detach(), 8));
 }
 
 int64_t joined = 0;
@@ -42,14 +42,14 @@ TEST(Rows, WithoutDropoutTheProductTakesTheLowRankPart) {
     if (p.dx && p.ds_MR && !p.at_KR) ++joined;
     testing::host_backend().kernels.input_grad(p, stream);
   };
-  ops::use_backend(c10::DeviceType::CPU, &counting);
-  const CausalLM model = CausalLM::load(folder / "model", {.device = "cpu"});
+  ops::use_backend(c10::DeviceType::CUDA, &counting);
+  const CausalLM model = CausalLM::load(folder / "model", {.device = "cuda", .dtype = "float32"});
   const Adapter adapter = Adapter::create(model, {.r = 8, .target_modules = "all-linear"}, 3);
   const Dataset data = Dataset::open(folder / "rows.jsonl", nullptr, {}, 96);
   joined = 0;
   model.loss(data.batch({0, 1})).backward();
-  Kernels::use(true);
-  // Two layers of four projections; the gradient that the loss gives has no room, and the lowest needs no dX.
+  ops::use_backend(c10::DeviceType::CUDA, &testing::host_backend());
+  // Two layers of four projections; the gradient that the loss gives has no spare columns, and the lowest needs no dX.
   EXPECT_EQ(joined, 6);
 }
 

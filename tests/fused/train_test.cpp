@@ -16,10 +16,9 @@ namespace rankfold {
 namespace {
 
 using testing::Kernels;
+using testing::kVocabulary;
 using testing::TempFolder;
 using testing::TinyModel;
-
-constexpr int64_t kVocabulary = 96;
 
 struct Setting {
   std::string name;
@@ -217,7 +216,7 @@ TEST_F(Float16, FindsAScaleThatFits) {
   EXPECT_TRUE(train("parts", "float16", 0, "auto").values.equal(whole.values));
 }
 
-// An image is written again when a leaf has changed behind AdamW's kernel.
+// A low-precision copy is written again when a leaf has changed behind AdamW's kernel.
 TEST_F(FusedModel, ImagesFollowAnotherOptimizer) {
   const Dataset data = Dataset::open(folder_ / "rows.jsonl", nullptr, {.max_length = 64}, kVocabulary);
   const Batch batch = data.batch({0, 1, 2});

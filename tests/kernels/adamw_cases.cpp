@@ -8,8 +8,8 @@ namespace {
 
 struct Parameter {
   int64_t begin, rows, cols;
-  bool decays, has_image, has_transposed;
-  Matrix image = {}, transposed = {};  // transposed: [cols, rows]
+  bool decays, has_copy, has_transposed;
+  Matrix copy = {}, transposed = {};  // transposed: [cols, rows]
 };
 
 struct State {
@@ -42,7 +42,7 @@ std::vector<Parameter> make_parameters(Context& c, Dtype dtype) {
                                        {4280, 48, 128, false, true, false}, {10430, 16, 16, true, false, true},
                                        {10686, 1, 1, true, true, true},     {10690, 5, 37, false, false, false}};
   for (Parameter& p : parameters) {
-    if (p.has_image) p.image = c.output(dtype, {p.rows, p.cols, p.cols + 3});
+    if (p.has_copy) p.copy = c.output(dtype, {p.rows, p.cols, p.cols + 3});
     if (p.has_transposed) p.transposed = c.output(dtype, {p.cols, p.rows, round_up(p.rows, 8) + 8});
   }
   return parameters;
@@ -53,7 +53,7 @@ AdamW make_adamw(Context& c, Dtype dtype, const std::vector<Parameter>& paramete
   for (const Parameter& p : parameters) {
     Segment s;
     s.begin = p.begin, s.rows = p.rows, s.cols = p.cols;
-    s.image = p.image.data(), s.ld = p.image.ld();
+    s.copy = p.copy.data(), s.ld = p.copy.ld();
     s.transposed = p.transposed.data(), s.ld_transposed = p.transposed.ld();
     s.decays = p.decays;
     segments.push_back(s);
@@ -71,10 +71,10 @@ void expect_images(Context& c, const std::vector<Parameter>& parameters, const M
     for (int64_t i = 0; i < p.rows * p.cols; ++i) {
       const int64_t row = i / p.cols, col = i % p.cols;
       const double x = value(0, p.begin + i);
-      if ((p.image && p.image(row, col) != rounded(x, p.image.dtype())) ||
+      if ((p.copy && p.copy(row, col) != rounded(x, p.copy.dtype())) ||
           (p.transposed && p.transposed(col, row) != rounded(x, p.transposed.dtype())))
         return c.expect(false,
-                        "image of the parameter at " + std::to_string(p.begin) + ", element " + std::to_string(i));
+                        "copy of the parameter at " + std::to_string(p.begin) + ", element " + std::to_string(i));
     }
   }
 }

@@ -3,8 +3,8 @@
 # kernels/*.cu, one at a time, and runs that kernel's cases: every mutant must fail, in some order of the fibers or,
 # where no order shows it, under TSan.
 #   tests/simt/mutate.sh [--all] [BUILD]   without --all: kernels that changed since all their mutants were killed
-# Exit code 1 where a mutant survives. Works in BUILD/mutants, which holds a copy of the sources, the objects that stay
-# and a checksum for each kernel that is done.
+# Exit code 1 where a mutant survives. Links mutants with the objects of BUILD, which it brings up to date first; works in
+# BUILD/mutants, which holds a copy of the sources and a checksum for each kernel that is done.
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 all=false
@@ -12,41 +12,32 @@ if [[ ${1:-} == --all ]]; then
   all=true
   shift
 fi
-work=$(realpath -m "${1:-$root/build}")/mutants
-rm -rf "$work/tree"
+build=$(realpath -m "${1:-$root/build}")
+work=$build/mutants
+rm -rf "$work/tree" "$work/plain" "$work/tsan"
 mkdir -p "$work/plain" "$work/tsan" "$work/tree/tests"
 cp -r "$root/kernels" "$work/tree/"  # somebody may edit while this runs
 cp -r "$root/tests/kernels" "$root/tests/simt" "$work/tree/tests/"
 root=$work/tree
-compiler=(g++)
-if command -v ccache >/dev/null; then compiler=(ccache g++); fi
-jobs=$(nproc)
 
-# As in flavours.cmake, but -O1 everywhere.
-common=(-std=c++20 -O1 -fno-strict-aliasing -Wno-unknown-pragmas -I"$root" -I"$root/tests")
-compile() {  # FLAVOUR SOURCE OBJECT
-  local flags=("${common[@]}")
-  if [[ $1 == tsan ]]; then
-    if [[ $2 == */engine.cpp ]]; then flags+=(-DRANKFOLD_SIMT_TSAN); else flags+=(-fsanitize=thread); fi
-  fi
-  "${compiler[@]}" "${flags[@]}" -x c++ -c "$2" -o "$3"
-}
-link() {  # FLAVOUR PROGRAM OBJECT...
-  local flags=()
+# A mutant, compiled as in flavours.cmake but with -O1, in place of its kernel's object.
+build_mutant() {  # FLAVOUR KERNEL SOURCE
+  local flags=() objects=() object
   if [[ $1 == tsan ]]; then flags=(-fsanitize=thread); fi
-  g++ "${flags[@]}" -o "$2" "${@:3}" -lgtest -lgtest_main -lboost_context -lpthread
+  g++ -std=c++20 -O1 -fno-strict-aliasing -Wno-unknown-pragmas -I"$root" -I"$root/tests" "${flags[@]}" -x c++ -c "$3" \
+    -o "$work/$1/mutant"
+  for object in "$work/$1"/*.o; do [[ $object == */$2.cu.o ]] || objects+=("$object"); done
+  g++ "${flags[@]}" -o "$work/$1/mutated" "$work/$1/mutant" "${objects[@]}" "$build/tests/libsimt_engine_$1.a" \
+    -lgtest -lgtest_main -lboost_context -lpthread
 }
 
 # All that is not the mutant itself; the suite as it is must pass before its failures say something.
 unchanged() {  # FLAVOUR
-  local source
-  for source in "$root"/kernels/*.cu "$root"/tests/kernels/*.cu "$root"/tests/kernels/*.cpp \
-    "$root"/tests/simt/{engine,kernels_test}.cpp; do
-    while (($(jobs -rp | wc -l) >= jobs)); do wait -n; done
-    compile "$1" "$source" "$work/$1/$(basename "$source").o" &
-  done
-  while [[ -n $(jobs -p) ]]; do wait -n; done
-  link "$1" "$work/$1/tests" "$work/$1"/*.o
+  cmake --build "$build" --target "simt_tests_$1" >"$work/$1/log" || { tail "$work/$1/log"; exit 1; }
+  (cd "$work/$1" && ar x "$build/tests/libsimt_kernels_$1.a")
+  cp "$build/tests/CMakeFiles/simt_tests_$1.dir"/kernels/*.o \
+    "$build/tests/CMakeFiles/simt_tests_$1.dir/simt/kernels_test.cpp.o" "$work/$1"
+  cp "$build/bin/simt_tests_$1" "$work/$1/tests"
 }
 cases_of() {  # KERNEL FILE: GoogleTest's filter
   case $1 in
@@ -55,8 +46,7 @@ cases_of() {  # KERNEL FILE: GoogleTest's filter
   esac
 }
 passes() {  # FLAVOUR PROGRAM KERNEL
-  local option=--gtest_fail_fast
-  TSAN_OPTIONS=halt_on_error=1 timeout 600 "$2" --gtest_brief=1 "$option" --gtest_filter="$(cases_of "$3")" \
+  TSAN_OPTIONS=halt_on_error=1 timeout 600 "$2" --gtest_brief=1 --gtest_fail_fast --gtest_filter="$(cases_of "$3")" \
     >"$work/$1/log" 2>&1
 }
 
@@ -83,10 +73,7 @@ for source in "$root"/kernels/*.cu; do
     for flavour in plain tsan; do
       mutant=$work/$flavour/mutant.cu
       sed -E "${line}s/(__syncthreads\(\)|wait_copies<[0-9]+>\(\)|commit_copies\(\));//" "$source" >"$mutant"
-      compile "$flavour" "$mutant" "$work/$flavour/mutant"
-      objects=("$work/$flavour/mutant")
-      for object in "$work/$flavour"/*.o; do [[ $object == */$kernel.cu.o ]] || objects+=("$object"); done
-      link "$flavour" "$work/$flavour/mutated" "${objects[@]}"
+      build_mutant "$flavour" "$kernel" "$mutant"
       if ! passes "$flavour" "$work/$flavour/mutated" "$kernel"; then
         death=$flavour
         break

@@ -14,10 +14,12 @@
 
 namespace rankfold::testing {
 
+constexpr int64_t kVocabulary = 96;  // of tiny models and rows, where nothing else is said
+
 struct TinyModel {
   bool baichuan = true;  // W_pack; otherwise q, k, v with half as many key/value heads
   bool tied = false;
-  int64_t vocabulary = 96, hidden = 32, inner = 48, layers = 2, heads = 4;
+  int64_t vocabulary = kVocabulary, hidden = 32, inner = 48, layers = 2, heads = 4;
   std::string dtype = "float32";
 };
 

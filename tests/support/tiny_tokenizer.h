@@ -12,6 +12,8 @@
 
 namespace rankfold::testing {
 
+constexpr int kPieces = 500;  // where nothing else is said
+
 inline const std::vector<std::string>& tiny_corpus() {
   static const std::vector<std::string> lines = {
       "What does metformin do? It lowers the sugar in the blood.",
@@ -28,7 +30,7 @@ inline const std::vector<std::string>& tiny_corpus() {
 
 // Writes folder/tokenizer.model: unk 0, bos 1, eos 2, 256 bytes, then characters and merges. `options` are
 // further ones of SentencePieceTrainer, or other values for these.
-inline void train_tokenizer(const std::filesystem::path& folder, int vocab_size = 500,
+inline void train_tokenizer(const std::filesystem::path& folder, int vocab_size = kPieces,
                             const std::unordered_map<std::string, std::string>& options = {}) {
   class Lines : public sentencepiece::SentenceIterator {
    public:

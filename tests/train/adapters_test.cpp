@@ -10,9 +10,8 @@
 namespace rankfold {
 namespace {
 
+using testing::kVocabulary;
 using testing::TempFolder;
-
-constexpr int64_t kVocabulary = 96;
 
 class TrainerOfAdapters : public ::testing::Test {
  protected:

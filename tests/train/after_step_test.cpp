@@ -19,10 +19,11 @@ namespace {
 
 namespace fs = std::filesystem;
 using testing::contains;
+using testing::kVocabulary;
 using testing::read_bytes;
 using testing::TempFolder;
 
-constexpr int64_t kVocabulary = 96, kSteps = 8, kEvery = 2;
+constexpr int64_t kSteps = 8, kEvery = 2;
 
 class AfterStep : public ::testing::Test {
  protected:

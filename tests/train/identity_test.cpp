@@ -20,10 +20,9 @@ namespace {
 
 namespace fs = std::filesystem;
 using testing::contains;
+using testing::kVocabulary;
 using testing::read_bytes;
 using testing::TempFolder;
-
-constexpr int64_t kVocabulary = 96;
 
 class Identity : public ::testing::Test {
  protected:

@@ -19,9 +19,9 @@ namespace {
 namespace fs = std::filesystem;
 using testing::contains;
 using testing::error_of;
+using testing::kVocabulary;
 using testing::TempFolder;
 
-constexpr int64_t kVocabulary = 96;
 constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
 
 class Numbers : public ::testing::Test {

@@ -23,10 +23,9 @@ namespace {
 namespace fs = std::filesystem;
 using testing::contains;
 using testing::error_of;
+using testing::kVocabulary;
 using testing::read_bytes;
 using testing::TempFolder;
-
-constexpr int64_t kVocabulary = 96;
 
 class Training : public ::testing::Test {
  protected:

@@ -5,6 +5,13 @@
 
 namespace rankfold::cpu {
 
+#if defined(RANKFOLD_ONLY_LOOPS)  // a build of one set
+
+extern const Loops RANKFOLD_ONLY_LOOPS;
+const Loops& loops() { return RANKFOLD_ONLY_LOOPS; }
+
+#else
+
 extern const Loops loops_baseline;
 #if defined(__x86_64__)
 extern const Loops loops_avx2, loops_avx512, loops_avx512bf16;
@@ -35,5 +42,7 @@ const Loops& loops() {
   static const Loops& chosen = choose();
   return chosen;
 }
+
+#endif
 
 }  // namespace rankfold::cpu
