@@ -59,26 +59,24 @@ install_python_packages() {
   printf '%s' "${wanted[*]}" >"$stamp"
 }
 
-# What the kernels are compiled for here: the devices of this machine or, where there is none, one of each generation, as
-# each costs minutes. What is shipped is built for all that cmake/cuda.cmake lists.
-cuda_architectures() {
-  local found
-  if ! has_device; then
+# What the kernels are compiled for: all that cmake/cuda.cmake lists (empty), but for tests without a device, where three
+# generations spare minutes. RANKFOLD_CUDA_ARCHITECTURES chooses: "80;90".
+cuda_architectures() {  # SCOPE
+  if [[ -n ${RANKFOLD_CUDA_ARCHITECTURES:-} ]]; then
+    echo "$RANKFOLD_CUDA_ARCHITECTURES"
+  elif [[ $1 == tests ]] && ! has_device; then
     echo '80;90;120'
-    return
   fi
-  found=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader 2>/dev/null | tr -d .' ' | sort -un)
-  if grep -qvE '^(80|86|89|90|100|120)$' <<<"$found"; then return; fi
-  tr '\n' ';' <<<"$found" | sed 's/;$//'
 }
 
-# Configures once, and again when there is another nvcc or device; afterwards ninja runs CMake when a list of sources
+# Configures once, and again for another nvcc or other architectures; afterwards ninja runs CMake when a list of sources
 # changed.
-build_targets() {
-  local torch architectures='' cuda=(-DRANKFOLD_CUDA=OFF)
+build_targets() {  # SCOPE TARGET...
+  local torch scope=$1 architectures='' cuda=(-DRANKFOLD_CUDA=OFF)
+  shift
   torch=$(echo "$venv"/lib/python3*/site-packages/torch)
   if [[ -n $nvcc ]]; then
-    architectures=$(cuda_architectures)
+    architectures=$(cuda_architectures "$scope")
     cuda=(-DRANKFOLD_CUDA=AUTO -DRANKFOLD_NVCC="$nvcc" -URANKFOLD_CUDA_ARCHITECTURES)
     [[ -z $architectures ]] || cuda+=(-DRANKFOLD_CUDA_ARCHITECTURES="$architectures")
   fi
@@ -114,5 +112,5 @@ prepare() {
   install_python_packages "$scope"
   find_nvcc "$scope"
   if (($# > 0)) && [[ -n $nvcc ]] && has_device; then set -- "$@" rankfold_cuda; fi
-  build_targets "${@:-all}"
+  build_targets "$scope" "${@:-all}"
 }

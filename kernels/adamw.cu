@@ -1,7 +1,7 @@
 // Kernels of adamw.h.
-// Traffic  adamw: value, both moments in and out, gradient in: 28 bytes a parameter, and its low-precision copies out. 8.4 M
-//          parameters (W_pack, r 16): 268 MB, 80 us at 3.35 TB/s.
-// Work     a block has up to 4,096 neighbouring elements of one segment; element i of a segment is row i / cols. An
+// Traffic  adamw: value, both moments in and out, gradient in: 28 bytes a parameter, and its copies out. 8.4 M parameters
+//          (W_pack, r 16): 268 MB, 80 us at 3.35 TB/s.
+// Work     a block has up to 4,096 neighbouring elements of one segment; element i of a segment is row i / cols. A
 //          copy is written along rows; the transposed one, strided, meets in the second-level cache.
 #include "kernels/adamw.h"
 

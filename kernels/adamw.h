@@ -1,5 +1,5 @@
-// adamw: one step of AdamW (Loshchilov and Hutter, 2019) over a flat fp32 buffer, writing the low-precision copies of every parameter
-// (what the other kernels read, in the model's dtype) in their places in the same pass.
+// adamw: one step of AdamW (Loshchilov and Hutter, 2019) over a flat fp32 buffer, writing the low-precision copies of
+// every parameter (what the other kernels read, in the model's dtype) in their places in the same pass.
 //   g = gradient * gradient_scale;  m = b1 m + (1 - b1) g;  v = b2 v + (1 - b2) g^2
 //   value = value (1 - rate decay) - rate / (1 - b1^t) * m / (sqrt(v) / sqrt(1 - b2^t) + eps)
 // A Segment is one parameter [rows, cols], dense in the flat buffers from element `begin` on. Its copy goes to `copy`

@@ -26,7 +26,7 @@ struct Failure : std::runtime_error {
 
 enum class Dtype : int32_t { f32, bf16, f16 };
 
-// Of an H100. How work is split depends on it and never on the device at hand, so that sums repeat on every device.
+// Of an H100. Gradients are summed in as many parts as suit it, whatever the device, so that they repeat on every one.
 constexpr int64_t kMultiprocessors = 132;
 
 constexpr int64_t size_of(Dtype dtype) { return dtype == Dtype::f32 ? 4 : 2; }

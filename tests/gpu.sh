@@ -47,6 +47,10 @@ pack() {
     fi
   done
   [[ -f $build/lib/librankfold_cuda.so ]] || give_up "librankfold_cuda.so is not built"
+  if grep -q '^RANKFOLD_CUDA_ARCHITECTURES:STRING=80;90;120$' "$build/CMakeCache.txt"; then
+    give_up "tests/run.sh has built the kernels for three of six architectures; for all of them:" \
+      "(cd $here/.. && cmake build -URANKFOLD_CUDA_ARCHITECTURES && cmake --build build)"
+  fi
   cp "$build/lib/librankfold_cuda.so" "$build"/lib/librankfold.so.? "$to/lib/"
   [[ ! -x $to/bin/faults_tests ]] || cp "$build"/lib/libfaults_shim.so "$to/lib/"
   # What these link and neither torch nor every Linux machine has.

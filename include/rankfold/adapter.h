@@ -44,6 +44,9 @@ class Adapter {
   const std::string& name() const;
   bool is_of(const CausalLM& model) const;  // made for this model, not another load of its folder
   bool is_active() const;                   // the model computes with it
+  // Its values belong to the weights of the model's folder, hence can be saved: not after another adapter was merged into
+  // those in memory.
+  bool is_of_folder() const;
   // Takes the adapter off its model, and puts it there again, active alone. Its values stay, and can be saved, meanwhile.
   void detach() const;
   void attach() const;

@@ -83,7 +83,8 @@ class CausalLM {
   std::vector<std::string> active_adapters() const;
   // Exactly these are active from now on; none: the base alone. Losses computed before keep what they were computed
   // with. Of several that have dropout none can train. std::invalid_argument for a name that is not attached, or where
-  // the model itself is trained.
+  // the model itself is trained. On a CUDA device as many can compute as make 12 updates of a projection: four adapters
+  // of q, k and v; loss() throws for more.
   void set_active_adapters(const std::vector<std::string>& names) const;
   // Folds the active adapters into the weights in memory (W + scale * B A in fp32, rounded once to dtype()) and detaches
   // them. The folder stays as it is, so an adapter that is trained afterwards cannot be saved: merge() a folder for that.

@@ -27,8 +27,7 @@ class OrderedMap {
   OrderedMap(const OrderedMap& other) { insert_all(other); }
   OrderedMap(OrderedMap&&) = default;
   OrderedMap& operator=(OrderedMap other) noexcept {
-    entries_.swap(other.entries_);
-    places_.swap(other.places_);
+    swap(other);
     return *this;
   }
   operator std::map<std::string, T>() const { return {begin(), end()}; }
@@ -39,6 +38,8 @@ class OrderedMap {
   iterator end() { return entries_.end(); }
   const_iterator begin() const { return entries_.begin(); }
   const_iterator end() const { return entries_.end(); }
+  const_iterator cbegin() const { return begin(); }
+  const_iterator cend() const { return end(); }
 
   iterator find(std::string_view name) {
     const auto place = places_.find(name);
@@ -65,7 +66,18 @@ class OrderedMap {
     places_.emplace(place->first, place);
     return {place, true};
   }
+  std::pair<iterator, bool> try_emplace(std::string_view name, T value = {}) { return emplace(name, std::move(value)); }
   std::pair<iterator, bool> insert(value_type entry) { return emplace(entry.first, std::move(entry.second)); }
+  void insert(std::initializer_list<value_type> entries) { insert_all(entries); }
+  template <class Iterator>
+  void insert(Iterator first, Iterator last) {
+    for (; first != last; ++first) emplace(first->first, first->second);
+  }
+  std::pair<iterator, bool> insert_or_assign(std::string_view name, T value) {
+    const auto [place, is_new] = emplace(name, value);
+    if (!is_new) place->second = std::move(value);
+    return {place, is_new};
+  }
   size_t erase(std::string_view name) {
     const auto place = places_.find(name);
     if (place == places_.end()) return 0;
@@ -73,6 +85,14 @@ class OrderedMap {
     places_.erase(place);
     entries_.erase(entry);
     return 1;
+  }
+  iterator erase(const_iterator entry) {
+    places_.erase(entry->first);
+    return entries_.erase(entry);
+  }
+  void swap(OrderedMap& other) noexcept {
+    entries_.swap(other.entries_);
+    places_.swap(other.places_);
   }
   void clear() {
     places_.clear();

@@ -45,8 +45,7 @@ class Tokenizer {
   std::shared_ptr<const State> state_;
 };
 
-// Ids of a prompt, as training made them: bos where the folder says so, then the template with the question in it. Throws
-// UserError for a template with a place in braces that nothing fills, or with \n typed as two characters.
+// Ids of a prompt, as training made them: bos where the folder says so, then the template with the question in it.
 std::vector<int32_t> encode_prompt(const Tokenizer& tokenizer, const std::string& prompt_template,
                                    const std::string& question);
 

@@ -158,22 +158,31 @@ int64_t Adapter::decayed_count() const { return state_->leaves.decayed; }
 bool Adapter::is_of(const CausalLM& model) const { return state_->model == model.shared_model(); }
 bool Adapter::is_active() const { return is_full() || state_->model->adapters.is_active(*state_->attachment); }
 
-void Adapter::detach() const {
+void Adapter::detach() const try {
   RANKFOLD_CHECK(!is_full(), "the model itself is trained: there is no adapter to detach");
   state_->model->adapters.detach(*state_->attachment);
+} catch (...) {
+  rethrow_as_error();
 }
 
-void Adapter::attach() const {
+void Adapter::attach() const try {
   RANKFOLD_CHECK(!is_full(), "the model itself is trained: there is no adapter to attach");
   state_->model->adapters.attach(state_->attachment);
+} catch (...) {
+  rethrow_as_error();
+}
+
+bool Adapter::is_of_folder() const { return is_full() || state_->model->adapters.is_of_folder(*state_->attachment); }
+
+void check_is_of_folder(const Adapter& adapter, const Model& model) {
+  if (adapter.is_of_folder()) return;
+  fail("the adapter '", adapter.name(), "' belongs to weights that another adapter was merged into in memory, not to ",
+       model.folder.path().string(), ": merge() that one into a folder, load it, and train there");
 }
 
 void write_adapter_files(const Adapter& adapter, const Model& model, const fs::path& folder) {
   if (adapter.is_full()) return write_trained_model(model, adapter.named_parameters(), folder);
-  if (model.adapters.base_is_merged())
-    fail("the adapter '", adapter.name(),
-         "' belongs to weights that another adapter was merged into in memory, not to ", model.folder.path().string(),
-         ": merge() that one into a folder, load it, and train there");
+  check_is_of_folder(adapter, model);
   std::vector<std::pair<std::string, at::Tensor>> tensors;
   for (const Parameter& p : adapter.named_parameters()) tensors.emplace_back(p.name, p.value.detach());
   write_adapter_folder(folder, adapter.config(), model.folder.path().string(), tensors);

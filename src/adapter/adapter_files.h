@@ -12,6 +12,9 @@ namespace rankfold {
 // Into a folder that is there: an adapter as PEFT writes it, or the whole model in the base's stored dtype.
 void write_adapter_files(const Adapter& adapter, const Model& model, const std::filesystem::path& folder);
 
+// UserError where what trains could not be saved for the model's folder: an adapter was merged into its weights in memory.
+void check_is_of_folder(const Adapter& adapter, const Model& model);
+
 // UserError where one of these modules is the head of a model that ties it to the embedding: what trains there could not
 // be merged.
 void refuse_tied_head(const CausalLM& model, const std::vector<std::string>& modules);

@@ -99,7 +99,7 @@ class Merger {
     if (!changed_)
       fail(adapter_.path.string(),
            ": expected an adapter that changes the model, got one whose updates are zero, or "
-           "smaller than the steps of the stored dtype (float32 has the smallest)");
+           "smaller than the steps of the stored dtype (--dtype float32 has the smallest)");
     if (has_new_index_) write_index(folder);
     write_text(folder / kMergedName, json{{"adapters", merged_}}.dump(2) + "\n");
     report_.share = survival_.share();
@@ -199,24 +199,26 @@ class Merger {
     const at::Tensor merged_rows = merged.view(flat.sizes());
     constexpr int64_t kBlockElements = 1 << 22;  // of fp32 work at a time: 16 MiB
     Survival survival;
-    for_row_chunks(flat.size(0), flat.size(1), kBlockElements, [&](int64_t row, int64_t count) {
-      at::Tensor block = flat.narrow(0, row, count).to(wide);
-      at::Tensor added;
-      if (match != matches_.end()) {
-        added = update(match->second.module.name, row, count).to(wide);
-        block = block.add(added, match->second.scale);
-        if (!block.isfinite().all().item<bool>())
-          fail(base_.file_of(info.name).path().string(), ": tensor '", info.name,
-               "': expected finite values, base and update added, got NaN or infinity");
-      }
-      const at::Tensor rounded = merged_rows.narrow(0, row, count).copy_(block);
-      if (!rounded.isfinite().equal(block.isfinite()))
-        fail(base_.file_of(info.name).path().string(), ": tensor '", info.name, "': a value of ",
-             block.abs().max().item<double>(), " does not fit ", model_dtype_name(info.dtype));
-      // Against the base in the same dtype: what rounding takes from the base is not the update's loss.
-      if (match != matches_.end())
-        survival.add(rounded.to(wide).sub(flat.narrow(0, row, count).to(info.dtype)), added, match->second.scale);
-    });
+    for_row_chunks(flat.size(0), flat.numel() / std::max<int64_t>(1, flat.size(0)), kBlockElements,
+                   [&](int64_t row, int64_t count) {
+                     at::Tensor block = flat.narrow(0, row, count).to(wide);
+                     at::Tensor added;
+                     if (match != matches_.end()) {
+                       added = update(match->second.module.name, row, count).to(wide);
+                       block = block.add(added, match->second.scale);
+                       if (!block.isfinite().all().item<bool>())
+                         fail(base_.file_of(info.name).path().string(), ": tensor '", info.name,
+                              "': expected finite values, base and update added, got NaN or infinity");
+                     }
+                     const at::Tensor rounded = merged_rows.narrow(0, row, count).copy_(block);
+                     if (!rounded.isfinite().equal(block.isfinite()))
+                       fail(base_.file_of(info.name).path().string(), ": tensor '", info.name, "': a value of ",
+                            block.abs().max().item<double>(), " does not fit ", model_dtype_name(info.dtype));
+                     // Against the base in the same dtype: what rounding takes from the base is not the update's loss.
+                     if (match != matches_.end())
+                       survival.add(rounded.to(wide).sub(flat.narrow(0, row, count).to(info.dtype)), added,
+                                    match->second.scale);
+                   });
     if (match != matches_.end()) {
       check_base_weight(match->second.module.name, stored);
       changed_ = changed_ || !merged.equal(stored.to(info.dtype));

@@ -27,7 +27,7 @@ bool same_bytes(const at::Tensor& a, const at::Tensor& b) {
 }
 
 // A module's update in double.
-struct Update {
+struct ExactUpdate {
   at::Tensor a, b;  // [r, in], [out, r]
   double scale;
 
@@ -42,7 +42,7 @@ struct Update {
 
 // Compares `merged` with `base`, or with base + update, in blocks of rows.
 void compare(const fs::path& file, const TensorInfo& info, const at::Tensor& base, const at::Tensor& merged,
-             const Update* update) {
+             const ExactUpdate* update) {
   if (merged.sizes() != base.sizes() ||
       at::isFloatingType(merged.scalar_type()) != at::isFloatingType(base.scalar_type()))
     wrong(file, info.name, "expected the base's shape and kind of number, got ", merged.scalar_type(), " ",
@@ -55,21 +55,23 @@ void compare(const fs::path& file, const TensorInfo& info, const at::Tensor& bas
   const at::Tensor flat_base = base.dim() > 1 ? base : base.view({-1, 1});
   const at::Tensor flat_merged = merged.view(flat_base.sizes());
   constexpr int64_t kBlockElements = 1 << 18;  // 2 MiB of doubles at a time
-  for_row_chunks(flat_base.size(0), flat_base.size(1), kBlockElements, [&](int64_t row, int64_t count) {
-    const at::Tensor stored = flat_base.narrow(0, row, count), found = flat_merged.narrow(0, row, count);
-    if (!update) {
-      if (!same_bytes(stored.to(dtype), found)) wrong(file, info.name, "expected the base's values as ", dtype);
-      return;
-    }
-    const at::Tensor sum = stored.to(at::kDouble).add_(update->rows(row, count));
-    const at::Tensor slack = update->slack(row, count, sum);
-    // Rounding keeps the order: what lies between these two in fp32 does so in the stored dtype.
-    const at::Tensor is_right = found.ge(sum.sub(slack).to(dtype)).logical_and_(found.le(sum.add(slack).to(dtype)));
-    if (is_right.all().item<bool>()) return;
-    const int64_t at = is_right.logical_not().view({-1}).to(at::kByte).argmax().item<int64_t>();
-    wrong(file, info.name, "row ", row + at / sum.size(1), ", column ", at % sum.size(1), ": expected ",
-          sum.view({-1})[at].item<double>(), " as ", dtype, ", got ", found.reshape({-1})[at].item<double>());
-  });
+  for_row_chunks(
+      flat_base.size(0), flat_base.numel() / std::max<int64_t>(1, flat_base.size(0)), kBlockElements,
+      [&](int64_t row, int64_t count) {
+        const at::Tensor stored = flat_base.narrow(0, row, count), found = flat_merged.narrow(0, row, count);
+        if (!update) {
+          if (!same_bytes(stored.to(dtype), found)) wrong(file, info.name, "expected the base's values as ", dtype);
+          return;
+        }
+        const at::Tensor sum = stored.to(at::kDouble).add_(update->rows(row, count));
+        const at::Tensor slack = update->slack(row, count, sum);
+        // Rounding keeps the order: what lies between these two in fp32 does so in the stored dtype.
+        const at::Tensor is_right = found.ge(sum.sub(slack).to(dtype)).logical_and_(found.le(sum.add(slack).to(dtype)));
+        if (is_right.all().item<bool>()) return;
+        const int64_t at = is_right.logical_not().view({-1}).to(at::kByte).argmax().item<int64_t>();
+        wrong(file, info.name, "row ", row + at / sum.size(1), ", column ", at % sum.size(1), ": expected ",
+              sum.view({-1})[at].item<double>(), " as ", dtype, ", got ", found.reshape({-1})[at].item<double>());
+      });
 }
 
 }  // namespace
@@ -89,10 +91,10 @@ void check_merged(const fs::path& model, const fs::path& adapter, const fs::path
     leave_if(stop);
     if (!result.contains(name)) wrong(merged, name, "expected the base's tensor, got none");
     const TensorFile &from = base.file_of(name), &to = result.file_of(name);
-    std::optional<Update> update;
+    std::optional<ExactUpdate> update;
     if (const auto match = matches.find(name); match != matches.end()) {
       const auto& [a, b] = stored.tensors.at(match->second.module.name);
-      update = Update{a.to(at::kDouble), b.to(at::kDouble), match->second.scale};
+      update = ExactUpdate{a.to(at::kDouble), b.to(at::kDouble), match->second.scale};
     }
     compare(to.path(), to.info(name), from.tensor(name), to.tensor(name), update ? &*update : nullptr);
     from.forget(name);

@@ -82,7 +82,7 @@ void score_terms(const CausalLM& model, const EvalOptions& options, const std::v
     const size_t end = std::min(begin + step, questions.size());
     std::vector<std::vector<int32_t>> prompts;
     for (size_t i = begin; i < end; ++i)
-      prompts.push_back(encode_rendered(tokenizer, options.data.prompt_template, questions[i].text));
+      prompts.push_back(encode_prompt(tokenizer, options.data.prompt_template, questions[i].text));
     const auto start = std::chrono::steady_clock::now();
     const auto completions = generate(model, prompts, options.generate, {}, stop_requested);
     seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();

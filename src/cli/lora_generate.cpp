@@ -45,7 +45,7 @@ void run(GenerateOptions& options, const Given& given) {
   if (!tokenizer.note().empty()) std::cerr << "warning: " << tokenizer.note() << "\n";
   print_spelled_tokens(std::cerr, tokenizer, "the prompt template", options.prompt_template);
   print_spelled_tokens(std::cerr, tokenizer, "the prompt", options.prompt);
-  const auto ids = encode_rendered(tokenizer, options.prompt_template, options.prompt);
+  const auto ids = encode_prompt(tokenizer, options.prompt_template, options.prompt);
   if (ids.empty()) fail("--prompt: expected a text of at least one token, got \"\"");
   const auto completion = generate(loaded.model, {ids}, options.generate, {}, stop_requested);
   const std::string text = tokenizer.decode(completion.at(0));

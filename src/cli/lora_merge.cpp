@@ -122,8 +122,8 @@ void verify(const MergeCommand& command, const MergeReport& report, const fs::pa
 void run(MergeCommand& command, const Given&) {
   MergeReport report;
   command.options.stop = stop_requested;
-  command.options.report = [&](const MergeReport& made) {
-    report = made;
+  command.options.report = [&](const MergeReport& finished) {
+    report = finished;
     for (const std::string& note : report.notes) std::cout << note << "\n";
   };
   if (command.verify) {

@@ -47,7 +47,7 @@ inline constexpr ForeignKey kForeignKeys[] = {
     {"wandb_project", kOwnLog},
     {"disable_tqdm", kNoEffect},
     {"overwrite_output_dir", "leave it out: output_dir may hold an earlier run"},
-    {"overwrite_cache", "leave it out: a cache of other data is made anew"},
+    {"overwrite_cache", "leave it out: a cache of other data is written anew"},
     {"dataloader_num_workers", kNoEffect},
     {"dataloader_pin_memory", kNoEffect},
     {"dataset_num_proc", kNoEffect},

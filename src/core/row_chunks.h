@@ -6,7 +6,7 @@
 
 namespace rankfold {
 
-// Calls f(first row, number of rows) for one block after the other: at least a row, at most so many elements.
+// Calls f(first row, number of rows) for one chunk after the other: at least a row, at most so many elements.
 template <class F>
 void for_row_chunks(int64_t rows, int64_t columns, int64_t most_elements, F&& f) {
   const int64_t step = std::max<int64_t>(1, most_elements / std::max<int64_t>(1, columns));

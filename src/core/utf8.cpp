@@ -73,9 +73,12 @@ bool is_control(uint32_t c) {
          is_within(c, 0x2066, 0x2069);
 }
 
-// What cannot be seen but makes one text differ from another: Unicode's characters of format.
+// What cannot be seen, or not told from a space, but makes one text differ from another: Unicode's characters of format,
+// fillers, variation selectors and the space that does not break.
 bool is_unseen(uint32_t c) {
-  return c == 0xAD || c == 0x61C || c == 0x180E || is_within(c, 0x200B, 0x200F) || is_within(c, 0x2060, 0x206F) ||
+  return c == 0xA0 || c == 0xAD || c == 0x34F || c == 0x61C || is_within(c, 0x115F, 0x1160) ||
+         is_within(c, 0x180B, 0x180E) || c == 0x3164 || c == 0xFFA0 || is_within(c, 0xFE00, 0xFE0F) ||
+         is_within(c, 0xE0100, 0xE01EF) || is_within(c, 0x200B, 0x200F) || is_within(c, 0x2060, 0x206F) ||
          c == 0xFEFF || is_within(c, 0xFFF9, 0xFFFB) || is_within(c, 0xE0000, 0xE007F);
 }
 

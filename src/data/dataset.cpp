@@ -177,12 +177,12 @@ TokenStore open_cached(const Source& source, const std::shared_ptr<const Mapping
   if (const std::string there = what_stands_at(folder); there != "nothing" && there != "a folder")
     fail("cache_dir: expected a folder, got ", there, ": ", folder);
   try {
-    const NewFolder made(folder);
+    const NewFolder created(folder);
     if (what_stands_at(cache) == "a folder") remove_file(cache);  // an empty one
     TokenWriter writer(cache, key, source.stop);                  // waits for another run that writes it
     if (auto found = read_cache(cache, key, why)) return std::move(*found);
     const TokenStore::Summary summary = tokenise_unchanged(source, file, checksum, rows, writer, notes.bad_rows);
-    notes.cache = why.empty() ? join("tokens kept in ", cache.string()) : why + "; made anew";
+    notes.cache = why.empty() ? join("tokens kept in ", cache.string()) : why + "; written anew";
     return writer.finish(summary);
   } catch (const StorageError& error) {
     throw StorageError(join("cache_dir: ", error.what()), error.error_number());
@@ -232,9 +232,11 @@ uint64_t Dataset::fingerprint() const { return state_->tokens.summary().fingerpr
 const std::string& Dataset::cache_note() const { return state_->notes.cache; }
 const std::vector<std::string>& Dataset::bad_rows() const { return state_->notes.bad_rows; }
 
-Example Dataset::operator[](int64_t index) const {
+Example Dataset::operator[](int64_t index) const try {
   RANKFOLD_CHECK(index >= 0 && index < size(), "Dataset: expected an index in [0, ", size(), "), got ", index);
   return state_->tokens[index];
+} catch (...) {
+  rethrow_as_error();
 }
 
 int64_t Dataset::length(int64_t index) const {

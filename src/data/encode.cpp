@@ -53,7 +53,7 @@ Example RowEncoder::encode(const Prompted& said, const std::string& place, NameC
   std::vector<int32_t> answer;
   try {
     if (said.has_prompt) {
-      ids = encode_rendered(*tokenizer_, config_.prompt_template, said.prompt_question);
+      ids = encode_prompt(*tokenizer_, config_.prompt_template, said.prompt_question);
     } else if (tokenizer_->bos()) {
       ids.push_back(*tokenizer_->bos());
     }

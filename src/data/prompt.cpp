@@ -79,9 +79,9 @@ bool is_blank(const nlohmann::json& value) {
          (value.is_string() && value.get_ref<const std::string&>().empty());
 }
 
-class Row {
+class JsonRow {
  public:
-  Row(const nlohmann::json& row, const std::string& place) : row_(row), place_(place) {}
+  JsonRow(const nlohmann::json& row, const std::string& place) : row_(row), place_(place) {}
 
   bool has(const std::string& key) const { return !key.empty() && row_.contains(key); }
   bool holds(const std::string& key) const { return has(key) && !row_.at(key).is_null(); }
@@ -108,7 +108,7 @@ class Row {
     return ids;
   }
 
-  // One number for each of `count` ids, in [0, most].
+  // One number for each of `count` ids, in [0, most]; a mask may say false and true.
   std::vector<int64_t> numbers(const std::string& key, size_t count, int64_t most) const {
     const nlohmann::json& list = row_.at(key);
     if (!list.is_array() || list.size() != count)
@@ -117,6 +117,10 @@ class Row {
     std::vector<int64_t> numbers;
     numbers.reserve(count);
     for (const nlohmann::json& x : list) {
+      if (most == 1 && x.is_boolean()) {
+        numbers.push_back(x.get<bool>());
+        continue;
+      }
       const bool is_number = x.is_number_integer() && x >= 0 && x <= most;
       if (!is_number)
         fail_at(key, "entry ", numbers.size(), ": expected an integer in [0, ", most, "], got ", brief(x));
@@ -150,7 +154,7 @@ class Row {
 };
 
 // The ids that attention_mask marks, which are neighbours: what it leaves out at the ends is padding.
-std::pair<size_t, size_t> attended(const Row& row, const std::string& key, size_t count) {
+std::pair<size_t, size_t> attended(const JsonRow& row, const std::string& key, size_t count) {
   if (!row.holds(key)) return {0, count};
   const std::vector<int64_t> mask = row.numbers(key, count, 1);
   const auto first = std::find(mask.begin(), mask.end(), 1), last = std::find(mask.rbegin(), mask.rend(), 1).base();
@@ -161,7 +165,7 @@ std::pair<size_t, size_t> attended(const Row& row, const std::string& key, size_
   return {static_cast<size_t>(first - mask.begin()), static_cast<size_t>(last - mask.begin())};
 }
 
-Example ready_ids(const Row& row, const RowReader::Keys& keys, int64_t vocab_size) {
+Example ready_ids(const JsonRow& row, const RowReader::Keys& keys, int64_t vocab_size) {
   Example example{.input_ids = row.ids(keys.answer, vocab_size, false), .labels = {}};
   auto& [ids, labels] = example;
   const size_t count = ids.size();
@@ -195,7 +199,7 @@ Example ready_ids(const Row& row, const RowReader::Keys& keys, int64_t vocab_siz
   return example;
 }
 
-Prompted prompted(const Row& row, const RowReader::Keys& keys) {
+Prompted prompted(const JsonRow& row, const RowReader::Keys& keys) {
   Prompted said{.prompt_question = {}, .answer = row.text(keys.answer), .has_prompt = !keys.question.empty()};
   if (said.answer.empty()) row.fail_at(keys.answer, "is empty");
   if (!said.has_prompt) return said;
@@ -260,7 +264,7 @@ RowReader::RowReader(const Columns& columns, int64_t vocab_size) : columns_(colu
 
 std::variant<Prompted, Example> RowReader::read(const nlohmann::json& json, const std::string& place,
                                                 NameCounts* unused) const {
-  const Row row(json, place);
+  const JsonRow row(json, place);
   for (const auto& [ours, theirs] : columns_)
     if (!json.contains(theirs)) row.refuse("no '", theirs, "' (columns: ", ours, "), got keys [", row.keys(), "]");
 

@@ -18,12 +18,27 @@ void check_length(const std::string& prompt_template) {
 
 bool is_letter(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); }
 
-// Whether a brace after this belongs to a formula: x_{1}, x^{2}, \boxed{answer}.
+// Whether a brace after this belongs to a formula or a pattern: x_{1}, x^{2}, \boxed{answer}, \d{3}.
 bool ends_in_formula(std::string_view text) {
   if (text.ends_with('_') || text.ends_with('^')) return true;
   size_t letters = 0;
   while (letters < text.size() && is_letter(text[text.size() - 1 - letters])) ++letters;
-  return letters > 1 && text.size() > letters && text[text.size() - 1 - letters] == '\\';
+  if (letters == 0 || text.size() == letters || text[text.size() - 1 - letters] != '\\') return false;
+  return letters > 1 || std::string_view("nrt").find(text.back()) == std::string_view::npos;
+}
+
+// Where a backslash and an n stand that a line end was meant by: not a command of LaTeX's. npos: nowhere.
+size_t find_escaped_line_end(std::string_view text) {
+  constexpr std::string_view kCommands[] = {"nabla",    "natural",   "ncong", "ne",        "nexists", "nonumber",
+                                            "norm",     "nparallel", "nsim",  "nsubseteq", "nearrow", "neg",
+                                            "neq",      "newline",   "ngeq",  "ni",        "nleq",    "nmid",
+                                            "noindent", "nolimits",  "not",   "notin",     "nu",      "nwarrow"};
+  for (size_t at = 0; (at = text.find("\\n", at)) != std::string_view::npos; ++at) {
+    const std::string_view rest = text.substr(at + 1);
+    const std::string_view word = rest.substr(0, std::find_if_not(rest.begin(), rest.end(), is_letter) - rest.begin());
+    if (std::find(std::begin(kCommands), std::end(kCommands), word) == std::end(kCommands)) return at;
+  }
+  return std::string_view::npos;
 }
 
 // A name, as other tools and languages have them in braces; no JSON, no sentence.
@@ -39,7 +54,8 @@ bool is_name(std::string_view text) {
 }  // namespace
 
 std::string template_defect(std::string_view text) {
-  if (const size_t at = text.find("\\n"); at != std::string_view::npos && text.find('\n') == std::string_view::npos)
+  if (const size_t at = find_escaped_line_end(text);
+      at != std::string_view::npos && text.find('\n') == std::string_view::npos)
     return join("holds a backslash and the letter n (byte ", at + 1,
                 "), and no line end: in bash write $'...\\n...', in a JSON file \\n with one backslash");
   size_t formula_end = std::string_view::npos;
@@ -82,17 +98,11 @@ std::string render_prompt(const std::string& prompt_template, const std::string&
   return prompt.append(prompt_template, begin, std::string::npos);
 }
 
-std::vector<int32_t> encode_rendered(const Tokenizer& tokenizer, const std::string& prompt_template,
-                                     const std::string& question) {
+std::vector<int32_t> encode_prompt(const Tokenizer& tokenizer, const std::string& prompt_template,
+                                   const std::string& question) {
   std::vector<int32_t> ids = tokenizer.encode(render_prompt(prompt_template, question));
   if (tokenizer.bos()) ids.insert(ids.begin(), *tokenizer.bos());
   return ids;
-}
-
-std::vector<int32_t> encode_prompt(const Tokenizer& tokenizer, const std::string& prompt_template,
-                                   const std::string& question) {
-  check_template(prompt_template);
-  return encode_rendered(tokenizer, prompt_template, question);
 }
 
 }  // namespace rankfold

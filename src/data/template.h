@@ -21,8 +21,4 @@ void check_template(const std::string& prompt_template);
 // is longer than kLongestText. The template may be one that a model was trained with: its defects stay.
 std::string render_prompt(const std::string& prompt_template, const std::string& question);
 
-// encode_prompt() for a template that was checked, or that a model was trained with.
-std::vector<int32_t> encode_rendered(const Tokenizer& tokenizer, const std::string& prompt_template,
-                                     const std::string& question);
-
 }  // namespace rankfold

@@ -75,7 +75,7 @@ std::vector<std::vector<int32_t>> generate(const CausalLM& model, const std::vec
   std::vector<int64_t> open(prompts.size());  // prompt number of each row that still decodes
   std::iota(open.begin(), open.end(), 0);
 
-  for (int64_t made = 0;; ++made) {
+  for (int64_t generated = 0;; ++generated) {
     leave_if(asked);
     const at::Tensor logits = parts.decoder.next_logits(batch, cache).to(at::kCPU, at::kFloat).contiguous();
     if (!logits.isfinite().all().item<bool>())
@@ -89,7 +89,7 @@ std::vector<std::vector<int32_t>> generate(const CausalLM& model, const std::vec
       if (std::find(eos.begin(), eos.end(), id) != eos.end()) continue;
       completions[row].push_back(id);
       if (take) take(row, id);
-      if (made + 1 == config.max_new_tokens) continue;
+      if (generated + 1 == config.max_new_tokens) continue;
       still_open.push_back(static_cast<int64_t>(b));
       next.push_back({id});
     }

@@ -14,6 +14,11 @@ AdapterSet::AdapterSet(Network base, Decoder& decoder) : decoder_(decoder) {
   use(std::make_shared<Network>(std::move(base)), {}, {});
 }
 
+bool AdapterSet::holds(const Attached& attachments, const Attachment& attachment) {
+  return std::any_of(attachments.begin(), attachments.end(),
+                     [&](const auto& other) { return other.get() == &attachment; });
+}
+
 std::vector<std::string> AdapterSet::names_of(const Attached& attachments) {
   std::vector<std::string> names;
   for (const auto& attachment : attachments) names.push_back(attachment->name);
@@ -23,9 +28,7 @@ std::vector<std::string> AdapterSet::names_of(const Attached& attachments) {
 std::vector<std::string> AdapterSet::names() const { return names_of(attached_); }
 std::vector<std::string> AdapterSet::active() const { return names_of(active_); }
 
-bool AdapterSet::is_active(const Attachment& attachment) const {
-  return std::any_of(active_.begin(), active_.end(), [&](const auto& other) { return other.get() == &attachment; });
-}
+bool AdapterSet::is_active(const Attachment& attachment) const { return holds(active_, attachment); }
 
 void AdapterSet::check_name(const std::string& name) const {
   RANKFOLD_CHECK(!is_full(), "the model itself is trained (Adapter::full); load it again for an adapter");
@@ -93,10 +96,15 @@ void AdapterSet::merge_active() {
     if (!ops::all_finite(to[i]->frozen->value))
       fail(from[i]->modules[0].name, ": expected finite values, base and update added, got NaN or infinity");
   }
-  Attached attached = attached_;
+  Attached attached = attached_, all_merged = merged_;
   std::erase_if(attached, [&](const auto& attachment) { return is_active(*attachment); });
+  all_merged.insert(all_merged.end(), active_.begin(), active_.end());
   use(merged, std::move(attached), {});
-  base_is_merged_ = true;
+  merged_ = std::move(all_merged);
+}
+
+bool AdapterSet::is_of_folder(const Attachment& attachment) const {
+  return merged_.empty() || (holds(merged_, attachment) && !holds(attached_, attachment));
 }
 
 void AdapterSet::replace_base(Network network) {

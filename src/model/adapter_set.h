@@ -43,7 +43,9 @@ class AdapterSet {
   // The updates of the active adapters become part of the base, in the model's dtype, and these adapters are detached.
   // UserError for an update of a tied head, or for a sum that is not finite.
   void merge_active();
-  bool base_is_merged() const { return base_is_merged_; }
+  bool base_is_merged() const { return !merged_.empty(); }
+  // Whether an adapter's values belong to the base as the folder has it: after a merge only those of the merged adapters.
+  bool is_of_folder(const Attachment& attachment) const;
 
   // This network is the base from now on. Where its weights train (full tuning), nothing can be attached to it.
   // std::invalid_argument where something is.
@@ -52,13 +54,14 @@ class AdapterSet {
 
  private:
   using Attached = std::vector<std::shared_ptr<const Attachment>>;
+  static bool holds(const Attached& attachments, const Attachment& attachment);
   static std::vector<std::string> names_of(const Attached& attachments);
   void use(std::shared_ptr<Network> base, Attached attached, Attached active);
 
   Decoder& decoder_;
   std::shared_ptr<Network> base_, network_;
   Attached attached_, active_;  // both in the order in which they were attached
-  bool base_is_merged_ = false;
+  Attached merged_;             // into the base
 };
 
 }  // namespace rankfold

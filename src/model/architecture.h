@@ -8,9 +8,7 @@
 
 namespace rankfold {
 
-// Weights are named model.embed_tokens.weight, model.layers.N.<module>.weight, model.layers.N.input_layernorm.weight,
-// model.layers.N.post_attention_layernorm.weight, model.norm.weight and lm_head.weight (absent when tied). Tensors that
-// end in rotary_emb.inv_freq are computed, not read.
+// How the tensors of a model are named: model/tensor_list.h.
 struct Architecture {
   const char* name;              // architectures[0] in config.json
   const char* model_type;        // as transformers names the family

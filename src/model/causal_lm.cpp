@@ -85,7 +85,11 @@ bool CausalLM::has_tokenizer() const { return what_stands_at(folder() / "tokeniz
 
 std::vector<std::string> CausalLM::adapter_names() const { return model_->adapters.names(); }
 std::vector<std::string> CausalLM::active_adapters() const { return model_->adapters.active(); }
-void CausalLM::set_active_adapters(const std::vector<std::string>& names) const { model_->adapters.activate(names); }
+void CausalLM::set_active_adapters(const std::vector<std::string>& names) const try {
+  model_->adapters.activate(names);
+} catch (...) {
+  rethrow_as_error();
+}
 void CausalLM::merge_adapters() const try { model_->adapters.merge_active(); } catch (...) {
   rethrow_as_error();
 }

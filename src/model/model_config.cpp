@@ -63,7 +63,7 @@ class Reader {
   mutable std::set<std::string> asked_;
 };
 
-void read_sizes(const Reader& reader, ModelConfig& config) {
+void read_sizes(const Reader& reader, bool is_packed, ModelConfig& config) {
   constexpr int64_t kMostFeatures = 1 << 20;
   config.vocab_size = reader.integer("vocab_size", 1, INT32_MAX);  // token ids are 32 bits wide
   config.hidden_size = reader.integer("hidden_size", 1, kMostFeatures);
@@ -75,7 +75,8 @@ void read_sizes(const Reader& reader, ModelConfig& config) {
   config.num_key_value_heads = reader.integer("num_key_value_heads", 1, heads, heads);
   if (heads % config.num_key_value_heads != 0)
     reader.refuse("num_key_value_heads", join("a divisor of num_attention_heads ", heads));
-  config.head_dim = reader.integer("head_dim", 1, kMostFeatures, config.hidden_size / heads);
+  config.head_dim = config.hidden_size / heads;
+  if (!is_packed) config.head_dim = reader.integer("head_dim", 1, kMostFeatures, config.head_dim);
   if (config.head_dim % 2 != 0)  // rotary positions turn pairs
     reader.refuse(reader.has("head_dim") ? "head_dim" : "num_attention_heads",
                   join("heads of an even size (here ", config.head_dim, ")"));
@@ -227,14 +228,14 @@ ModelConfig read_model_config(const ModelFolder& folder) {
   config.model_type = reader.read<std::string>("model_type", "a text", "", [](const auto&) { return true; });
   const Architecture& architecture = find_architecture(config.architecture, reader.source());
   refuse_unsupported(reader);
-  read_sizes(reader, config);
-  check_baichuan(reader, config);
   const bool is_packed = architecture.qkv.size() == 1;
+  read_sizes(reader, is_packed, config);
+  check_baichuan(reader, config);
   if (is_packed && config.num_key_value_heads != config.num_attention_heads)
     reader.refuse("num_key_value_heads", join(config.num_attention_heads, ", as ", architecture.qkv[0], " needs"));
   config.rms_norm_eps = reader.number("rms_norm_eps", "a number in (0, 1)", config.rms_norm_eps,
                                       [](double x) { return allow::positive_float(x) && x < 1; });
-  read_rope(reader, config);
+  if (!is_packed) read_rope(reader, config);  // Baichuan's class reads none of it
   config.tie_word_embeddings = reader.flag("tie_word_embeddings", false);
   const Reader generation(folder.generation_config(), (folder.path() / "generation_config.json").string());
   const std::vector<int64_t> eos = read_eos(reader);

@@ -17,9 +17,9 @@
 // a weight without any. Module i draws dropout mask first_module + i; rows and positions (int) are each token's
 // counters and default to one sequence. Dropout happens wherever it is above 0: pass 0 in evaluation.
 //
-// Tensors are flat: tokens lie end to end, no batch dimension. Each call makes its own low-precision copies of the updates and, with
-// kernels, lays the weight out anew: for tests and experiments, where a trainer keeps Projections (projection.h). Wrong
-// arguments raise ValueError. No meta kernels, hence no torch.compile through an op.
+// Tensors are flat: tokens lie end to end, no batch dimension. Each call makes its own low-precision copies of the
+// updates and, with kernels, lays the weight out anew: for tests and experiments, where a trainer keeps Projections
+// (projection.h). Wrong arguments raise ValueError. No meta kernels, hence no torch.compile through an op.
 #include "core/check.h"
 #include "ops/dropout.h"
 #include "ops/open_cuda.h"
@@ -45,7 +45,7 @@ struct Work {
   Projection projection;
 };
 
-struct Updates {
+struct UpdateArguments {
   at::TensorList a, b;
   at::ArrayRef<double> scale;
   double dropout = 0;
@@ -87,7 +87,7 @@ Norm make_norm(const char* op, const Tensor& weight, double eps, const Tensor& h
   return norm;
 }
 
-Projection make_projection(const char* op, const Tensor& weight, const Updates& updates, const Tensor& x) {
+Projection make_projection(const char* op, const Tensor& weight, const UpdateArguments& updates, const Tensor& x) {
   check_matrix(op, "weight", weight, x.device());
   RANKFOLD_CHECK(weight.scalar_type() == x.scalar_type(), op, ": weight must be ", x.scalar_type(),
                  " as the input, got ", weight.scalar_type());
@@ -137,7 +137,7 @@ Tensor counters(const char* op, const char* name, const OptionalTensor& given, c
   return given->to(otherwise.options()).contiguous();
 }
 
-Pass make_pass(const char* op, const Updates& updates, const Tensor& x, std::shared_ptr<void> owner) {
+Pass make_pass(const char* op, const UpdateArguments& updates, const Tensor& x, std::shared_ptr<void> owner) {
   Pass pass;
   pass.owner = std::move(owner);
   if (updates.dropout == 0) return pass;
@@ -156,7 +156,7 @@ std::tuple<Tensor, Tensor> norm_project_op(const Tensor& h, const Tensor& norm_w
                                            double dropout, int64_t seed, int64_t step, int64_t first_module,
                                            const OptionalTensor& rows, const OptionalTensor& positions) {
   const char* op = "norm_project";
-  const Updates updates{a, b, scale, dropout, seed, step, first_module, rows, positions};
+  const UpdateArguments updates{a, b, scale, dropout, seed, step, first_module, rows, positions};
   check_tokens(op, "h", h);
   const auto work = std::make_shared<Work>();
   work->norm = make_norm(op, norm_weight, eps, h);
@@ -169,7 +169,7 @@ Tensor project_add_op(const Tensor& x, const Tensor& residual, const Tensor& wei
                       at::ArrayRef<double> scale, double dropout, int64_t seed, int64_t step, int64_t first_module,
                       const OptionalTensor& rows, const OptionalTensor& positions) {
   const char* op = "project_add";
-  const Updates updates{a, b, scale, dropout, seed, step, first_module, rows, positions};
+  const UpdateArguments updates{a, b, scale, dropout, seed, step, first_module, rows, positions};
   check_tokens(op, "x", x);
   const auto work = std::make_shared<Work>();
   work->projection = make_projection(op, weight, updates, x);
@@ -181,7 +181,7 @@ Tensor swiglu_project_add_op(const Tensor& gate_up, const Tensor& residual, cons
                              at::TensorList b, at::ArrayRef<double> scale, double dropout, int64_t seed, int64_t step,
                              int64_t first_module, const OptionalTensor& rows, const OptionalTensor& positions) {
   const char* op = "swiglu_project_add";
-  const Updates updates{a, b, scale, dropout, seed, step, first_module, rows, positions};
+  const UpdateArguments updates{a, b, scale, dropout, seed, step, first_module, rows, positions};
   check_tokens(op, "gate_up", gate_up);
   RANKFOLD_CHECK(gate_up.size(1) % 2 == 0, op, ": gate_up must hold as many gates as ups, got ", gate_up.sizes());
   const auto work = std::make_shared<Work>();

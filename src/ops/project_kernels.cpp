@@ -15,7 +15,7 @@ namespace rankfold::ops::by_kernels {
 namespace {
 
 // y [M, N] = x [M, K] w [N, K]^T + residual, row-major.
-void multiply(const Backend& backend, const Rows& x, const Rows& w, int64_t k, const at::Tensor& residual,
+void multiply(const Backend& backend, const MatrixRows& x, const MatrixRows& w, int64_t k, const at::Tensor& residual,
               const at::Tensor& y) {
   kernels::Gemm gemm{.dtype = dtype_of(y.scalar_type()),
                      .dtype_out = dtype_of(y.scalar_type()),
@@ -38,7 +38,7 @@ void multiply(const Backend& backend, const Rows& x, const Rows& w, int64_t k, c
 }
 
 // dx [M, K] = dy [M, N] w [N, K], row-major.
-void multiply_back(const Backend& backend, const Rows& dy, const Rows& w, int64_t n, const at::Tensor& dx) {
+void multiply_back(const Backend& backend, const MatrixRows& dy, const MatrixRows& w, int64_t n, const at::Tensor& dx) {
   backend.kernels.gemm({.dtype = dtype_of(dx.scalar_type()),
                         .dtype_out = dtype_of(dx.scalar_type()),
                         .m = dx.size(1),
@@ -54,7 +54,7 @@ void multiply_back(const Backend& backend, const Rows& dy, const Rows& w, int64_
 }
 
 // dw [N, K] fp32 = dy [M, N]^T x [M, K].
-at::Tensor weight_gradient(const Backend& backend, const at::Tensor& dy, const Rows& x, int64_t k) {
+at::Tensor weight_gradient(const Backend& backend, const at::Tensor& dy, const MatrixRows& x, int64_t k) {
   at::Tensor dw = at::empty({dy.size(1), k}, dy.options().dtype(at::kFloat));
   backend.kernels.gemm({.dtype = dtype_of(dy.scalar_type()),
                         .dtype_out = kernels::Dtype::f32,
@@ -109,7 +109,7 @@ Projected project(const Backend& backend, const Input& input, Projection& projec
   }
 
   at::Tensor x;
-  Rows w;
+  MatrixRows w;
   int64_t width = k;
   if (projection.has_update()) {
     const Augmented& augmented = current(projection);
@@ -161,10 +161,10 @@ ProjectedGradient project_backward(const Backend& backend, const at::Tensor& dy_
   // stands between.
   const bool joined = update && needs_dx && pass.dropout == 0 && has_spare_columns(dy, columns);
   at::Tensor ds, da, db;
-  Rows ds_rows;
+  MatrixRows ds_rows;
   if (update) {
     if (!joined) ds = at::empty({t, columns}, options);
-    ds_rows = joined ? Rows{element(dy, 0, n), pitch_of(dy)} : rows_of(ds);
+    ds_rows = joined ? MatrixRows{element(dy, 0, n), pitch_of(dy)} : rows_of(ds);
     db = at::empty({n, columns}, fp32);
     kernels::OutputGrad grad{.dtype = dtype_of(dy.scalar_type()),
                              .m = t,
@@ -189,7 +189,7 @@ ProjectedGradient project_backward(const Backend& backend, const at::Tensor& dy_
   if (needs_dx) {
     dx = input.source == Source::plain ? at::empty({t, k}, options)
                                        : at::empty({t, kernels::round_up(k, 8)}, options).narrow(1, 0, k);
-    const Rows w = rows_of(update ? augmented->buffer : projection.current_weight());
+    const MatrixRows w = rows_of(update ? augmented->buffer : projection.current_weight());
     multiply_back(backend, rows_of(dy), w, joined ? n + columns : n, dx);
   }
 

@@ -10,7 +10,7 @@
 
 namespace rankfold::ops {
 
-struct Rows {
+struct MatrixRows {
   const void* data = nullptr;
   int64_t pitch = 0;  // elements from a row to the next
 };
@@ -23,7 +23,7 @@ inline bool has_dense_rows(const at::Tensor& x) {
 inline at::Tensor dense_rows(const at::Tensor& x) { return has_dense_rows(x) ? x : x.contiguous(); }
 // A tensor of one row may have any stride.
 inline int64_t pitch_of(const at::Tensor& x) { return std::max(x.stride(0), x.size(1)); }
-inline Rows rows_of(const at::Tensor& x) { return {x.const_data_ptr(), pitch_of(x)}; }
+inline MatrixRows rows_of(const at::Tensor& x) { return {x.const_data_ptr(), pitch_of(x)}; }
 inline void* element(const at::Tensor& x, int64_t row, int64_t column) {
   return static_cast<char*>(x.data_ptr()) + (row * pitch_of(x) + column) * x.element_size();
 }

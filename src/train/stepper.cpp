@@ -47,6 +47,7 @@ void Stepper::check_adapter() const {
   const bool is_alone = adapter_.is_full() || model_.active_adapters().size() == 1;
   RANKFOLD_CHECK(adapter_.is_of(model_) && adapter_.is_active() && is_alone, "Trainer: the adapter '", adapter_.name(),
                  "' must be the only active one of its model (CausalLM::set_active_adapters)");
+  check_is_of_folder(adapter_, *model_.shared_model());
 }
 
 MemoryPlan Stepper::plan_memory() {
@@ -58,6 +59,7 @@ MemoryPlan Stepper::plan_memory() {
 }
 
 Stepper::Taken Stepper::take() {
+  check_adapter();  // what is called after a step may have switched them
   const Window window = windows_.at(state.step);
   const double rate = learning_rate(config_, state.step, plan().total_steps);
   update(window, backward(window), rate);

@@ -175,6 +175,13 @@ TEST_F(Adapters, AfterAMergeInMemoryNothingIsSaved) {
   EXPECT_EQ(model.adapter_names(), std::vector<std::string>{"idle"});
   testing::expect_error<UserError>([&] { idle.save(folder_ / "saved"); }, "another adapter was merged into in memory");
   EXPECT_FALSE(std::filesystem::exists(folder_ / "saved" / "adapter_model.safetensors"));
+  EXPECT_FALSE(idle.is_of_folder());
+  EXPECT_FALSE(make(model, "later", 3).is_of_folder());
+  // The one that was merged was trained on the folder's weights.
+  EXPECT_TRUE(first.is_of_folder());
+  first.save(folder_ / "first");
+  const CausalLM again = load({.baichuan = false});
+  EXPECT_TRUE(Adapter::load(again, folder_ / "first").flat_values().equal(first.flat_values()));
 }
 
 TEST_F(Adapters, GraphsKeepTheWeightsOfTheirTime) {

@@ -186,7 +186,7 @@ TEST_F(Programs, TokenisedRowsAreKept) {
   EXPECT_TRUE(contains(train().out, "\ntokens kept in out/cache/data.json-"));
   EXPECT_EQ(files("out/cache"), 1);
   EXPECT_TRUE(contains(train().out, "\ntokens read from out/cache/data.json-"));
-  EXPECT_TRUE(contains(train("--max_length 9").out, ": of other data or settings; made anew\n"));
+  EXPECT_TRUE(contains(train("--max_length 9").out, ": of other data or settings; written anew\n"));
   EXPECT_EQ(files("out/cache"), 1);
   EXPECT_EQ(json::parse(read_bytes(folder_ / "out/rankfold_config.json")).at("cache_dir"), "");
 

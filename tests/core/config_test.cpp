@@ -289,6 +289,17 @@ TEST(Config, PatternsAreUsedAsMaps) {
   const std::map<std::string, int64_t> sorted = copy.rank_pattern;
   config.rank_pattern = sorted;
   EXPECT_EQ(config.rank_pattern, (OrderedMap<int64_t>{{"a", 8}, {"q_proj", 6}}));
+  EXPECT_FALSE(config.rank_pattern.insert_or_assign("a", 9).second);
+  EXPECT_TRUE(config.rank_pattern.insert_or_assign("b", 1).second);
+  EXPECT_FALSE(config.rank_pattern.try_emplace("b", 2).second);
+  config.rank_pattern.insert({{"b", 3}, {"c", 4}});
+  config.rank_pattern.insert(sorted.begin(), sorted.end());
+  EXPECT_EQ(config.rank_pattern, (OrderedMap<int64_t>{{"a", 9}, {"q_proj", 6}, {"b", 1}, {"c", 4}}));
+  EXPECT_EQ(config.rank_pattern.erase(config.rank_pattern.find("q_proj"))->first, "b");
+  OrderedMap<int64_t> other{{"d", 5}};
+  config.rank_pattern.swap(other);
+  EXPECT_EQ(config.rank_pattern, (OrderedMap<int64_t>{{"d", 5}}));
+  EXPECT_EQ(other.find("c")->second, 4);
 }
 
 TEST(Config, NoNameIsUsedTwice) {

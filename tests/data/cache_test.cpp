@@ -117,7 +117,7 @@ TEST_F(CacheTest, IsMissedWhereAnythingThatMattersDiffers) {
     SCOPED_TRACE(what);
     config.cache_dir = cached_.cache_dir;
     const Dataset data = open(config, tokenizer, vocabulary);
-    EXPECT_EQ(data.cache_note(), cache_file().string() + ": of other data or settings; made anew");
+    EXPECT_EQ(data.cache_note(), cache_file().string() + ": of other data or settings; written anew");
     expect_same(data, plain(config, tokenizer, vocabulary));
     EXPECT_TRUE(contains(open(config, tokenizer, vocabulary).cache_note(), "tokens read from"));
     EXPECT_EQ(files(), 1);
@@ -184,7 +184,7 @@ TEST_F(CacheTest, IsMadeAnewWhereItIsDamaged) {
     SCOPED_TRACE(what);
     const Dataset data = open(cached_);
     EXPECT_TRUE(contains(data.cache_note(), cache_file().string() + ": "));
-    EXPECT_TRUE(contains(data.cache_note(), "; made anew"));
+    EXPECT_TRUE(contains(data.cache_note(), "; written anew"));
     EXPECT_EQ(data.fingerprint(), expected.fingerprint());
     EXPECT_EQ(read_bytes(cache_file()), whole);
   };

@@ -158,6 +158,7 @@ TEST(Row, LeavesPaddingOut) {
   for (const char* row :
        {R"({"input_ids": [1, 5, 6], "attention_mask": [1, 1, 1]})",
         R"({"input_ids": [1, 5, 6], "attention_mask": null})",
+        R"({"input_ids": [0, 1, 5, 6], "attention_mask": [false, true, true, true]})",
         R"({"input_ids": [0, 0, 1, 5, 6], "attention_mask": [0, 0, 1, 1, 1], "position_ids": [1, 1, 0, 1, 2]})",
         R"({"input_ids": [1, 5, 6, 2], "attention_mask": [1, 1, 1, 0], "token_type_ids": [0, 0, 0, 0]})",
         R"({"input_ids": [9, 1, 5, 6, 9], "attention_mask": [0, 1, 1, 1, 0], "labels": [-100, 1, 5, 6, -100]})"}) {
@@ -210,13 +211,17 @@ TEST(Prompt, HasNoPlaceThatNothingFills) {
        {"{question}", "{question}\n", "Q: {question} ({question})\nA:", "{\"a\": 1, \"q\": \"{question}\"}",
         "{ } {} {\"a\": {\"b\": 2}} {see above, please} {question}",
         "{question} in \\boxed{answer}, \\frac{a}{b}, x_{i}^{n}", "{question}\n[0-9]{1,3} {'k': 1} { {",
-        "line\n{question} \\n stays beside a line end"})
+        "line\n{question} \\n stays beside a line end",
+        "Find \\nabla f of {question}, where a \\neq b:", "{question} as \\d{3}-\\d{4}"})
     EXPECT_EQ(template_defect(fine), "") << fine;
   const auto refused = [](const std::string& text, const std::string& part) {
     EXPECT_TRUE(contains(template_defect(text), part)) << text;
     EXPECT_TRUE(contains(error_of<UserError>([&] { check_template(text); }), "prompt_template: "));
   };
   refused("### Instruction:\\n{question}\\n", "holds a backslash and the letter n (byte 17), and no line end");
+  refused("{question}\\nabc:", "holds a backslash and the letter n (byte 11)");
+  refused("\\nabla of {question}\\nAnswer:", "holds a backslash and the letter n (byte 21)");
+  refused("a\n{question}\\n{3}", "nothing fills {3} (byte 15)");
   refused("<human>{{question}}<bot>", "doubled braces (byte 8)");
   refused("{question}\n{{\"a\": 1}}", "doubled braces");
   for (const std::string name :
@@ -224,12 +229,6 @@ TEST(Prompt, HasNoPlaceThatNothingFills) {
     refused("{question}\n{" + name + "}", "nothing fills {" + name + "}");
     refused("{question}\n{ " + name + " }", "nothing fills {" + name + "}");
   }
-  EXPECT_TRUE(contains(error_of<UserError>([] {
-                         const TempFolder folder;
-                         train_tokenizer(folder.path());
-                         encode_prompt(Tokenizer::open(folder.path(), true), "{question}{input}", "q");
-                       }),
-                       "nothing fills {input}"));
 }
 
 TEST(Prompt, IsEncodedAsTrainingDoes) {
@@ -240,6 +239,8 @@ TEST(Prompt, IsEncodedAsTrainingDoes) {
   EXPECT_EQ(encode_prompt(without, "Q: {question}\n", "the"), ids);
   ids.insert(ids.begin(), 1);
   EXPECT_EQ(encode_prompt(with, "Q: {question}\n", "the"), ids);
+  // A model may have been trained with a template that is refused today.
+  EXPECT_EQ(encode_prompt(without, "Q: {question}{input}", "the"), without.encode("Q: the{input}"));
 }
 
 }  // namespace

@@ -1,6 +1,7 @@
 #include "fused/backend.h"
 
 #include "fused/fake_cuda.h"
+#include "simt/engine.h"
 
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
@@ -8,6 +9,7 @@
 
 #include <cmath>
 #include <limits>
+#include <optional>
 
 namespace rankfold::testing {
 namespace {
@@ -77,32 +79,17 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> attention_backward(const at::Tens
   return {at::cat(grads[0]), at::cat(grads[1]), at::cat(grads[2])};
 }
 
-// The kernel with the device's memory open.
-template <auto kEntry>
-void open_memory(kernels::Table& table) {
-  table.*kEntry = [](const auto& params, kernels::Stream stream) {
-    static const kernels::Table kernels = kernels::table_of_kernels();
-    const OpenMemory open;
-    (kernels.*kEntry)(params, stream);
-  };
-}
-
 }  // namespace
 
 const ops::Backend& host_backend() {
   static const ops::Backend backend = [] {
     ops::Backend b{};
-    using kernels::Table;
     b.kernels = kernels::table_of_kernels();
-    open_memory<&Table::down>(b.kernels);
-    open_memory<&Table::output_grad>(b.kernels);
-    open_memory<&Table::input_grad>(b.kernels);
-    open_memory<&Table::rope>(b.kernels);
-    open_memory<&Table::cross_entropy>(b.kernels);
-    open_memory<&Table::embedding>(b.kernels);
-    open_memory<&Table::adamw>(b.kernels);
-    open_memory<&Table::square_sum>(b.kernels);
     b.kernels.gemm = gemm;
+    simt::around_launches([](bool begins) {
+      static std::optional<OpenMemory> open;  // kernels are launched by one thread at a time
+      begins ? void(open.emplace()) : open.reset();
+    });
     b.stream = [](const at::Tensor&) -> kernels::Stream { return nullptr; };
     b.shared_limit = [](const at::Tensor&) -> int64_t { return 99 * 1024; };
     b.attention = attention;

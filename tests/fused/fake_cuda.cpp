@@ -184,38 +184,41 @@ class OnHost {
 
   void run() {
     const size_t arguments = op_.schema().arguments().size(), results = op_.schema().returns().size();
-    for (size_t i = stack_->size() - arguments; i < stack_->size(); ++i) (*stack_)[i] = argument((*stack_)[i]);
+    for (size_t i = 0; i < arguments; ++i) {
+      c10::IValue& value = (*stack_)[stack_->size() - arguments + i];
+      const at::AliasInfo* alias = op_.schema().arguments()[i].alias_info();
+      value = argument(value, alias && alias->isWrite());
+    }
     op_.callBoxed(stack_);
     for (const auto& [tensor, shared] : shared_) keep_resized(tensor, shared);
     for (size_t i = stack_->size() - results; i < stack_->size(); ++i) (*stack_)[i] = result((*stack_)[i]);
   }
 
  private:
-  Tensor argument(const Tensor& x) {
+  Tensor argument(const Tensor& x, bool is_written) {
     if (!x.defined()) return x;
     if (!x.is_cuda()) {
-      // As on a device, which takes numbers and, for indexing, indices from the host.
-      TORCH_CHECK(x.dim() == 0 || op_.schema().name().find("index") != std::string::npos, op_.schema().name(),
-                  ": expected all tensors on the device, got one on ", x.device());
-      return x;
+      TORCH_CHECK(x.dim() == 0 && !is_written, op_.schema().name(), ": expected all tensors on the device, got one on ",
+                  x.device());
+      return x;  // a number
     }
     for (const auto& [tensor, shared] : shared_)
       if (tensor.is_same(x)) return shared;
     shared_.emplace_back(x, on_cpu(x));
     return shared_.back().second;
   }
-  c10::IValue argument(const c10::IValue& x) {
-    if (x.isTensor()) return argument(x.toTensor());
+  c10::IValue argument(const c10::IValue& x, bool is_written) {
+    if (x.isTensor()) return argument(x.toTensor(), is_written);
     if (x.isDevice()) return at::Device(at::kCPU);
     if (x.isTensorList()) {
       std::vector<Tensor> all;
-      for (const Tensor& one : x.toTensorVector()) all.push_back(argument(one));
+      for (const Tensor& one : x.toTensorVector()) all.push_back(argument(one, is_written));
       return all;
     }
-    if (x.isOptionalTensorList()) {
+    if (x.isOptionalTensorList()) {  // indices, which may be the host's
       c10::List<std::optional<Tensor>> all;
       for (const std::optional<Tensor>& one : x.toOptionalTensorList())
-        all.push_back(one ? std::optional<Tensor>(argument(*one)) : std::nullopt);
+        all.push_back(one && one->is_cuda() ? std::optional<Tensor>(argument(*one, false)) : one);
       return all;
     }
     return x;

@@ -14,7 +14,7 @@ namespace {
 
 using testing::Kernels;
 
-TEST(Rows, RoomIsTheirsAlone) {
+TEST(Rows, SpareColumnsAreTheirsAlone) {
   const at::Tensor x = ops::with_spare_columns(5, 16, at::TensorOptions(test_device));
   EXPECT_EQ(x.sizes(), at::IntArrayRef({5, 16}));
   EXPECT_TRUE(ops::has_spare_columns(x, 64));

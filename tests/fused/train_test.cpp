@@ -217,7 +217,7 @@ TEST_F(Float16, FindsAScaleThatFits) {
 }
 
 // A low-precision copy is written again when a leaf has changed behind AdamW's kernel.
-TEST_F(FusedModel, ImagesFollowAnotherOptimizer) {
+TEST_F(FusedModel, CopiesFollowAnotherOptimizer) {
   const Dataset data = Dataset::open(folder_ / "rows.jsonl", nullptr, {.max_length = 64}, kVocabulary);
   const Batch batch = data.batch({0, 1, 2});
   at::NoGradGuard no_grad;

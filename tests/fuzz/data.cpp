@@ -129,7 +129,7 @@ void parse(const std::filesystem::path& folder, const std::string& name) {
     read_fields(read_json(path), path.string(), config, /*unknown_is_error=*/true);
     if (const std::string defect = template_defect(config.prompt_template); !defect.empty())
       judge_line(one_line(defect));
-    encode_rendered(tokenizer, config.prompt_template, "the bath");
+    encode_prompt(tokenizer, config.prompt_template, "the bath");
   } else if (name == "value.json") {
     const std::string text = read_json(path).dump(-1, ' ', true);
     if (wants_result) verdict.result = text;

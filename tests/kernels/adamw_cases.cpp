@@ -66,7 +66,7 @@ AdamW make_adamw(Context& c, Dtype dtype, const std::vector<Parameter>& paramete
   return a;
 }
 
-void expect_images(Context& c, const std::vector<Parameter>& parameters, const Matrix& value) {
+void expect_copies(Context& c, const std::vector<Parameter>& parameters, const Matrix& value) {
   for (const Parameter& p : parameters) {
     for (int64_t i = 0; i < p.rows * p.cols; ++i) {
       const int64_t row = i / p.cols, col = i % p.cols;
@@ -104,7 +104,7 @@ void run_steps(Context& c, Dtype dtype) {
     c.expect_close("value" + step, value, exact.value, plain.value, {});
     c.expect_close("first moment" + step, first, exact.first, plain.first, {});
     c.expect_close("second moment" + step, second, exact.second, plain.second, {});
-    expect_images(c, parameters, value);
+    expect_copies(c, parameters, value);
   }
 }
 

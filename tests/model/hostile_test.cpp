@@ -19,7 +19,7 @@ using testing::TempFolder;
 class HostileConfig : public ::testing::Test {
  protected:
   void SetUp() override {
-    testing::write_tiny_model(folder_.path(), {});
+    testing::write_tiny_model(folder_.path(), {.baichuan = false});
     config_ = json::parse(testing::read_bytes(folder_ / "config.json"));
     CausalLM::load(folder_.path());
   }

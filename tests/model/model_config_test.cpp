@@ -174,6 +174,15 @@ TEST(ModelConfig, KeysThatNothingReadsAreNamedOnce) {
                     {"use_cache", true}})
                   .notes.empty());
   EXPECT_TRUE(read({{"norm_head", true}}).notes.at(0).ends_with("not used: norm_head"));  // of another family
+  // Baichuan's class computes its positions by itself.
+  const ModelConfig fixed = read({{"architectures", {"BaiChuanForCausalLM"}},
+                                  {"rope_theta", 5e5},
+                                  {"rope_scaling", {{"type", "linear"}, {"factor", 4}}},
+                                  {"head_dim", 64}});
+  EXPECT_EQ(fixed.rope_theta, 10000);
+  EXPECT_EQ(fixed.rope_factor, 1);
+  EXPECT_EQ(fixed.head_dim, 128);
+  EXPECT_TRUE(fixed.notes.at(0).ends_with("not used: head_dim, rope_scaling, rope_theta")) << fixed.notes.at(0);
   json many;
   for (int i = 0; i < 15; ++i) many["unknown_" + std::string(1, static_cast<char>('a' + i))] = i;
   EXPECT_TRUE(read(many).notes.at(0).ends_with("unknown_l and 3 more"));

@@ -220,6 +220,16 @@ Process& process() {
   return process;
 }
 
+void (*around)(bool begins) = nullptr;
+struct Around {
+  Around() {
+    if (around) around(true);
+  }
+  ~Around() {
+    if (around) around(false);
+  }
+};
+
 // ---------------------------------------------------------------------------------------------------------------------
 // The engine of one OS thread
 
@@ -812,10 +822,13 @@ void run(const Launch& launch, void (*thread)(const void*), const void* argument
     setting = process().setting;
     ++process().launches[launch.name];
   }
+  const Around entered;
   this_engine().run(launch, thread, argument, setting);
 }
 
 }  // namespace detail
+
+void around_launches(void (*f)(bool begins)) { around = f; }
 
 void fail(const char* what, Place place) {
   if (engine == nullptr || !engine->in_kernel()) throw Failure(what);

@@ -40,6 +40,9 @@ Setting set_order(Order order, uint64_t seed = 0);
 // How often each kernel has been launched in this process.
 std::map<std::string, int64_t> launches();
 
+// From now on called around the blocks of each launch, on the thread that launches; null: nothing is. Not thread safe.
+void around_launches(void (*f)(bool begins));
+
 // Where the threads of the running block stand, a line for each place; for a debugger: `print simt::where()`.
 std::string where();
 

@@ -20,7 +20,7 @@ cp -r "$root/kernels" "$work/tree/"  # somebody may edit while this runs
 cp -r "$root/tests/kernels" "$root/tests/simt" "$work/tree/tests/"
 root=$work/tree
 
-# A mutant, compiled as in flavours.cmake but with -O1, in place of its kernel's object.
+# A kernel, mutated or not, compiled as in flavours.cmake but with -O1, in place of its object.
 build_mutant() {  # FLAVOUR KERNEL SOURCE
   local flags=() objects=() object
   if [[ $1 == tsan ]]; then flags=(-fsanitize=thread); fi
@@ -35,9 +35,10 @@ build_mutant() {  # FLAVOUR KERNEL SOURCE
 unchanged() {  # FLAVOUR
   cmake --build "$build" --target "simt_tests_$1" >"$work/$1/log" || { tail "$work/$1/log"; exit 1; }
   (cd "$work/$1" && ar x "$build/tests/libsimt_kernels_$1.a")
-  cp "$build/tests/CMakeFiles/simt_tests_$1.dir"/kernels/*.o \
-    "$build/tests/CMakeFiles/simt_tests_$1.dir/simt/kernels_test.cpp.o" "$work/$1"
-  cp "$build/bin/simt_tests_$1" "$work/$1/tests"
+  local source
+  for source in "$root"/tests/kernels/*.{cpp,cu} "$root/tests/simt/kernels_test.cpp"; do
+    cp "$build/tests/CMakeFiles/simt_tests_$1.dir/${source#"$root/tests/"}.o" "$work/$1"
+  done
 }
 cases_of() {  # KERNEL FILE: GoogleTest's filter
   case $1 in
@@ -61,7 +62,8 @@ for source in "$root"/kernels/*.cu; do
   for flavour in plain tsan; do
     [[ $ready == *$flavour* ]] || unchanged "$flavour"
     ready+=" $flavour"
-    passes "$flavour" "$work/$flavour/tests" "$kernel" || {
+    build_mutant "$flavour" "$kernel" "$source"
+    passes "$flavour" "$work/$flavour/mutated" "$kernel" || {
       echo "mutate: the $flavour cases of $kernel fail without a mutation: $work/$flavour/log" >&2
       exit 1
     }

@@ -47,6 +47,28 @@ TEST_F(TrainerOfAdapters, TrainsTheOneThatIsActiveAlone) {
   EXPECT_FALSE(first.flat_values().equal(before));
 }
 
+// What would be trained there could not be saved: said before the first step.
+TEST_F(TrainerOfAdapters, RefusesWeightsThatAnAdapterWasMergedInto) {
+  const CausalLM model = load();
+  make(model, "first");
+  model.merge_adapters();
+  const Adapter second = make(model, "second");
+  testing::expect_error<UserError>([&] { trainer(model, second, "out").run(); },
+                                   "another adapter was merged into in memory");
+}
+
+TEST_F(TrainerOfAdapters, StopsWhereACallbackLeavesAnotherActive) {
+  for (const std::vector<std::string>& left : {std::vector<std::string>{"other"}, {}}) {
+    const CausalLM model = load();
+    make(model, "other");
+    const Adapter adapter = make(model, "a");
+    Trainer t = trainer(model, adapter, "left" + std::to_string(left.size()));
+    t.after_step([&](StepView&) { model.set_active_adapters(left); });
+    EXPECT_THROW(t.run(), std::invalid_argument);
+    EXPECT_EQ(t.log().size(), 0u);  // logging_steps is 10
+  }
+}
+
 // A callback that looks at the base for a moment.
 TEST_F(TrainerOfAdapters, SwitchingBetweenStepsChangesNothing) {
   const auto values = [&](bool switches) {

@@ -732,7 +732,7 @@ TEST_F(Training, ARunWithoutALearningRateIsSaid) {
   EXPECT_EQ(warning_of([](auto& c) { c.max_steps = 1, c.warmup_ratio = 0.1, c.lr_scheduler_type = "constant"; }), "");
 }
 
-TEST_F(Training, AModelHasOneAdapter) {
+TEST_F(Training, ANameIsTakenOnce) {
   const CausalLM model = CausalLM::load(folder_ / "model", {.device = "cpu"});
   Adapter::create(model, {.r = 4, .target_modules = "all-linear"});
   EXPECT_THROW(Adapter::create(model, {.r = 4, .target_modules = "all-linear"}), std::invalid_argument);
