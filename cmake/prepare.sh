@@ -69,8 +69,8 @@ cuda_architectures() {  # SCOPE
   fi
 }
 
-# Configures once, and again for another nvcc or other architectures; afterwards ninja runs CMake when a list of sources
-# changed.
+# Configures once, and again for another nvcc, other architectures or changed presets; afterwards ninja runs CMake when a
+# list of sources changed.
 build_targets() {  # SCOPE TARGET...
   local torch scope=$1 architectures='' cuda=(-DRANKFOLD_CUDA=OFF)
   shift
@@ -80,7 +80,7 @@ build_targets() {  # SCOPE TARGET...
     cuda=(-DRANKFOLD_CUDA=AUTO -DRANKFOLD_NVCC="$nvcc" -URANKFOLD_CUDA_ARCHITECTURES)
     [[ -z $architectures ]] || cuda+=(-DRANKFOLD_CUDA_ARCHITECTURES="$architectures")
   fi
-  if ! [[ -f $build/build.ninja && -f $build/rankfold-nvcc.stamp &&
+  if ! [[ $build/build.ninja -nt $root/CMakePresets.json && -f $build/rankfold-nvcc.stamp &&
     $(<"$build/rankfold-nvcc.stamp") == "$nvcc $architectures" ]]; then
     say "configuring"
     (cd "$root" && cmake --preset default -DCMAKE_PREFIX_PATH="$torch" -DRANKFOLD_TESTS=ON "${cuda[@]}") \
@@ -96,7 +96,7 @@ build_targets() {  # SCOPE TARGET...
 build_preset() {
   local torch
   torch=$(echo "$venv"/lib/python3*/site-packages/torch)
-  if ! [[ -f $build/$1/build.ninja ]]; then
+  if ! [[ $build/$1/build.ninja -nt $root/CMakePresets.json ]]; then
     say "configuring $1"
     (cd "$root" && cmake --preset "$1" -DCMAKE_PREFIX_PATH="$torch") >"$build/configure-$1.log" 2>&1 ||
       { tail -n 20 "$build/configure-$1.log" >&2; die "cmake failed: the whole output is in build/configure-$1.log"; }
