@@ -175,7 +175,8 @@ TEST(Row, LeavesPaddingOut) {
   refused(R"("attention_mask": [0, 0, 0])", "attention_mask: is 0 everywhere");
   refused(R"("attention_mask": [1, 1])", "attention_mask: expected a list of 3 numbers, one for each id, got 2");
   refused(R"("attention_mask": [1, 2, 1])", "attention_mask: entry 1: expected an integer in [0, 1], got 2");
-  refused(R"("attention_mask": [1, true, 1])", "attention_mask: entry 1: expected an integer in [0, 1], got true");
+  refused(R"("attention_mask": [1, false, true])", "attention_mask: entry 1: got 0 between tokens");
+  refused(R"("position_ids": [0, true, 2])", "position_ids: entry 1: expected an integer in ");
   refused(R"("attention_mask": 1)", "attention_mask: expected a list of 3 numbers, one for each id, got 1");
   refused(R"("attention_mask": [1, 1, 0], "labels": [-100, 5, 6])", "labels: entry 2: expected -100 where");
   refused(R"("position_ids": [0, 2, 3])", "position_ids: entry 1: expected 1 ");
