@@ -19,7 +19,7 @@ using testing::TempFolder;
 class HostileConfig : public ::testing::Test {
  protected:
   void SetUp() override {
-    testing::write_tiny_model(folder_.path(), {.baichuan = false});
+    testing::write_tiny_model(folder_.path(), {});
     config_ = json::parse(testing::read_bytes(folder_ / "config.json"));
     CausalLM::load(folder_.path());
   }
@@ -32,6 +32,8 @@ class HostileConfig : public ::testing::Test {
 };
 
 TEST_F(HostileConfig, TakesNoMemoryForAClaim) {
+  testing::write_tiny_model(folder_.path(), {.baichuan = false});  // whose class reads all of these
+  config_ = json::parse(testing::read_bytes(folder_ / "config.json"));
   const std::vector<json> claims = {{{"vocab_size", 2147483647}},
                                     {{"hidden_size", 1 << 20}},
                                     {{"hidden_size", 1 << 20}, {"num_attention_heads", 1 << 19}},
