@@ -60,12 +60,10 @@ broken=$(awk -F'|' '$6 > 0 { print "gates: " $1 ": " $2 " on " $3 ": " $6 " byte
   <<<"$measured")
 
 # The budget is of all architectures; a build may have been made for a few.
-architectures() { grep -oE 'sm_[0-9]+' | sort -uV | tr '\n' ' '; }
+architectures() { grep -oE 'sm_[0-9]+' | sort -u; }
+left_out=''
 if [[ -f $budget ]]; then
-  left_out=$(comm -23 <(architectures <"$budget" | tr ' ' '\n' | sort -u) <(architectures <<<"$measured" | tr ' ' '\n' | sort -u) |
-    tr '\n' ' ')
-else
-  left_out=''
+  left_out=$(comm -23 <(architectures <"$budget") <(architectures <<<"$measured") | paste -sd' ')
 fi
 if [[ -n $left_out && $mode != check ]]; then
   echo "gates: this build leaves out ${left_out}; all: cmake $build -URANKFOLD_CUDA_ARCHITECTURES && cmake --build $build"

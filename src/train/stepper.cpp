@@ -43,7 +43,6 @@ Stepper::Stepper(CausalLM model, Adapter adapter, Dataset dataset, const TrainCo
 }
 
 void Stepper::check_adapter() const {
-  refuse_tied_head(model_, adapter_.modules());
   const bool is_alone = adapter_.is_full() || model_.active_adapters().size() == 1;
   RANKFOLD_CHECK(adapter_.is_of(model_) && adapter_.is_active() && is_alone, "Trainer: the adapter '", adapter_.name(),
                  "' must be the only active one of its model (CausalLM::set_active_adapters)");
@@ -51,6 +50,7 @@ void Stepper::check_adapter() const {
 }
 
 MemoryPlan Stepper::plan_memory() {
+  refuse_tied_head(model_, adapter_.modules());
   check_adapter();
   const MemoryPlan memory =
       rankfold::plan_memory(*model_.shared_model(), adapter_, config_, windows_.largest_batch(stop_));
