@@ -15,8 +15,6 @@ namespace {
 
 using nlohmann::json;
 
-constexpr int64_t kMiB = 1 << 20, kGiB = 1 << 30;
-
 double mib(int64_t bytes) { return static_cast<double>(bytes) / static_cast<double>(kMiB); }
 
 // --rows questions and answers.

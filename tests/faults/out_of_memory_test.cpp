@@ -18,8 +18,6 @@ namespace {
 
 using testing::contains;
 
-constexpr int64_t kMiB = 1 << 20;
-
 class MemoryLimit : public ::testing::Test {
  protected:
   static void limit(const Program& run, __rlimit_resource resource, int64_t bytes) {

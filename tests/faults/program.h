@@ -13,6 +13,8 @@
 
 namespace rankfold::faults {
 
+constexpr int64_t kMiB = 1 << 20, kGiB = 1 << 30;
+
 struct Outcome {
   int code = -1;   // exit code; -1 where a signal ended it
   int signal = 0;  // which
