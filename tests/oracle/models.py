@@ -41,7 +41,8 @@ def load(folder, dtype=torch.float32):
     if json.loads((Path(folder) / "config.json").read_text())["model_type"] == "baichuan":
         return baichuan.BaiChuanForCausalLM.from_pretrained(folder, dtype)
     stored = torch.float32 if dtype == torch.float64 else dtype
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=stored, attn_implementation="eager").to(dtype)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=stored, attn_implementation="eager")
+    return model.double() if dtype == torch.float64 else model  # .to(bfloat16) would round the frequencies of rope, too
 
 
 @torch.no_grad()
