@@ -52,7 +52,8 @@ find_path(RANKFOLD_CUBLAS_INCLUDE cublasLt.h HINTS ${RANKFOLD_CUDA_INCLUDE} ${Li
 mark_as_advanced(RANKFOLD_NVCC RANKFOLD_CUDA_INCLUDE RANKFOLD_CUBLAS_INCLUDE)
 
 file(GLOB _kernels CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/kernels/*.cu)
-file(GLOB _sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/kernels/*.cpp ${PROJECT_SOURCE_DIR}/src/cuda/*.cpp)
+file(GLOB _sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/kernels/*.cpp ${PROJECT_SOURCE_DIR}/src/cuda/*.cpp
+     ${PROJECT_SOURCE_DIR}/src/ops/any_attention.cpp)
 set(_nvcc_flags -std=c++20 -O3 -lineinfo --compress-mode=size ${_gencode} -I${PROJECT_SOURCE_DIR}
                 -ccbin ${CMAKE_CXX_COMPILER} -Werror all-warnings --resource-usage
                 -Xptxas -warn-spills,-warn-lmem-usage,-Werror

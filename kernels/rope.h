@@ -1,9 +1,17 @@
-// rope: turns the pairs (i, i + D/2) of every query and key head by the angle of the token's position; values pass.
-//   y_i = x_i cos - x_(i+D/2) sin,   y_(i+D/2) = x_(i+D/2) cos + x_i sin;   sign -1 turns back (the backward pass)
+// rope: queries and keys as attention reads them; values pass.
+//   without gains   the pairs (i, i + rotary/2) of the first `rotary` features of every query and key head are turned by
+//                   the angle of the token's line; the features after them stay
+//                   y_i = x_i cos - x_(i+rotary/2) sin,   y_(i+rotary/2) = x_(i+rotary/2) cos + x_i sin
+//   with gains      every head is normalised before: x_hat = x / sqrt(mean(x^2) + eps) * gain
+//   sign -1 goes back: what comes in is the gradient of y, what goes out that of x; with gains, x is read too
 //   q, k, v    [M, heads * D] in, each with its pitch: parts of one buffer, or what an attention library returned
-//   out        [M, (query_heads + 2 key_value_heads) * D] out, pitch ld_out: q, k, v side by side; may be q's own
-//              buffer: then v is left as it is
-//   position_M int64;   cos, sin fp32 [positions, D/2]
+//   out        [M, (query_heads + 2 key_value_heads) * D] out, pitch ld_out: q, k, v side by side. Without gains it may
+//              be q's own buffer: then v is left as it is
+//   from_group, to_group   above 0: what comes in (at q), or goes out, has each key/value head after the so many query
+//              heads that it serves: q ... q k v. Not with gains
+//   x          [M, (query_heads + key_value_heads) * D] in, pitch ld_x: with gains and sign -1
+//   line_M int64;   cos, sin fp32 [lines, rotary/2]
+// D - rotary is even.
 #pragma once
 
 #include "kernels/types.h"
@@ -12,14 +20,19 @@ namespace rankfold::kernels {
 
 struct Rope {
   Dtype dtype = Dtype::f32;
-  int64_t m = 0, query_heads = 0, key_value_heads = 0, d = 0;
+  int64_t m = 0, query_heads = 0, key_value_heads = 0, d = 0, rotary = 0;
   const void *q = nullptr, *k = nullptr, *v = nullptr;
   int64_t ld_q = 0, ld_k = 0, ld_v = 0;
   void* out = nullptr;
   int64_t ld_out = 0;
-  const int64_t* position_M = nullptr;
+  const int64_t* line_M = nullptr;
   const float *cos = nullptr, *sin = nullptr;
   float sign = 1;
+  int64_t from_group = 0, to_group = 0;
+  const void *q_gain_D = nullptr, *k_gain_D = nullptr;  // both or none
+  float q_eps = 0, k_eps = 0;
+  const void* x = nullptr;
+  int64_t ld_x = 0;
 };
 
 void rope(const Rope& p, Stream stream);

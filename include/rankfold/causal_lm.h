@@ -19,6 +19,23 @@ namespace rankfold {
 class Decoder;  // src/model/decoder.h
 struct Model;   // src/model/model.h
 
+enum class RopeType { standard, linear, dynamic, yarn, llama3, longrope };
+
+// Rotary positions: rope_parameters of config.json, defaults as in transformers.
+struct RopeParameters {
+  RopeType type = RopeType::standard;
+  double theta = 10000;
+  double factor = 1;
+  double partial_rotary_factor = 1;                  // share of a head's features that is turned
+  int64_t original_max_position_embeddings = 0;      // dynamic, yarn, llama3, longrope
+  double low_freq_factor = 1, high_freq_factor = 4;  // llama3
+  double beta_fast = 32, beta_slow = 1;              // yarn
+  double mscale = 0, mscale_all_dim = 0;             // yarn; 0: not said
+  bool truncate = true;                              // yarn
+  double attention_factor = 0;                       // yarn, longrope: of cosines and sines; 0: by the type's formula
+  std::vector<double> short_factor = {}, long_factor = {};  // longrope, [turned features / 2]
+};
+
 // config.json, in the words of the newest spelling.
 struct ModelConfig {
   std::string architecture;  // "LlamaForCausalLM"
@@ -32,8 +49,12 @@ struct ModelConfig {
   int64_t head_dim = 0;
   int64_t max_position_embeddings = 0;  // 0: not said
   double rms_norm_eps = 1e-6;
-  double rope_theta = 10000;
-  double rope_factor = 1;  // rope type "linear": positions are divided by it
+  RopeParameters rope;
+  bool uses_alibi = false;     // slopes in place of rotary positions (Baichuan-13B)
+  bool has_norm_head = false;  // rows of the head are divided by their norms (Baichuan 2)
+  bool has_qk_norm = false;    // queries and keys are normalised by head (Qwen3)
+  bool qkv_bias = false, o_bias = false, mlp_bias = false;
+  std::vector<int64_t> windows = {};  // for each layer: tokens that a token sees, itself the last; 0: all before it
   bool tie_word_embeddings = false;
   std::vector<int64_t> eos_token_ids;  // generation_config.json's if it says so
   at::ScalarType stored_dtype = at::kFloat;

@@ -74,24 +74,34 @@ void attach_updates(State& state, const std::string& name, const std::vector<Mod
   state.model->adapters.attach(attachment);
 }
 
+std::vector<std::string> names_of(const std::vector<ModuleMatch>& matches) {
+  std::vector<std::string> names;
+  for (const ModuleMatch& match : matches) names.push_back(match.module.name);
+  return names;
+}
+
 }  // namespace
 
-void refuse_tied_head(const CausalLM& model, const std::vector<std::string>& modules) {
-  if (!model.config().tie_word_embeddings) return;
-  for (const LinearModule& module : model.linear_modules())
-    if (module.is_head && std::find(modules.begin(), modules.end(), module.name) != modules.end())
-      fail("target_modules: ", module.name, " shares its weight with the embedding (tie_word_embeddings in ",
-           (model.folder() / "config.json").string(),
-           "): an adapter on it cannot be merged; leave it out, or untie the weights first");
+void refuse_head(const CausalLM& model, const std::vector<std::string>& modules) {
+  const ModelConfig& config = model.config();
+  if (!config.tie_word_embeddings && !config.has_norm_head) return;
+  for (const LinearModule& module : model.linear_modules()) {
+    if (!module.is_head || std::find(modules.begin(), modules.end(), module.name) == modules.end()) continue;
+    const std::string source = (model.folder() / "config.json").string();
+    if (config.has_norm_head)
+      fail("target_modules: ", module.name, " of ", source,
+           " has rows that are divided by their norms (norm_head, as in Baichuan 2): PEFT does not adapt such a layer "
+           "either; leave it out");
+    fail("target_modules: ", module.name, " shares its weight with the embedding (tie_word_embeddings in ", source,
+         "): an adapter on it cannot be merged; leave it out, or untie the weights first");
+  }
 }
 
 Adapter Adapter::create(const CausalLM& model, const LoraConfig& config, int64_t seed, const std::string& name) try {
   check_fields(config);
   check_seed(seed);
   const std::vector<ModuleMatch> matches = match_modules(config, model.linear_modules());
-  std::vector<std::string> names;
-  for (const ModuleMatch& match : matches) names.push_back(match.module.name);
-  refuse_tied_head(model, names);
+  refuse_head(model, names_of(matches));
   Adapter adapter;
   adapter.state_ = std::make_shared<State>(model);
   adapter.state_->config = config;
@@ -113,6 +123,7 @@ Adapter Adapter::load(const CausalLM& model, const fs::path& folder, int64_t see
   check_seed(seed);
   const AdapterFolder stored = read_checked_adapter(folder);
   const std::vector<ModuleMatch> matches = match_adapter(stored, model.linear_modules());
+  if (model.config().has_norm_head) refuse_head(model, names_of(matches));  // a tied one computes as in PEFT
   Adapter adapter;
   adapter.state_ = std::make_shared<State>(model);
   adapter.state_->config = stored.config;

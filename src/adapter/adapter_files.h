@@ -15,9 +15,9 @@ void write_adapter_files(const Adapter& adapter, const Model& model, const std::
 // UserError where what trains could not be saved for the model's folder: an adapter was merged into its weights in memory.
 void check_is_of_folder(const Adapter& adapter, const Model& model);
 
-// UserError where one of these modules is the head of a model that ties it to the embedding: what trains there could not
-// be merged.
-void refuse_tied_head(const CausalLM& model, const std::vector<std::string>& modules);
+// UserError where one of these modules is a head that no adapter can be merged into: tied to the embedding, or with
+// normalised rows.
+void refuse_head(const CausalLM& model, const std::vector<std::string>& modules);
 
 // UserError where lora-train or save() has left the folder between two saves.
 AdapterFolder read_checked_adapter(const std::filesystem::path& folder);

@@ -2,6 +2,7 @@
 
 #include "core/check.h"
 #include "io/tensor_writer.h"
+#include "model/tensor_list.h"
 #include "ops/finite.h"
 
 #include <ATen/ATen.h>
@@ -25,14 +26,21 @@ FlatLeaves train_all(Model& model) {
     leaves.push_back(
         {name, weight.sizes().vec(), is_decayed, [weight](const at::Tensor& value) { value.copy_(weight); }});
   };
-  const auto weight_name = [](const Module& m) { return m.name + ".weight"; };
+  const auto weight_name = [](const Module& m) { return m.name + kWeightSuffix; };
+  const auto bias_name = [](const Module& m) { return m.name + kBiasSuffix; };
   add(network.embedding_name, network.embedding, true);
   for (Projection* p : network.projections()) {
     if (network.is_tied_head(p)) continue;
     for (const Module& m : p->modules)
-      add(weight_name(m), p->current_weight().narrow(0, m.begin, m.end - m.begin), true);
+      add(weight_name(m),
+          p->has_unit_rows ? model.folder.tensor(weight_name(m))
+                           : p->current_weight().narrow(0, m.begin, m.end - m.begin),
+          true);
   }
   for (const Norm* norm : network.norms()) add(norm->name, norm->weight, false);
+  for (Projection* p : network.projections())
+    if (p->bias.defined())
+      for (const Module& m : p->modules) add(bias_name(m), p->bias.narrow(0, m.begin, m.end - m.begin), false);
   FlatLeaves flat(leaves, model.device);
   leaves.clear();
   for (const TensorFile& file : model.folder.files())  // all of it is copied
@@ -42,8 +50,9 @@ FlatLeaves train_all(Model& model) {
   network.embedding_master = flat.leaf(network.embedding_name);
   network.embedding = network.embedding_master.detach();
   for (Projection* p : network.projections()) {
-    const at::Tensor old = p->frozen->value;
+    const at::Tensor old = p->current_weight();
     p->frozen = std::make_shared<FrozenWeight>();  // graphs of earlier losses keep theirs
+    p->augmented = nullptr;
     at::Tensor& weight = p->frozen->value;
     if (network.is_tied_head(p)) {
       p->modules[0].master = network.embedding_master;
@@ -52,9 +61,13 @@ FlatLeaves train_all(Model& model) {
     }
     for (Module& m : p->modules) m.master = flat.leaf(weight_name(m));
     const int64_t begin = p->modules[0].master.storage_offset();
-    weight = is_fp32 ? flat.values.narrow(0, begin, old.numel()).view(old.sizes()).detach() : old.clone();
+    weight = is_fp32 && !p->has_unit_rows ? flat.values.narrow(0, begin, old.numel()).view(old.sizes()).detach()
+                                          : old.clone();
     // The copy of a 16-bit weight is exact; -1 makes the first use write it all the same.
     for (Module& m : p->modules) m.master_version = static_cast<uint32_t>(-1);
+    if (!p->bias.defined()) continue;
+    p->bias = p->bias.clone();
+    for (Module& m : p->modules) m.bias_master = flat.leaf(bias_name(m)), m.bias_version = static_cast<uint32_t>(-1);
   }
   for (Norm* norm : network.norms()) norm->master = flat.leaf(norm->name);
   model.adapters.replace_base(std::move(network));
@@ -65,7 +78,8 @@ void write_trained_model(const Model& model, const std::vector<Parameter>& param
   std::map<std::string, at::Tensor> trained;
   for (const Parameter& p : parameters) trained[p.name] = p.value.detach();
   // A tied head that is stored besides stays equal to the embedding, or readers would untie it.
-  if (model.network().is_tied) trained["lm_head.weight"] = trained.at(model.network().embedding_name);
+  if (model.network().is_tied)
+    trained[model.network().head.modules[0].name + kWeightSuffix] = trained.at(model.network().embedding_name);
   for (const TensorFile& file : model.folder.files()) {
     std::map<std::string, std::string> metadata = file.metadata();
     metadata.emplace("format", "pt");  // without it transformers refuses the file

@@ -13,7 +13,9 @@
 #include "io/dtype.h"
 #include "io/model_folder.h"
 #include "io/tensor_writer.h"
+#include "model/architecture.h"
 #include "model/load_network.h"
+#include "model/model_config.h"
 #include "rankfold/adapter.h"
 
 #include <ATen/ATen.h>
@@ -39,7 +41,7 @@ std::vector<LinearModule> linear_modules(const ModelFolder& folder) {
     const std::string name = tensor.substr(0, tensor.size() - kWeight.size());
     const std::string last = name.substr(name.rfind('.') + 1);
     if (last.find("embed") == std::string::npos)
-      linears.push_back({name, info.shape[0], info.shape[1], last == "lm_head"});
+      linears.push_back({name, info.shape[0], info.shape[1], is_head_name(last)});
   }
   return linears;
 }
@@ -113,10 +115,16 @@ class Merger {
     if (config.contains("quantization_config") && !config["quantization_config"].is_null())
       fail(source, ": quantization_config: expected none (quantized weights cannot be merged into), got ",
            brief(config["quantization_config"]));
+    const auto head = std::find_if(adapter_.tensors.begin(), adapter_.tensors.end(),
+                                   [](const auto& entry) { return is_head_name(entry.first); });
+    if (head != adapter_.tensors.end() && config.value("model_type", json()) == "baichuan" &&
+        read_model_config(base_).has_norm_head)
+      fail(source, ": norm_head: expected false, as the adapter changes ", head->first,
+           ", got true: rows that are divided by their norms take no update");
     if (config.value("tie_word_embeddings", json()) != true) return;
     untied_ = head_differs_from_embedding(base_);
-    if (!untied_ && adapter_.tensors.contains("lm_head"))
-      fail(source, ": tie_word_embeddings: expected false, as the adapter changes lm_head alone, got true");
+    if (!untied_ && head != adapter_.tensors.end())
+      fail(source, ": tie_word_embeddings: expected false, as the adapter changes ", head->first, " alone, got true");
   }
 
   // Those and this one.

@@ -188,6 +188,10 @@ bool assign(const Json& value, std::vector<int64_t>& member) {
   return value.is_array() ? assign_list(value, member) : assign(value, member.emplace_back());
 }
 template <>
+bool assign(const Json& value, std::vector<double>& member) {
+  return assign_list(value, member);
+}
+template <>
 bool assign(const Json& value, ModuleNames& member) {
   if (value.is_null()) return true;
   if (!value.is_string()) return assign(value, member.emplace<StringList>());

@@ -6,10 +6,11 @@
 namespace rankfold::cuda {
 
 std::vector<at::Tensor> attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                                  const Sequences& sequences);
+                                  const AttentionSpec& spec, const Sequences& sequences);
 std::tuple<at::Tensor, at::Tensor, at::Tensor> attention_backward(const at::Tensor& dy, const at::Tensor& q,
                                                                   const at::Tensor& k, const at::Tensor& v,
                                                                   const std::vector<at::Tensor>& kept,
+                                                                  const AttentionSpec& spec,
                                                                   const Sequences& sequences);
 // The kernels that the last call of attention took; "none yet" before it.
 std::string attention_name();

@@ -72,6 +72,7 @@ void AdapterSet::use(std::shared_ptr<Network> base, Attached attached, Attached 
         if (const auto found = attachment->updates.find(m.name); found != attachment->updates.end()) {
           LowRank& update = p->updates.emplace_back(found->second);
           update.begin = m.begin, update.end = m.end;
+          p->augmented = nullptr;  // the base's has no room for it
         }
     if (active.size() == 1) dropout = attachment->dropout;
     dropout.is_mixed = dropout.is_mixed || (active.size() > 1 && attachment->dropout.probability > 0);
@@ -86,12 +87,14 @@ void AdapterSet::merge_active() {
   RANKFOLD_CHECK(!is_full(), "the model itself is trained (Adapter::full): it has no adapters");
   if (active_.empty()) return;
   if (network_->is_tied && network_->head.has_update())
-    fail("lm_head shares its weight with the embedding: its update cannot be merged into it alone");
+    fail(network_->head.modules[0].name,
+         " shares its weight with the embedding: its update cannot be merged into it alone");
   const auto merged = std::make_shared<Network>(*base_);
   const std::vector<Projection*> from = network_->projections(), to = merged->projections();
   for (size_t i = 0; i < from.size(); ++i) {
     if (!from[i]->has_update()) continue;
     to[i]->frozen = std::make_shared<FrozenWeight>();
+    to[i]->augmented = nullptr;
     to[i]->frozen->value = ops::fold(from[i]->current_weight(), from[i]->updates);
     if (!ops::all_finite(to[i]->frozen->value))
       fail(from[i]->modules[0].name, ": expected finite values, base and update added, got NaN or infinity");

@@ -2,24 +2,108 @@
 
 #include "core/check.h"
 
+#include <algorithm>
+#include <utility>
+
 namespace rankfold {
 namespace {
 
 const std::vector<Architecture>& architectures() {
-  const std::vector<std::string> separate{"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"};
-  const std::vector<std::string> packed{"self_attn.W_pack"};
   static const std::vector<Architecture> rows{
-      {"LlamaForCausalLM", "llama", separate, "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj",
-       true},
-      {"BaiChuanForCausalLM", "baichuan", packed, "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj",
-       false},
-      {"BaichuanForCausalLM", "baichuan", packed, "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj",
-       false},
+      {.name = "LlamaForCausalLM",
+       .model_type = "llama",
+       .qkv_bias = HasBias::by_key,
+       .o_bias = HasBias::by_key,
+       .mlp_bias = HasBias::by_key},
+      {.name = "MistralForCausalLM", .model_type = "mistral", .windows = Windows::all_layers},
+      {.name = "Qwen2ForCausalLM",
+       .model_type = "qwen2",
+       .qkv_bias = HasBias::always,
+       .windows = Windows::by_layer,
+       .bos_by_default = false},
+      {.name = "Qwen3ForCausalLM",
+       .model_type = "qwen3",
+       .qkv_bias = HasBias::by_key,
+       .o_bias = HasBias::by_key,
+       .has_qk_norm = true,
+       .windows = Windows::by_layer,
+       .bos_by_default = false},
+      {.name = "Phi3ForCausalLM",
+       .model_type = "phi3",
+       .qkv = {"self_attn.qkv_proj"},
+       .gate_up = {"mlp.gate_up_proj"},
+       .windows = Windows::all_layers,
+       .default_window = 0,
+       .has_partial_rotary = true},
+      {.name = "InternLM2ForCausalLM",
+       .model_type = "internlm2",
+       .embedding = "model.tok_embeddings",
+       .head = "output",
+       .input_norm = "attention_norm",
+       .post_norm = "ffn_norm",
+       .qkv = {"attention.wqkv"},
+       .gate_up = {"feed_forward.w1", "feed_forward.w3"},
+       .o = "attention.wo",
+       .down = "feed_forward.w2",
+       .groups_qkv = true,
+       .qkv_bias = HasBias::by_key,
+       .o_bias = HasBias::by_key,
+       .attention_bias_key = "bias"},
+      {.name = "BaiChuanForCausalLM",
+       .model_type = "baichuan",
+       .qkv = {"self_attn.W_pack"},
+       .is_baichuan = true,
+       .bos_by_default = false},
+      {.name = "BaichuanForCausalLM",
+       .model_type = "baichuan",
+       .qkv = {"self_attn.W_pack"},
+       .is_baichuan = true,
+       .bos_by_default = false},
   };
   return rows;
 }
 
+// Classes that people bring and what they would need; empty: nothing is known of it.
+std::string need_of(const std::string& name) {
+  constexpr std::pair<const char*, const char*> kNeeds[] = {
+      {"Moe", "a mixture of experts"},
+      {"MoE", "a mixture of experts"},
+      {"DeepseekFor", "a mixture of experts"},
+      {"Mixtral", "a mixture of experts"},
+      {"DeepseekV", "a mixture of experts and latent attention"},
+      {"GptOss", "a mixture of experts"},
+      {"Llama4", "a mixture of experts"},
+      {"ConditionalGeneration", "a tower for pictures or sound beside the language model"},
+      {"VL", "a tower for pictures beside the language model"},
+      {"Vision", "a tower for pictures beside the language model"},
+      {"Gemma", "norms with 1 + weight, four of them a layer, a GELU gate and soft caps"},
+      {"Phi4MM", "a tower for pictures and sound beside the language model"},
+      {"Phi3V", "a tower for pictures beside the language model"},
+      {"Llava", "a tower for pictures beside the language model"},
+      {"Mamba", "state spaces"},
+      {"ChatGLM", "its own packing of queries, keys and values, and rotary pairs that lie side by side"},
+      {"GPT2", "learnt positions and layer norms with a mean"},
+      {"Falcon", "layer norms with a mean and an MLP without a gate"},
+      {"PhiForCausalLM", "layer norms with a mean and an MLP without a gate"},
+      {"SequenceClassification", "a head for classes; these models predict tokens"},
+  };
+  for (const auto& [part, need] : kNeeds)
+    if (name.find(part) != std::string::npos) return join(", which needs ", need);
+  return {};
+}
+
 }  // namespace
+
+std::vector<std::string> architecture_names() {
+  std::vector<std::string> names;
+  for (const Architecture& row : architectures()) names.push_back(row.name);
+  return names;
+}
+
+bool is_head_name(const std::string& module) {
+  const std::vector<Architecture>& rows = architectures();
+  return std::any_of(rows.begin(), rows.end(), [&](const Architecture& row) { return row.head == module; });
+}
 
 const Architecture& find_architecture(const std::string& name, const std::string& source) {
   std::string names;
@@ -27,7 +111,7 @@ const Architecture& find_architecture(const std::string& name, const std::string
     if (name == row.name) return row;
     names += join(names.empty() ? "" : ", ", row.name);
   }
-  fail(source, ": architectures: expected one of ", names, ", got ", name);
+  fail(source, ": architectures: expected one of ", names, ", got ", name, need_of(name));
 }
 
 std::string architecture_of_type(const std::string& model_type) {

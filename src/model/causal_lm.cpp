@@ -43,9 +43,11 @@ CausalLM CausalLM::load(const std::filesystem::path& path, const LoadConfig& loa
   if (config.tie_word_embeddings && head_differs_from_embedding(folder)) {
     config.tie_word_embeddings = false;
     config.notes.push_back(one_line(join((path / "config.json").string(),
-                                         ": tie_word_embeddings is true, but lm_head.weight is not the embedding: "
+                                         ": tie_word_embeddings is true, but the head's weight is not the embedding: "
                                          "not tied")));
   }
+  if (config.tie_word_embeddings && config.has_norm_head)
+    fail((path / "config.json").string(), ": norm_head: expected false beside tie_word_embeddings, got true");
   const at::ScalarType dtype = compute_dtype(load.dtype, config.stored_dtype, device);
   CausalLM model;
   model.model_ = std::make_shared<Model>(std::move(folder), std::move(config), dtype, device);
@@ -72,8 +74,10 @@ int64_t CausalLM::parameter_count() const {
   Network& network = model_->network();
   int64_t count = network.embedding.numel();
   for (const Norm* norm : network.norms()) count += norm->weight.numel();
-  for (const Projection* p : network.projections())
+  for (const Projection* p : network.projections()) {
     if (!network.is_tied_head(p)) count += p->out_features() * p->in_features();
+    if (p->bias.defined()) count += p->bias.numel();
+  }
   return count;
 }
 

@@ -6,29 +6,7 @@
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
 
-#include <algorithm>
-#include <cmath>
-
 namespace rankfold {
-
-// Angles in fp32 as transformers computes them, so that long positions agree with it.
-const Rope& Decoder::rope_for(int64_t positions) {
-  if (rope_.cos.defined() && rope_.cos.size(0) >= positions) return rope_;
-  const int64_t half = config_.head_dim / 2;
-  const int64_t rows = std::max<int64_t>(64, positions + positions / 2);
-  at::Tensor cos = at::empty({rows, half}), sin = at::empty({rows, half});
-  for (int64_t p = 0; p < rows; ++p)
-    for (int64_t i = 0; i < half; ++i) {
-      const float exponent = static_cast<float>(2 * i) / static_cast<float>(config_.head_dim);
-      const float frequency =
-          1.0f / std::pow(static_cast<float>(config_.rope_theta), exponent) / static_cast<float>(config_.rope_factor);
-      const float angle = static_cast<float>(p) * frequency;
-      cos.data_ptr<float>()[p * half + i] = std::cos(angle);
-      sin.data_ptr<float>()[p * half + i] = std::sin(angle);
-    }
-  rope_ = {on_device(cos), on_device(sin)};
-  return rope_;
-}
 
 Pass Decoder::pass_of(const Batch& batch) const {
   Pass pass;
@@ -63,7 +41,7 @@ at::Tensor Decoder::hidden(const Batch& batch, const Pass& pass, const Attend& a
     // What backward runs again holds its own copies; `pass` owns the layer.
     const auto attention = [layer = &network_->layers[i], pass, attend, i](const at::Tensor& x) {
       const auto [qkv, residual] = ops::norm_project(x, layer->input_norm, layer->qkv, pass);
-      return ops::project_add(attend(qkv, i), layer->o, residual, pass);
+      return ops::project_add(attend(qkv, *layer, i), layer->o, residual, pass);
     };
     const auto mlp = [layer = &network_->layers[i], pass](const at::Tensor& x) {
       const auto [gate_up, residual] = ops::norm_project(x, layer->post_norm, layer->gate_up, pass);
@@ -80,11 +58,10 @@ at::Tensor Decoder::hidden(const Batch& batch, const Pass& pass, const Attend& a
 }
 
 at::Tensor Decoder::hidden(const Batch& batch, const Pass& pass, Checkpointing checkpointing) {
-  const int64_t longest = batch.positions.max().item<int64_t>() + 1;
   const Sequences sequences(batch.offsets, device_);
-  const auto attend = [heads = heads(), rope = rope_for(longest), sequences, positions = on_device(batch.positions)](
-                          const at::Tensor& qkv, size_t) {
-    return ops::attend(qkv, heads, rope, positions, sequences);
+  const auto attend = [sequences, angles = rope_.of(batch.positions, batch.offsets), owner = pass.owner](
+                          const at::Tensor& qkv, Layer& layer, size_t) {
+    return ops::attend(qkv, layer.attention, angles.rope, angles.lines, sequences, layer.qk_norms(), owner);
   };
   return hidden(batch, pass, attend, checkpointing);
 }

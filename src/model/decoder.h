@@ -2,7 +2,9 @@
 #pragma once
 
 #include "model/kv_cache.h"
+#include "model/model_config.h"
 #include "model/network.h"
+#include "model/rope.h"
 #include "ops/ops.h"
 #include "rankfold/causal_lm.h"
 
@@ -23,7 +25,7 @@ struct Dropout {
 class Decoder {
  public:
   Decoder(const ModelConfig& config, at::ScalarType dtype, at::Device device)
-      : config_(config), dtype_(dtype), device_(device) {}
+      : config_(config), dtype_(dtype), device_(device), rope_(config.rope, rotary_features(config), device) {}
 
   // The graph of a result owns the network that it was computed by.
   void use(std::shared_ptr<Network> network, const Dropout& dropout) {
@@ -38,23 +40,21 @@ class Decoder {
   at::Tensor next_logits(const Batch& batch, KvCache& cache);
 
  private:
-  using Attend = std::function<at::Tensor(const at::Tensor& qkv, size_t layer)>;
+  using Attend = std::function<at::Tensor(const at::Tensor& qkv, Layer& layer, size_t number)>;
 
   at::Tensor embed(const Batch& batch);
+  at::Tensor append(const Batch& batch, KvCache& cache);  // next_logits, where the cache has room and keys stay
   at::Tensor on_device(const at::Tensor& x) const { return x.to(device_, /*non_blocking=*/true); }
-  Heads heads() const { return {config_.num_attention_heads, config_.num_key_value_heads, config_.head_dim}; }
-  // The layers, with attend(qkv, layer number) in the middle of each.
+  // The layers, with attend(qkv, layer, its number) in the middle of each.
   at::Tensor hidden(const Batch& batch, const Pass& pass, const Attend& attend, Checkpointing checkpointing);
   at::Tensor hidden(const Batch& batch, const Pass& pass, Checkpointing checkpointing);
   Pass pass_of(const Batch& batch) const;
-  const Rope& rope_for(int64_t positions);
-
   const ModelConfig& config_;
   at::ScalarType dtype_;
   at::Device device_;
   std::shared_ptr<Network> network_;
   Dropout dropout_;
-  Rope rope_;
+  RopeTable rope_;
 };
 
 }  // namespace rankfold

@@ -1,18 +1,20 @@
 #include "model/load_network.h"
 
 #include "core/check.h"
+#include "model/architecture.h"
+#include "model/model_config.h"
 #include "model/tensor_list.h"
 
 #include <ATen/ATen.h>
 
+#include <bit>
+#include <cmath>
 #include <cstring>
 #include <optional>
 #include <set>
 
 namespace rankfold {
 namespace {
-
-constexpr const char* kHead = "lm_head.weight";
 
 std::string shape_text(at::IntArrayRef shape) {
   std::string text = "[";
@@ -50,28 +52,40 @@ bool is_adjacent(const std::vector<at::Tensor>& parts) {
 // One matrix of several. A view where they lie one after the other in the mapping: Hugging Face's files are sorted by
 // name, so gate and up do. Otherwise a copy, which the CPU makes at the first use: reading the file is most of the time
 // that loading takes.
-Projection load_projection(const ModelFolder& folder, const std::vector<TensorSpec>& specs, at::ScalarType dtype,
-                           at::Device device) {
+Projection load_projection(const ModelFolder& folder, const std::vector<TensorSpec>& all, bool has_unit_rows,
+                           at::ScalarType dtype, at::Device device) {
   Projection p;
-  std::vector<at::Tensor> stored;
+  p.has_unit_rows = has_unit_rows;
+  std::vector<TensorSpec> specs;
+  std::vector<at::Tensor> stored, biases;
   int64_t rows = 0;
-  const int64_t inputs = specs[0].shape[1];
-  for (const TensorSpec& spec : specs) {
+  const int64_t inputs = all[0].shape[1];
+  for (const TensorSpec& spec : all) {
+    if (spec.is_bias()) {
+      biases.push_back(load_weight(folder, spec, dtype, device));
+      continue;
+    }
     Module& m = p.modules.emplace_back();
     m.name = module_name(spec), m.begin = rows, m.end = rows += spec.shape[0];
+    specs.push_back(spec);
     stored.push_back(stored_weight(folder, spec));
   }
+  if (!biases.empty()) p.bias = at::cat(biases);
   FrozenWeight& frozen = *p.frozen;
-  if (device.is_cpu() && stored[0].scalar_type() == dtype && is_adjacent(stored)) {
+  if (device.is_cpu() && stored[0].scalar_type() == dtype && is_adjacent(stored) && !has_unit_rows) {
     frozen.value = at::from_blob(
         const_cast<void*>(stored[0].const_data_ptr()), {rows, inputs}, [stored](void*) {}, stored[0].options());
     return p;
   }
   frozen.value = at::empty({rows, inputs}, at::TensorOptions(device).dtype(dtype));
-  frozen.fill = [folder, stored, specs](at::Tensor& weight) {
+  frozen.fill = [folder, stored, specs, has_unit_rows](at::Tensor& weight) {
     int64_t begin = 0;
     for (size_t i = 0; i < specs.size(); ++i) {
-      weight.narrow(0, begin, specs[i].shape[0]).copy_(stored[i].to(weight.device()));
+      const at::Tensor part = weight.narrow(0, begin, specs[i].shape[0]), from = stored[i].to(weight.device());
+      if (has_unit_rows)
+        divide_rows_by_norm(from, part);
+      else
+        part.copy_(from);
       folder.file_of(specs[i].name).forget(specs[i].name);
       begin += specs[i].shape[0];
     }
@@ -101,14 +115,50 @@ Projection& projection_of(Network& network, const TensorSpec& spec) {
 Norm& norm_of(Network& network, const TensorSpec& spec) {
   if (spec.role == Role::norm) return network.norm;
   Layer& layer = network.layers[static_cast<size_t>(spec.layer)];
-  return spec.role == Role::input_norm ? layer.input_norm : layer.post_norm;
+  switch (spec.role) {
+    case Role::input_norm:
+      return layer.input_norm;
+    case Role::q_norm:
+      return layer.q_norm;
+    case Role::k_norm:
+      return layer.k_norm;
+    default:
+      return layer.post_norm;
+  }
+}
+
+// ALiBi's slopes: 2^(-8 h / n) of heads h = 1 .. n where n is a power of two; otherwise those of the next lower power,
+// and of the next higher one every other (Press et al. 2022).
+std::vector<float> alibi_slopes(int64_t heads) {
+  const auto powers = [](int64_t n, int64_t count, int64_t step) {
+    std::vector<float> slopes;
+    for (int64_t i = 0; i < count; ++i)
+      slopes.push_back(
+          static_cast<float>(std::exp2(-8.0 * static_cast<double>(1 + i * step) / static_cast<double>(n))));
+    return slopes;
+  };
+  const auto lower = static_cast<int64_t>(std::bit_floor(static_cast<uint64_t>(heads)));
+  std::vector<float> slopes = powers(lower, lower, 1);
+  const std::vector<float> between = powers(2 * lower, heads - lower, 2);
+  slopes.insert(slopes.end(), between.begin(), between.end());
+  return slopes;
+}
+
+AttentionSpec attention_of(const ModelConfig& config, size_t layer, const at::Tensor& slopes) {
+  AttentionSpec spec(Heads{config.num_attention_heads, config.num_key_value_heads, config.head_dim});
+  spec.rotary = rotary_features(config);
+  spec.is_grouped = find_architecture(config.architecture).groups_qkv;
+  spec.slopes = slopes;
+  if (!config.windows.empty()) spec.window = config.windows.at(layer);
+  return spec;
 }
 
 // A tensor that nobody reads means another model than the one we would compute.
 void check_all_used(const ModelFolder& folder, const std::set<std::string>& used, const ModelConfig& config) {
+  const std::string head = find_architecture(config.architecture).head + kWeightSuffix;
   for (const std::string& name : folder.names()) {
     const bool is_computed = name.find("rotary_emb.") != std::string::npos;
-    const bool is_spare = config.tie_word_embeddings && name == kHead;
+    const bool is_spare = config.tie_word_embeddings && name == head;
     if (!is_computed && !is_spare && !used.contains(name))
       fail(folder.file_of(name).path().string(), ": tensor '", name, "' has no place in ", config.architecture,
            " as config.json describes it");
@@ -121,6 +171,9 @@ Network load_network(const ModelFolder& folder, const ModelConfig& config, at::S
   Network network;
   network.layers.resize(static_cast<size_t>(config.num_hidden_layers));
   network.is_tied = config.tie_word_embeddings;
+  const at::Tensor slopes = config.uses_alibi ? at::tensor(alibi_slopes(config.num_attention_heads)) : at::Tensor();
+  for (size_t i = 0; i < network.layers.size(); ++i) network.layers[i].attention = attention_of(config, i, slopes);
+  const std::string head = find_architecture(config.architecture).head;
   std::set<std::string> used;
   const std::vector<TensorSpec> list = tensor_list(config);
   for (size_t i = 0; i < list.size();) {
@@ -133,11 +186,13 @@ Network load_network(const ModelFolder& folder, const ModelConfig& config, at::S
     TensorSpec& spec = specs[0];
     if (spec.role == Role::embedding) {
       // Some writers keep the one weight of a tied model under the head's name.
-      if (network.is_tied && !folder.contains(spec.name) && folder.contains(kHead)) spec.name = kHead;
+      if (network.is_tied && !folder.contains(spec.name) && folder.contains(head + kWeightSuffix))
+        spec.name = head + kWeightSuffix;
       network.embedding_name = spec.name;
       network.embedding = load_weight(folder, spec, dtype, device);
     } else if (is_linear(spec.role)) {
-      projection_of(network, spec) = load_projection(folder, specs, dtype, device);
+      projection_of(network, spec) =
+          load_projection(folder, specs, config.has_norm_head && spec.role == Role::head, dtype, device);
     } else {
       Norm& norm = norm_of(network, spec);
       norm.name = spec.name;
@@ -149,7 +204,7 @@ Network load_network(const ModelFolder& folder, const ModelConfig& config, at::S
   if (network.is_tied) {
     network.head.frozen->value = network.embedding;
     Module& m = network.head.modules.emplace_back();
-    m.name = "lm_head", m.end = config.vocab_size;
+    m.name = head, m.end = config.vocab_size;
   }
   check_all_used(folder, used, config);
   return network;
@@ -158,19 +213,25 @@ Network load_network(const ModelFolder& folder, const ModelConfig& config, at::S
 std::vector<LinearModule> linear_modules(const ModelConfig& config) {
   std::vector<LinearModule> modules;
   for (const TensorSpec& spec : tensor_list(config))
-    if (is_linear(spec.role))
+    if (is_linear(spec.role) && !spec.is_bias())
       modules.push_back({module_name(spec), spec.shape[0], spec.shape[1], spec.role == Role::head});
-  if (config.tie_word_embeddings) modules.push_back({"lm_head", config.vocab_size, config.hidden_size, true});
+  if (config.tie_word_embeddings)
+    modules.push_back({find_architecture(config.architecture).head, config.vocab_size, config.hidden_size, true});
   return modules;
 }
 
 bool head_differs_from_embedding(const ModelFolder& folder) {
-  constexpr const char* kEmbedding = "model.embed_tokens.weight";
-  if (!folder.contains(kHead) || !folder.contains(kEmbedding)) return false;
-  const at::Tensor head = folder.tensor(kHead), embedding = folder.tensor(kEmbedding);
-  const bool differs = head.sizes() != embedding.sizes() || head.scalar_type() != embedding.scalar_type() ||
-                       std::memcmp(head.const_data_ptr(), embedding.const_data_ptr(), head.nbytes()) != 0;
-  if (!differs) folder.file_of(kHead).forget(kHead);  // nobody reads it again
+  std::string head, embedding;
+  for (const std::string& name : architecture_names()) {  // by whose names are there
+    const Architecture& family = find_architecture(name);
+    if (!folder.contains(family.head + kWeightSuffix) || !folder.contains(family.embedding + kWeightSuffix)) continue;
+    head = family.head + kWeightSuffix, embedding = family.embedding + kWeightSuffix;
+  }
+  if (head.empty()) return false;
+  const at::Tensor head_rows = folder.tensor(head), rows = folder.tensor(embedding);
+  const bool differs = head_rows.sizes() != rows.sizes() || head_rows.scalar_type() != rows.scalar_type() ||
+                       std::memcmp(head_rows.const_data_ptr(), rows.const_data_ptr(), head_rows.nbytes()) != 0;
+  if (!differs) folder.file_of(head).forget(head);  // nobody reads it again
   return differs;
 }
 

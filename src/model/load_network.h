@@ -16,7 +16,7 @@ Network load_network(const ModelFolder& folder, const ModelConfig& config, at::S
 // The linear layers by the names PEFT knows, in the model's order; a tied head is one.
 std::vector<LinearModule> linear_modules(const ModelConfig& config);
 
-// Whether lm_head.weight holds other numbers than the embedding; false where one of them is not stored.
+// Whether the head of a folder holds other numbers than its embedding; false where one of them is not stored.
 bool head_differs_from_embedding(const ModelFolder& folder);
 
 }  // namespace rankfold

@@ -10,4 +10,6 @@ namespace rankfold {
 // value of the wrong type or range and for a setting that would change the maths in a way we do not follow.
 ModelConfig read_model_config(const ModelFolder& folder);
 
+int64_t rotary_features(const ModelConfig& config);  // features of a head that positions turn
+
 }  // namespace rankfold

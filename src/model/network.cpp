@@ -12,7 +12,11 @@ std::vector<Projection*> Network::projections() {
 
 std::vector<Norm*> Network::norms() {
   std::vector<Norm*> all;
-  for (Layer& layer : layers) all.insert(all.end(), {&layer.input_norm, &layer.post_norm});
+  for (Layer& layer : layers) {
+    all.push_back(&layer.input_norm);
+    if (const QkNorms of_heads = layer.qk_norms(); of_heads.q) all.insert(all.end(), {of_heads.q, of_heads.k});
+    all.push_back(&layer.post_norm);
+  }
   all.push_back(&norm);
   return all;
 }

@@ -13,6 +13,8 @@ namespace rankfold {
 struct Layer {
   Norm input_norm;
   Projection qkv;
+  Norm q_norm, k_norm;  // of each head; without weights where the family has none
+  AttentionSpec attention;
   Projection o;
   Norm post_norm;
   Projection gate_up;
@@ -20,6 +22,7 @@ struct Layer {
 
   std::array<Projection*, 4> projections() { return {&qkv, &o, &gate_up, &down}; }
   std::array<const Projection*, 4> projections() const { return {&qkv, &o, &gate_up, &down}; }
+  QkNorms qk_norms() { return q_norm.weight.defined() ? QkNorms{&q_norm, &k_norm} : QkNorms{}; }
 };
 
 // Copies share the frozen weights. The network that computes is never changed but replaced (AdapterSet). The graph of a

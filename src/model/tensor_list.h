@@ -9,22 +9,26 @@
 
 namespace rankfold {
 
+inline constexpr const char* kWeightSuffix = ".weight";
+inline constexpr const char* kBiasSuffix = ".bias";
+
 // Where a tensor goes in the network (model/network.h).
-enum class Role { embedding, input_norm, qkv, o, post_norm, gate_up, down, norm, head };
+enum class Role { embedding, input_norm, qkv, q_norm, k_norm, o, post_norm, gate_up, down, norm, head };
+bool is_linear(Role role);  // a projection's, hence a module for adapters
 
 struct TensorSpec {
   std::string name;  // in the folder's files: "model.layers.0.self_attn.q_proj.weight"
   std::vector<int64_t> shape;
   Role role;
   int64_t layer = -1;  // -1: outside the layers
+  bool is_bias() const { return is_linear(role) && shape.size() == 1; }
 };
 
-// In the model's order. Matrices with the same role and layer are one projection, their rows in the order of the list.
+// In the model's order. Matrices with the same role and layer are one projection, their rows in the order of the list; a
+// module's bias follows its matrix.
 // The head is left out where it is tied to the embedding.
 std::vector<TensorSpec> tensor_list(const ModelConfig& config);
 
-bool is_linear(Role role);  // a projection's, hence a module for adapters
-inline constexpr const char* kWeightSuffix = ".weight";
-std::string module_name(const TensorSpec& tensor);  // its name without the suffix
+std::string module_name(const TensorSpec& tensor);  // its name without ".weight" or ".bias"
 
 }  // namespace rankfold

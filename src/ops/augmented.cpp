@@ -54,7 +54,14 @@ void lay_out(Projection& projection) {
   const int64_t n = weight.size(0), k = weight.size(1);
   auto w = std::make_shared<Augmented>();
   w->n8 = round_up(n, 8), w->k8 = round_up(k, 8), w->columns = columns;
-  w->buffer = at::zeros({w->n8 + columns, w->k8 + round_up(columns, 64)}, weight.options());
+  constexpr int64_t kBiasColumns = 8;
+  if (projection.bias.defined()) {
+    w->one = at::zeros({kBiasColumns}, weight.options());
+    w->one.narrow(0, 0, 1).fill_(1);
+    w->bias_version = static_cast<uint32_t>(projection.bias._version()) - 1;  // the first use writes it
+  }
+  const int64_t after = columns + (w->one.defined() ? kBiasColumns : 0);
+  w->buffer = at::zeros({w->n8 + columns, w->k8 + round_up(after, 64)}, weight.options());
   w->a_transposed = at::zeros({k, columns}, weight.options());
   w->b_transposed = at::zeros({columns, w->n8}, weight.options());
   at::Tensor place = w->buffer.narrow(0, 0, n).narrow(1, 0, k);
@@ -93,7 +100,15 @@ DeviceSegments to_device(const Backend& backend, std::vector<kernels::Segment> s
 Augmented& current(Projection& projection) {
   at::NoGradGuard no_grad;
   lay_out(projection);
+  projection.current_weight();  // masters of a whole model that trains
   Augmented& w = *projection.augmented;
+  if (projection.bias.defined()) {
+    const at::Tensor& bias = projection.current_bias();
+    if (const auto version = static_cast<uint32_t>(bias._version()); version != w.bias_version) {
+      w.buffer.narrow(0, 0, bias.size(0)).select(1, w.k8 + w.columns).copy_(bias);
+      w.bias_version = version;
+    }
+  }
   const auto versions = leaf_versions(projection);
   if (versions == w.versions) return w;
   // Somebody other than AdamW's kernel has written the leaves: a load, a user's optimizer, the first use.
@@ -113,7 +128,7 @@ std::vector<kernels::Segment> optimizer_segments(Projection& projection, const a
            static_cast<int64_t>(sizeof(float));
   };
   std::vector<kernels::Segment> segments;
-  if (projection.has_update()) {
+  if (is_augmented(projection)) {
     const Augmented& w = current(projection);
     for_updates(projection, [&](const LowRank& u, int64_t column) {
       if (!u.a.is_alias_of(flat)) return;  // another adapter's
@@ -137,7 +152,7 @@ std::vector<kernels::Segment> optimizer_segments(Projection& projection, const a
   }
   const at::Tensor& weight = projection.frozen->value;
   for (const Module& m : projection.modules) {
-    if (!m.master.defined() || m.master.is_alias_of(weight)) continue;
+    if (!m.master.defined() || m.master.is_alias_of(weight) || projection.has_unit_rows) continue;
     segments.push_back({.begin = begin(m.master),
                         .rows = m.master.size(0),
                         .cols = m.master.size(1),
@@ -153,7 +168,7 @@ void copies_written(Projection& projection, const at::Tensor& flat) {
     if (projection.updates[i].a.is_alias_of(flat))
       projection.augmented->versions.at(i) = versions_of(projection.updates[i]);
   for (Module& m : projection.modules)
-    if (m.master.defined()) m.master_version = static_cast<uint32_t>(m.master._version());
+    if (m.master.defined() && !projection.has_unit_rows) m.master_version = static_cast<uint32_t>(m.master._version());
 }
 
 kernels::Updates updates_of(const Projection& projection, const Pass& pass) {

@@ -1,6 +1,7 @@
-// What the kernels read of a projection that has low-rank updates, in the model's dtype:
-//     buffer [N8 + R, K8 + R64]   W  | B    K8 = round_up(K, 8), N8 likewise: the columns and rows between are zero
-//                                 A  |      R: the columns of all updates side by side, each padded to 8
+// What the kernels read of a projection that has low-rank updates or a bias, in the model's dtype:
+//     buffer [N8 + R, K8 + R64]   W  | B | b   K8 = round_up(K, 8), N8 likewise: the columns and rows between are zero
+//                                 A  |         R: the columns of all updates side by side, each padded to 8
+// (b: the bias and seven columns of zeros, where there is one; [x | S] has a column of ones there)
 // so that y = [x | S] [W | B]^T and dX = [dY | dS] [W; A] are one product each over neighbouring memory, and any R up
 // to 64 costs one step of its loop. B is block-diagonal where a projection has several modules. Beside it A and B
 // transposed. These copies of A and B are written by the optimizer's kernel after each of its steps (Segment, kernels/adamw.h), and
@@ -19,8 +20,10 @@ struct Augmented {
   at::Tensor buffer;        // [N8 + R, K8 + R64]
   at::Tensor a_transposed;  // [K, R]
   at::Tensor b_transposed;  // [R, N8]
+  at::Tensor one;           // [8]: 1 and zeros, where there is a bias
   int64_t k8 = 0, n8 = 0, columns = 0;
   std::vector<std::array<uint32_t, 2>> versions;  // of A and B of each update that the copies were made of
+  uint32_t bias_version = 0;                      // of Projection::bias, likewise
 
   int64_t pitch() const { return buffer.size(1); }
   // First element of row, column of the buffer.
@@ -30,8 +33,9 @@ struct Augmented {
 namespace ops {
 
 // The projection's augmented form, with copies of its leaves as they are now. Lays the weight out anew the first time;
-// from then on the frozen weight is a view of the buffer. The projection has an update.
+// from then on the frozen weight is a view of the buffer. The projection is_augmented().
 Augmented& current(Projection& projection);
+inline bool is_augmented(const Projection& projection) { return projection.has_update() || projection.bias.defined(); }
 
 // The trained leaves of a projection that lie in a flat fp32 buffer, with the places of their low-precision copies, for
 // AdamW's kernel; and, to be called after it has run, the note that the copies are those of the leaves as they are now.

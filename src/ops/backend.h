@@ -21,14 +21,15 @@ struct Backend {
   kernels::Stream (*stream)(const at::Tensor& x);
   // Bytes of shared memory that one block may take on x's device.
   int64_t (*shared_limit)(const at::Tensor& x);
-  // Causal attention within each sequence. q [T, query heads, D], k and v [T, key/value heads, D], strided views of one
-  // buffer. Gives what backward needs, the result [T, query heads, D] first.
+  // Causal attention within each sequence. q [T, query heads, D], k and v [T, key/value heads, D], prepared, strided views
+  // of one buffer. Gives what backward needs, the result [T, query heads, D] first.
   std::vector<at::Tensor> (*attention)(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                                       const Sequences& sequences);
+                                       const AttentionSpec& spec, const Sequences& sequences);
   // dq, dk, dv, each [T, heads, D]; the elements of a head lie side by side.
   std::tuple<at::Tensor, at::Tensor, at::Tensor> (*attention_backward)(const at::Tensor& dy, const at::Tensor& q,
                                                                        const at::Tensor& k, const at::Tensor& v,
                                                                        const std::vector<at::Tensor>& kept,
+                                                                       const AttentionSpec& spec,
                                                                        const Sequences& sequences);
   // Which kernels attention took last, for a run's report.
   std::string (*attention_name)();

@@ -34,8 +34,9 @@ bool processor_is_amd() {
 }
 
 using Handle = c10::TypedOperatorHandle<LinearPointwise>;
-at::Tensor call_linear(const Handle& op, const at::Tensor& x, const at::Tensor& w) {
-  return op.call(x, w, std::nullopt, "none", c10::List<std::optional<at::Scalar>>(), std::nullopt);
+using Bias = std::optional<at::Tensor>;
+at::Tensor call_linear(const Handle& op, const at::Tensor& x, const at::Tensor& w, const Bias& bias) {
+  return op.call(x, w, bias, "none", c10::List<std::optional<at::Scalar>>(), std::nullopt);
 }
 
 // On AMD processors at::linear goes to MKL in fp32, at half the speed of the oneDNN that lies in the same library
@@ -48,7 +49,7 @@ const std::optional<Handle>& onednn_linear() {
     try {
       auto typed = found->typed<LinearPointwise>();
       const at::Tensor x = at::ones({2, 3}), w = at::ones({4, 3});
-      if (call_linear(typed, x, w).sum().item<float>() != 24) return std::nullopt;
+      if (call_linear(typed, x, w, std::nullopt).sum().item<float>() != 24) return std::nullopt;
       return typed;
     } catch (const c10::Error&) {  // not registered for the CPU, or of another signature in another torch
       return std::nullopt;
@@ -57,11 +58,11 @@ const std::optional<Handle>& onednn_linear() {
   return handle;
 }
 
-at::Tensor product(const at::Tensor& x, const at::Tensor& w) {
+at::Tensor product(const at::Tensor& x, const at::Tensor& w, const Bias& bias = std::nullopt) {
   if (x.scalar_type() == at::kFloat && x.is_cpu() && x.numel() > 0) {
-    if (const auto& op = onednn_linear()) return call_linear(*op, x, w);
+    if (const auto& op = onednn_linear()) return call_linear(*op, x, w, bias);
   }
-  return at::linear(x, w);
+  return at::linear(x, w, bias);
 }
 
 // x with the rows after its last up to product_rows, where its storage has them; what stands there only reaches rows of
@@ -75,8 +76,8 @@ at::Tensor with_spare_rows(const at::Tensor& x) {
 
 }  // namespace
 
-at::Tensor gemm_nt(const at::Tensor& x, const at::Tensor& w) {
-  return product(with_spare_rows(x), w).narrow(0, 0, x.size(0)).detach();
+at::Tensor gemm_nt(const at::Tensor& x, const at::Tensor& w, const at::Tensor& bias) {
+  return product(with_spare_rows(x), w, bias.defined() ? Bias(bias) : std::nullopt).narrow(0, 0, x.size(0)).detach();
 }
 
 at::Tensor gemm_nn(const at::Tensor& dy, const at::Tensor& w) { return gemm_nt(dy, w.t()); }

@@ -212,7 +212,7 @@ Tensor attend_op(const Tensor& qkv, const Tensor& cos, const Tensor& sin, const 
     RANKFOLD_CHECK(lowest >= 0 && highest < cos.size(0), op, ": positions must lie in the ", cos.size(0),
                    " rows of cos, got ", lowest, " to ", highest);
   }
-  return attend(qkv, {query_heads, key_value_heads, 2 * cos.size(1)}, {cos, sin}, positions,
+  return attend(qkv, Heads{query_heads, key_value_heads, 2 * cos.size(1)}, {cos, sin}, positions,
                 {offsets.vec(), qkv.device()});
 }
 

@@ -26,10 +26,11 @@ at::Tensor project_add(const at::Tensor& x, Projection& projection, const at::Te
 at::Tensor swiglu_project_add(const at::Tensor& gate_up, Projection& projection, const at::Tensor& residual,
                               const Pass& pass);
 
-// Rotary embedding on q and k, then causal attention within each sequence.
-// qkv [T, (query + 2 key_value) * size] -> [T, query * size]. Kept: rotated qkv, the result, its log-sum-exp.
-at::Tensor attend(const at::Tensor& qkv, const Heads& heads, const Rope& rope, const at::Tensor& positions,
-                  const Sequences& sequences);
+// Queries and keys are prepared (prepare_qk.h), then causal attention within each sequence. lines [T] int64: each token's
+// line in rope. qkv [T, (query + 2 key_value) * size] -> [T, query * size]. Kept: prepared qkv, the result, its
+// log-sum-exp; with norms, whose owner the graph keeps alive, also qkv.
+at::Tensor attend(const at::Tensor& qkv, const AttentionSpec& spec, const Rope& rope, const at::Tensor& lines,
+                  const Sequences& sequences, const QkNorms& norms = {}, const std::shared_ptr<void>& owner = {});
 
 // Rows of a frozen table [V, K]; tokens [T] int64 -> [T, K]. No gradient.
 at::Tensor embed(const at::Tensor& table, const at::Tensor& tokens);
@@ -43,17 +44,15 @@ at::Tensor norm_head_loss(const at::Tensor& h, Norm& norm, Projection& head, con
 // For those who plan memory: tokens whose logits norm_head_loss holds at a time, and bytes that attend takes for a moment
 // where the longest sequence has so many tokens.
 int64_t loss_chunk(c10::DeviceType device);
-int64_t attention_scratch(at::ScalarType dtype, c10::DeviceType device, int64_t longest, int64_t head_size);
-
-// q and k of qkv turned in place (no gradient): what decoding with a cache needs.
-void rotate(at::Tensor& qkv, const Heads& heads, const Rope& rope, const at::Tensor& positions, float sign = 1);
+int64_t attention_scratch(at::ScalarType dtype, c10::DeviceType device, int64_t longest, const AttentionSpec& spec);
 
 namespace reference {
 at::Tensor rms_norm(const at::Tensor& h, const at::Tensor& g, double eps);
 at::Tensor swiglu(const at::Tensor& gate_up);
-at::Tensor rope(const at::Tensor& x, const Heads& heads, const Rope& rope, const at::Tensor& positions);
-at::Tensor attend(const at::Tensor& qkv, const Heads& heads, const Rope& rope, const at::Tensor& positions,
-                  const Sequences& sequences);
+at::Tensor prepare_qk(const at::Tensor& qkv, const AttentionSpec& spec, const Rope& rope, const at::Tensor& lines,
+                      const QkNorms& norms = {});  // leaves in qkv's dtype
+at::Tensor attend(const at::Tensor& qkv, const AttentionSpec& spec, const Rope& rope, const at::Tensor& lines,
+                  const Sequences& sequences, const QkNorms& norms = {});
 at::Tensor project(const at::Tensor& x, const Projection& projection, const Pass& pass);  // leaves in x's dtype
 at::Tensor cross_entropy(const at::Tensor& logits, const at::Tensor& labels);
 }  // namespace reference

@@ -2,6 +2,7 @@
 #include "ops/project.h"
 
 #include "core/check.h"
+#include "core/row_chunks.h"
 #include "ops/ops.h"
 #include "ops/rows.h"
 
@@ -18,6 +19,8 @@ std::vector<at::Tensor> trained_leaves(const Projection& projection) {
   std::vector<at::Tensor> leaves;
   for (const Module& m : projection.modules)
     if (m.master.defined()) leaves.push_back(m.master);
+  for (const Module& m : projection.modules)
+    if (m.bias_master.defined()) leaves.push_back(m.bias_master);
   for (const LowRank& u : projection.updates) leaves.insert(leaves.end(), {u.a, u.b});
   return leaves;
 }
@@ -35,13 +38,36 @@ Projected project(const Input& input, Projection& projection, const Pass& pass, 
   return on_cpu::project(input, projection, pass, residual);
 }
 
+namespace {
+
+// From the gradients of rows that are divided by their norms to those of the rows themselves; masters' come first.
+void through_unit_rows(const Projection& projection, std::vector<at::Tensor>& gradients) {
+  constexpr int64_t kElements = 1 << 22;
+  size_t next = 0;
+  for (const Module& m : projection.modules) {
+    if (!m.master.defined()) continue;
+    const at::Tensor& whole = gradients.at(next++);
+    for_row_chunks(whole.size(0), whole.size(1), kElements, [&](int64_t begin, int64_t count) {
+      const at::Tensor rows = m.master.detach().narrow(0, begin, count), norms = row_norms(rows), unit = rows / norms;
+      at::Tensor gradient = whole.narrow(0, begin, count);
+      gradient.sub_(unit * (gradient * unit).sum(1, /*keepdim=*/true)).div_(norms);
+    });
+  }
+}
+
+}  // namespace
+
 ProjectedGradient project_backward(const at::Tensor& dy, const Input& input, Projection& projection, const Pass& pass,
                                    const std::vector<at::Tensor>& s, const at::Tensor& d_residual, bool needs_d_in) {
+  ProjectedGradient gradient;
   if (const Backend* backend = backend_for(dy))
-    return with_op_name(name_of(input.source), [&] {
+    gradient = with_op_name(name_of(input.source), [&] {
       return by_kernels::project_backward(*backend, dy, input, projection, pass, s, d_residual, needs_d_in);
     });
-  return on_cpu::project_backward(dy, input, projection, pass, s, d_residual, needs_d_in);
+  else
+    gradient = on_cpu::project_backward(dy, input, projection, pass, s, d_residual, needs_d_in);
+  if (projection.has_unit_rows) through_unit_rows(projection, gradient.leaves);
+  return gradient;
 }
 
 namespace {

@@ -26,7 +26,7 @@ struct Projected {
   at::Tensor rstd;            // norm: [T] fp32
   std::vector<at::Tensor> s;  // what project_backward wants back: S of the updates
 };
-// y = x W^T + sum of updates + residual where that is defined.
+// y = x W^T + bias + sum of updates + residual, what of these is defined.
 Projected project(const Input& input, Projection& projection, const Pass& pass, const at::Tensor& residual);
 
 struct ProjectedGradient {
@@ -39,7 +39,8 @@ struct ProjectedGradient {
 ProjectedGradient project_backward(const at::Tensor& dy, const Input& input, Projection& projection, const Pass& pass,
                                    const std::vector<at::Tensor>& s, const at::Tensor& d_residual, bool needs_d_in);
 
-// Leaves of a projection in the order in which project_backward gives their gradients: masters, then a, b of each update.
+// Leaves of a projection in the order in which project_backward gives their gradients: masters of weights, masters of
+// biases, then a, b of each update.
 std::vector<at::Tensor> trained_leaves(const Projection& projection);
 
 namespace on_cpu {

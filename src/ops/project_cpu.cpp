@@ -113,7 +113,7 @@ Projected project(const Input& input, Projection& projection, const Pass& pass, 
                               scratch.mine());
         }
       });
-    result.y = gemm_nt(x, projection.current_weight());
+    result.y = gemm_nt(x, projection.current_weight(), projection.current_bias());
     for (UpdatePass& u : updates) u.packed = pack<T>(u.b, /*transposed=*/true);
     const at::Tensor added = residual.defined() ? residual.contiguous() : residual;
     if (added.defined() || !updates.empty())
@@ -167,10 +167,14 @@ ProjectedGradient project_backward(const at::Tensor& dy_in, const Input& input, 
     };
     std::vector<Columns> columns;
     std::vector<at::Tensor> leaves;
-    leaves.reserve(projection.modules.size() + 2 * updates.size());  // columns point into it
+    leaves.reserve(2 * projection.modules.size() + 2 * updates.size());  // columns point into it
     for (const Module& module : projection.modules)
       if (module.master.defined())
         leaves.push_back(gemm_tn(dy.narrow(1, module.begin, module.end - module.begin), computed->x));
+    for (const Module& module : projection.modules)
+      if (module.bias_master.defined())
+        leaves.push_back(
+            dy.narrow(1, module.begin, module.end - module.begin).sum(0, false, sum_dtype(dy.scalar_type())));
     for (size_t next = 0; next < updates.size(); ++next) {
       const UpdatePass& u = updates[next];
       const auto options = dy.options().dtype(sum_dtype(dy.scalar_type()));

@@ -1,5 +1,6 @@
 // A projection and its input by kernels: the low-rank work rides on passes that are there anyway (docs/kernels.md).
-//   forward   down: x and S side by side;  one product [x | S] [W | B]^T, the residual added by it
+//   forward   down: x and S side by side;  one product [x | S] [W | B]^T, the residual added by it; a bias is one more
+//             column of W beside a column of ones
 //   backward  output_grad: dS and dB in one pass over dY;  one product dX = dY W;  input_grad: the masked dS A added on
 //             the way to the gradient of what x was made of, dA with it. Without dropout dS A is part of the product,
 //             [dY | dS] [W; A], where the columns after dY are free.
@@ -111,20 +112,15 @@ Projected project(const Backend& backend, const Input& input, Projection& projec
   at::Tensor x;
   MatrixRows w;
   int64_t width = k;
-  if (projection.has_update()) {
+  if (is_augmented(projection)) {
     const Augmented& augmented = current(projection);
-    const at::Tensor s = at::empty({t, augmented.columns}, options);
     x = at::empty({t, augmented.pitch()}, options);
-    down.a_RK = augmented.at(augmented.n8, 0);
-    down.ld_a = augmented.pitch();
-    down.s_MR = element(x, 0, k8);
-    down.ld_s = augmented.pitch();
-    down.kept_MR = s.data_ptr();
-    down.ld_kept = augmented.columns;
-    down.updates = updates_of(projection, pass);
     w = rows_of(augmented.buffer);
     width = k8 + augmented.columns;
-    result.s = {s};
+    if (augmented.one.defined()) {
+      x.narrow(1, width, augmented.one.size(0)).copy_(augmented.one);
+      width += augmented.one.size(0);
+    }
   } else {
     w = rows_of(projection.current_weight());
     if (input.source == Source::plain) {  // nothing to make
@@ -132,6 +128,18 @@ Projected project(const Backend& backend, const Input& input, Projection& projec
       return result;
     }
     x = at::empty({t, k8}, options);
+  }
+  if (projection.has_update()) {
+    const Augmented& augmented = *projection.augmented;
+    const at::Tensor s = at::empty({t, augmented.columns}, options);
+    down.a_RK = augmented.at(augmented.n8, 0);
+    down.ld_a = augmented.pitch();
+    down.s_MR = element(x, 0, k8);
+    down.ld_s = augmented.pitch();
+    down.kept_MR = s.data_ptr();
+    down.ld_kept = augmented.columns;
+    down.updates = updates_of(projection, pass);
+    result.s = {s};
   }
   down.x = x.data_ptr();
   down.ld_x = x.size(1);
@@ -254,6 +262,9 @@ ProjectedGradient project_backward(const Backend& backend, const at::Tensor& dy_
     }
     gradient.leaves.push_back(weight_gradient(backend, dy.narrow(1, m.begin, m.end - m.begin), rows_of(x), k));
   }
+  for (const Module& m : projection.modules)
+    if (m.bias_master.defined())
+      gradient.leaves.push_back(dy.narrow(1, m.begin, m.end - m.begin).sum(0, /*keepdim=*/false, at::kFloat));
   int64_t column = 0;
   for (const LowRank& u : projection.updates) {
     gradient.leaves.push_back(da.narrow(0, column, u.rank()));

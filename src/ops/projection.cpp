@@ -1,9 +1,12 @@
 #include "ops/projection.h"
 
 #include "core/check.h"
+#include "core/row_chunks.h"
 
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
+
+#include <cmath>
 
 namespace rankfold {
 
@@ -20,7 +23,7 @@ const at::Tensor& LowPrecisionCopy::of(const at::Tensor& leaf, at::ScalarType dt
 
 bool Projection::trains() const {
   for (const Module& m : modules)
-    if (m.master.defined()) return true;
+    if (m.master.defined() || m.bias_master.defined()) return true;
   return has_update();
 }
 
@@ -36,11 +39,44 @@ const at::Tensor& Projection::current_weight() {
     const uint32_t version = static_cast<uint32_t>(m.master._version());
     if (version == m.master_version) continue;
     at::NoGradGuard no_grad;
-    weight.narrow(0, m.begin, m.end - m.begin).copy_(m.master);
+    const at::Tensor rows = weight.narrow(0, m.begin, m.end - m.begin);
+    if (has_unit_rows)
+      divide_rows_by_norm(m.master, rows);
+    else
+      rows.copy_(m.master);
     m.master_version = version;
   }
   return weight;
 }
+
+const at::Tensor& Projection::current_bias() {
+  for (Module& m : modules) {
+    if (!m.bias_master.defined()) continue;
+    const uint32_t version = static_cast<uint32_t>(m.bias_master._version());
+    if (version == m.bias_version) continue;
+    at::NoGradGuard no_grad;
+    bias.narrow(0, m.begin, m.end - m.begin).copy_(m.bias_master);
+    m.bias_version = version;
+  }
+  return bias;
+}
+
+void divide_rows_by_norm(const at::Tensor& x, const at::Tensor& to) {
+  const at::NoGradGuard no_grad;
+  constexpr int64_t kElements = 1 << 22;  // fp32 at a time
+  for_row_chunks(x.size(0), x.size(1), kElements, [&](int64_t begin, int64_t count) {
+    const at::Tensor rows = x.narrow(0, begin, count).to(at::kFloat);
+    to.narrow(0, begin, count).copy_(rows / row_norms(rows));
+  });
+}
+
+at::Tensor row_norms(const at::Tensor& x) {
+  constexpr double kSmallest = 1e-12;  // as torch.nn.functional.normalize has it
+  return at::linalg_vector_norm(x, 2, at::IntArrayRef{1}, /*keepdim=*/true).clamp_min_(kSmallest);
+}
+
+AttentionSpec::AttentionSpec(const Heads& heads_in)
+    : heads(heads_in), scale(1 / std::sqrt(static_cast<double>(heads.size))), rotary(heads.size) {}
 
 Sequences::Sequences(std::vector<int64_t> begin_in, const at::Device& device) : begin(std::move(begin_in)) {
   RANKFOLD_CHECK(!begin.empty() && begin.front() == 0, "expected the sequences' offsets to begin with 0");

@@ -28,6 +28,8 @@ struct Module {
   int64_t begin = 0, end = 0;
   at::Tensor master;  // fp32 leaf [end - begin, K] where the weight itself trains (full tuning)
   uint32_t master_version = 0;
+  at::Tensor bias_master;  // fp32 leaf [end - begin] where the bias trains
+  uint32_t bias_version = 0;
 };
 
 // What one adapter adds to the rows [begin, end) of a projection: y += scale * drop(x) A^T B^T. Several may share rows:
@@ -54,6 +56,8 @@ struct Augmented;  // ops/augmented.h: the weight and its updates as the kernels
 // W [N, K] with the modules whose rows lie in it: W_pack, q/k/v or gate/up are one projection and one GEMM.
 struct Projection {
   std::shared_ptr<FrozenWeight> frozen = std::make_shared<FrozenWeight>();
+  at::Tensor bias;             // [N] in the model's dtype; undefined: none
+  bool has_unit_rows = false;  // the weight is the stored or trained one with each row divided by its norm
   std::vector<Module> modules;
   std::vector<LowRank> updates;          // of the active adapters
   std::shared_ptr<Augmented> augmented;  // made at the first use by kernels
@@ -63,7 +67,12 @@ struct Projection {
   bool trains() const;
   bool has_update() const { return !updates.empty(); }
   const at::Tensor& current_weight();  // filled, and the rows of changed masters brought up to date
+  const at::Tensor& current_bias();    // likewise
 };
+
+at::Tensor row_norms(const at::Tensor& x);  // [N, K] -> [N, 1]
+// Each row of x [N, K] divided by its norm, in fp32 and rounded once to the dtype of `to`.
+void divide_rows_by_norm(const at::Tensor& x, const at::Tensor& to);
 
 struct Norm {
   std::string name;
@@ -77,11 +86,34 @@ struct Norm {
 
 struct Heads {
   int64_t query = 0, key_value = 0, size = 0;
+  int64_t features() const { return (query + 2 * key_value) * size; }  // of queries, keys and values side by side
 };
 
-// cos and sin of position * frequency, fp32 [positions, head size / 2].
+// How the attention of a layer works. Scores are q k^T * scale, then soft_cap, slopes and window in this order.
+struct AttentionSpec {
+  // As in LLaMA: the scale is 1 / sqrt(size), positions turn all features of queries and keys, and nothing else.
+  AttentionSpec(const Heads& heads = {});  // NOLINT(google-explicit-constructor): heads alone are a whole spec
+
+  Heads heads;
+  double scale = 0;
+  // In qkv each key/value head follows the queries that it serves (InternLM2): q ... q k v, q ... q k v. Prepared, all
+  // queries come first, then keys, then values.
+  bool is_grouped = false;
+  int64_t rotary = 0;   // leading features of a head that positions turn, even; 0: none
+  double soft_cap = 0;  // a score s becomes soft_cap * tanh(s / soft_cap); 0: s
+  at::Tensor slopes;    // ALiBi, fp32 [query heads] on the CPU: a score loses slope * distance; undefined: nothing
+  int64_t window = 0;   // tokens that a token sees, itself the last of them; 0: all before it
+};
+
+// cos and sin of the angles by which features are turned, fp32 [lines, rotary / 2]. A token names its line: its
+// position, where all sequences share one set of frequencies.
 struct Rope {
   at::Tensor cos, sin;
+};
+
+// What happens to queries and keys before scores are made, beside turning: a norm of each head (Qwen3).
+struct QkNorms {
+  Norm *q = nullptr, *k = nullptr;  // [head size]; both or none
 };
 
 // Where the sequences of a flat batch begin: sequence b is tokens [begin[b], begin[b + 1]).

@@ -47,7 +47,10 @@ class Estimate {
   }
   // Kept by each half of a layer, its input apart.
   int64_t attention(const Layer& layer) const {
-    return (qkv_ + query_) * e_ + model_.config.num_attention_heads * 4 + 4 + sums(layer.qkv) + sums(layer.o);
+    const ModelConfig& c = model_.config;
+    // Where heads are normalised, what they were before is kept too.
+    const int64_t heads = c.has_qk_norm ? qkv_ * e_ + 4 * (c.num_attention_heads + c.num_key_value_heads) : 0;
+    return (qkv_ + query_) * e_ + heads + c.num_attention_heads * 4 + 4 + sums(layer.qkv) + sums(layer.o);
   }
   int64_t mlp(const Layer& layer) const { return 2 * inner_ * e_ + 4 + sums(layer.gate_up) + sums(layer.down); }
 
@@ -77,7 +80,7 @@ class Estimate {
     const int64_t mlp = tokens_ * 3 * inner_ * e_ + 2 * h + transposed;
     const int64_t attention =
         tokens_ * (query_ + qkv_) * e_ + 2 * h +
-        ops::attention_scratch(model_.dtype, model_.device.type(), batch_.longest, model_.config.head_dim);
+        ops::attention_scratch(model_.dtype, model_.device.type(), batch_.longest, network_.layers[0].attention);
     return std::max({loss, mlp + leaves, attention + leaves});
   }
 
@@ -123,6 +126,7 @@ int64_t add_weights(Model& model, const at::Tensor& values, MemoryPlan& plan) {
     if (network.is_tied_head(p) && weight.is_alias_of(network.embedding)) continue;
     add(p->modules[0].name + ".weight", weight);
     if (p->frozen->fill) unfilled += static_cast<int64_t>(weight.nbytes());
+    if (p->bias.defined()) plan.copied += static_cast<int64_t>(p->bias.nbytes());
   }
   for (Norm* norm : network.norms()) add(norm->name, norm->weight);
   return unfilled;

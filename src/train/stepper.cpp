@@ -50,7 +50,7 @@ void Stepper::check_adapter() const {
 }
 
 MemoryPlan Stepper::plan_memory() {
-  refuse_tied_head(model_, adapter_.modules());
+  refuse_head(model_, adapter_.modules());
   check_adapter();
   const MemoryPlan memory =
       rankfold::plan_memory(*model_.shared_model(), adapter_, config_, windows_.largest_batch(stop_));

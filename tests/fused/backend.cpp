@@ -1,14 +1,12 @@
 #include "fused/backend.h"
 
 #include "fused/fake_cuda.h"
+#include "ops/any_attention.h"
 #include "simt/engine.h"
 
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
-#include <torch/csrc/autograd/autograd.h>
 
-#include <cmath>
-#include <limits>
 #include <optional>
 
 namespace rankfold::testing {
@@ -38,45 +36,17 @@ void gemm(const kernels::Gemm& p, kernels::Stream) {
   matrix(p.d, p.m, p.n, p.ldd, p.dtype_out).copy_(sum);
 }
 
-// One sequence, q [L, H, D], k and v [L, G, D], differentiable.
-at::Tensor attend(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
-  const int64_t length = q.size(0), group = q.size(1) / k.size(1);
-  const auto heads = [&](const at::Tensor& x, int64_t repeats) {
-    return x.to(at::kFloat).transpose(0, 1).repeat_interleave(repeats, 0);
-  };
-  const at::Tensor future = at::ones({length, length}, q.options().dtype(at::kBool)).triu(1);
-  const at::Tensor scores = at::matmul(heads(q, 1), heads(k, group).transpose(1, 2))
-                                .div(std::sqrt(static_cast<double>(q.size(2))))
-                                .masked_fill(future, -std::numeric_limits<double>::infinity());
-  return at::matmul(scores.softmax(-1), heads(v, group)).transpose(0, 1).to(q.scalar_type());
-}
-
 std::vector<at::Tensor> attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                                  const Sequences& sequences) {
-  at::Tensor out = at::empty({q.size(0), q.size(1), q.size(2)}, q.options());
-  for (size_t b = 0; b + 1 < sequences.begin.size(); ++b) {
-    const int64_t begin = sequences.begin[b], length = sequences.begin[b + 1] - begin;
-    out.narrow(0, begin, length)
-        .copy_(attend(q.narrow(0, begin, length), k.narrow(0, begin, length), v.narrow(0, begin, length)));
-  }
-  return {out};
+                                  const AttentionSpec& spec, const Sequences& sequences) {
+  return ops::any_attention(q, k, v, spec, sequences);
 }
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor> attention_backward(const at::Tensor& dy, const at::Tensor& q,
                                                                   const at::Tensor& k, const at::Tensor& v,
                                                                   const std::vector<at::Tensor>&,
+                                                                  const AttentionSpec& spec,
                                                                   const Sequences& sequences) {
-  std::vector<at::Tensor> grads[3];
-  for (size_t b = 0; b + 1 < sequences.begin.size(); ++b) {
-    const int64_t begin = sequences.begin[b], length = sequences.begin[b + 1] - begin;
-    const auto leaf = [&](const at::Tensor& x) { return x.narrow(0, begin, length).detach().requires_grad_(true); };
-    const std::vector<at::Tensor> leaves{leaf(q), leaf(k), leaf(v)};
-    at::AutoGradMode recorded(true);
-    const auto parts =
-        torch::autograd::grad({attend(leaves[0], leaves[1], leaves[2])}, leaves, {dy.narrow(0, begin, length)});
-    for (size_t i = 0; i < 3; ++i) grads[i].push_back(parts[i]);
-  }
-  return {at::cat(grads[0]), at::cat(grads[1]), at::cat(grads[2])};
+  return ops::any_attention_backward(dy, q, k, v, spec, sequences);
 }
 
 }  // namespace

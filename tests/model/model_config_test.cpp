@@ -55,8 +55,8 @@ TEST(ModelConfig, Defaults) {
   EXPECT_EQ(config.head_dim, 128);
   EXPECT_EQ(config.max_position_embeddings, 0);
   EXPECT_EQ(config.rms_norm_eps, 1e-6);
-  EXPECT_EQ(config.rope_theta, 10000);
-  EXPECT_EQ(config.rope_factor, 1);
+  EXPECT_EQ(config.rope.theta, 10000);
+  EXPECT_EQ(config.rope.factor, 1);
   EXPECT_FALSE(config.tie_word_embeddings);
   EXPECT_TRUE(config.eos_token_ids.empty());
   EXPECT_EQ(config.stored_dtype, at::kHalf);
@@ -65,16 +65,16 @@ TEST(ModelConfig, Defaults) {
 TEST(ModelConfig, BothSpellings) {
   EXPECT_EQ(read({{"dtype", "bfloat16"}, {"torch_dtype", nullptr}}).stored_dtype, at::kBFloat16);
   EXPECT_EQ(read({{"torch_dtype", nullptr}}).stored_dtype, at::kBFloat16);  // from the weights
-  EXPECT_EQ(read({{"rope_theta", 5e5}}).rope_theta, 5e5);
-  EXPECT_EQ(read({{"rope_parameters", {{"rope_theta", 1000000}, {"rope_type", "default"}}}}).rope_theta, 1e6);
+  EXPECT_EQ(read({{"rope_theta", 5e5}}).rope.theta, 5e5);
+  EXPECT_EQ(read({{"rope_parameters", {{"rope_theta", 1000000}, {"rope_type", "default"}}}}).rope.theta, 1e6);
   for (const char* type : {"type", "rope_type"})
     for (const char* key : {"rope_scaling", "rope_parameters"}) {
       const ModelConfig config = read({{"rope_theta", 2e4}, {key, {{type, "linear"}, {"factor", 4}}}});
-      EXPECT_EQ(config.rope_factor, 4);
-      EXPECT_EQ(config.rope_theta, 2e4);
+      EXPECT_EQ(config.rope.factor, 4);
+      EXPECT_EQ(config.rope.theta, 2e4);
     }
-  EXPECT_EQ(read({{"rope_scaling", nullptr}}).rope_factor, 1);
-  EXPECT_EQ(read({{"rope_scaling", json::object()}, {"rope_parameters", {{"rope_theta", 7e4}}}}).rope_theta, 7e4);
+  EXPECT_EQ(read({{"rope_scaling", nullptr}}).rope.factor, 1);
+  EXPECT_EQ(read({{"rope_scaling", json::object()}, {"rope_parameters", {{"rope_theta", 7e4}}}}).rope.theta, 7e4);
   EXPECT_EQ(read({{"model_max_length", 4096}}).max_position_embeddings, 4096);
   EXPECT_EQ(read({{"max_position_embeddings", 2048}, {"model_max_length", 4096}}).max_position_embeddings, 2048);
 }
@@ -109,29 +109,94 @@ TEST(ModelConfig, Baichuan) {
     changes[key] = value;
     return changes;
   };
-  const std::string alibi = "BaichuanForCausalLM with hidden_size 5120 (Baichuan-13B) needs ALiBi attention";
-  expect_refused(with("hidden_size", 5120), "architectures: " + alibi);
   // Whatever the vocabulary, which users extend: hidden size 4096 is Baichuan2-7B.
-  for (const int64_t vocabulary : {125696, 125700, 64000, 512})
-    expect_refused(with("vocab_size", vocabulary),
-                   "architectures: BaichuanForCausalLM with hidden_size 4096 (Baichuan 2) needs an output head with "
-                   "normalised rows, which is not supported; if its head is plain, say \"norm_head\": false");
-  EXPECT_EQ(read(with("norm_head", false)).architecture, "BaichuanForCausalLM");
-  json plain_rope = with("norm_head", false);
-  plain_rope["hidden_size"] = 5120, plain_rope["position_embedding_type"] = "rope";
-  EXPECT_EQ(read(plain_rope).hidden_size, 5120);
-  json first = {{"architectures", {"BaiChuanForCausalLM"}}};
-  for (const auto& [key, value] :
-       {std::pair<std::string, json>{"norm_head", true}, {"position_embedding_type", "alibi"}}) {
-    json changed = first;
-    changed[key] = value;
-    expect_refused(changed, "architectures: BaiChuanForCausalLM with hidden_size 4096 (Baichuan");
+  for (const int64_t vocabulary : {125696, 125700, 64000, 512}) {
+    const ModelConfig second = read(with("vocab_size", vocabulary));
+    EXPECT_TRUE(second.has_norm_head && !second.uses_alibi) << vocabulary;
   }
+  EXPECT_FALSE(read(with("norm_head", false)).has_norm_head);
+  // The 13B models differ by their vocabulary, or by the key.
+  json large = with("hidden_size", 5120);
+  for (const auto& [vocabulary, has_norm_head] : {std::pair{64000, false}, {125696, true}}) {
+    large["vocab_size"] = vocabulary;
+    const ModelConfig found = read(large);
+    EXPECT_TRUE(found.uses_alibi && found.has_norm_head == has_norm_head) << vocabulary;
+  }
+  large["vocab_size"] = 64010;
+  expect_refused(large,
+                 "architectures: BaichuanForCausalLM with hidden_size 5120 and vocab_size 64010 may be Baichuan-13B or "
+                 "Baichuan2-13B: say \"norm_head\": false for the first, true for the second");
+  large["norm_head"] = false, large["position_embedding_type"] = "rope";
+  EXPECT_FALSE(read(large).has_norm_head || read(large).uses_alibi);
+  json first = {{"architectures", {"BaiChuanForCausalLM"}}};
+  EXPECT_FALSE(read(first).has_norm_head || read(first).uses_alibi);
+  first["norm_head"] = true, first["position_embedding_type"] = "alibi";
+  EXPECT_TRUE(read(first).has_norm_head && read(first).uses_alibi);
   first["position_embedding_type"] = "nope";
   expect_refused(first, "position_embedding_type: expected rope or alibi, got \"nope\"");
   first.erase("position_embedding_type");
   first["num_key_value_heads"] = 8;
   expect_refused(first, "num_key_value_heads: expected 32, as self_attn.W_pack needs, got 8");
+}
+
+TEST(ModelConfig, RopeTypes) {
+  const RopeParameters llama3 = read({{"max_position_embeddings", 131072},
+                                      {"rope_theta", 5e5},
+                                      {"rope_scaling",
+                                       {{"rope_type", "llama3"},
+                                        {"factor", 8.0},
+                                        {"low_freq_factor", 1.0},
+                                        {"high_freq_factor", 4.0},
+                                        {"original_max_position_embeddings", 8192}}}})
+                                    .rope;
+  EXPECT_EQ(llama3.type, RopeType::llama3);
+  EXPECT_EQ(llama3.factor, 8);
+  EXPECT_EQ(llama3.original_max_position_embeddings, 8192);
+  const RopeParameters yarn =
+      read({{"rope_scaling",
+             {{"type", "yarn"}, {"factor", 4}, {"original_max_position_embeddings", 32768}, {"beta_slow", 2}}}})
+          .rope;
+  EXPECT_EQ(yarn.type, RopeType::yarn);
+  EXPECT_EQ(yarn.beta_fast, 32);
+  EXPECT_EQ(yarn.beta_slow, 2);
+  const ModelConfig dynamic =
+      read({{"max_position_embeddings", 64}, {"rope_scaling", {{"type", "dynamic"}, {"factor", 2}, {"alpha", 1}}}});
+  EXPECT_EQ(dynamic.rope.original_max_position_embeddings, 64);
+  EXPECT_TRUE(dynamic.notes.at(0).ends_with("config.json: rope_scaling: not used: alpha")) << dynamic.notes.at(0);
+}
+
+TEST(ModelConfig, BiasesAndNormsOfHeads) {
+  const ModelConfig plain = read(json::object());
+  EXPECT_FALSE(plain.qkv_bias || plain.o_bias || plain.mlp_bias || plain.has_qk_norm);
+  const ModelConfig llama = read({{"attention_bias", true}, {"mlp_bias", true}});
+  EXPECT_TRUE(llama.qkv_bias && llama.o_bias && llama.mlp_bias);
+  const ModelConfig qwen2 = read({{"architectures", {"Qwen2ForCausalLM"}}});
+  EXPECT_TRUE(qwen2.qkv_bias && !qwen2.o_bias && !qwen2.mlp_bias && !qwen2.has_qk_norm);
+  EXPECT_TRUE(read({{"architectures", {"Qwen3ForCausalLM"}}}).has_qk_norm);
+}
+
+TEST(ModelConfig, Windows) {
+  using Windows = std::vector<int64_t>;
+  const auto windows = [](const char* name, const json& changes) {
+    json all = {{"architectures", {name}}, {"num_hidden_layers", 3}};
+    all.update(changes);
+    return read(all).windows;
+  };
+  EXPECT_EQ(windows("MistralForCausalLM", json::object()), Windows(3, 4096));  // as its class has it
+  EXPECT_EQ(windows("MistralForCausalLM", {{"sliding_window", nullptr}}), Windows{});
+  EXPECT_EQ(windows("MistralForCausalLM", {{"sliding_window", 7}}), Windows(3, 7));
+  for (const char* name : {"Qwen2ForCausalLM", "Qwen3ForCausalLM"}) {
+    EXPECT_EQ(windows(name, {{"sliding_window", 7}, {"max_window_layers", 1}}), Windows{});
+    const json used = {{"sliding_window", 7}, {"use_sliding_window", true}, {"max_window_layers", 1}};
+    EXPECT_EQ(windows(name, used), (Windows{0, 7, 7}));
+    json by_type = used;
+    by_type["layer_types"] = {"sliding_attention", "full_attention", "full_attention"};
+    EXPECT_EQ(windows(name, by_type), (Windows{7, 0, 0}));
+    by_type["use_sliding_window"] = false;
+    EXPECT_THROW(windows(name, by_type), UserError);
+    by_type["layer_types"] = {"sliding_attention"};
+    EXPECT_THROW(windows(name, by_type), UserError);
+  }
 }
 
 TEST(ModelConfig, NamesOfTheClass) {
@@ -179,8 +244,8 @@ TEST(ModelConfig, KeysThatNothingReadsAreNamedOnce) {
                                   {"rope_theta", 5e5},
                                   {"rope_scaling", {{"type", "linear"}, {"factor", 4}}},
                                   {"head_dim", 64}});
-  EXPECT_EQ(fixed.rope_theta, 10000);
-  EXPECT_EQ(fixed.rope_factor, 1);
+  EXPECT_EQ(fixed.rope.theta, 10000);
+  EXPECT_EQ(fixed.rope.factor, 1);
   EXPECT_EQ(fixed.head_dim, 128);
   EXPECT_TRUE(fixed.notes.at(0).ends_with("not used: head_dim, rope_scaling, rope_theta")) << fixed.notes.at(0);
   json many;
@@ -194,8 +259,10 @@ TEST(ModelConfig, KeysThatNothingReadsAreNamedOnce) {
 TEST(ModelConfig, Refusals) {
   const std::vector<std::pair<json, std::string>> cases = {
       {{{"architectures", {"GPT2LMHeadModel"}}},
-       "architectures: expected one of LlamaForCausalLM, BaiChuanForCausalLM, BaichuanForCausalLM, got "
-       "GPT2LMHeadModel"},
+       "architectures: expected one of LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM, "
+       "Phi3ForCausalLM, InternLM2ForCausalLM, BaiChuanForCausalLM, BaichuanForCausalLM, got GPT2LMHeadModel, which "
+       "needs learnt positions"},
+      {{{"architectures", {"MixtralForCausalLM"}}}, "architectures: expected one of LlamaForCausalLM"},
       {{{"architectures", 7}}, "architectures: expected a list with the name of the model's class, got 7"},
       {{{"architectures", {1}}}, "architectures: expected a list"},
       {{{"architectures", {"PeftModelForCausalLM"}}}, "architectures: expected one of LlamaForCausalLM"},
@@ -225,9 +292,25 @@ TEST(ModelConfig, Refusals) {
       {{{"rms_norm_eps", "1e-6"}}, "rms_norm_eps: expected a number in (0, 1), got \"1e-6\""},
       {{{"rope_theta", -1}}, "rope_theta: expected a number above 0, got -1"},
       {{{"rope_scaling", "linear"}}, "rope_scaling: expected an object, got \"linear\""},
+      {{{"rope_scaling", {{"type", "ntk"}, {"factor", 2}}}},
+       "rope_scaling: type: expected default, linear, dynamic, yarn, llama3 or longrope (no other is supported), got "
+       "\"ntk\""},
       {{{"rope_scaling", {{"type", "dynamic"}, {"factor", 2}}}},
-       "rope_scaling: type: expected default or linear (no other is supported), got \"dynamic\""},
-      {{{"rope_parameters", {{"rope_type", "llama3"}}}}, "rope_parameters: rope_type: expected default or linear"},
+       "max_position_embeddings: expected an integer above 0, got nothing"},
+      {{{"rope_parameters", {{"rope_type", "llama3"}, {"factor", 8}, {"original_max_position_embeddings", 64}}}},
+       "rope_parameters: low_freq_factor: expected a number above 0, got nothing"},
+      {{{"rope_parameters",
+         {{"rope_type", "llama3"},
+          {"original_max_position_embeddings", 64},
+          {"factor", 8},
+          {"low_freq_factor", 4},
+          {"high_freq_factor", 1}}}},
+       "rope_parameters: high_freq_factor: expected a number above low_freq_factor 4, got 1"},
+      {{{"rope_parameters", {{"rope_type", "yarn"}, {"factor", 8}}}},
+       "rope_parameters: original_max_position_embeddings: expected an integer above 1, got nothing"},
+      {{{"max_position_embeddings", 64},
+        {"rope_parameters", {{"rope_type", "longrope"}, {"short_factor", {1, 2}}, {"long_factor", {1}}}}},
+       "rope_parameters: short_factor: expected a list of 64 numbers above 0"},
       {{{"rope_parameters", {{"full_attention", {{"rope_theta", 1}}}}}},
        "rope_parameters: full_attention: expected one"},
       {{{"rope_scaling", {{"type", "linear"}}}}, "rope_scaling: factor: expected a number of 1 or more, got nothing"},
@@ -241,8 +324,7 @@ TEST(ModelConfig, Refusals) {
       {{{"torch_dtype", "float8"}}, "torch_dtype: expected float32, bfloat16 or float16, got \"float8\""},
       {{{"dtype", 16}}, "dtype: expected"},
       {{{"hidden_act", "gelu"}}, "hidden_act: expected \"silu\" (no other is supported), got \"gelu\""},
-      {{{"attention_bias", true}}, "attention_bias: expected false (no other is supported), got true"},
-      {{{"mlp_bias", true}}, "mlp_bias: expected false"},
+      {{{"attention_bias", 1}}, "attention_bias: expected true or false, got 1"},
       {{{"quantization_config", {{"bits", 4}}}}, "quantization_config: expected none (quantized weights"},
   };
   for (const auto& [changes, text] : cases) expect_refused(changes, text);

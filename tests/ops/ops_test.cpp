@@ -181,22 +181,57 @@ Case projection_case(const std::string& name, Kind kind, Shape shape, bool full)
       }};
 }
 
-Case attention_case(const std::string& name, std::vector<int64_t> lengths, Heads heads) {
-  return {
-      name, [=](at::ScalarType dtype) {
-        const Layout layout = make_layout(lengths);
-        const Rope rope = make_rope(*std::max_element(lengths.begin(), lengths.end()), heads.size / 2);
-        const at::Tensor qkv = input({layout.offsets.back(), (heads.query + 2 * heads.key_value) * heads.size}, dtype);
-        Problem p;
-        p.leaves = {qkv};
-        p.run = [=]() -> Tensors {
-          return {ops::attend(qkv, heads, rope, layout.positions, {layout.offsets, test_device})};
-        };
-        p.reference = [=]() -> Tensors {
-          return {ops::reference::attend(qkv, heads, rope, layout.positions, {layout.offsets, test_device})};
-        };
-        return p;
-      }};
+enum class HeadNorms { none, frozen, trained };
+
+Case attention_case(const std::string& name, std::vector<int64_t> lengths, const AttentionSpec& spec,
+                    HeadNorms head_norms = HeadNorms::none) {
+  return {name, [=](at::ScalarType dtype) {
+            const Layout layout = make_layout(lengths);
+            const Rope rope = make_rope(*std::max_element(lengths.begin(), lengths.end()), spec.rotary / 2);
+            const at::Tensor qkv = input({layout.offsets.back(), spec.heads.features()}, dtype);
+            Problem p;
+            p.leaves = {qkv};
+            const auto q_norm = std::make_shared<Norm>(), k_norm = std::make_shared<Norm>();
+            QkNorms norms;
+            if (head_norms != HeadNorms::none) {
+              norms = {q_norm.get(), k_norm.get()};
+              for (Norm* norm : {norms.q, norms.k}) {
+                const at::Tensor gain = (1 + random({spec.heads.size}, 0.2)).to(at::kBFloat16).to(at::kDouble);
+                norm->eps = 1e-5;
+                norm->weight = gain.to(test_device, dtype);
+                if (head_norms == HeadNorms::frozen) continue;
+                norm->master = leaf_of(gain, dtype);
+                p.leaves.push_back(norm->master);
+              }
+            }
+            p.run = [=]() -> Tensors {
+              return {ops::attend(qkv, spec, rope, layout.positions, {layout.offsets, test_device}, norms,
+                                  std::make_shared<std::array<std::shared_ptr<Norm>, 2>>(std::array{q_norm, k_norm}))};
+            };
+            p.reference = [=]() -> Tensors {
+              const std::array kept{q_norm, k_norm};
+              return {ops::reference::attend(qkv, spec, rope, layout.positions, {layout.offsets, test_device}, norms)};
+            };
+            return p;
+          }};
+}
+
+AttentionSpec with_window(AttentionSpec spec, int64_t window) {
+  spec.window = window;
+  return spec;
+}
+AttentionSpec with_soft_cap(AttentionSpec spec, double soft_cap) {
+  spec.soft_cap = soft_cap;
+  return spec;
+}
+AttentionSpec with_slopes(AttentionSpec spec) {
+  spec.rotary = 0;
+  spec.slopes = at::pow(2.0, -0.5 * at::arange(spec.heads.query)).to(at::kFloat);
+  return spec;
+}
+AttentionSpec with_rotary(AttentionSpec spec, int64_t rotary) {
+  spec.rotary = rotary;
+  return spec;
 }
 
 TEST(Ops, NormProject) {
@@ -224,9 +259,32 @@ TEST(Ops, NormHeadLoss) {
   check_case(projection_case("full", Kind::kLoss, {{280}, 16, 0, {29}}, true));
 }
 TEST(Ops, Attend) {
-  check_case(attention_case("heads", {7, 1, 33}, {4, 4, 8}));
-  check_case(attention_case("grouped heads", {5, 66}, {6, 2, 16}));
-  check_case(attention_case("many blocks of rows", {1, 290}, {4, 2, 20}));
+  check_case(attention_case("heads", {7, 1, 33}, Heads{4, 4, 8}));
+  check_case(attention_case("grouped heads", {5, 66}, Heads{6, 2, 16}));
+  check_case(attention_case("many blocks of rows", {1, 290}, Heads{4, 2, 20}));
+}
+TEST(Ops, AttendInAWindow) {
+  check_case(attention_case("shorter than a block", {7, 1, 150}, with_window(Heads{4, 2, 8}, 5)));
+  check_case(attention_case("longer than a block", {200, 70}, with_window(Heads{2, 1, 16}, 100)));
+  check_case(attention_case("of one token", {5, 70}, with_window(Heads{2, 2, 8}, 1)));
+  check_case(attention_case("longer than the rows", {5, 70}, with_window(Heads{2, 2, 8}, 1000)));
+}
+TEST(Ops, AttendWithOtherScores) {
+  check_case(attention_case("soft cap", {7, 80}, with_soft_cap(Heads{4, 2, 8}, 1.5)));
+  check_case(attention_case("slopes", {7, 80}, with_slopes(Heads{6, 3, 9})));
+  AttentionSpec all = with_window(with_soft_cap(with_slopes(Heads{4, 2, 8}), 2), 30);
+  all.scale = 0.8;
+  check_case(attention_case("slopes, soft cap, window, scale", {7, 80}, all));
+}
+TEST(Ops, AttendWithPreparedHeads) {
+  check_case(attention_case("some features turned", {7, 30}, with_rotary(Heads{4, 2, 12}, 8)));
+  AttentionSpec grouped = Heads{6, 2, 12};
+  grouped.is_grouped = true;
+  check_case(attention_case("in groups", {7, 30}, grouped));
+  check_case(attention_case("in groups, some features turned", {5}, with_rotary(grouped, 4)));
+  check_case(attention_case("normalised", {7, 30}, Heads{4, 2, 16}, HeadNorms::frozen));
+  check_case(attention_case("norms train", {7, 70}, Heads{4, 1, 20}, HeadNorms::trained));
+  check_case(attention_case("normalised, not turned", {7, 3}, with_slopes(Heads{2, 2, 8}), HeadNorms::trained));
 }
 
 TEST(Ops, NoLabelsGiveNoLoss) {

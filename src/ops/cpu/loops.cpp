@@ -79,12 +79,13 @@ void swiglu_backward(const T* dy, const T* gate_up, int64_t m, int64_t k, T* dga
 }
 
 template <class T>
-void rope(const T* x, int64_t pitch, const int64_t* position, const float* cos, const float* sin, int64_t m,
-          int64_t heads, int64_t plain, int64_t d, float sign, T* y) {
-  const int64_t half = d / 2;
-  for (int64_t i = 0; i < m; ++i, x += pitch, y += (heads + plain) * d) {
-    const float* c = cos + position[i] * half;
-    const float* s = sin + position[i] * half;
+void rope(const T* x, int64_t pitch, const int64_t* line, const float* cos, const float* sin, int64_t m, int64_t heads,
+          int64_t plain, int64_t d, int64_t rotary, float sign, T* y, int64_t y_pitch) {
+  const int64_t half = rotary / 2;
+  const size_t rest = static_cast<size_t>(d - rotary) * sizeof(T);
+  for (int64_t i = 0; i < m; ++i, x += pitch, y += y_pitch) {
+    const float* c = cos + line[i] * half;
+    const float* s = sin + line[i] * half;
     for (int64_t h = 0; h < heads; ++h) {
       const T *a = x + h * d, *b = a + half;
       T *to_a = y + h * d, *to_b = to_a + half;
@@ -94,6 +95,7 @@ void rope(const T* x, int64_t pitch, const int64_t* position, const float* cos, 
         store(to_a[j], u * c[j] - v * sine);
         store(to_b[j], v * c[j] + u * sine);
       }
+      if (rest > 0 && x != y) memcpy(to_b + half, b + half, rest);
     }
     if (x != y) memcpy(y + heads * d, x + heads * d, static_cast<size_t>(plain * d) * sizeof(T));
   }

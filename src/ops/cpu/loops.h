@@ -37,6 +37,9 @@ template <class T>
 struct Attention {
   int64_t length, size, group;  // tokens, D, query heads
   double scale;                 // of the scores
+  double soft_cap;              // a score s becomes soft_cap * tanh(s / soft_cap); 0: s
+  const float* slopes;          // [group] a score loses slope * distance; null: nothing
+  int64_t window;               // keys that a query sees, its own the last; length or more: all before it
   const T *q, *k, *v;           // rotated, [length] rows; query head g at q + g * size
   int64_t pitch;                // of q, k and v
   T* out;                       // as q; written forward, read backward
@@ -65,10 +68,11 @@ struct LoopTable {
   // y = silu(gate) * up, gate and up side by side in a row of 2 K.
   void (*swiglu)(const T* gate_up, int64_t m, int64_t k, T* y_MK);
   void (*swiglu_backward)(const T* dy_MK, const T* gate_up, int64_t m, int64_t k, T* dgate_up);
-  // y [M, (heads + plain) D] = x with pairs (i, i + D/2) of the first `heads` heads rotated, the `plain` heads after
-  // them as they are; y may be x where the pitches agree. cos, sin [P, D/2] are read at positions; sign -1 turns back.
-  void (*rope)(const T* x, int64_t pitch, const int64_t* position_M, const float* cos, const float* sin, int64_t m,
-               int64_t heads, int64_t plain, int64_t d, float sign, T* y);
+  // y [M, (heads + plain) D] = x with pairs (i, i + rotary / 2) of the first `rotary` features of the first `heads` heads
+  // turned, the rest and the `plain` heads after them as they are; y may be x where the pitches agree. cos, sin
+  // [lines, rotary / 2]; sign -1 turns back.
+  void (*rope)(const T* x, int64_t pitch, const int64_t* line_M, const float* cos, const float* sin, int64_t m,
+               int64_t heads, int64_t plain, int64_t d, int64_t rotary, float sign, T* y, int64_t y_pitch);
   void (*add)(const T* x, int64_t count, T* y);  // y += x
   // y = mask * scale * x
   void (*dropout)(const T* x_MK, const DropoutCounters& c, int64_t m, int64_t k, T* y_MK);
