@@ -1,7 +1,10 @@
-"""Baichuan-7B in plain torch, written from its description alone: nothing of Rankfold or transformers is used.
+"""The four Baichuan models in plain torch, from their description alone: nothing of Rankfold or transformers is used.
 
-W_pack [3h, h] holds the rows of q, k and v; RoPE with base 10000 on halves; SwiGLU; RMSNorm; an untied head. Modules are
-named as in the published weights, so PEFT's keys come out as they would on the real model.
+W_pack [3h, h] holds the rows of q, k and v; SwiGLU; RMSNorm; an untied head. Modules are named as in the published
+weights, so PEFT's keys come out as they would on the real model. Two keys of config.json tell the models apart:
+
+    position_embedding_type   "rope" (or no key): base 10000, on halves. "alibi": scores grow by slope * (j - i).
+    norm_head                 true: each row of lm_head counts divided by its L2 norm, in training too.
 """
 
 import json
@@ -31,12 +34,32 @@ def rotate(x, cos, sin):
     return x * cos + torch.cat((-second, first), dim=-1) * sin
 
 
+def rope(q, k):
+    length, size = q.shape[-2:]
+    wide = torch.float64 if q.dtype == torch.float64 else torch.float32
+    inverse = 10000.0 ** (-torch.arange(0, size, 2, dtype=wide) / size)
+    angles = torch.outer(torch.arange(length, dtype=wide), inverse)
+    angles = torch.cat((angles, angles), dim=-1)
+    cos, sin = angles.cos().to(q.dtype), angles.sin().to(q.dtype)
+    return rotate(q, cos, sin), rotate(k, cos, sin)
+
+
+def alibi_slopes(heads):
+    """n heads: 2^(-8 i / n) for a power of two; else the series of the power below n, then odd steps of the next one."""
+    below = 2 ** math.floor(math.log2(heads))
+    series = [2 ** (-8 * i / below) for i in range(1, below + 1)]
+    between = [2 ** (-8 * i / (2 * below)) for i in range(1, 2 * below, 2)]
+    return torch.tensor(series + between[: heads - below], dtype=torch.float64)
+
+
 class Attention(nn.Module):
     def __init__(self, config):
         super().__init__()
         hidden = config.hidden_size
         self.heads = config.num_attention_heads
         self.size = hidden // self.heads
+        alibi = getattr(config, "position_embedding_type", "rope") == "alibi"
+        self.slopes = alibi_slopes(self.heads) if alibi else None
         self.W_pack = nn.Linear(hidden, 3 * hidden, bias=False)
         self.o_proj = nn.Linear(hidden, hidden, bias=False)
 
@@ -45,13 +68,13 @@ class Attention(nn.Module):
         q, k, v = (
             part.view(batch, length, self.heads, self.size).transpose(1, 2) for part in self.W_pack(x).split(hidden, dim=-1)
         )
-        wide = torch.float64 if x.dtype == torch.float64 else torch.float32
-        inverse = 10000.0 ** (-torch.arange(0, self.size, 2, dtype=wide) / self.size)
-        angles = torch.outer(torch.arange(length, dtype=wide), inverse)
-        angles = torch.cat((angles, angles), dim=-1)
-        cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
-        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        if self.slopes is None:
+            q, k = rope(q, k)
         scores = q @ k.transpose(-1, -2) / math.sqrt(self.size)
+        if self.slopes is not None:
+            place = torch.arange(length)
+            scores = scores + (self.slopes[:, None, None] * (place - place[:, None])).to(x.dtype)
+        wide = torch.float64 if x.dtype == torch.float64 else torch.float32
         future = torch.ones(length, length, dtype=torch.bool).triu(1)
         weights = scores.masked_fill(future, float("-inf")).to(wide).softmax(-1).to(x.dtype)
         return self.o_proj((weights @ v).transpose(1, 2).reshape(batch, length, hidden))
@@ -101,31 +124,27 @@ class BaiChuanForCausalLM(nn.Module):
         self.shape = config
         self.model = Model(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.norm_head = getattr(config, "norm_head", False)
+
+    def head(self, x):
+        if not self.norm_head:
+            return self.lm_head(x)
+        weight = self.lm_head.weight
+        return F.linear(x, (weight / weight.norm(dim=-1, keepdim=True)).to(x.dtype))
 
     def forward(self, input_ids):
-        return SimpleNamespace(logits=self.lm_head(self.model(input_ids)))
+        return SimpleNamespace(logits=self.head(self.model(input_ids)))
 
     def prepare_inputs_for_generation(self, *args, **kwargs):
         """Asked for by PEFT's causal model; not used."""
         raise NotImplementedError
 
-    @torch.no_grad()
-    def greedy(self, ids, count, eos):
-        """New ids, without the eos that ends them: a plain loop, no cache."""
-        new = []
-        while len(new) < count:
-            best = int(self(torch.tensor([ids + new])).logits[0, -1].argmax())
-            if best in eos:
-                break
-            new.append(best)
-        return new
-
     def save_pretrained(self, folder):
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         save_file({k: v.contiguous() for k, v in self.state_dict().items()}, folder / "model.safetensors", {"format": "pt"})
-        config = dict(vars(self.shape))
-        config |= {"architectures": ["BaiChuanForCausalLM"], "model_type": "baichuan", "hidden_act": "silu"}
+        config = {"architectures": ["BaiChuanForCausalLM"], **vars(self.shape)}
+        config |= {"model_type": "baichuan", "hidden_act": "silu"}
         config |= {"tie_word_embeddings": False, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
         config["torch_dtype"] = str(self.lm_head.weight.dtype).removeprefix("torch.")
         (folder / "config.json").write_text(json.dumps(config, indent=2))

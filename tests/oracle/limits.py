@@ -22,7 +22,7 @@ MET = {
     "training: loss": (1.5e-6, 5),
     "training: gradient norm, relative": (3.3e-7, 1),
     "training: adapter, of its largest": (5.1e-6, 1),
-    "training in full: weight, of its largest": (5.8e-7, 1),
+    "training in full: weight, of its change": (5.4e-4, 1),  # twice 2.7e-4 of AVX2: AVX-512 has not been measured
     "accumulation split: loss": (3.9e-7, 5),
     "lora-eval: loss, relative": (3.3e-8, 1),
 }

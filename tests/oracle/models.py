@@ -14,11 +14,13 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 from transformers.utils import logging as transformers_logging
 
 import baichuan
+import internlm2
 
 transformers_logging.disable_progress_bar()
 transformers_logging.set_verbosity_error()
 
 VOCAB = 389
+PLAIN_TORCH = {"baichuan": baichuan.BaiChuanForCausalLM, "internlm2": internlm2.InternLM2ForCausalLM}  # by model_type
 
 
 @dataclass(frozen=True)
@@ -34,29 +36,40 @@ class ModelFolder:
     @property
     def linear(self):
         """A regular expression for every linear layer but the head."""
-        return r"model\.layers\.\d+\.(self_attn|mlp)\.\w+_(proj|pack)"
+        return r"model\.layers\.\d+\.(self_attn|mlp|attention|feed_forward)\.(\w+_(proj|pack)|w\w+)"
+
+    @property
+    def linear_and_head(self):
+        """The same with the head, unless it is the embedding or has normalised rows, which PEFT does not adapt."""
+        config = json.loads((self.folder / "config.json").read_text())
+        return self.linear if config["tie_word_embeddings"] or config.get("norm_head") else rf"{self.linear}|lm_head|output"
 
 
 def load(folder, dtype=torch.float32):
-    if json.loads((Path(folder) / "config.json").read_text())["model_type"] == "baichuan":
-        return baichuan.BaiChuanForCausalLM.from_pretrained(folder, dtype)
+    model_type = json.loads((Path(folder) / "config.json").read_text())["model_type"]
+    if model_type in PLAIN_TORCH:
+        return PLAIN_TORCH[model_type].from_pretrained(folder, dtype)
     stored = torch.float32 if dtype == torch.float64 else dtype
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=stored, attn_implementation="eager")
     return model.double() if dtype == torch.float64 else model  # .to(bfloat16) would round the frequencies of rope, too
 
 
 @torch.no_grad()
-def randomize(model, seed):
-    """Norms near 1 but not 1; logits of scale 1 to 10; attention far from uniform."""
+def randomize(model, seed, values=0.09):
+    """Norms near 1 but not 1; logits of scale 1 to 10; attention far from uniform. values: std of v_proj and o_proj."""
     generator = torch.Generator().manual_seed(seed)
     for name, p in model.named_parameters():
         noise = torch.randn(p.shape, generator=generator)
         if "norm" in name:
-            p.copy_(1 + 0.1 * noise)
-        elif "embed_tokens" in name:
+            p.copy_(p + 0.1 * noise)  # new norms are ones, or zeros where the model adds 1 to them
+        elif name.endswith(".bias"):
+            p.copy_(0.5 * noise)
+        elif "embed_tokens" in name or "tok_embeddings" in name:
             p.copy_(0.3 * noise)
-        elif "lm_head" in name or "q_proj" in name or "k_proj" in name or "W_pack" in name:
+        elif "lm_head" in name or "q_proj" in name or "k_proj" in name or "W_pack" in name or "qkv" in name:
             p.copy_(0.2 * noise)
+        elif "v_proj" in name or "o_proj" in name or "output" in name:
+            p.copy_(values * noise)
         else:
             p.copy_(0.09 * noise)
     return model
@@ -79,7 +92,7 @@ def baichuan_model(seed):
     return randomize(baichuan.BaiChuanForCausalLM(SimpleNamespace(**config)), seed)
 
 
-def transformers_4_spelling(folder):
+def transformers_4_spelling(folder, kind_key="type"):
     """config.json as transformers 4 wrote it."""
     path = folder / "config.json"
     config = json.loads(path.read_text())
@@ -87,9 +100,16 @@ def transformers_4_spelling(folder):
     rope = config.pop("rope_parameters")
     config["rope_theta"] = rope.pop("rope_theta")
     kind = rope.pop("rope_type")
-    config["rope_scaling"] = None if kind == "default" else {"type": kind, **rope}
+    config["rope_scaling"] = None if kind == "default" else {kind_key: kind, **rope}
+    config.pop("layer_types", None)
     config["transformers_version"] = "4.31.0"
     path.write_text(json.dumps(config, indent=2))
+
+
+def save(root, name, model, dtype=torch.float32, **how):
+    """The model's folder without a tokenizer's files."""
+    model.to(dtype).save_pretrained(root / name, **how)
+    return ModelFolder(name, root / name, name.startswith("baichuan"))
 
 
 def build(root):
@@ -99,10 +119,8 @@ def build(root):
     zoo = {}
 
     def add(name, model, dtype=torch.float32, **how):
-        folder = root / name
-        model.to(dtype).save_pretrained(folder, **how)
-        zoo[name] = ModelFolder(name, folder, name.startswith("baichuan"))
-        return folder
+        zoo[name] = save(root, name, model, dtype, **how)
+        return zoo[name].folder
 
     add("llama", llama(1, hidden_size=48))
     add("gqa", llama(2, **gqa))

@@ -31,8 +31,17 @@ def inner(model):
     return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
+def forget_lengths(model):
+    """Rope of the kind "dynamic" keeps the longest row it has met; here each row is the first one."""
+    for module in model.modules():
+        if hasattr(module, "original_inv_freq"):
+            module.inv_freq = module.original_inv_freq.clone()
+            module.max_seq_len_cached = module.original_max_seq_len
+
+
 def row_loss(model, ids, labels):
     """Logits [T, V] and the sum of the loss over the labels of one row."""
+    forget_lengths(model)
     logits = inner(model)(input_ids=torch.tensor([ids])).logits[0]
     wide = logits if logits.dtype == torch.float64 else logits.float()
     return logits, F.cross_entropy(wide[:-1], torch.tensor(labels[1:]), ignore_index=-100, reduction="sum")
@@ -52,6 +61,19 @@ def forward(model, rows, gradients=True):
     if gradients:
         found = {peft_key(n): p.grad.clone() for n, p in model.named_parameters() if p.requires_grad and p.grad is not None}
     return Result(torch.cat(logits), total, found)
+
+
+@torch.no_grad()
+def greedy(model, ids, count, eos):
+    """New ids, without the eos that ends them: a plain loop, no cache."""
+    new = []
+    while len(new) < count:
+        forget_lengths(model)
+        best = int(model(input_ids=torch.tensor([ids + new])).logits[0, -1].argmax())
+        if best in eos:
+            break
+        new.append(best)
+    return new
 
 
 def make_adapter(base, folder, seed=0, b_scale=0.04, **config):
@@ -103,13 +125,18 @@ def windows(count, batch, accumulation, steps):
     return [epoch[i % len(epoch)] for i in range(steps)]
 
 
+def spared(name):
+    """No weight decay for norms and biases, as in transformers' Trainer."""
+    return "norm" in name or "bias" in name
+
+
 def train(model, rows, plan, settings, masks=None):
     """Plain AdamW on one row at a time. Returns log rows as in trainer_state.json."""
     named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
     parameters = [p for _, p in named]
     groups = [
-        {"params": [p for n, p in named if "norm" not in n], "weight_decay": settings["weight_decay"]},
-        {"params": [p for n, p in named if "norm" in n], "weight_decay": 0.0},
+        {"params": [p for n, p in named if not spared(n)], "weight_decay": settings["weight_decay"]},
+        {"params": [p for n, p in named if spared(n)], "weight_decay": 0.0},
     ]
     betas = (settings["adam_beta1"], settings["adam_beta2"])
     optimizer = torch.optim.AdamW(groups, lr=settings["learning_rate"], betas=betas, eps=settings["adam_epsilon"])

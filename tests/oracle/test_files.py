@@ -12,7 +12,7 @@ import torch
 from conftest import ROOT, run
 from models import load, make_rows, tokenizer
 from peft import LoraConfig, PeftModel, get_peft_model
-from reference import forward, open_adapter, weights, worst
+from reference import forward, greedy, open_adapter, weights, worst
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -240,9 +240,13 @@ MERGES = [
 
 @pytest.mark.parametrize(("name", "config"), MERGES, ids=[f"{i}-{m[0]}" for i, m in enumerate(MERGES)])
 def test_merge(name, config, zoo, adapters, rows, tmp_path, check):
-    adapter = adapters(name, **config)
+    compare_merge(check, zoo, name, adapters(name, **config), rows, tmp_path / "merged")
+
+
+def compare_merge(check, zoo, name, adapter, rows, out):
+    """Every weight that lora-merge writes to the folder out, and the loss of that folder in transformers."""
     merged_model = open_adapter(zoo[name].load(), adapter).merge_and_unload()
-    ours = merge(zoo, name, adapter, tmp_path / "merged", "--verify")
+    ours = merge(zoo, name, adapter, out, "--verify")
     base = weights(zoo[name].folder)
     assert set(ours) == set(base)
     theirs = merged_model.state_dict()
@@ -253,7 +257,7 @@ def test_merge(name, config, zoo, adapters, rows, tmp_path, check):
         largest = theirs[key].abs().max().item()
         check("lora-merge: weight, of its largest", worst(value, theirs[key]) / largest, None, f"{name}: {key}")
     assert changed == len(load_file(adapter / "adapter_model.safetensors")) // 2
-    opened = forward(load(tmp_path / "merged"), rows, gradients=False)
+    opened = forward(load(out), rows, gradients=False)
     expected = forward(open_adapter(zoo[name].load(), adapter), rows, gradients=False)
     check("lora-merge: loss in transformers, relative", abs(opened.loss / expected.loss - 1), None, name)
 
@@ -328,8 +332,8 @@ PROMPTS = ["What does metformin do?", "二甲双胍可以", "a", "The doctor ask
 
 
 def their_greedy(model, ids, count, eos):
-    if hasattr(model, "greedy"):
-        return model.greedy(ids, count, eos)
+    if not hasattr(model, "generate"):
+        return greedy(model, ids, count, eos)
     tensor = torch.tensor([ids])
     out = model.generate(tensor, attention_mask=torch.ones_like(tensor), do_sample=False, max_new_tokens=count,
                          eos_token_id=list(eos), pad_token_id=0)[0].tolist()[len(ids):]  # fmt: skip
@@ -373,7 +377,8 @@ def test_lora_generate(name, zoo, adapters, tmp_path):
             "lora-generate", "--model_name_or_path", zoo[name].folder, "--adapter_name_or_path", adapter,
             "--prompt", prompt, "--max_new_tokens", 20, "--dtype", "float32", *(["--raw"] if raw else []), text=False,
         )  # fmt: skip
-        assert done.stdout.decode("utf-8", "replace").removesuffix("\n") == pieces.decode(new), (prompt, new)
+        shown = pieces.decode([id for id in new if id != pieces.unk_id()])  # a special token, as in transformers
+        assert done.stdout.decode("utf-8", "replace").removesuffix("\n") == shown, (prompt, new)
 
 
 # Pickles ---------------------------------------------------------------------------------------------------------------
