@@ -72,7 +72,6 @@ void AdapterSet::use(std::shared_ptr<Network> base, Attached attached, Attached 
         if (const auto found = attachment->updates.find(m.name); found != attachment->updates.end()) {
           LowRank& update = p->updates.emplace_back(found->second);
           update.begin = m.begin, update.end = m.end;
-          p->augmented = nullptr;  // the base's has no room for it
         }
     if (active.size() == 1) dropout = attachment->dropout;
     dropout.is_mixed = dropout.is_mixed || (active.size() > 1 && attachment->dropout.probability > 0);
@@ -94,7 +93,6 @@ void AdapterSet::merge_active() {
   for (size_t i = 0; i < from.size(); ++i) {
     if (!from[i]->has_update()) continue;
     to[i]->frozen = std::make_shared<FrozenWeight>();
-    to[i]->augmented = nullptr;
     to[i]->frozen->value = ops::fold(from[i]->current_weight(), from[i]->updates);
     if (!ops::all_finite(to[i]->frozen->value))
       fail(from[i]->modules[0].name, ": expected finite values, base and update added, got NaN or infinity");

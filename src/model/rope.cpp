@@ -11,21 +11,22 @@
 namespace rankfold {
 namespace {
 
-// In fp32, as transformers computes them, so that long positions agree with it.
-std::vector<float> default_frequencies(double theta, int64_t rotary) {
-  std::vector<float> inverse;
+// theta^(i / rotary) of each pair, whose inverse is its frequency. In fp32, as transformers computes it, so that long
+// positions agree with it.
+std::vector<float> wave_lengths(double theta, int64_t rotary) {
+  std::vector<float> waves;
   for (int64_t i = 0; i < rotary; i += 2)
-    inverse.push_back(1.0f / std::pow(static_cast<float>(theta), static_cast<float>(i) / static_cast<float>(rotary)));
-  return inverse;
+    waves.push_back(std::pow(static_cast<float>(theta), static_cast<float>(i) / static_cast<float>(rotary)));
+  return waves;
 }
 
 // llama3: long waves are stretched by the factor, short ones are not, those between partly.
-std::vector<float> llama3_frequencies(std::vector<float> inverse, const RopeParameters& p) {
+void stretch_as_llama3(const RopeParameters& p, std::vector<float>& frequencies) {
   const double original = static_cast<double>(p.original_max_position_embeddings);
   const auto longest = static_cast<float>(original / p.low_freq_factor);
   const auto shortest = static_cast<float>(original / p.high_freq_factor);
   const auto factor = static_cast<float>(p.factor);
-  for (float& x : inverse) {
+  for (float& x : frequencies) {
     const float wave = static_cast<float>(2 * std::numbers::pi) / x;
     if (wave < shortest) continue;
     if (wave > longest) {
@@ -36,11 +37,10 @@ std::vector<float> llama3_frequencies(std::vector<float> inverse, const RopePara
                          static_cast<float>(p.high_freq_factor - p.low_freq_factor);
     x = (1 - smooth) * x / factor + smooth * x;
   }
-  return inverse;
 }
 
 // yarn: a ramp over the features from frequencies as they are to frequencies divided by the factor.
-std::vector<float> yarn_frequencies(const RopeParameters& p, int64_t rotary) {
+std::vector<float> yarn_frequencies(const RopeParameters& p, int64_t rotary, const std::vector<float>& waves) {
   const auto feature_of = [&](double turns) {
     const double original = static_cast<double>(p.original_max_position_embeddings);
     return static_cast<double>(rotary) * std::log(original / (turns * 2 * std::numbers::pi)) / (2 * std::log(p.theta));
@@ -49,15 +49,14 @@ std::vector<float> yarn_frequencies(const RopeParameters& p, int64_t rotary) {
   if (p.truncate) low = std::floor(low), high = std::ceil(high);
   low = std::max(low, 0.0), high = std::min(high, static_cast<double>(rotary - 1));
   if (low == high) high += 0.001;
-  std::vector<float> inverse;
-  for (int64_t i = 0; i < rotary; i += 2) {
-    const float wave = std::pow(static_cast<float>(p.theta), static_cast<float>(i) / static_cast<float>(rotary));
+  std::vector<float> frequencies;
+  for (size_t i = 0; i < waves.size(); ++i) {
     const float ramp =
-        std::clamp((static_cast<float>(i / 2) - static_cast<float>(low)) / static_cast<float>(high - low), 0.0f, 1.0f);
+        std::clamp((static_cast<float>(i) - static_cast<float>(low)) / static_cast<float>(high - low), 0.0f, 1.0f);
     const float kept = 1 - ramp;
-    inverse.push_back(1.0f / (static_cast<float>(p.factor) * wave) * (1 - kept) + 1.0f / wave * kept);
+    frequencies.push_back(1.0f / (static_cast<float>(p.factor) * waves[i]) * (1 - kept) + 1.0f / waves[i] * kept);
   }
-  return inverse;
+  return frequencies;
 }
 
 double yarn_magnitude(double factor, double scale) { return factor <= 1 ? 1 : 0.1 * scale * std::log(factor) + 1; }
@@ -88,35 +87,23 @@ int64_t RopeTable::kind_of(int64_t length) const {
 
 std::vector<float> RopeTable::frequencies(int64_t kind) const {
   const RopeParameters& p = parameters_;
-  std::vector<float> inverse = default_frequencies(p.theta, rotary_);
-  switch (p.type) {
-    case RopeType::standard:
-      break;
-    case RopeType::linear:
-      for (float& x : inverse) x /= static_cast<float>(p.factor);
-      break;
-    case RopeType::dynamic: {
-      if (kind == 0) break;
-      const double stretch =
-          p.factor * static_cast<double>(kind) / static_cast<double>(p.original_max_position_embeddings) -
-          (p.factor - 1);
-      const double power = static_cast<double>(rotary_) / static_cast<double>(rotary_ - 2);
-      return default_frequencies(p.theta * std::pow(stretch, power), rotary_);
-    }
-    case RopeType::yarn:
-      return yarn_frequencies(p, rotary_);
-    case RopeType::llama3:
-      return llama3_frequencies(std::move(inverse), p);
-    case RopeType::longrope: {
-      const std::vector<double>& factors = kind == 0 ? p.short_factor : p.long_factor;
-      for (size_t i = 0; i < inverse.size(); ++i)
-        inverse[i] =
-            1.0f / (static_cast<float>(factors.at(i)) *
-                    std::pow(static_cast<float>(p.theta), static_cast<float>(2 * i) / static_cast<float>(rotary_)));
-      break;
-    }
+  double theta = p.theta;
+  if (p.type == RopeType::dynamic && kind > 0) {
+    const double stretch =
+        p.factor * static_cast<double>(kind) / static_cast<double>(p.original_max_position_embeddings) - (p.factor - 1);
+    theta *= std::pow(stretch, static_cast<double>(rotary_) / static_cast<double>(rotary_ - 2));
   }
-  return inverse;
+  const std::vector<float> waves = wave_lengths(theta, rotary_);
+  if (p.type == RopeType::yarn) return yarn_frequencies(p, rotary_, waves);
+  const std::vector<double>& factors = kind == 0 ? p.short_factor : p.long_factor;
+  std::vector<float> frequencies;
+  for (size_t i = 0; i < waves.size(); ++i)
+    frequencies.push_back(1.0f /
+                          (p.type == RopeType::longrope ? static_cast<float>(factors.at(i)) * waves[i] : waves[i]));
+  if (p.type == RopeType::linear)
+    for (float& x : frequencies) x /= static_cast<float>(p.factor);
+  if (p.type == RopeType::llama3) stretch_as_llama3(p, frequencies);
+  return frequencies;
 }
 
 const Rope& RopeTable::table(int64_t kind, int64_t positions) {
