@@ -34,14 +34,56 @@ def rotate(x, cos, sin):
     return x * cos + torch.cat((-second, first), dim=-1) * sin
 
 
-def rope(q, k):
+def rope(q, k, base=10000.0):
     length, size = q.shape[-2:]
     wide = torch.float64 if q.dtype == torch.float64 else torch.float32
-    inverse = 10000.0 ** (-torch.arange(0, size, 2, dtype=wide) / size)
+    inverse = base ** (-torch.arange(0, size, 2, dtype=wide) / size)
     angles = torch.outer(torch.arange(length, dtype=wide), inverse)
     angles = torch.cat((angles, angles), dim=-1)
     cos, sin = angles.cos().to(q.dtype), angles.sin().to(q.dtype)
     return rotate(q, cos, sin), rotate(k, cos, sin)
+
+
+def attend(q, k, v, bias=None):
+    """Causal attention of [batch, heads, length, size] -> [batch, length, heads * size]; bias is added to the scores."""
+    length = q.shape[-2]
+    scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
+    if bias is not None:
+        scores = scores + bias.to(q.dtype)
+    wide = torch.float64 if q.dtype == torch.float64 else torch.float32
+    future = torch.ones(length, length, dtype=torch.bool).triu(1)
+    weights = scores.masked_fill(future, float("-inf")).to(wide).softmax(-1).to(q.dtype)
+    return (weights @ v).transpose(1, 2).flatten(2)
+
+
+class PlainModel(nn.Module):
+    """What PEFT and the tests ask of a model: a folder there and back. `shape` is its config; SAYS goes with it."""
+
+    SAYS = {}
+
+    def __init__(self, config):
+        super().__init__()
+        self.shape = config
+
+    def prepare_inputs_for_generation(self, *args, **kwargs):
+        """Asked for by PEFT's causal model; not used."""
+        raise NotImplementedError
+
+    def save_pretrained(self, folder):
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors = {k: v.contiguous() for k, v in self.state_dict().items()}
+        save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+        config = {"architectures": [type(self).__name__], **vars(self.shape), **self.SAYS}
+        config |= {"hidden_act": "silu", "tie_word_embeddings": False, "bos_token_id": 1, "eos_token_id": 2}
+        config["torch_dtype"] = str(self.model.norm.weight.dtype).removeprefix("torch.")
+        (folder / "config.json").write_text(json.dumps(config, indent=2))
+
+    @classmethod
+    def from_pretrained(cls, folder, dtype=torch.float32):
+        model = cls(SimpleNamespace(**json.loads((Path(folder) / "config.json").read_text())))
+        model.load_state_dict(load_file(Path(folder) / "model.safetensors"))
+        return model.to(dtype)
 
 
 def alibi_slopes(heads):
@@ -69,15 +111,9 @@ class Attention(nn.Module):
             part.view(batch, length, self.heads, self.size).transpose(1, 2) for part in self.W_pack(x).split(hidden, dim=-1)
         )
         if self.slopes is None:
-            q, k = rope(q, k)
-        scores = q @ k.transpose(-1, -2) / math.sqrt(self.size)
-        if self.slopes is not None:
-            place = torch.arange(length)
-            scores = scores + (self.slopes[:, None, None] * (place - place[:, None])).to(x.dtype)
-        wide = torch.float64 if x.dtype == torch.float64 else torch.float32
-        future = torch.ones(length, length, dtype=torch.bool).triu(1)
-        weights = scores.masked_fill(future, float("-inf")).to(wide).softmax(-1).to(x.dtype)
-        return self.o_proj((weights @ v).transpose(1, 2).reshape(batch, length, hidden))
+            return self.o_proj(attend(*rope(q, k), v))
+        place = torch.arange(length)
+        return self.o_proj(attend(q, k, v, self.slopes[:, None, None] * (place - place[:, None])))
 
 
 class MLP(nn.Module):
@@ -118,10 +154,11 @@ class Model(nn.Module):
         return self.norm(x)
 
 
-class BaiChuanForCausalLM(nn.Module):
+class BaiChuanForCausalLM(PlainModel):
+    SAYS = {"model_type": "baichuan", "pad_token_id": 0}
+
     def __init__(self, config):
-        super().__init__()
-        self.shape = config
+        super().__init__(config)
         self.model = Model(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.norm_head = getattr(config, "norm_head", False)
@@ -134,23 +171,3 @@ class BaiChuanForCausalLM(nn.Module):
 
     def forward(self, input_ids):
         return SimpleNamespace(logits=self.head(self.model(input_ids)))
-
-    def prepare_inputs_for_generation(self, *args, **kwargs):
-        """Asked for by PEFT's causal model; not used."""
-        raise NotImplementedError
-
-    def save_pretrained(self, folder):
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file({k: v.contiguous() for k, v in self.state_dict().items()}, folder / "model.safetensors", {"format": "pt"})
-        config = {"architectures": ["BaiChuanForCausalLM"], **vars(self.shape)}
-        config |= {"model_type": "baichuan", "hidden_act": "silu"}
-        config |= {"tie_word_embeddings": False, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
-        config["torch_dtype"] = str(self.lm_head.weight.dtype).removeprefix("torch.")
-        (folder / "config.json").write_text(json.dumps(config, indent=2))
-
-    @classmethod
-    def from_pretrained(cls, folder, dtype=torch.float32):
-        model = cls(SimpleNamespace(**json.loads((Path(folder) / "config.json").read_text())))
-        model.load_state_dict(load_file(Path(folder) / "model.safetensors"))
-        return model.to(dtype)
