@@ -25,6 +25,15 @@ __device__ __forceinline__ LogSum merge(const LogSum& a, const LogSum& b) {
   return {largest, a.sum * expf(a.largest - largest) + b.sum * expf(b.largest - largest)};
 }
 
+template <class T>
+__device__ __forceinline__ float hyperbolic_tangent(float x) {
+  if constexpr (kIs16Bit<T>) {
+    return 2 * sigmoid<T>(2 * x) - 1;
+  } else {
+    return tanhf(x);
+  }
+}
+
 template <class T, bool kAligned>
 __global__ void __launch_bounds__(kThreads, 2) cross_entropy_kernel(const __grid_constant__ CrossEntropy p) {
   const int64_t row = blockIdx.x;
@@ -32,13 +41,12 @@ __global__ void __launch_bounds__(kThreads, 2) cross_entropy_kernel(const __grid
   const int64_t label = p.label_M[row], step = kThreads * 8;
   Shared shared;
   LogSum* warps = shared.take<LogSum>(kWarps);
+  const float inverse_cap = p.soft_cap > 0 ? 1 / p.soft_cap : 0;
+  const auto capped = [&](float x) { return p.soft_cap > 0 ? p.soft_cap * hyperbolic_tangent<T>(x * inverse_cap) : x; };
   const auto load = [&](int64_t i, float(&z)[8]) {
     unpack(load_some<kAligned>(logits + i, p.v - i), z);
-    if (p.column_scale_V) {
 #pragma unroll
-      for (int j = 0; j < 8; ++j)
-        if (kAligned || i + j < p.v) z[j] *= p.column_scale_V[i + j];
-    }
+    for (int j = 0; j < 8; ++j) z[j] = capped(z[j]);
   };
 
   // A NaN goes through every comparison into the sum, so that it reaches the loss.
@@ -69,9 +77,7 @@ __global__ void __launch_bounds__(kThreads, 2) cross_entropy_kernel(const __grid
   for (int w = 1; w < kWarps; ++w) all = merge(all, warps[w]);
   const float log_sum = all.largest + logf(all.sum);
 
-  float scale = 1;
-  if (label >= 0 && p.column_scale_V) scale = p.column_scale_V[label];
-  if (threadIdx.x == 0) p.loss_M[row] = label < 0 ? 0.0f : log_sum - to_float(logits[label]) * scale;
+  if (threadIdx.x == 0) p.loss_M[row] = label < 0 ? 0.0f : log_sum - capped(to_float(logits[label]));
   if (!p.gradient) return;
   __syncthreads();  // the loss has read its logit before the logits are written
   for (int64_t i = int64_t{threadIdx.x} * 8; i < p.v; i += step) {
@@ -79,8 +85,9 @@ __global__ void __launch_bounds__(kThreads, 2) cross_entropy_kernel(const __grid
     load(i, z);
 #pragma unroll
     for (int j = 0; j < 8; ++j) {
+      const float bent = p.soft_cap > 0 ? z[j] * inverse_cap : 0;
       z[j] = label < 0 ? 0.0f : exponential<T>(z[j] - log_sum) - (i + j == label ? 1.0f : 0.0f);
-      if (p.column_scale_V && (kAligned || i + j < p.v)) z[j] *= p.column_scale_V[i + j];
+      z[j] *= 1 - bent * bent;
     }
     store_some<kAligned>(logits + i, pack_row<T, 8>(z), p.v - i);
   }

@@ -123,15 +123,15 @@ __global__ void __launch_bounds__(kWarps* kWarp, kBlocksPerMultiprocessor<T, kCo
         x_high = load_some<kAligned>(in_high + feature, left);
       }
       const Row<T, 8> gain_row = load_some<kAligned>(static_cast<const T*>(p.gain_K) + feature, left);
-      x_low = norm_row<T>(x_low, rstd_low, gain_row);
-      x_high = norm_row<T>(x_high, rstd_high, gain_row);
-    } else if constexpr (kSource == Source::swiglu) {
+      x_low = norm_row<T>(x_low, rstd_low, gain_row, p.gain_offset);
+      x_high = norm_row<T>(x_high, rstd_high, gain_row, p.gain_offset);
+    } else if constexpr (kSource == Source::glu) {
       const Row<T, 8> gate_low = load_some<kAligned>(in_low + feature, left);
       const Row<T, 8> gate_high = load_some<kAligned>(in_high + feature, left);
       const Row<T, 8> up_low = load_some<kAligned>(in_low + p.k + feature, left);
       const Row<T, 8> up_high = load_some<kAligned>(in_high + p.k + feature, left);
-      x_low = swiglu_row<T>(gate_low, up_low);
-      x_high = swiglu_row<T>(gate_high, up_high);
+      x_low = glu_row<T>(p.gate, gate_low, up_low);
+      x_high = glu_row<T>(p.gate, gate_high, up_high);
     } else {
       x_low = load_some<kAligned>(in_low + feature, left);
       x_high = load_some<kAligned>(in_high + feature, left);
@@ -202,7 +202,7 @@ void launch_down(const Down& p, Stream stream) {
   }
   launch(kSource == Source::plain  ? "down plain"
          : kSource == Source::norm ? "down norm"
-                                   : "down swiglu",
+                                   : "down glu",
          down_kernel<T, kSource, kColumnTiles, kAligned, kWarps>, {ceil_div(p.m, kTileRows)}, kWarps * kWarp, bytes,
          stream, params);
 }
@@ -247,8 +247,8 @@ void down(const Down& p, Stream stream) {
         case Source::norm:
           launch_down<T, Source::norm>(part, stream);
           break;
-        case Source::swiglu:
-          launch_down<T, Source::swiglu>(part, stream);
+        case Source::glu:
+          launch_down<T, Source::glu>(part, stream);
           break;
       }
     }

@@ -1,5 +1,5 @@
-// down: x = plain, rms_norm(h) * gain, or silu(gate) * up;   S = scale * drop(x) A^T beside it
-//   in         [M, K] or [M, 2 K] for swiglu, row pitch ld_in
+// down: x = plain, rms_norm(h) * (gain + gain_offset), or act(gate) * up;   S = scale * drop(x) A^T beside it
+//   in         [M, K] or [M, 2 K] for glu, row pitch ld_in
 //   x          [M, round_up(K, 8)] out, pitch ld_x, pad columns zeroed; null: not written
 //   a_RK       [R, round_up(K, 8)] in, pitch ld_a, pad columns zero
 //   s_MR       [M, R] out, pitch ld_s: the columns after x, so that [x | S] is one operand; null: not written
@@ -19,7 +19,8 @@ struct Down {
   const void* in = nullptr;
   int64_t ld_in = 0;
   const void* gain_K = nullptr;  // norm
-  float eps = 0;
+  float eps = 0, gain_offset = 0;
+  Gate gate = {};  // glu
   float* rstd_M = nullptr;
   void* x = nullptr;
   int64_t ld_x = 0;

@@ -1,7 +1,7 @@
 // Kernels of input_grad.h.
-// Traffic  plain: dX and x in, dX out. swiglu: dX, gate, up in, dgate, dup out. norm: dX, h and the residual in, dh
+// Traffic  plain: dX and x in, dX out. glu: dX, gate, up in, dgate, dup out. norm: dX, h and the residual in, dh
 //          out; it works through the rows in slices, so that its second kernel finds h, and dx or dX, in the
-//          second-level cache. M=8192 K=4096 bf16: norm 268 MB, 80 us; swiglu at K=11008 902 MB, 269 us at 3.35 TB/s.
+//          second-level cache. M=8192 K=4096 bf16: norm 268 MB, 80 us; glu at K=11008 902 MB, 269 us at 3.35 TB/s.
 //          dA's partial sums: 4 R K bytes a slab of rows, in the cache.
 // Work     column_kernel: a block owns 128 columns and a slab of rows, a warp 32 of the columns. Each tile of dX gets
 //          its low-rank part by the tensor cores from A transposed (in the first-level cache), masked with the same
@@ -25,7 +25,7 @@ constexpr int kThreads = kWarps * kWarp;
 constexpr int64_t kRowFeatures = 2048;
 // Blocks of column_kernel on a multiprocessor, by registers.
 RANKFOLD_HOST_DEVICE constexpr int blocks_of(bool is_16_bit, Source source, int64_t column_tiles) {
-  const int64_t most = source == Source::swiglu ? 0 : 2;
+  const int64_t most = source == Source::glu ? 0 : 2;
   return is_16_bit && column_tiles <= most ? 3 : 2;
 }
 constexpr int64_t kMostWaves = 3;
@@ -118,7 +118,7 @@ __global__ void __launch_bounds__(kColumnThreads, blocks_of(kIs16Bit<T>, kSource
     Row<T, 8> in_low = load(p.in, p.ld_in, feature, row_low, low_there);
     Row<T, 8> in_high = load(p.in, p.ld_in, feature, row_high, high_there);
     Row<T, 8> up_low, up_high;
-    if constexpr (kSource == Source::swiglu) {
+    if constexpr (kSource == Source::glu) {
       up_low = load(p.in, p.ld_in, p.k + feature, row_low, low_there);
       up_high = load(p.in, p.ld_in, p.k + feature, row_high, high_there);
     }
@@ -132,12 +132,12 @@ __global__ void __launch_bounds__(kColumnThreads, blocks_of(kIs16Bit<T>, kSource
     if constexpr (kSource == Source::norm) {
       if (low_there) rstd_low = p.rstd_M[row_low];
       if (high_there) rstd_high = p.rstd_M[row_high];
-      x_low = norm_row<T>(in_low, rstd_low, gain_row);
-      x_high = norm_row<T>(in_high, rstd_high, gain_row);
+      x_low = norm_row<T>(in_low, rstd_low, gain_row, p.gain_offset);
+      x_high = norm_row<T>(in_high, rstd_high, gain_row, p.gain_offset);
     }
-    if constexpr (kSource == Source::swiglu) {
-      x_low = swiglu_row<T>(in_low, up_low);
-      x_high = swiglu_row<T>(in_high, up_high);
+    if constexpr (kSource == Source::glu) {
+      x_low = glu_row<T>(p.gate, in_low, up_low);
+      x_high = glu_row<T>(p.gate, in_high, up_high);
     }
     DropoutRow draw_low{}, draw_high{};
     if (p.updates.count > 0) {
@@ -210,16 +210,17 @@ __global__ void __launch_bounds__(kColumnThreads, blocks_of(kIs16Bit<T>, kSource
         if (low_there) store_some<kAligned>(to + row_low * ld, pack_row<T, 8>(dx_low), left);
         if (high_there) store_some<kAligned>(to + row_high * ld, pack_row<T, 8>(dx_high), left);
       }
-      if constexpr (kSource == Source::swiglu) {
+      if constexpr (kSource == Source::glu) {
         const auto store = [&](const Row<T, 8>& gate_row, const Row<T, 8>& up_row, const float(&dx)[8], int64_t row) {
           float gate[8], up[8], dgate[8], dup[8];
           unpack(gate_row, gate);
           unpack(up_row, up);
 #pragma unroll
           for (int i = 0; i < 8; ++i) {
-            const float s = sigmoid<T>(gate[i]), silu = gate[i] * s;
-            dup[i] = dx[i] * silu;
-            dgate[i] = dx[i] * up[i] * (s + silu * (1 - s));
+            const float s = gate_sigmoid<T>(p.gate, gate[i]), act = gate[i] * s;
+            const float slope = p.gate.linear + 3 * p.gate.cubic * bounded_square(gate[i]);  // of what s is made of
+            dup[i] = dx[i] * act;
+            dgate[i] = dx[i] * up[i] * (s + act * (1 - s) * slope);
           }
           T* out = static_cast<T*>(p.out) + row * p.ld_out + feature;
           store_some<kAligned>(out, pack_row<T, 8>(dgate), left);
@@ -234,6 +235,7 @@ __global__ void __launch_bounds__(kColumnThreads, blocks_of(kIs16Bit<T>, kSource
         unpack(in_low, h);
 #pragma unroll
         for (int i = 0; i < 8; ++i) {
+          gain[i] += p.gain_offset;
           dot_low += dx_low[i] * gain[i] * h[i];
           if constexpr (kHasGain) dgain[i] += dx_low[i] * h[i] * rstd_low;
         }
@@ -314,7 +316,7 @@ __global__ void __launch_bounds__(kThreads, 3) row_kernel(const __grid_constant_
       unpack(rest_row[a], rest);
       unpack(load_some<kAligned>(static_cast<const T*>(p.gain_K) + at, left), gain);
 #pragma unroll
-      for (int i = 0; i < 8; ++i) dx[i] = rest[i] + (dx[i] * gain[i] * rstd - h[i] * c);
+      for (int i = 0; i < 8; ++i) dx[i] = rest[i] + (dx[i] * (gain[i] + p.gain_offset) * rstd - h[i] * c);
       store_some<kAligned>(out + at, pack_row<T, 8>(dx), left);
     }
   }
@@ -341,7 +343,7 @@ template <class T, Source kSource, int kColumnTiles, bool kAligned>
 void launch_column(const Params& params, int64_t slabs, Stream stream) {
   launch(kSource == Source::plain  ? "input_grad plain"
          : kSource == Source::norm ? "input_grad norm"
-                                   : "input_grad swiglu",
+                                   : "input_grad glu",
          column_kernel<T, kSource, kColumnTiles, kAligned>, {ceil_div(params.p.k, kStripe), slabs}, kColumnThreads, 0,
          stream, params);
 }
@@ -403,8 +405,8 @@ void input_grad(const InputGrad& p, Stream stream) {
         return all ? run<T, Source::plain, true>(p, stream) : run<T, Source::plain, false>(p, stream);
       case Source::norm:
         return all ? run<T, Source::norm, true>(p, stream) : run<T, Source::norm, false>(p, stream);
-      case Source::swiglu:
-        return all ? run<T, Source::swiglu, true>(p, stream) : run<T, Source::swiglu, false>(p, stream);
+      case Source::glu:
+        return all ? run<T, Source::glu, true>(p, stream) : run<T, Source::glu, false>(p, stream);
     }
   });
 }

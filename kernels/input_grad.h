@@ -2,8 +2,9 @@
 //   dx = dX + mask * (dS A)                         the low-rank part; mask drawn again
 //   dA = dS^T (mask * x)                            x made again from what was kept
 //   plain    dX becomes dx in place
-//   norm     dh = residual + rstd * (dx gain - h rstd^2 mean(dx gain h));   dgain = sum over rows of dx h rstd
-//   swiglu   dgate = dx up silu'(gate), dup = dx silu(gate)
+//   norm     dh = residual + rstd * (dx g - h rstd^2 mean(dx g h)), g = gain + gain_offset;
+//            dgain = sum over rows of dx h rstd
+//   glu      dgate = dx up act'(gate), dup = dx act(gate)
 //   in         what was kept: x or h [M, K], gate_up [M, 2 K]; pitch ld_in
 //   dx         [M, K] in (plain: in and out), pitch ld_dx; null: only dA is wanted
 //   ds_MR      [M, R], pitch ld_ds (carries scale / (1 - p)); at_KR [K, R] A transposed, pitch ld_at; null: dX is
@@ -28,6 +29,8 @@ struct InputGrad {
   int64_t ld_in = 0;
   const void* gain_K = nullptr;  // norm
   const float* rstd_M = nullptr;
+  float gain_offset = 0;
+  Gate gate = {};  // glu
   void* dx = nullptr;
   int64_t ld_dx = 0;
   const void* ds_MR = nullptr;

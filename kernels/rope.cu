@@ -82,11 +82,12 @@ __device__ __forceinline__ PairValues normalised(const Params& params, int64_t r
                                                  float eps, const Pairs& at) {
   PairValues x = load_pairs<kAligned>(head, at);
   const PairValues g = load_pairs<kAligned>(gain, at);
+  const float offset = params.p.gain_offset;
   const float rstd = 1 / sqrtf(mean_square<kAligned>(head, params.p.d) + eps);
 #pragma unroll
   for (int j = 0; j < 8; ++j) {
-    x.first[j] = x.first[j] * rstd * g.first[j];
-    x.second[j] = x.second[j] * rstd * g.second[j];
+    x.first[j] = x.first[j] * rstd * (g.first[j] + offset);
+    x.second[j] = x.second[j] * rstd * (g.second[j] + offset);
   }
   turn<kAligned>(params.p, row, at, x);
   return x;
@@ -105,8 +106,8 @@ __device__ __forceinline__ PairValues normalised_back(const Params& params, int6
     const PairValues g = load_pairs<kAligned>(gain, there), x = load_pairs<kAligned>(head, there);
 #pragma unroll
     for (int j = 0; j < 8; ++j) {
-      dy.first[j] *= g.first[j];
-      dy.second[j] *= g.second[j];
+      dy.first[j] *= g.first[j] + params.p.gain_offset;
+      dy.second[j] *= g.second[j] + params.p.gain_offset;
       dot += dy.first[j] * x.first[j] + dy.second[j] * x.second[j];
     }
     if (there.begin == at.begin && there.pair == at.pair) result = dy;

@@ -2,7 +2,7 @@
 //   without gains   the pairs (i, i + rotary/2) of the first `rotary` features of every query and key head are turned by
 //                   the angle of the token's line; the features after them stay
 //                   y_i = x_i cos - x_(i+rotary/2) sin,   y_(i+rotary/2) = x_(i+rotary/2) cos + x_i sin
-//   with gains      every head is normalised before: x_hat = x / sqrt(mean(x^2) + eps) * gain
+//   with gains      every head is normalised before: x_hat = x / sqrt(mean(x^2) + eps) * (gain + gain_offset)
 //   sign -1 goes back: what comes in is the gradient of y, what goes out that of x; with gains, x is read too
 //   q, k, v    [M, heads * D] in, each with its pitch: parts of one buffer, or what an attention library returned
 //   out        [M, (query_heads + 2 key_value_heads) * D] out, pitch ld_out: q, k, v side by side. Without gains it may
@@ -30,7 +30,7 @@ struct Rope {
   float sign = 1;
   int64_t from_group = 0, to_group = 0;
   const void *q_gain_D = nullptr, *k_gain_D = nullptr;  // both or none
-  float q_eps = 0, k_eps = 0;
+  float q_eps = 0, k_eps = 0, gain_offset = 0;
   const void* x = nullptr;
   int64_t ld_x = 0;
 };

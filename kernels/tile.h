@@ -309,24 +309,31 @@ __device__ __forceinline__ float sigmoid(float x) {
     return 1 / (1 + expf(-x));
   }
 }
-// h * rstd * gain
+// h * rstd * (gain + offset)
 template <class T>
-__device__ __forceinline__ Row<T, 8> norm_row(const Row<T, 8>& h_row, float rstd, const Row<T, 8>& gain_row) {
+__device__ __forceinline__ Row<T, 8> norm_row(const Row<T, 8>& h_row, float rstd, const Row<T, 8>& gain_row,
+                                              float offset) {
   float h[8], gain[8];
   unpack(h_row, h);
   unpack(gain_row, gain);
 #pragma unroll
-  for (int i = 0; i < 8; ++i) h[i] = h[i] * rstd * gain[i];
+  for (int i = 0; i < 8; ++i) h[i] = h[i] * rstd * (gain[i] + offset);
   return pack_row<T, 8>(h);
 }
-// silu(gate) * up
+// The square of x, bounded so that zero times it is zero: what the sigmoid of a gate makes of the bound is 0 or 1.
+__device__ __forceinline__ float bounded_square(float x) { return fminf(x * x, 1e10f); }
 template <class T>
-__device__ __forceinline__ Row<T, 8> swiglu_row(const Row<T, 8>& gate_row, const Row<T, 8>& up_row) {
+__device__ __forceinline__ float gate_sigmoid(const Gate& gate, float x) {
+  return sigmoid<T>(x * (gate.linear + gate.cubic * bounded_square(x)));
+}
+// act(gate) * up
+template <class T>
+__device__ __forceinline__ Row<T, 8> glu_row(const Gate& act, const Row<T, 8>& gate_row, const Row<T, 8>& up_row) {
   float gate[8], up[8];
   unpack(gate_row, gate);
   unpack(up_row, up);
 #pragma unroll
-  for (int i = 0; i < 8; ++i) gate[i] = gate[i] * sigmoid<T>(gate[i]) * up[i];
+  for (int i = 0; i < 8; ++i) gate[i] = gate[i] * gate_sigmoid<T>(act, gate[i]) * up[i];
   return pack_row<T, 8>(gate);
 }
 

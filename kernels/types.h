@@ -62,9 +62,14 @@ struct Updates {
 
 // What makes a projection's input x [M, K] of a tensor that is kept for backward.
 enum class Source : int32_t {
-  plain,   // x is given
-  norm,    // x = h * rstd * gain, RMSNorm of h [M, K]
-  swiglu,  // x = silu(gate) * up of gate_up [M, 2 K]
+  plain,  // x is given
+  norm,   // x = h * rstd * (gain + gain_offset), RMSNorm of h [M, K]
+  glu,    // x = act(gate) * up of gate_up [M, 2 K]
+};
+
+// act(x) = x * sigmoid(linear * x + cubic * x^3): SiLU, or GELU in its tanh form.
+struct Gate {
+  float linear = 1, cubic = 0;
 };
 
 }  // namespace rankfold::kernels

@@ -79,12 +79,9 @@ int capability(c10::DeviceIndex device) {
 
 // ---- flash
 
-// Whether scores are scaled and seen, and nothing else.
-bool has_plain_scores(const AttentionSpec& spec) { return spec.soft_cap == 0 && !spec.slopes.defined(); }
-
 bool suits_flash(const Tensor& q, const AttentionSpec& spec) {
   const int64_t size = q.size(2);
-  if (q.scalar_type() == at::kFloat || size > 256 || !has_plain_scores(spec)) return false;
+  if (q.scalar_type() == at::kFloat || size > 256 || !spec.has_plain_scores()) return false;
   if (size <= 192) return true;
   // Its backward needs more shared memory for wide heads than the smaller chips of a generation have.
   const int chip = capability(q.device().index());
@@ -129,7 +126,7 @@ Gradients flash_backward(const Tensor& dy, const Tensor& q, const Tensor& k, con
 
 constexpr int64_t kCausalFromTopLeft = 1;  // sdp::CustomMaskType
 
-bool suits_efficient(const Tensor&, const AttentionSpec& spec) { return has_plain_scores(spec); }
+bool suits_efficient(const Tensor&, const AttentionSpec& spec) { return spec.has_plain_scores(); }
 
 // Keys that a query sees, its own the last; none given: all before it.
 std::optional<int64_t> window_of(const AttentionSpec& spec, const Sequences& sequences) {
@@ -219,7 +216,7 @@ struct Choices {
     return choices;
   }
   static Key key(const Tensor& q, const AttentionSpec& spec) {
-    return {q.device().index(), q.scalar_type(), q.size(2), has_plain_scores(spec), spec.window > 0};
+    return {q.device().index(), q.scalar_type(), q.size(2), spec.has_plain_scores(), spec.window > 0};
   }
   Choice find(const Key& key) {
     const std::lock_guard lock(mutex);

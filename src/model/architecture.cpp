@@ -40,7 +40,7 @@ const std::vector<Architecture>& architectures() {
        .embedding = "model.tok_embeddings",
        .head = "output",
        .input_norm = "attention_norm",
-       .post_norm = "ffn_norm",
+       .mlp_norm = "ffn_norm",
        .qkv = {"attention.wqkv"},
        .gate_up = {"feed_forward.w1", "feed_forward.w3"},
        .o = "attention.wo",

@@ -27,7 +27,7 @@ struct Architecture {
   std::string name;        // architectures[0] in config.json
   std::string model_type;  // as transformers names the family
   std::string embedding = kUsualEmbedding, layers = "model.layers.", norm = "model.norm", head = kUsualHead;
-  std::string input_norm = "input_layernorm", post_norm = "post_attention_layernorm";
+  std::string input_norm = "input_layernorm", mlp_norm = "post_attention_layernorm";
   std::string q_norm = "self_attn.q_norm", k_norm = "self_attn.k_norm";  // where has_qk_norm
   // Modules that read one input, the rows of their outputs side by side: queries, keys, values; gate, up.
   std::vector<std::string> qkv = {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"};

@@ -44,8 +44,8 @@ at::Tensor Decoder::hidden(const Batch& batch, const Pass& pass, const Attend& a
       return ops::project_add(attend(qkv, *layer, i), layer->o, residual, pass);
     };
     const auto mlp = [layer = &network_->layers[i], pass](const at::Tensor& x) {
-      const auto [gate_up, residual] = ops::norm_project(x, layer->post_norm, layer->gate_up, pass);
-      return ops::swiglu_project_add(gate_up, layer->down, residual, pass);
+      const auto [gate_up, residual] = ops::norm_project(x, layer->mlp_norm, layer->gate_up, pass);
+      return ops::glu_project_add(gate_up, Activation::silu, layer->down, residual, pass);
     };
     if (checkpointing == Checkpointing::full) {
       h = ops::recompute(h, [=](const at::Tensor& x) { return mlp(attention(x)); });

@@ -123,7 +123,7 @@ Norm& norm_of(Network& network, const TensorSpec& spec) {
     case Role::k_norm:
       return layer.k_norm;
     default:
-      return layer.post_norm;
+      return layer.mlp_norm;
   }
 }
 

@@ -15,7 +15,7 @@ std::vector<Norm*> Network::norms() {
   for (Layer& layer : layers) {
     all.push_back(&layer.input_norm);
     if (const QkNorms of_heads = layer.qk_norms(); of_heads.q) all.insert(all.end(), {of_heads.q, of_heads.k});
-    all.push_back(&layer.post_norm);
+    all.push_back(&layer.mlp_norm);
   }
   all.push_back(&norm);
   return all;

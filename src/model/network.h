@@ -16,7 +16,7 @@ struct Layer {
   Norm q_norm, k_norm;  // of each head; without weights where the family has none
   AttentionSpec attention;
   Projection o;
-  Norm post_norm;
+  Norm mlp_norm;
   Projection gate_up;
   Projection down;
 

@@ -39,7 +39,7 @@ std::vector<TensorSpec> tensor_list(const ModelConfig& config) {
       add_norm(family.k_norm, head_dim, Role::k_norm);
     }
     add(family.o, hidden, q, Role::o, config.o_bias);
-    add_norm(family.post_norm, hidden, Role::post_norm);
+    add_norm(family.mlp_norm, hidden, Role::mlp_norm);
     add_all(family.gate_up, {inner, inner}, Role::gate_up, config.mlp_bias);
     add(family.down, hidden, inner, Role::down, config.mlp_bias);
   }

@@ -77,7 +77,7 @@ Weights weights_of(const ScoreBlock& block, const at::Tensor& q, const at::Tenso
 
 int64_t any_attention_scratch(int64_t longest, const AttentionSpec& spec) {
   constexpr int64_t kMatrices = 5;  // scores, weights, bent ones, their gradient, a temporary
-  if (spec.soft_cap == 0 && !spec.slopes.defined()) return 0;
+  if (spec.has_plain_scores()) return 0;
   const int64_t scores = kMatrices * spec.heads.query * std::min(kRows, longest) * longest;
   const int64_t keys = 4 * spec.heads.key_value * spec.heads.size * longest;  // k, v and their gradients
   return static_cast<int64_t>(sizeof(float)) * (scores + keys);

@@ -187,7 +187,7 @@ Tensor swiglu_project_add_op(const Tensor& gate_up, const Tensor& residual, cons
   const auto work = std::make_shared<Work>();
   work->projection = make_projection(op, weight, updates, gate_up);
   check_residual(op, residual, gate_up, weight);
-  return swiglu_project_add(gate_up, work->projection, residual, make_pass(op, updates, gate_up, work));
+  return glu_project_add(gate_up, Activation::silu, work->projection, residual, make_pass(op, updates, gate_up, work));
 }
 
 // Waits for the device, as positions beyond the tables must not be read.

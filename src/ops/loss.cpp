@@ -20,7 +20,7 @@ namespace {
 constexpr int64_t kChunk = 256, kChunkByKernels = 2048;
 
 // The sum of the losses, double; the logits become its gradient where wanted.
-at::Tensor cross_entropy_in_place(at::Tensor& logits, const at::Tensor& labels, bool gradient) {
+at::Tensor cross_entropy_in_place(at::Tensor& logits, const at::Tensor& labels, double soft_cap, bool gradient) {
   const int64_t m = logits.size(0), v = logits.size(1);
   if (const Backend* backend = backend_for(logits)) {
     const at::Tensor losses = at::empty({m}, logits.options().dtype(at::kFloat));
@@ -31,6 +31,7 @@ at::Tensor cross_entropy_in_place(at::Tensor& logits, const at::Tensor& labels, 
                                     .ld = pitch_of(logits),
                                     .label_M = labels.const_data_ptr<int64_t>(),
                                     .loss_M = losses.data_ptr<float>(),
+                                    .soft_cap = static_cast<float>(soft_cap),
                                     .gradient = gradient},
                                    backend->stream(logits));
     return losses.sum(at::kDouble);
@@ -39,7 +40,7 @@ at::Tensor cross_entropy_in_place(at::Tensor& logits, const at::Tensor& labels, 
   with_dtype(logits.scalar_type(), [&]<class T>(T) {
     for_rows(m, v, [&](int64_t begin, int64_t end) {
       cpu::loops().of<T>().cross_entropy(data<T>(logits) + begin * v, const_data<int64_t>(labels) + begin, end - begin,
-                                         v, gradient, losses.data() + begin);
+                                         v, soft_cap, gradient, losses.data() + begin);
     });
   });
   double sum = 0;
@@ -51,7 +52,7 @@ at::Tensor cross_entropy_in_place(at::Tensor& logits, const at::Tensor& labels, 
 // a large matrix product, twice. The loss is a scalar, so its own gradient only scales them.
 struct NormHeadLoss : Function<NormHeadLoss> {
   static at::Tensor forward(AutogradContext* ctx, at::TensorList inputs, Norm& norm, Projection& head,
-                            const at::Tensor& labels, const Pass& pass, bool recorded) {
+                            const at::Tensor& labels, const Pass& pass, double soft_cap, bool recorded) {
     const at::Tensor& h = inputs[0];
     const bool has_gain = norm.master.defined(), needs_dh = recorded && h.requires_grad();
     const int64_t most = loss_chunk(h.device().type());
@@ -65,9 +66,9 @@ struct NormHeadLoss : Function<NormHeadLoss> {
       const int64_t count = std::min(most, which.size(0) - begin);
       const at::Tensor chunk = which_here.narrow(0, begin, count);
       const Pass pass_c = pass.select(chunk);
-      Input input{Source::norm, h.index_select(0, chunk), &norm, {}};
+      Input input{Source::norm, h.index_select(0, chunk), &norm};
       Projected projected = project(input, head, pass_c, {});
-      loss.add_(cross_entropy_in_place(projected.y, marked.narrow(0, begin, count), recorded));
+      loss.add_(cross_entropy_in_place(projected.y, marked.narrow(0, begin, count), soft_cap, recorded));
       if (!recorded) continue;
       input.rstd = projected.rstd;
       ProjectedGradient gradient = project_backward(projected.y, input, head, pass_c, projected.s, {}, needs_dh);
@@ -91,7 +92,7 @@ struct NormHeadLoss : Function<NormHeadLoss> {
       result[i] = i == 0 && scaled.is_cpu() ? empty_rows(scaled.size(0), scaled.size(1), scaled.options()).copy_(scaled)
                                             : scaled;
     }
-    result.resize(result.size() + 5);
+    result.resize(result.size() + 6);
     return result;
   }
 };
@@ -100,8 +101,8 @@ struct NormHeadLoss : Function<NormHeadLoss> {
 
 int64_t loss_chunk(c10::DeviceType device) { return backend_of(device) ? kChunkByKernels : kChunk; }
 
-at::Tensor norm_head_loss(const at::Tensor& h, Norm& norm, Projection& head, const at::Tensor& labels,
-                          const Pass& pass) {
+at::Tensor norm_head_loss(const at::Tensor& h, Norm& norm, Projection& head, const at::Tensor& labels, const Pass& pass,
+                          double soft_cap) {
   RANKFOLD_CHECK(h.dim() == 2 && has_dense_rows(h), "norm_head_loss: h must be a matrix with dense rows, got strides ",
                  h.strides());
   RANKFOLD_CHECK(labels.dim() == 1 && labels.size(0) == h.size(0) && labels.scalar_type() == at::kLong,
@@ -117,7 +118,7 @@ at::Tensor norm_head_loss(const at::Tensor& h, Norm& norm, Projection& head, con
   bool recorded = false;
   for (const at::Tensor& x : inputs) recorded = recorded || x.requires_grad();
   recorded = recorded && at::GradMode::is_enabled();
-  return NormHeadLoss::apply(at::TensorList(inputs), norm, head, labels, pass, recorded);
+  return NormHeadLoss::apply(at::TensorList(inputs), norm, head, labels, pass, soft_cap, recorded);
 }
 
 }  // namespace rankfold::ops

@@ -19,12 +19,17 @@ namespace rankfold::ops {
 std::pair<at::Tensor, at::Tensor> norm_project(const at::Tensor& h, Norm& norm, Projection& projection,
                                                const Pass& pass);
 
-// y = residual + x W^T + update(x). x [T, K], residual [T, N]. Kept: S, and x where the projection trains.
+// y = residual + x W^T + update(x). x [T, K], residual [T, N] or undefined: nothing is added. Kept: S, and x where the
+// projection trains.
 at::Tensor project_add(const at::Tensor& x, Projection& projection, const at::Tensor& residual, const Pass& pass);
 
-// The same with x = silu(gate) * up; gate_up [T, 2 K]. Kept: gate_up, S.
-at::Tensor swiglu_project_add(const at::Tensor& gate_up, Projection& projection, const at::Tensor& residual,
-                              const Pass& pass);
+// The same with x = activation(gate) * up; gate_up [T, 2 K]. Kept: gate_up, S.
+at::Tensor glu_project_add(const at::Tensor& gate_up, Activation activation, Projection& projection,
+                           const at::Tensor& residual, const Pass& pass);
+
+// residual + rms_norm(y) * g: where a family normalises what a sub-layer gives before it is added. y, residual [T, K].
+// The graph keeps the norm's owner alive. Kept: y, rstd.
+at::Tensor norm_add(const at::Tensor& y, Norm& norm, const at::Tensor& residual, const std::shared_ptr<void>& owner);
 
 // Queries and keys are prepared (prepare_qk.h), then causal attention within each sequence. lines [T] int64: each token's
 // line in rope. qkv [T, (query + 2 key_value) * size] -> [T, query * size]. Kept: prepared qkv, the result, its
@@ -35,11 +40,12 @@ at::Tensor attend(const at::Tensor& qkv, const AttentionSpec& spec, const Rope& 
 // Rows of a frozen table [V, K]; tokens [T] int64 -> [T, K]. No gradient.
 at::Tensor embed(const at::Tensor& table, const at::Tensor& tokens);
 
-// Sum over labels >= 0 of the negative log-likelihood of softmax(project(rms_norm(h) * g)); scalar, fp32 (double for
-// double). Works in chunks of tokens that carry a label and never holds [T, V]. Kept: the gradients themselves. Labels
-// on the CPU spare a device the wait for their number.
-at::Tensor norm_head_loss(const at::Tensor& h, Norm& norm, Projection& head, const at::Tensor& labels,
-                          const Pass& pass);
+// Sum over labels >= 0 of the negative log-likelihood of softmax(z), where z is project(rms_norm(h) * g), or
+// soft_cap * tanh of that / soft_cap where soft_cap is above 0; scalar, fp32 (double for double). Works in chunks of
+// tokens that carry a label and never holds [T, V]. Kept: the gradients themselves. Labels on the CPU spare a device the
+// wait for their number.
+at::Tensor norm_head_loss(const at::Tensor& h, Norm& norm, Projection& head, const at::Tensor& labels, const Pass& pass,
+                          double soft_cap = 0);
 
 // For those who plan memory: tokens whose logits norm_head_loss holds at a time, and bytes that attend takes for a moment
 // where the longest sequence has so many tokens.
@@ -48,7 +54,8 @@ int64_t attention_scratch(at::ScalarType dtype, c10::DeviceType device, int64_t 
 
 namespace reference {
 at::Tensor rms_norm(const at::Tensor& h, const at::Tensor& g, double eps);
-at::Tensor swiglu(const at::Tensor& gate_up);
+at::Tensor glu(const at::Tensor& gate_up, Activation activation);
+at::Tensor cap(const at::Tensor& logits, double soft_cap);  // soft_cap * tanh(logits / soft_cap); 0: the logits
 at::Tensor prepare_qk(const at::Tensor& qkv, const AttentionSpec& spec, const Rope& rope, const at::Tensor& lines,
                       const QkNorms& norms = {});  // leaves in qkv's dtype
 at::Tensor attend(const at::Tensor& qkv, const AttentionSpec& spec, const Rope& rope, const at::Tensor& lines,

@@ -60,6 +60,7 @@ void run_kernel(const Backend& backend, const QkvParts& from, const at::Tensor& 
   if (norms.q) {
     r.q_gain_D = gains.q.const_data_ptr(), r.k_gain_D = gains.k.const_data_ptr();
     r.q_eps = static_cast<float>(norms.q->eps), r.k_eps = static_cast<float>(norms.k->eps);
+    r.gain_offset = static_cast<float>(norms.q->gain_offset);
     if (x.defined()) r.x = x.const_data_ptr(), r.ld_x = pitch_of(x);
   }
   with_op_name("attend", [&] { backend.kernels.rope(r, backend.stream(out)); });
@@ -166,7 +167,8 @@ PreparedQk prepare_on_cpu(const at::Tensor& qkv, const AttentionSpec& spec, cons
       for_rows(qkv.size(0), width, [&](int64_t begin, int64_t end) {
         for (int64_t t = begin; t < end; ++t)
           cpu::loops().of<T>().rms_norm(const_data<T>(qkv) + t * pitch_of(qkv) + first * size, const_data<T>(gain),
-                                        norm.eps, count, size, data<T>(prepared.qkv) + t * width + first * size,
+                                        norm.gain_offset, norm.eps, count, size,
+                                        data<T>(prepared.qkv) + t * width + first * size,
                                         data<Sum>(prepared.rstd) + t * turned + first);
       });
     });
@@ -206,7 +208,7 @@ PreparedQkGradient back_on_cpu(const at::Tensor& d_qkv, const at::Tensor& qkv, c
         for (int64_t t = begin; t < end; ++t) {
           T* d = data<T>(d_qkv) + t * width + first * size;
           cpu::loops().of<T>().rms_norm_backward(
-              d, const_data<T>(qkv) + t * pitch_of(qkv) + first * size, const_data<T>(gain),
+              d, const_data<T>(qkv) + t * pitch_of(qkv) + first * size, const_data<T>(gain), norm.gain_offset,
               const_data<Sum>(rstd) + t * turned + first,
               /*residual=*/nullptr, count, size, d,
               trains(&norm) ? data<Sum>(partial) + begin / kRowBlock * size : nullptr);

@@ -1,4 +1,4 @@
-// norm_project, project_add and swiglu_project_add: three ways to make the input of a projection, one projection.
+// norm_project, project_add and glu_project_add: three ways to make the input of a projection, one projection.
 #include "ops/project.h"
 
 #include "core/check.h"
@@ -27,7 +27,7 @@ std::vector<at::Tensor> trained_leaves(const Projection& projection) {
 
 namespace {
 const char* name_of(Source source) {
-  return source == Source::norm ? "norm_project" : source == Source::swiglu ? "swiglu_project_add" : "project_add";
+  return source == Source::norm ? "norm_project" : source == Source::glu ? "glu_project_add" : "project_add";
 }
 }  // namespace
 
@@ -74,15 +74,16 @@ namespace {
 
 // What backward needs beside tensors. The pass owns projection and norm.
 struct SavedProjection : torch::CustomClassHolder {
-  SavedProjection(Projection& projection, Norm* norm, Pass pass)
-      : projection(projection), norm(norm), pass(std::move(pass)) {}
+  SavedProjection(Projection& projection, Norm* norm, Activation activation, Pass pass)
+      : projection(projection), norm(norm), activation(activation), pass(std::move(pass)) {}
   Projection& projection;
   Norm* norm;
+  Activation activation;
   Pass pass;
 };
-void save_arguments(AutogradContext* ctx, Projection& projection, Norm* norm, const Pass& pass) {
+void save_arguments(AutogradContext* ctx, Projection& projection, Norm* norm, Activation activation, const Pass& pass) {
   ctx->saved_data["arguments"] =
-      c10::IValue::make_capsule(c10::make_intrusive<SavedProjection>(projection, norm, pass));
+      c10::IValue::make_capsule(c10::make_intrusive<SavedProjection>(projection, norm, activation, pass));
   ctx->set_materialize_grads(false);
 }
 SavedProjection& saved_arguments(AutogradContext* ctx) {
@@ -104,8 +105,8 @@ struct NormProject : Function<NormProject> {
   static variable_list forward(AutogradContext* ctx, at::TensorList inputs, Norm& norm, Projection& projection,
                                const Pass& pass) {
     const at::Tensor& h = inputs[0];
-    Projected result = project({Source::norm, h, &norm, {}}, projection, pass, {});
-    save_arguments(ctx, projection, &norm, pass);
+    Projected result = project({Source::norm, h, &norm}, projection, pass, {});
+    save_arguments(ctx, projection, &norm, Activation::silu, pass);
     ctx->save_for_backward(followed_by(followed_by({h, result.rstd}, std::move(result.s)), inputs.slice(1).vec()));
     return {result.y, h};
   }
@@ -125,26 +126,34 @@ struct NormProject : Function<NormProject> {
   }
 };
 
-// y = residual + projection(x), where x is the input itself or silu(gate) * up of it.
+// y = residual + projection(x), where x is the input itself or activation(gate) * up of it. inputs: input, the residual
+// where there is one, trained leaves.
 template <Source kSource>
 struct ProjectAdd : Function<ProjectAdd<kSource>> {
-  static at::Tensor forward(AutogradContext* ctx, at::TensorList inputs, Projection& projection, const Pass& pass) {
-    const at::Tensor &input = inputs[0], &residual = inputs[1];
-    Projected result = project({kSource, input, nullptr, {}}, projection, pass, residual);
-    save_arguments(ctx, projection, nullptr, pass);
-    const bool keep = kSource == Source::swiglu || projection.trains();
-    ctx->save_for_backward(
-        followed_by(followed_by({keep ? input : at::Tensor()}, std::move(result.s)), inputs.slice(2).vec()));
+  static at::Tensor forward(AutogradContext* ctx, at::TensorList inputs, Projection& projection, Activation activation,
+                            bool has_residual, const Pass& pass) {
+    const at::Tensor& input = inputs[0];
+    Projected result =
+        project({kSource, input, nullptr, {}, activation}, projection, pass, has_residual ? inputs[1] : at::Tensor());
+    save_arguments(ctx, projection, nullptr, activation, pass);
+    ctx->saved_data["has_residual"] = has_residual;
+    const bool keep = kSource == Source::glu || projection.trains();
+    ctx->save_for_backward(followed_by(followed_by({keep ? input : at::Tensor()}, std::move(result.s)),
+                                       inputs.slice(has_residual ? 2 : 1).vec()));
     return result.y;
   }
   static variable_list backward(AutogradContext* ctx, variable_list grads) {
     const SavedProjection& arguments = saved_arguments(ctx);
     const variable_list saved = ctx->get_saved_variables();
-    if (!grads[0].defined()) return variable_list(4 + trained_leaves(arguments.projection).size());
+    const bool has_residual = ctx->saved_data["has_residual"].toBool();
+    const size_t leaves = trained_leaves(arguments.projection).size();
+    if (!grads[0].defined()) return variable_list(1 + has_residual + leaves + 4);
     ProjectedGradient gradient =
-        project_backward(grads[0], {kSource, saved[0], nullptr, {}}, arguments.projection, arguments.pass,
-                         sums_of(saved, 1, trained_leaves(arguments.projection).size()), {}, ctx->needs_input_grad(0));
-    return followed_by(followed_by({gradient.d_in, grads[0]}, std::move(gradient.leaves)), std::vector<at::Tensor>(2));
+        project_backward(grads[0], {kSource, saved[0], nullptr, {}, arguments.activation}, arguments.projection,
+                         arguments.pass, sums_of(saved, 1, leaves), {}, ctx->needs_input_grad(0));
+    variable_list result{gradient.d_in};
+    if (has_residual) result.push_back(grads[0]);
+    return followed_by(followed_by(std::move(result), std::move(gradient.leaves)), std::vector<at::Tensor>(4));
   }
 };
 
@@ -155,15 +164,19 @@ void check_rows(const char* op, const char* name, const at::Tensor& x) {
 }
 
 template <Source kSource>
-at::Tensor project_add_as(const char* op, const at::Tensor& input, Projection& projection, const at::Tensor& residual,
-                          const Pass& pass) {
-  const int64_t features = kSource == Source::swiglu ? input.size(1) / 2 : input.size(1);
+at::Tensor project_add_as(const char* op, const at::Tensor& input, Activation activation, Projection& projection,
+                          const at::Tensor& residual, const Pass& pass) {
+  const int64_t features = kSource == Source::glu ? input.size(1) / 2 : input.size(1);
   RANKFOLD_CHECK(features == projection.in_features(), op, ": expected ", projection.in_features(), " features, got ",
                  features);
   check_rows(op, "input", input);
-  check_rows(op, "residual", residual);
-  const variable_list inputs = followed_by({input, residual}, trained_leaves(projection));
-  return ProjectAdd<kSource>::apply(at::TensorList(inputs), projection, pass);
+  variable_list inputs{input};
+  if (residual.defined()) {
+    check_rows(op, "residual", residual);
+    inputs.push_back(residual);
+  }
+  inputs = followed_by(std::move(inputs), trained_leaves(projection));
+  return ProjectAdd<kSource>::apply(at::TensorList(inputs), projection, activation, residual.defined(), pass);
 }
 
 }  // namespace
@@ -181,12 +194,12 @@ std::pair<at::Tensor, at::Tensor> norm_project(const at::Tensor& h, Norm& norm, 
 }
 
 at::Tensor project_add(const at::Tensor& x, Projection& projection, const at::Tensor& residual, const Pass& pass) {
-  return project_add_as<Source::plain>("project_add", x, projection, residual, pass);
+  return project_add_as<Source::plain>("project_add", x, Activation::silu, projection, residual, pass);
 }
 
-at::Tensor swiglu_project_add(const at::Tensor& gate_up, Projection& projection, const at::Tensor& residual,
-                              const Pass& pass) {
-  return project_add_as<Source::swiglu>("swiglu_project_add", gate_up, projection, residual, pass);
+at::Tensor glu_project_add(const at::Tensor& gate_up, Activation activation, Projection& projection,
+                           const at::Tensor& residual, const Pass& pass) {
+  return project_add_as<Source::glu>("glu_project_add", gate_up, activation, projection, residual, pass);
 }
 
 }  // namespace rankfold::ops

@@ -13,13 +13,24 @@ namespace rankfold::ops {
 
 using kernels::Source;
 
-// x [T, K]: `in` itself, rms_norm(in) * norm's weight, or silu(gate) * up of in [T, 2 K].
+// x [T, K]: `in` itself, in normalised, or activation(gate) * up of in [T, 2 K].
 struct Input {
   Source source = Source::plain;
   at::Tensor in;
   Norm* norm = nullptr;
-  at::Tensor rstd;  // of norm, by project()
+  at::Tensor rstd = {};                      // of norm, by project()
+  Activation activation = Activation::silu;  // of glu
 };
+
+// The factors of kernels::Gate and cpu::Gate.
+struct GateFactors {
+  double linear = 1, cubic = 0;
+};
+// tanh(u) is 2 sigmoid(2 u) - 1, so GELU, x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3))), is a sigmoid too.
+constexpr GateFactors factors_of(Activation activation) {
+  constexpr double kTwoRoots = 1.5957691216057308;  // 2 sqrt(2 / pi)
+  return activation == Activation::silu ? GateFactors{} : GateFactors{kTwoRoots, kTwoRoots * 0.044715};
+}
 
 struct Projected {
   at::Tensor y;               // [T, N]

@@ -57,6 +57,11 @@ ThreadScratch scratch_for(const std::vector<UpdatePass>& updates) {
   return ThreadScratch(bytes);
 }
 
+cpu::Gate gate_of(const Input& input) {
+  const GateFactors factors = factors_of(input.activation);
+  return {factors.linear, factors.cubic};
+}
+
 // The projection's input x, computed from `in` (contiguous).
 struct ComputedInput {
   at::Tensor in, x, rstd, gain;
@@ -67,7 +72,7 @@ struct ComputedInput {
       x = empty_rows(m, in.size(1), in.options());
       rstd = at::empty({m}, in.options().dtype(sum_dtype(in.scalar_type())));
       gain = input.norm->current_weight();
-    } else if (input.source == Source::swiglu) {
+    } else if (input.source == Source::glu) {
       x = empty_rows(m, in.size(1) / 2, in.options());
     }
   }
@@ -80,9 +85,9 @@ struct ComputedInput {
     const int64_t k = x.size(1);
     const T* from = const_data<T>(in) + begin * in.size(1);
     if (input.source == Source::norm)
-      loops.rms_norm(from, const_data<T>(gain), input.norm->eps, end - begin, k, data<T>(x) + begin * k,
-                     data<Sum>(rstd) + begin);
-    if (input.source == Source::swiglu) loops.swiglu(from, end - begin, k, data<T>(x) + begin * k);
+      loops.rms_norm(from, const_data<T>(gain), input.norm->gain_offset, input.norm->eps, end - begin, k,
+                     data<T>(x) + begin * k, data<Sum>(rstd) + begin);
+    if (input.source == Source::glu) loops.glu(from, gate_of(input), end - begin, k, data<T>(x) + begin * k);
   }
 };
 
@@ -224,11 +229,12 @@ ProjectedGradient project_backward(const at::Tensor& dy_in, const Input& input, 
       const T* from = const_data<T>(in) + begin * in.size(1);
       T* d_in = data<T>(gradient.d_in) + begin * in.size(1);
       if (input.source == Source::norm) {
-        loops.rms_norm_backward(rows, from, const_data<T>(gain), const_data<Sum>(input.rstd) + begin,
+        loops.rms_norm_backward(rows, from, const_data<T>(gain), input.norm->gain_offset,
+                                const_data<Sum>(input.rstd) + begin,
                                 d_residual.defined() ? const_data<T>(d_residual) + begin * k : nullptr, end - begin, k,
                                 d_in, has_gain ? data<Sum>(partial) + begin / kRowBlock * k : nullptr);
       } else {
-        loops.swiglu_backward(rows, from, end - begin, k, d_in);
+        loops.glu_backward(rows, from, gate_of(input), end - begin, k, d_in);
       }
     });
     if (has_gain) gradient.d_gain = partial.sum(0);

@@ -73,17 +73,24 @@ at::Tensor weight_gradient(const Backend& backend, const at::Tensor& dy, const M
   return dw;
 }
 
+kernels::Gate gate_of(const Input& input) {
+  const GateFactors factors = factors_of(input.activation);
+  return {static_cast<float>(factors.linear), static_cast<float>(factors.cubic)};
+}
+
 kernels::Down down_of(const Backend& backend, const Input& input, const at::Tensor& in, const at::Tensor& gain) {
   kernels::Down down{.source = input.source,
                      .dtype = dtype_of(in.scalar_type()),
                      .m = in.size(0),
-                     .k = input.source == Source::swiglu ? in.size(1) / 2 : in.size(1),
+                     .k = input.source == Source::glu ? in.size(1) / 2 : in.size(1),
                      .in = in.const_data_ptr(),
                      .ld_in = pitch_of(in),
+                     .gate = gate_of(input),
                      .shared_limit = backend.shared_limit(in)};
   if (input.norm) {
     down.gain_K = gain.const_data_ptr();
     down.eps = static_cast<float>(input.norm->eps);
+    down.gain_offset = static_cast<float>(input.norm->gain_offset);
   }
   return down;
 }
@@ -208,9 +215,11 @@ ProjectedGradient project_backward(const Backend& backend, const at::Tensor& dy_
                             .k = k,
                             .in = in.const_data_ptr(),
                             .ld_in = pitch_of(in),
+                            .gate = gate_of(input),
                             .updates = updates};
     if (input.norm) {
       grad.gain_K = gain.const_data_ptr();
+      grad.gain_offset = static_cast<float>(input.norm->gain_offset);
       grad.rstd_M = input.rstd.const_data_ptr<float>();
     }
     if (needs_dx) {

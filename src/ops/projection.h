@@ -74,15 +74,20 @@ at::Tensor row_norms(const at::Tensor& x);  // [N, K] -> [N, 1]
 // Each row of x [N, K] divided by its norm, in fp32 and rounded once to the dtype of `to`.
 void divide_rows_by_norm(const at::Tensor& x, const at::Tensor& to);
 
+// RMSNorm: x / sqrt(mean(x^2) + eps) * (weight + gain_offset).
 struct Norm {
   std::string name;
   at::Tensor weight;  // [K] in the model's dtype
   at::Tensor master;  // fp32 leaf where it trains
   LowPrecisionCopy copy;
   double eps = 1e-6;
+  double gain_offset = 0;  // 1 in Gemma
 
   at::Tensor current_weight() { return master.defined() ? copy.of(master, weight.scalar_type()) : weight; }
 };
+
+// What the gate of an MLP goes through; gelu_tanh is GELU in its tanh form.
+enum class Activation { silu, gelu_tanh };
 
 struct Heads {
   int64_t query = 0, key_value = 0, size = 0;
@@ -103,6 +108,9 @@ struct AttentionSpec {
   double soft_cap = 0;  // a score s becomes soft_cap * tanh(s / soft_cap); 0: s
   at::Tensor slopes;    // ALiBi, fp32 [query heads] on the CPU: a score loses slope * distance; undefined: nothing
   int64_t window = 0;   // tokens that a token sees, itself the last of them; 0: all before it
+
+  // Whether scores are scaled and nothing else: what LibTorch's attention kernels can do.
+  bool has_plain_scores() const { return soft_cap == 0 && !slopes.defined(); }
 };
 
 // cos and sin of the angles by which features are turned, fp32 [lines, rotary / 2]. A token names its line: its

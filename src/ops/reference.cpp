@@ -12,9 +12,13 @@ at::Tensor rms_norm(const at::Tensor& h, const at::Tensor& g, double eps) {
   return h * (h.square().mean(-1, true) + eps).rsqrt() * g;
 }
 
-at::Tensor swiglu(const at::Tensor& gate_up) {
+at::Tensor glu(const at::Tensor& gate_up, Activation activation) {
   const auto parts = gate_up.chunk(2, -1);
-  return at::silu(parts[0]) * parts[1];
+  return (activation == Activation::silu ? at::silu(parts[0]) : at::gelu(parts[0], "tanh")) * parts[1];
+}
+
+at::Tensor cap(const at::Tensor& logits, double soft_cap) {
+  return soft_cap > 0 ? (logits / soft_cap).tanh() * soft_cap : logits;
 }
 
 at::Tensor prepare_qk(const at::Tensor& qkv_in, const AttentionSpec& spec, const Rope& rope, const at::Tensor& lines,
@@ -34,7 +38,7 @@ at::Tensor prepare_qk(const at::Tensor& qkv_in, const AttentionSpec& spec, const
   const auto prepared = [&](at::Tensor x, const Norm* norm) {
     if (norm) {
       const at::Tensor gain = norm->master.defined() ? norm->master : norm->weight;
-      x = rms_norm(x, gain.to(x.scalar_type()), norm->eps);
+      x = rms_norm(x, gain.to(x.scalar_type()) + norm->gain_offset, norm->eps);
     }
     if (spec.rotary == 0) return x.flatten(1);
     const at::Tensor cos = rope.cos.index_select(0, lines).to(x.scalar_type()).unsqueeze(1);
@@ -67,7 +71,7 @@ at::Tensor attend(const at::Tensor& qkv, const AttentionSpec& spec, const Rope& 
     at::Tensor unseen = everything.triu(1);
     if (spec.window > 0) unseen = unseen.logical_or(everything.tril(-spec.window));
     at::Tensor scores = at::matmul(q, k.transpose(1, 2)) * spec.scale;
-    if (spec.soft_cap > 0) scores = (scores / spec.soft_cap).tanh() * spec.soft_cap;
+    scores = cap(scores, spec.soft_cap);
     if (spec.slopes.defined()) {
       const at::Tensor position = at::arange(length, qkv.options());
       scores = scores - spec.slopes.to(qkv.options()).view({-1, 1, 1}) * (position.unsqueeze(1) - position);

@@ -339,7 +339,7 @@ class Bench {
         {"attend", [this] { return attend(); }},
         {"project_add o_proj", [&, this] { return projection(Source::plain, layer.o, frozen_[0].o); }},
         {"norm_project gate_up", [&, this] { return projection(Source::norm, layer.gate_up, frozen_[0].gate_up); }},
-        {"swiglu_project_add down_proj", [&, this] { return projection(Source::swiglu, layer.down, frozen_[0].down); }},
+        {"glu_project_add down_proj", [&, this] { return projection(Source::glu, layer.down, frozen_[0].down); }},
         {"norm_head_loss", [this] { return loss(); }},
         {"adamw", [this] { return adamw(); }},
         {"step", [this] { return step(); }},
@@ -386,7 +386,7 @@ class Bench {
   // Forward and backward of a projection.
   std::vector<std::vector<Cost>> costs_of(Source source, const Projection& p, bool needs_d_in = true) const {
     const double m = tokens(), k = static_cast<double>(p.in_features()), n = static_cast<double>(p.out_features());
-    const double in = source == Source::swiglu ? 2 * m * k : m * k, element = parts_.dtype == at::kFloat ? 4 : 2;
+    const double in = source == Source::glu ? 2 * m * k : m * k, element = parts_.dtype == at::kFloat ? 4 : 2;
     double low_rank = 0;
     for (const LowRank& update : p.updates)
       low_rank += 2 * m * static_cast<double>(update.rank()) * (k + static_cast<double>(update.b.size(0)));
@@ -427,14 +427,13 @@ class Bench {
     const auto with_update = std::make_shared<Projection>(ours);
     const auto norm = std::make_shared<Norm>(network().layers[0].input_norm);
     Case c{costs_of(source, ours), {}};
-    const Tensor in = leaf(ours.in_features() * (source == Source::swiglu ? 2 : 1)),
-                 residual = leaf(ours.out_features());
+    const Tensor in = leaf(ours.in_features() * (source == Source::glu ? 2 : 1)), residual = leaf(ours.out_features());
     const auto variant = [&](const std::string& name, const std::shared_ptr<Projection>& p) {
       Tensors leaves = source == Source::norm ? Tensors{in} : Tensors{in, residual};
       for (const Tensor& trained : ops::trained_leaves(*p)) leaves.push_back(trained);
       c.variants.push_back(differentiated(name, leaves, [=, pass = pass_]() -> Tensors {
         if (source == Source::plain) return {ops::project_add(in, *p, residual, pass)};
-        if (source == Source::swiglu) return {ops::swiglu_project_add(in, *p, residual, pass)};
+        if (source == Source::glu) return {ops::glu_project_add(in, Activation::silu, *p, residual, pass)};
         const auto [y, through] = ops::norm_project(in, *norm, *p, pass);
         return {y, through};
       }));
@@ -446,14 +445,14 @@ class Bench {
       std::vector<unfused::Linear> linears;
       for (size_t i = 0; i < ours.modules.size(); ++i) linears.push_back(linear_of(loaded, ours, i, adapters, &leaves));
       Tensors parts;  // gate and up are tensors of their own there
-      if (source == Source::swiglu) {
+      if (source == Source::glu) {
         for (int i = 0; i < 2; ++i) parts.push_back(leaf(ours.in_features()));
         leaves.erase(leaves.begin());
         leaves.insert(leaves.end(), parts.begin(), parts.end());
       }
       c.variants.push_back(differentiated(name_of(adapters), leaves, [=]() -> Tensors {
         if (source == Source::plain) return {residual + unfused::project(in, linears[0])};
-        if (source == Source::swiglu)
+        if (source == Source::glu)
           return {residual + unfused::project(unfused::mlp_input(parts[0], parts[1]), linears[0])};
         const Tensor x = unfused::rms_norm(in, norm->weight, norm->eps);
         Tensors y{in.view_as(in)};  // goes on as the residual: autograd adds its gradient up
@@ -516,7 +515,7 @@ class Bench {
       add(attention_costs());
       add(costs_of(Source::plain, layer.o));
       add(costs_of(Source::norm, layer.gate_up));
-      add(costs_of(Source::swiglu, layer.down));
+      add(costs_of(Source::glu, layer.down));
     }
     add(loss_costs());
     add({{}, {}, update_cost()});
@@ -548,8 +547,8 @@ class Bench {
         auto [qkv, through] = ops::norm_project(h, network().layers[i].input_norm, layer.qkv, {});
         if (i == 0) qkv = qkv.detach().requires_grad_(true);
         h = ops::project_add(ops::attend(qkv, heads_, rope_, positions_, sequences), layer.o, through, {});
-        const auto [gate_up, on] = ops::norm_project(h, network().layers[i].post_norm, layer.gate_up, {});
-        h = ops::swiglu_project_add(gate_up, layer.down, on, {});
+        const auto [gate_up, on] = ops::norm_project(h, network().layers[i].mlp_norm, layer.gate_up, {});
+        h = ops::glu_project_add(gate_up, Activation::silu, layer.down, on, {});
       }
       return ops::norm_head_loss(h, network().norm, network().head, batch_.labels, {});
     };
@@ -611,7 +610,7 @@ class Bench {
       const auto linear = [&](const Projection& from, const Projection& with, size_t module) {
         return linear_of(from, with, module, adapters, &leaves);
       };
-      layers->push_back({ours.input_norm.weight, ours.post_norm.weight, linear(loaded.qkv, ours.qkv, 0),
+      layers->push_back({ours.input_norm.weight, ours.mlp_norm.weight, linear(loaded.qkv, ours.qkv, 0),
                          linear(loaded.o, ours.o, 0), linear(loaded.gate_up, ours.gate_up, 0),
                          linear(loaded.gate_up, ours.gate_up, 1), linear(loaded.down, ours.down, 0)});
     }

@@ -20,6 +20,8 @@ struct Problem {
   bool x = true, s = true, kept = true;
   int64_t shared_limit = 99 * 1024, many_rows = Down().many_rows;
   double deviation = 1;  // of what x is made of
+  float gain_offset = 0;
+  bool gelu = false;
 };
 
 template <class Real>
@@ -34,15 +36,15 @@ Result<Real> reference(const Problem& p, const LowRank& low_rank, const Numbers&
   Result<Real> result;
   const int64_t columns = low_rank.columns();
   for (int64_t m = 0; m < p.m; ++m) {
-    const double* row = &in[static_cast<size_t>(p.source == Source::swiglu ? m * 2 * p.k : m * p.k)];
+    const double* row = &in[static_cast<size_t>(p.source == Source::glu ? m * 2 * p.k : m * p.k)];
     Real squares = 0;
     for (int64_t k = 0; k < p.k; ++k) squares += Real(row[k]) * Real(row[k]);
     const Real rstd = 1 / std::sqrt(squares / Real(p.k) + eps);
     if (p.source == Source::norm) result.rstd.push_back(rstd);
     for (int64_t k = 0; k < p.k; ++k) {
       Real x = Real(row[k]);
-      if (p.source == Source::norm) x = x * rstd * Real(gain[static_cast<size_t>(k)]);
-      if (p.source == Source::swiglu) x = x / (1 + std::exp(-x)) * Real(row[p.k + k]);
+      if (p.source == Source::norm) x = x * rstd * (Real(gain[static_cast<size_t>(k)]) + Real(p.gain_offset));
+      if (p.source == Source::glu) x = activation(x, p.gelu) * Real(row[p.k + k]);
       result.x.push_back(stored(x, p.dtype));
     }
   }
@@ -62,7 +64,7 @@ Result<Real> reference(const Problem& p, const LowRank& low_rank, const Numbers&
 void run(Context& c, const Problem& p) {
   const LowRank low_rank = make_low_rank(c, p.ranks, p.drop_prob, p.m, p.k);
   const int64_t columns = low_rank.columns(), padded = round_up(p.k, 8);
-  const int64_t width = p.source == Source::swiglu ? 2 * p.k : p.k;
+  const int64_t width = p.source == Source::glu ? 2 * p.k : p.k;
   Numbers numbers = c.normal(p.m * width, p.deviation);
   if (p.source == Source::norm) {  // every third row so small that eps counts
     for (size_t i = 0; i < numbers.size(); ++i)
@@ -84,6 +86,8 @@ void run(Context& c, const Problem& p) {
   d.m = p.m, d.k = p.k;
   d.in = in.data(), d.ld_in = in.ld();
   if (p.source == Source::norm) d.gain_K = gain.data(), d.eps = 1e-5f, d.rstd_M = rstd.floats();
+  d.gain_offset = p.gain_offset;
+  if (p.gelu) d.gate = kGelu;
   if (p.x) d.x = operand.data(), d.ld_x = operand.ld();
   if (columns > 0) d.a_RK = a.data(), d.ld_a = a.ld();
   if (p.s && columns > 0) d.s_MR = operand.columns(width_x, columns).data(), d.ld_s = operand.ld();
@@ -125,7 +129,7 @@ void run(Context& c, const Problem& p) {
 
 std::vector<Problem> problems() {
   std::vector<Problem> all;
-  for (const Source source : {Source::plain, Source::norm, Source::swiglu}) {
+  for (const Source source : {Source::plain, Source::norm, Source::glu}) {
     for (const Dtype dtype : {Dtype::f32, Dtype::bf16, Dtype::f16}) {
       const auto add = [&](int64_t m, int64_t k, std::vector<int64_t> ranks, double drop_prob,
                            const std::string& special = "", const std::function<void(Problem&)>& change = {}) {
@@ -159,8 +163,16 @@ std::vector<Problem> problems() {
       if (dtype != Dtype::f32)
         for (const std::vector<int64_t>& few : {std::vector<int64_t>{}, {16}, {48}})
           add(17, 264, few, 0.05, "_many", many);
-      if (source == Source::swiglu)
+      if (source == Source::glu) {
         add(17, 40, {16}, 0.05, "_large", [](Problem& p) { p.deviation = 30; });  // e^-gate overflows
+        for (const double deviation : {1.0, 30.0})
+          add(17, 72, {16}, 0.05, deviation > 1 ? "_gelu_large" : "_gelu",
+              [=](Problem& p) { p.gelu = true, p.deviation = deviation; });
+        add(17, 37, {}, 0, "_gelu_odd", [](Problem& p) { p.gelu = true, p.in_offset = 1, p.in_extra = 3; });
+      }
+      if (source == Source::norm)
+        for (const std::vector<int64_t>& few : {std::vector<int64_t>{}, {16}})
+          add(17, 72, few, 0.05, "_offset", [](Problem& p) { p.gain_offset = 1; });
       if (source != Source::norm) continue;
       // 25 tiles of 32 features: two to four for a warp, of which none, some and all stay in shared memory.
       const auto add_shared = [&](const std::vector<int64_t>& ranks, int64_t kilobytes) {

@@ -20,6 +20,8 @@ struct Problem {
   bool dx = true, low_rank_part = true, residual = true, da = true, dgain = true;
   int64_t cached_bytes = InputGrad().cached_bytes;
   double deviation = 1;  // of what x is made of
+  float gain_offset = 0;
+  bool gelu = false;
 };
 
 struct Inputs {
@@ -33,18 +35,19 @@ struct Result {
 
 template <class Real>
 Result<Real> reference(const Problem& p, const LowRank& low_rank, const Inputs& in) {
-  const int64_t columns = low_rank.columns(), width = p.source == Source::swiglu ? 2 * p.k : p.k;
+  const int64_t columns = low_rank.columns(), width = p.source == Source::glu ? 2 * p.k : p.k;
   Result<Real> result;
   if (p.source == Source::norm) result.dgain.resize(static_cast<size_t>(p.k));
   std::vector<Real> dgain(static_cast<size_t>(p.k)), da(static_cast<size_t>(columns * p.k));
   for (int64_t m = 0; m < p.m; ++m) {
     const auto input = [&](int64_t k) { return Real(in.in[static_cast<size_t>(m * width + k)]); };
+    const auto gain = [&](int64_t k) { return Real(in.gain[static_cast<size_t>(k)]) + Real(p.gain_offset); };
     const Real rstd = p.source == Source::norm ? Real(in.rstd[static_cast<size_t>(m)]) : Real(0);
     std::vector<Real> dx(static_cast<size_t>(p.k)), x(static_cast<size_t>(p.k));
     for (int64_t k = 0; k < p.k; ++k) {
       Real& x_k = x[static_cast<size_t>(k)] = input(k);
-      if (p.source == Source::norm) x_k = x_k * rstd * Real(in.gain[static_cast<size_t>(k)]);
-      if (p.source == Source::swiglu) x_k = x_k / (1 + std::exp(-x_k)) * input(p.k + k);
+      if (p.source == Source::norm) x_k = x_k * rstd * gain(k);
+      if (p.source == Source::glu) x_k = activation(x_k, p.gelu) * input(p.k + k);
       x_k = stored(x_k, p.dtype);
       if (p.dx) dx[static_cast<size_t>(k)] = Real(in.dx[static_cast<size_t>(m * p.k + k)]);
     }
@@ -59,20 +62,19 @@ Result<Real> reference(const Problem& p, const LowRank& low_rank, const Inputs& 
     });
     Real mean = 0;  // of dx gain h
     for (int64_t k = 0; k < p.k && p.source == Source::norm; ++k)
-      mean += dx[static_cast<size_t>(k)] * Real(in.gain[static_cast<size_t>(k)]) * input(k) / Real(p.k);
+      mean += dx[static_cast<size_t>(k)] * gain(k) * input(k) / Real(p.k);
     std::vector<Real> dup;
     for (int64_t k = 0; k < p.k; ++k) {
       const Real d = dx[static_cast<size_t>(k)];
       Real out = d;
       if (p.source == Source::norm) {
         dgain[static_cast<size_t>(k)] += d * input(k) * rstd;
-        out = rstd * (d * Real(in.gain[static_cast<size_t>(k)]) - input(k) * rstd * rstd * mean);
+        out = rstd * (d * gain(k) - input(k) * rstd * rstd * mean);
         if (p.residual) out += Real(in.residual[static_cast<size_t>(m * p.k + k)]);
       }
-      if (p.source == Source::swiglu) {
-        const Real gate = input(k), sigmoid = 1 / (1 + std::exp(-gate));
-        out = d * input(p.k + k) * sigmoid * (1 + gate * (1 - sigmoid));
-        dup.push_back(d * gate * sigmoid);
+      if (p.source == Source::glu) {
+        out = d * input(p.k + k) * activation_slope(input(k), p.gelu);
+        dup.push_back(d * activation(input(k), p.gelu));
       }
       result.out.push_back(stored(out, p.dtype));
     }
@@ -85,7 +87,7 @@ Result<Real> reference(const Problem& p, const LowRank& low_rank, const Inputs& 
 
 void run(Context& c, const Problem& p) {
   const LowRank low_rank = make_low_rank(c, p.ranks, p.drop_prob, p.m, p.k);
-  const int64_t columns = low_rank.columns(), width = p.source == Source::swiglu ? 2 * p.k : p.k;
+  const int64_t columns = low_rank.columns(), width = p.source == Source::glu ? 2 * p.k : p.k;
   const bool plain_source = p.source == Source::plain, norm = p.source == Source::norm;
   const auto shape = [&](int64_t cols) { return Shape{p.m, cols, cols + p.extra, 0, p.offset}; };
   const Matrix in = c.input(p.dtype, shape(width), c.normal(p.m * width, p.deviation));
@@ -123,6 +125,8 @@ void run(Context& c, const Problem& p) {
   if (p.dx && !plain_source) g.out = out.data(), g.ld_out = out.ld();
   if (p.da && columns > 0) g.da_RK = da.floats();
   if (norm && p.dgain) g.dgain_K = dgain.floats();
+  g.gain_offset = p.gain_offset;
+  if (p.gelu) g.gate = kGelu;
   g.updates = low_rank.updates;
   g.cached_bytes = p.cached_bytes;
   g.workspace = static_cast<float*>(c.memory(static_cast<size_t>(c.table().input_grad_workspace(g))));
@@ -132,7 +136,7 @@ void run(Context& c, const Problem& p) {
   const auto exact = reference<double>(p, low_rank, inputs);
   const auto plain = reference<float>(p, low_rank, inputs);
   const Dtype coarse = plain_source ? Dtype::f32 : p.dtype;
-  if (p.dx && p.source == Source::swiglu) {
+  if (p.dx && p.source == Source::glu) {
     for (const int64_t half : {0, 1}) {
       const auto part = [&](const Numbers& x) { return columns_of(x, 2 * p.k, half * p.k, (half + 1) * p.k); };
       c.expect_close(half == 0 ? "dgate" : "dup", out.columns(half * p.k, p.k), part(exact.out), part(plain.out), {});
@@ -146,7 +150,7 @@ void run(Context& c, const Problem& p) {
 
 std::vector<Problem> problems() {
   std::vector<Problem> all;
-  for (const Source source : {Source::plain, Source::norm, Source::swiglu}) {
+  for (const Source source : {Source::plain, Source::norm, Source::glu}) {
     for (const Dtype dtype : {Dtype::f32, Dtype::bf16, Dtype::f16}) {
       const auto add = [&](int64_t m, int64_t k, std::vector<int64_t> ranks, double drop_prob,
                            const std::string& special = "", const std::function<void(Problem&)>& change = {}) {
@@ -176,8 +180,16 @@ std::vector<Problem> problems() {
       add(70, 40, {16}, 0.05, "_da_alone", [](Problem& p) { p.dx = false, p.dgain = false; });
       add(17, 40, {96}, 0.05, "_dx_complete", [](Problem& p) { p.low_rank_part = false; });
       add(17, 40, {16, 16}, 0.05, "_without_da", [](Problem& p) { p.da = false; });
-      if (source == Source::swiglu)
+      if (source == Source::glu) {
         add(17, 40, {16}, 0.05, "_large", [](Problem& p) { p.deviation = 30; });  // e^-gate overflows
+        for (const double deviation : {1.0, 30.0})
+          add(17, 72, {16}, 0.05, deviation > 1 ? "_gelu_large" : "_gelu",
+              [=](Problem& p) { p.gelu = true, p.deviation = deviation; });
+        add(17, 37, {}, 0, "_gelu_odd", [&](Problem& p) { odd(p), p.gelu = true; });
+      }
+      if (source == Source::norm)
+        for (const std::vector<int64_t>& few : {std::vector<int64_t>{}, {16}})
+          add(17, 72, few, 0.05, "_offset", [](Problem& p) { p.gain_offset = 1; });
       if (source != Source::norm) continue;
       add(17, 40, {16}, 0.05, "_without_residual", [](Problem& p) { p.residual = false; });
       add(17, 129, {16}, 0.05, "_without_dgain", [](Problem& p) { p.dgain = false; });

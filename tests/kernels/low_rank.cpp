@@ -88,7 +88,7 @@ Numbers transposed(const Numbers& x, int64_t rows, int64_t cols) {
 
 std::string name_of_case(const char* kernel, Source source, Dtype dtype, int64_t m, int64_t k,
                          const std::vector<int64_t>& ranks, double drop_prob) {
-  constexpr const char* kSources[] = {"plain", "norm", "swiglu"};
+  constexpr const char* kSources[] = {"plain", "norm", "glu"};
   const std::string drop = drop_prob == 0 ? "" : drop_prob == 0.5 ? "_drop50" : "_drop5";
   return std::string(kernel) + "_" + kSources[static_cast<int>(source)] + "_" + name_of(dtype) + "_m" +
          std::to_string(m) + "_k" + std::to_string(k) + "_" + name_of_ranks(ranks) + drop;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <array>
+#include <cmath>
 
 #include "kernels/context.h"
 
@@ -41,5 +42,23 @@ std::string name_of_case(const char* kernel, Source source, Dtype dtype, int64_t
 // Columns [begin, end) of a dense matrix of `width` columns.
 Numbers columns_of(const Numbers& x, int64_t width, int64_t begin, int64_t end);
 Numbers transposed(const Numbers& x, int64_t rows, int64_t cols);
+
+// What a gate goes through, by its textbook formula, and its derivative.
+template <class Real>
+Real activation(Real x, bool gelu) {
+  if (!gelu) return x / (1 + std::exp(-x));
+  const Real root = std::sqrt(2 / std::acos(Real(-1)));
+  return x / 2 * (1 + std::tanh(root * (x + Real(0.044715) * x * x * x)));
+}
+template <class Real>
+Real activation_slope(Real x, bool gelu) {
+  if (!gelu) {
+    const Real sigmoid = 1 / (1 + std::exp(-x));
+    return sigmoid * (1 + x * (1 - sigmoid));
+  }
+  const Real root = std::sqrt(2 / std::acos(Real(-1))), bent = std::tanh(root * (x + Real(0.044715) * x * x * x));
+  return (1 + bent) / 2 + x / 2 * (1 - bent * bent) * root * (1 + 3 * Real(0.044715) * x * x);
+}
+constexpr Gate kGelu{1.59576912f, 0.0713548163f};  // of that activation
 
 }  // namespace rankfold::kernels::testing

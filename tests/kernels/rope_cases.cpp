@@ -16,6 +16,7 @@ struct Problem {
   float sign = 1;
   int64_t plain = 0;  // features at the end of a head that are not turned
   bool norm = false;
+  float gain_offset = 0;
   bool grouped = false;  // what comes in, or with sign -1 what goes out, has its heads in groups
 
   int64_t rotary() const { return d - plain; }
@@ -67,7 +68,7 @@ Numbers reference(const Problem& p, const Numerics& numbers) {
         for (int64_t i = 0; i < p.d; ++i) {
           const Real x = Real(from[n(begin + i)]);
           square += x * x;
-          z[n(i)] *= Real(gain[n(i)]);
+          z[n(i)] *= Real(gain[n(i)]) + Real(p.gain_offset);
           dot += z[n(i)] * x;
         }
         const Real rstd = 1 / std::sqrt(square / Real(p.d) + Real(kEps));
@@ -151,6 +152,7 @@ void run(Context& c, const Problem& p) {
     }
     r.q_gain_D = gains[0].data(), r.k_gain_D = gains[1].data();
     r.q_eps = r.k_eps = kEps;
+    r.gain_offset = p.gain_offset;
     if (p.sign < 0) {
       x = c.input(p.dtype, shape(width), c.normal(p.m * width));
       r.x = x.data(), r.ld_x = x.ld();
@@ -192,8 +194,9 @@ std::vector<Problem> problems() {
       all.push_back({dtype, From::one_buffer, 17, 4, 2, 64, 0, 8, sign, 0, true});
       all.push_back({dtype, From::three_buffers, 9, 3, 1, 22, 1, 3, sign, 6, true});
       all.push_back({dtype, From::one_buffer, 3, 2, 2, 16, 0, 0, sign, 16, true});
-      all.push_back({dtype, From::three_buffers, 9, 6, 2, 32, 0, 8, sign, 0, false, true});
-      all.push_back({dtype, From::three_buffers, 5, 4, 1, 10, 0, 0, sign, 2, false, true});
+      all.push_back({dtype, From::one_buffer, 9, 4, 1, 32, 0, 0, sign, 0, true, 1});
+      all.push_back({dtype, From::three_buffers, 9, 6, 2, 32, 0, 8, sign, 0, false, 0, true});
+      all.push_back({dtype, From::three_buffers, 5, 4, 1, 10, 0, 0, sign, 2, false, 0, true});
     }
   }
   return all;
@@ -209,8 +212,9 @@ std::vector<Case> rope_cases() {
                      std::string("rope_") + name_of(p.dtype) + kFrom[static_cast<int>(p.from)] + "_m" +
                          std::to_string(p.m) + "_heads" + std::to_string(p.query_heads) + "_" +
                          std::to_string(p.key_value_heads) + "_d" + std::to_string(p.d) + (p.norm ? "_norm" : "") +
-                         (p.grouped ? "_grouped" : "") + (p.plain ? "_plain" + std::to_string(p.plain) : "") +
-                         (p.offset ? "_odd_base" : "") + (p.extra ? "_pitched" : "") + (p.sign < 0 ? "_back" : ""),
+                         (p.gain_offset > 0 ? "_offset" : "") + (p.grouped ? "_grouped" : "") +
+                         (p.plain ? "_plain" + std::to_string(p.plain) : "") + (p.offset ? "_odd_base" : "") +
+                         (p.extra ? "_pitched" : "") + (p.sign < 0 ? "_back" : ""),
                      [p](Context& c) { run(c, p); }});
   }
   return cases;

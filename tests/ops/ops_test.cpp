@@ -118,9 +118,16 @@ void add_leaves(Tensors& leaves, const Projection& p) {
   for (const LowRank& u : p.updates) leaves.insert(leaves.end(), {u.a, u.b});
 }
 
-enum class Kind { kNorm, kPlain, kSwiglu, kLoss };
+enum class Kind { kNorm, kPlain, kGlu, kLoss };
 
-Case projection_case(const std::string& name, Kind kind, Shape shape, bool full) {
+// What Gemma has and LLaMA has not.
+struct Traits {
+  bool residual = true;
+  double gain_offset = 0, soft_cap = 0;
+  Activation activation = Activation::silu;
+};
+
+Case projection_case(const std::string& name, Kind kind, Shape shape, bool full, Traits traits = {}) {
   return {
       name, [=](at::ScalarType dtype) {
         const Layout layout = make_layout(shape.lengths);
@@ -129,22 +136,25 @@ Case projection_case(const std::string& name, Kind kind, Shape shape, bool full)
         round_all(exact);
         auto projection = std::make_shared<Projection>(cast(exact, dtype));
         auto norm = std::make_shared<Norm>();
-        const at::Tensor gain = (random({shape.k}, 0.2) + 1).to(at::kBFloat16).to(at::kDouble);
+        const at::Tensor gain = (random({shape.k}, 0.2) + 1 - traits.gain_offset).to(at::kBFloat16).to(at::kDouble);
+        norm->gain_offset = traits.gain_offset;
         norm->weight = gain.to(test_device, dtype);
         if (full) norm->master = leaf_of(gain, dtype);
         const Pass pass = make_pass(layout, shape.dropout);
-        const at::Tensor x = input({t, kind == Kind::kSwiglu ? 2 * shape.k : shape.k}, dtype);
-        const at::Tensor residual = input({t, projection->out_features()}, dtype);
+        const at::Tensor x = input({t, kind == Kind::kGlu ? 2 * shape.k : shape.k}, dtype);
+        const at::Tensor residual = traits.residual ? input({t, projection->out_features()}, dtype) : at::Tensor();
+        const auto add = [residual](const at::Tensor& y) { return residual.defined() ? residual + y : y; };
         const at::Tensor labels = at::randint(-2, projection->out_features(), {t}, at::kLong).clamp_min(-1) * 1;
         const at::Tensor marked = labels.masked_fill(labels.eq(-1), -100);
         Problem p;
         p.leaves = {x};
         const bool normed = kind == Kind::kNorm || kind == Kind::kLoss;
-        if (!normed) p.leaves.push_back(residual);
+        if (!normed && residual.defined()) p.leaves.push_back(residual);
         if (full && normed) p.leaves.push_back(norm->master);
         add_leaves(p.leaves, *projection);
         const auto gain_of = [norm] {
-          return norm->master.defined() ? norm->master.to(norm->weight.scalar_type()) : norm->weight;
+          return (norm->master.defined() ? norm->master.to(norm->weight.scalar_type()) : norm->weight) +
+                 norm->gain_offset;
         };
         switch (kind) {
           case Kind::kNorm:
@@ -159,26 +169,50 @@ Case projection_case(const std::string& name, Kind kind, Shape shape, bool full)
             break;
           case Kind::kPlain:
             p.run = [=]() -> Tensors { return {ops::project_add(x, *projection, residual, pass)}; };
-            p.reference = [=]() -> Tensors { return {residual + ops::reference::project(x, *projection, pass)}; };
+            p.reference = [=]() -> Tensors { return {add(ops::reference::project(x, *projection, pass))}; };
             break;
-          case Kind::kSwiglu:
-            p.run = [=]() -> Tensors { return {ops::swiglu_project_add(x, *projection, residual, pass)}; };
+          case Kind::kGlu:
+            p.run = [=]() -> Tensors {
+              return {ops::glu_project_add(x, traits.activation, *projection, residual, pass)};
+            };
             p.reference = [=]() -> Tensors {
-              return {residual + ops::reference::project(ops::reference::swiglu(x), *projection, pass)};
+              return {add(ops::reference::project(ops::reference::glu(x, traits.activation), *projection, pass))};
             };
             break;
           case Kind::kLoss:
-            p.run = [=]() -> Tensors { return {ops::norm_head_loss(x, *norm, *projection, marked, pass) / 300}; };
+            p.run = [=]() -> Tensors {
+              return {ops::norm_head_loss(x, *norm, *projection, marked, pass, traits.soft_cap) / 300};
+            };
             p.reference = [=]() -> Tensors {
-              return {ops::reference::cross_entropy(
-                          ops::reference::project(ops::reference::rms_norm(x, gain_of(), norm->eps), *projection, pass),
-                          marked.to(test_device)) /
+              const at::Tensor z =
+                  ops::reference::project(ops::reference::rms_norm(x, gain_of(), norm->eps), *projection, pass);
+              return {ops::reference::cross_entropy(ops::reference::cap(z, traits.soft_cap), marked.to(test_device)) /
                       300};
             };
             break;
         }
         return p;
       }};
+}
+
+Case norm_add_case(const std::string& name, int64_t tokens, int64_t k, double gain_offset, bool trains) {
+  return {name, [=](at::ScalarType dtype) {
+            const at::Tensor y = input({tokens, k}, dtype), residual = input({tokens, k}, dtype);
+            const at::Tensor gain = (random({k}, 0.2) + 1 - gain_offset).to(at::kBFloat16).to(at::kDouble);
+            const auto norm = std::make_shared<Norm>();
+            norm->gain_offset = gain_offset;
+            norm->weight = gain.to(test_device, dtype);
+            if (trains) norm->master = leaf_of(gain, dtype);
+            Problem p;
+            p.leaves = {y, residual};
+            if (trains) p.leaves.push_back(norm->master);
+            p.run = [=]() -> Tensors { return {ops::norm_add(y, *norm, residual, norm)}; };
+            p.reference = [=]() -> Tensors {
+              const at::Tensor g = (trains ? norm->master.to(dtype) : norm->weight) + gain_offset;
+              return {residual + ops::reference::rms_norm(y, g, norm->eps)};
+            };
+            return p;
+          }};
 }
 
 enum class HeadNorms { none, frozen, trained };
@@ -241,22 +275,40 @@ TEST(Ops, NormProject) {
   check_case(projection_case("more than a tile", Kind::kNorm, {{130}, 1030, 36, {777, 515}, 0.1}, false));
   check_case(projection_case("frozen", Kind::kNorm, {{6}, 24, 0, {24}}, false));
   check_case(projection_case("full", Kind::kNorm, {{66, 6}, 24, 0, {24, 12}}, true));
+  check_case(projection_case("1 + weight", Kind::kNorm, {{66, 6}, 24, 4, {24, 12}, 0.1}, false, {.gain_offset = 1}));
+  check_case(projection_case("full, 1 + weight", Kind::kNorm, {{66, 6}, 24, 0, {24, 12}}, true, {.gain_offset = 1}));
+}
+TEST(Ops, NormAdd) {
+  check_case(norm_add_case("frozen", 70, 24, 0, false));
+  check_case(norm_add_case("trains", 70, 24, 0, true));
+  check_case(norm_add_case("1 + weight, odd size", 3, 37, 1, false));
+  check_case(norm_add_case("1 + weight, trains", 130, 40, 1, true));
 }
 TEST(Ops, ProjectAdd) {
   check_case(projection_case("one module", Kind::kPlain, {{5, 1, 9}, 48, 4, {32}, 0.1}, false));
   check_case(projection_case("frozen", Kind::kPlain, {{4}, 17, 0, {19}}, false));
   check_case(projection_case("full", Kind::kPlain, {{4, 4}, 17, 0, {19}}, true));
+  check_case(projection_case("alone", Kind::kPlain, {{5, 9}, 48, 4, {32}, 0.1}, false, {.residual = false}));
+  check_case(projection_case("full, alone", Kind::kPlain, {{4, 4}, 17, 0, {19}}, true, {.residual = false}));
 }
-TEST(Ops, SwigluProjectAdd) {
-  check_case(projection_case("one module", Kind::kSwiglu, {{5, 12}, 56, 8, {32}, 0.1}, false));
-  check_case(projection_case("frozen", Kind::kSwiglu, {{4}, 17, 0, {19}}, false));
-  check_case(projection_case("full", Kind::kSwiglu, {{4, 4}, 17, 0, {19}}, true));
+TEST(Ops, GluProjectAdd) {
+  check_case(projection_case("one module", Kind::kGlu, {{5, 12}, 56, 8, {32}, 0.1}, false));
+  check_case(projection_case("frozen", Kind::kGlu, {{4}, 17, 0, {19}}, false));
+  check_case(projection_case("full", Kind::kGlu, {{4, 4}, 17, 0, {19}}, true));
+  const Traits gelu{.activation = Activation::gelu_tanh};
+  check_case(projection_case("GELU", Kind::kGlu, {{5, 12}, 56, 8, {32}, 0.1}, false, gelu));
+  check_case(projection_case("GELU, full", Kind::kGlu, {{4, 4}, 17, 0, {19}}, true, gelu));
+  check_case(projection_case("GELU, alone", Kind::kGlu, {{4, 4}, 17, 4, {19}}, false,
+                             {.residual = false, .activation = Activation::gelu_tanh}));
 }
 TEST(Ops, NormHeadLoss) {
   check_case(projection_case("frozen head", Kind::kLoss, {{30, 9}, 24, 0, {67}}, false));
   check_case(projection_case("more than a chunk", Kind::kLoss, {{300, 9}, 24, 0, {33}}, false));
   check_case(projection_case("adapted head, dropout", Kind::kLoss, {{20, 9}, 24, 4, {67}, 0.2}, false));
   check_case(projection_case("full", Kind::kLoss, {{280}, 16, 0, {29}}, true));
+  const Traits capped{.gain_offset = 1, .soft_cap = 1.5};
+  check_case(projection_case("capped", Kind::kLoss, {{300, 9}, 24, 4, {67}}, false, capped));
+  check_case(projection_case("full, capped", Kind::kLoss, {{280}, 16, 0, {29}}, true, capped));
 }
 TEST(Ops, Attend) {
   check_case(attention_case("heads", {7, 1, 33}, Heads{4, 4, 8}));

@@ -6,59 +6,76 @@ namespace rankfold::cpu {
 namespace {
 
 template <class T>
-void rms_norm(const T* x, const T* g, double eps, int64_t m, int64_t k, T* y, Sum<T>* rstd_m) {
+void rms_norm(const T* x, const T* g, double offset, double eps, int64_t m, int64_t k, T* y, Sum<T>* rstd_m) {
+  const Sum<T> more = static_cast<Sum<T>>(offset);
   for (int64_t i = 0; i < m; ++i, x += k, y += k) {
     Sum<T> sum = 0;
 #pragma omp simd reduction(+ : sum)
     for (int64_t j = 0; j < k; ++j) sum += load(x[j]) * load(x[j]);
     const Sum<T> rstd = 1 / square_root(sum / static_cast<Sum<T>>(k) + static_cast<Sum<T>>(eps));
     rstd_m[i] = rstd;
-    store_each(y, k, [&](int64_t j) { return load(x[j]) * rstd * load(g[j]); });
+    store_each(y, k, [&](int64_t j) { return load(x[j]) * rstd * (load(g[j]) + more); });
   }
 }
 
 template <class T>
-void rms_norm_backward(const T* dy, const T* x, const T* g, const Sum<T>* rstd_m, const T* residual, int64_t m,
-                       int64_t k, T* dx, Sum<T>* dg) {
+void rms_norm_backward(const T* dy, const T* x, const T* g, double offset, const Sum<T>* rstd_m, const T* residual,
+                       int64_t m, int64_t k, T* dx, Sum<T>* dg) {
+  const Sum<T> more = static_cast<Sum<T>>(offset);
   for (int64_t i = 0; i < m; ++i, dy += k, x += k, dx += k) {
     Sum<T> rstd = rstd_m[i], dot = 0;
 #pragma omp simd reduction(+ : dot)
-    for (int64_t j = 0; j < k; ++j) dot += load(dy[j]) * load(g[j]) * load(x[j]);
+    for (int64_t j = 0; j < k; ++j) dot += load(dy[j]) * (load(g[j]) + more) * load(x[j]);
     const Sum<T> c = dot * rstd * rstd * rstd / static_cast<Sum<T>>(k);
     if (dg) {
 #pragma omp simd
       for (int64_t j = 0; j < k; ++j) dg[j] += load(dy[j]) * load(x[j]) * rstd;
     }
     if (residual) {
-      store_each(dx, k,
-                 [&](int64_t j) { return load(residual[j]) + (load(dy[j]) * load(g[j]) * rstd - load(x[j]) * c); });
+      store_each(dx, k, [&](int64_t j) {
+        return load(residual[j]) + (load(dy[j]) * (load(g[j]) + more) * rstd - load(x[j]) * c);
+      });
       residual += k;
     } else {
-      store_each(dx, k, [&](int64_t j) { return load(dy[j]) * load(g[j]) * rstd - load(x[j]) * c; });
+      store_each(dx, k, [&](int64_t j) { return load(dy[j]) * (load(g[j]) + more) * rstd - load(x[j]) * c; });
     }
   }
 }
 
+// A gate in the type of the sums.
 template <class T>
-void swiglu(const T* gate_up, int64_t m, int64_t k, T* y) {
+struct GateOf {
+  Sum<T> linear, cubic;
+  explicit GateOf(const Gate& gate)
+      : linear(static_cast<Sum<T>>(gate.linear)), cubic(static_cast<Sum<T>>(gate.cubic)) {}
+  // The square of x, bounded so that zero times it is zero: what the sigmoid makes of the bound is 0 or 1.
+  static Sum<T> bounded_square(Sum<T> x) { return x * x < Sum<T>(1e10) ? x * x : Sum<T>(1e10); }
+  Sum<T> sigmoid(Sum<T> x) const { return 1 / (1 + exponential(-x * (linear + cubic * bounded_square(x)))); }
+  Sum<T> slope(Sum<T> x) const { return linear + 3 * cubic * bounded_square(x); }  // of what the sigmoid is made of
+};
+
+template <class T>
+void glu(const T* gate_up, const Gate& gate, int64_t m, int64_t k, T* y) {
+  const GateOf<T> act(gate);
   for (int64_t i = 0; i < m; ++i, gate_up += 2 * k, y += k) {
     const T* up = gate_up + k;
     store_each(y, k, [&](int64_t j) {
       const Sum<T> a = load(gate_up[j]);
-      return a / (1 + exponential(-a)) * load(up[j]);
+      return a * act.sigmoid(a) * load(up[j]);
     });
   }
 }
 
 template <class T>
-void swiglu_backward(const T* dy, const T* gate_up, int64_t m, int64_t k, T* dgate_up) {
+void glu_backward(const T* dy, const T* gate_up, const Gate& gate, int64_t m, int64_t k, T* dgate_up) {
+  const GateOf<T> act(gate);
   for (int64_t i = 0; i < m; ++i, dy += k, gate_up += 2 * k, dgate_up += 2 * k) {
     const T* up = gate_up + k;
     T* dup = dgate_up + k;
     const auto gradient = [&](int64_t j, auto& d_gate, auto& d_up) {
       const Sum<T> a = load(gate_up[j]), d = load(dy[j]);
-      const Sum<T> sigmoid = 1 / (1 + exponential(-a));
-      d_gate = d * load(up[j]) * sigmoid * (1 + a * (1 - sigmoid));
+      const Sum<T> sigmoid = act.sigmoid(a);
+      d_gate = d * load(up[j]) * sigmoid * (1 + a * (1 - sigmoid) * act.slope(a));
       d_up = d * a * sigmoid;
     };
     int64_t begin = 0;
@@ -115,8 +132,11 @@ void dropout(const T* x, const DropoutCounters& c, int64_t m, int64_t k, T* y) {
 }
 
 template <class T>
-void cross_entropy(T* x, const int64_t* label, int64_t m, int64_t v, bool gradient, double* loss) {
+void cross_entropy(T* x, const int64_t* label, int64_t m, int64_t v, double soft_cap, bool gradient, double* loss) {
+  const Sum<T> cap = static_cast<Sum<T>>(soft_cap), inverse_cap = soft_cap > 0 ? 1 / cap : 0;
   for (int64_t i = 0; i < m; ++i, x += v) {
+    if (soft_cap > 0)
+      store_each(x, v, [&](int64_t j) { return cap * (1 - 2 / (exponential(2 * load(x[j]) * inverse_cap) + 1)); });
     Sum<T> largest = load(x[0]), sum = 0;
 #pragma omp simd reduction(max : largest)
     for (int64_t j = 0; j < v; ++j) largest = load(x[j]) > largest ? load(x[j]) : largest;
@@ -125,9 +145,13 @@ void cross_entropy(T* x, const int64_t* label, int64_t m, int64_t v, bool gradie
     loss[i] = ::log(static_cast<double>(sum)) + static_cast<double>(largest) - static_cast<double>(load(x[label[i]]));
     if (!gradient) continue;
     const Sum<T> inverse = 1 / sum;
-    const Sum<T> at_label = exponential(load(x[label[i]]) - largest) * inverse;
-    store_each(x, v, [&](int64_t j) { return exponential(load(x[j]) - largest) * inverse; });
-    store(x[label[i]], at_label - 1);
+    const auto slope = [&](int64_t j) {
+      const Sum<T> bent = cap > 0 ? load(x[j]) * inverse_cap : 0;
+      return 1 - bent * bent;
+    };
+    const Sum<T> at_label = (exponential(load(x[label[i]]) - largest) * inverse - 1) * slope(label[i]);
+    store_each(x, v, [&](int64_t j) { return exponential(load(x[j]) - largest) * inverse * slope(j); });
+    store(x[label[i]], at_label);
   }
 }
 
@@ -135,8 +159,8 @@ template <class T>
 constexpr LoopTable<T> table() {
   return {.rms_norm = rms_norm<T>,
           .rms_norm_backward = rms_norm_backward<T>,
-          .swiglu = swiglu<T>,
-          .swiglu_backward = swiglu_backward<T>,
+          .glu = glu<T>,
+          .glu_backward = glu_backward<T>,
           .rope = rope<T>,
           .add = add<T>,
           .dropout = dropout<T>,

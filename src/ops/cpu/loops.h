@@ -57,17 +57,22 @@ struct AttentionGradient {
 
 constexpr int64_t kLowRankColumns = 512;
 
+// act(x) = x * sigmoid(linear * x + cubic * x^3): SiLU, or GELU in its tanh form.
+struct Gate {
+  double linear = 1, cubic = 0;
+};
+
 template <class T>
 struct LoopTable {
   using Sum = typename SumOf<T>::type;
-  // y = x * rsqrt(mean(x^2) + eps) * g; rstd_M kept.
-  void (*rms_norm)(const T* x_MK, const T* g_K, double eps, int64_t m, int64_t k, T* y_MK, Sum* rstd_M);
-  // dx = residual + rstd * (dy g - x rstd^2 mean(dy g x)); dg_K += dy x rstd where dg is not null.
-  void (*rms_norm_backward)(const T* dy_MK, const T* x_MK, const T* g_K, const Sum* rstd_M, const T* residual_MK,
-                            int64_t m, int64_t k, T* dx_MK, Sum* dg_K);
-  // y = silu(gate) * up, gate and up side by side in a row of 2 K.
-  void (*swiglu)(const T* gate_up, int64_t m, int64_t k, T* y_MK);
-  void (*swiglu_backward)(const T* dy_MK, const T* gate_up, int64_t m, int64_t k, T* dgate_up);
+  // y = x * rsqrt(mean(x^2) + eps) * (g + offset); rstd_M kept.
+  void (*rms_norm)(const T* x_MK, const T* g_K, double offset, double eps, int64_t m, int64_t k, T* y_MK, Sum* rstd_M);
+  // dx = residual + rstd * (dy g - x rstd^2 mean(dy g x)), g with its offset; dg_K += dy x rstd where dg is not null.
+  void (*rms_norm_backward)(const T* dy_MK, const T* x_MK, const T* g_K, double offset, const Sum* rstd_M,
+                            const T* residual_MK, int64_t m, int64_t k, T* dx_MK, Sum* dg_K);
+  // y = act(gate) * up, gate and up side by side in a row of 2 K.
+  void (*glu)(const T* gate_up, const Gate& act, int64_t m, int64_t k, T* y_MK);
+  void (*glu_backward)(const T* dy_MK, const T* gate_up, const Gate& act, int64_t m, int64_t k, T* dgate_up);
   // y [M, (heads + plain) D] = x with pairs (i, i + rotary / 2) of the first `rotary` features of the first `heads` heads
   // turned, the rest and the `plain` heads after them as they are; y may be x where the pitches agree. cos, sin
   // [lines, rotary / 2]; sign -1 turns back.
@@ -76,8 +81,10 @@ struct LoopTable {
   void (*add)(const T* x, int64_t count, T* y);  // y += x
   // y = mask * scale * x
   void (*dropout)(const T* x_MK, const DropoutCounters& c, int64_t m, int64_t k, T* y_MK);
-  // loss_M = logsumexp(x) - x[label]; x becomes softmax(x) - onehot(label) where `gradient`.
-  void (*cross_entropy)(T* x_MV, const int64_t* label_M, int64_t m, int64_t v, bool gradient, double* loss_M);
+  // loss_M = logsumexp(z) - z[label] with z = soft_cap * tanh(x / soft_cap), x itself where soft_cap is 0. x becomes the
+  // gradient where that is wanted, (softmax(z) - onehot(label)) * dz / dx; otherwise it is used up.
+  void (*cross_entropy)(T* x_MV, const int64_t* label_M, int64_t m, int64_t v, double soft_cap, bool gradient,
+                        double* loss_M);
 
   // Bytes of scratch that attention (or its backward) needs for sequences up to `length`.
   int64_t (*attention_scratch)(int64_t length, int64_t size, bool backward);
