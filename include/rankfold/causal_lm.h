@@ -11,6 +11,7 @@
 #include <filesystem>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -50,9 +51,13 @@ struct ModelConfig {
   int64_t max_position_embeddings = 0;  // 0: not said
   double rms_norm_eps = 1e-6;
   RopeParameters rope;
-  bool uses_alibi = false;     // slopes in place of rotary positions (Baichuan-13B)
-  bool has_norm_head = false;  // rows of the head are divided by their norms (Baichuan 2)
-  bool has_qk_norm = false;    // queries and keys are normalised by head (Qwen3)
+  std::optional<RopeParameters> local_rope = {};  // of layers with a window, where they have their own (Gemma 3)
+  double query_pre_attn_scalar = 0;               // scores are divided by its root; 0: by that of head_dim
+  double attn_logit_softcapping = 0;              // a score s becomes c * tanh(s / c); 0: it stays
+  double final_logit_softcapping = 0;             // likewise a logit
+  bool uses_alibi = false;                        // slopes in place of rotary positions (Baichuan-13B)
+  bool has_norm_head = false;                     // rows of the head are divided by their norms (Baichuan 2)
+  bool has_qk_norm = false;                       // queries and keys are normalised by head (Qwen3)
   bool qkv_bias = false, o_bias = false, mlp_bias = false;
   std::vector<int64_t> windows = {};  // for each layer: tokens that a token sees, itself the last; 0: all before it
   bool tie_word_embeddings = false;

@@ -104,7 +104,7 @@ at::Tensor attend_cached(const at::Tensor& qkv, Layer& layer, const Angles& angl
       at::Tensor scores = at::matmul(q.to(at::kFloat), keys.narrow(1, left, seen).transpose(1, 2));
       scores = decoding_scores(scores.view({heads.key_value, group, added, seen}), spec, before, left)
                    .view({heads.key_value, group * added, seen});
-      const double scale = spec.soft_cap > 0 || spec.slopes.defined() ? 1 : spec.scale;
+      const double scale = spec.has_plain_scores() ? spec.scale : 1;
       const at::Tensor weights = (scores - scores.amax(-1, true)).mul_(scale).exp_();
       const at::Tensor context = at::matmul(weights.to(qkv.scalar_type()).to(at::kFloat), values.narrow(1, left, seen))
                                      .div_(weights.sum(-1, true));
@@ -118,6 +118,11 @@ at::Tensor attend_cached(const at::Tensor& qkv, Layer& layer, const Angles& angl
 
 }  // namespace
 
+bool Decoder::turns_anew(int64_t before, int64_t after) const {
+  return std::any_of(ropes_.begin(), ropes_.end(),
+                     [&](const RopeTable& table) { return table.turns_anew(before, after); });
+}
+
 at::Tensor Decoder::next_logits(const Batch& batch, KvCache& cache) {
   at::NoGradGuard no_grad;
   int64_t longest = 0;
@@ -125,7 +130,7 @@ at::Tensor Decoder::next_logits(const Batch& batch, KvCache& cache) {
   for (int64_t b = 0; b < batch.rows(); ++b) {
     const int64_t after = cache.lengths[b] + batch.offsets[b + 1] - batch.offsets[b];
     longest = std::max(longest, after);
-    any_anew = any_anew || rope_.turns_anew(cache.lengths[b], after);
+    any_anew = any_anew || turns_anew(cache.lengths[b], after);
   }
   cache.reserve(longest);
   if (!any_anew) return append(batch, cache);
@@ -135,7 +140,7 @@ at::Tensor Decoder::next_logits(const Batch& batch, KvCache& cache) {
     const int64_t begin = batch.offsets[b], end = batch.offsets[b + 1];
     KvCache row = cache.row(b);
     std::vector<int32_t> ids;
-    const bool is_anew = rope_.turns_anew(row.lengths[0], row.lengths[0] + end - begin);
+    const bool is_anew = turns_anew(row.lengths[0], row.lengths[0] + end - begin);
     if (is_anew) ids.swap(row.tokens[0]), row.lengths[0] = 0;
     for (int64_t t = begin; t < end; ++t) ids.push_back(static_cast<int32_t>(batch.tokens[t].item<int64_t>()));
     Batch part = make_batch({{&ids, nullptr}});
@@ -148,10 +153,10 @@ at::Tensor Decoder::next_logits(const Batch& batch, KvCache& cache) {
 
 at::Tensor Decoder::append(const Batch& batch, KvCache& cache) {
   const Pass pass = pass_of(batch);
-  const Angles angles = rope_.of(batch.positions, batch.offsets);
+  const std::vector<Angles> angles = angles_of(batch);
   const Sequences sequences(batch.offsets, device_);
   const auto attend = [&](const at::Tensor& qkv, Layer& layer, size_t number) {
-    return attend_cached(qkv, layer, angles, sequences, cache, number);
+    return attend_cached(qkv, layer, angles.at(layer.rope_table), sequences, cache, number);
   };
   const at::Tensor h = hidden(batch, pass, attend, Checkpointing::none);
   std::vector<int64_t> last;
@@ -162,7 +167,7 @@ at::Tensor Decoder::append(const Batch& batch, KvCache& cache) {
       cache.tokens[b].push_back(static_cast<int32_t>(batch.tokens.const_data_ptr<int64_t>()[t]));
   }
   const at::Tensor ends = h.index_select(0, on_device(at::tensor(last)));
-  return ops::norm_project(ends, network_->norm, network_->head, pass).first;
+  return head_logits(ends, pass);
 }
 
 }  // namespace rankfold

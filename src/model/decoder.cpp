@@ -31,9 +31,28 @@ at::Tensor Decoder::embed(const Batch& batch) {
   RANKFOLD_CHECK(smallest >= 0 && largest < config_.vocab_size, "token id ", smallest < 0 ? smallest : largest,
                  " is outside the ", config_.vocab_size, " rows of the embedding");
   const at::Tensor tokens = on_device(batch.tokens);
-  if (network_->embedding_master.defined()) return at::embedding(network_->embedding_master, tokens).to(dtype_);
-  return ops::embed(network_->embedding, tokens);
+  const at::Tensor h = network_->embedding_master.defined()
+                           ? at::embedding(network_->embedding_master, tokens).to(dtype_)
+                           : ops::embed(network_->embedding, tokens);
+  return network_->embedding_scale == 1 ? h : h * network_->embedding_scale;
 }
+
+std::vector<Angles> Decoder::angles_of(const Batch& batch) {
+  std::vector<Angles> angles;
+  for (RopeTable& table : ropes_) angles.push_back(table.of(batch.positions, batch.offsets));
+  return angles;
+}
+
+namespace {
+
+// residual + what a sub-layer gives, which some families normalise before; project(r) adds r where it is defined.
+template <class Project>
+at::Tensor add_to(const at::Tensor& residual, Norm& out_norm, const Pass& pass, Project&& project) {
+  if (!out_norm.weight.defined()) return project(residual);
+  return ops::norm_add(project(at::Tensor()), out_norm, residual, pass.owner);
+}
+
+}  // namespace
 
 at::Tensor Decoder::hidden(const Batch& batch, const Pass& pass, const Attend& attend, Checkpointing checkpointing) {
   at::Tensor h = embed(batch);
@@ -41,11 +60,15 @@ at::Tensor Decoder::hidden(const Batch& batch, const Pass& pass, const Attend& a
     // What backward runs again holds its own copies; `pass` owns the layer.
     const auto attention = [layer = &network_->layers[i], pass, attend, i](const at::Tensor& x) {
       const auto [qkv, residual] = ops::norm_project(x, layer->input_norm, layer->qkv, pass);
-      return ops::project_add(attend(qkv, *layer, i), layer->o, residual, pass);
+      const at::Tensor context = attend(qkv, *layer, i);
+      return add_to(residual, layer->attention_out_norm, pass,
+                    [&](const at::Tensor& r) { return ops::project_add(context, layer->o, r, pass); });
     };
     const auto mlp = [layer = &network_->layers[i], pass](const at::Tensor& x) {
       const auto [gate_up, residual] = ops::norm_project(x, layer->mlp_norm, layer->gate_up, pass);
-      return ops::glu_project_add(gate_up, Activation::silu, layer->down, residual, pass);
+      return add_to(residual, layer->mlp_out_norm, pass, [&, gate_up = gate_up](const at::Tensor& r) {
+        return ops::glu_project_add(gate_up, layer->activation, layer->down, r, pass);
+      });
     };
     if (checkpointing == Checkpointing::full) {
       h = ops::recompute(h, [=](const at::Tensor& x) { return mlp(attention(x)); });
@@ -59,8 +82,9 @@ at::Tensor Decoder::hidden(const Batch& batch, const Pass& pass, const Attend& a
 
 at::Tensor Decoder::hidden(const Batch& batch, const Pass& pass, Checkpointing checkpointing) {
   const Sequences sequences(batch.offsets, device_);
-  const auto attend = [sequences, angles = rope_.of(batch.positions, batch.offsets), owner = pass.owner](
-                          const at::Tensor& qkv, Layer& layer, size_t) {
+  const auto attend = [sequences, all_angles = angles_of(batch), owner = pass.owner](const at::Tensor& qkv,
+                                                                                     Layer& layer, size_t) {
+    const Angles& angles = all_angles.at(layer.rope_table);
     return ops::attend(qkv, layer.attention, angles.rope, angles.lines, sequences, layer.qk_norms(), owner);
   };
   return hidden(batch, pass, attend, checkpointing);
@@ -68,12 +92,19 @@ at::Tensor Decoder::hidden(const Batch& batch, const Pass& pass, Checkpointing c
 
 at::Tensor Decoder::loss(const Batch& batch, Checkpointing checkpointing) {
   const Pass pass = pass_of(batch);
-  return ops::norm_head_loss(hidden(batch, pass, checkpointing), network_->norm, network_->head, batch.labels, pass);
+  return ops::norm_head_loss(hidden(batch, pass, checkpointing), network_->norm, network_->head, batch.labels, pass,
+                             network_->logit_soft_cap);
 }
 
 at::Tensor Decoder::logits(const Batch& batch) {
   const Pass pass = pass_of(batch);
-  return ops::norm_project(hidden(batch, pass, Checkpointing::none), network_->norm, network_->head, pass).first;
+  return head_logits(hidden(batch, pass, Checkpointing::none), pass);
+}
+
+at::Tensor Decoder::head_logits(const at::Tensor& h, const Pass& pass) {
+  const at::Tensor logits = ops::norm_project(h, network_->norm, network_->head, pass).first;
+  const double cap = network_->logit_soft_cap;
+  return cap > 0 ? (logits / cap).tanh() * cap : logits;
 }
 
 }  // namespace rankfold

@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <vector>
 
 namespace rankfold {
 
@@ -25,7 +26,10 @@ struct Dropout {
 class Decoder {
  public:
   Decoder(const ModelConfig& config, at::ScalarType dtype, at::Device device)
-      : config_(config), dtype_(dtype), device_(device), rope_(config.rope, rotary_features(config), device) {}
+      : config_(config), dtype_(dtype), device_(device) {
+    ropes_.emplace_back(config.rope, rotary_features(config), device);
+    if (config.local_rope) ropes_.emplace_back(*config.local_rope, rotary_features(config), device);
+  }
 
   // The graph of a result owns the network that it was computed by.
   void use(std::shared_ptr<Network> network, const Dropout& dropout) {
@@ -43,18 +47,21 @@ class Decoder {
   using Attend = std::function<at::Tensor(const at::Tensor& qkv, Layer& layer, size_t number)>;
 
   at::Tensor embed(const Batch& batch);
+  bool turns_anew(int64_t before, int64_t after) const;   // RopeTable's, of any table
   at::Tensor append(const Batch& batch, KvCache& cache);  // next_logits, where the cache has room and keys stay
   at::Tensor on_device(const at::Tensor& x) const { return x.to(device_, /*non_blocking=*/true); }
   // The layers, with attend(qkv, layer, its number) in the middle of each.
   at::Tensor hidden(const Batch& batch, const Pass& pass, const Attend& attend, Checkpointing checkpointing);
   at::Tensor hidden(const Batch& batch, const Pass& pass, Checkpointing checkpointing);
+  at::Tensor head_logits(const at::Tensor& h, const Pass& pass);  // of the last layer's output
+  std::vector<Angles> angles_of(const Batch& batch);              // by table of rope
   Pass pass_of(const Batch& batch) const;
   const ModelConfig& config_;
   at::ScalarType dtype_;
   at::Device device_;
   std::shared_ptr<Network> network_;
   Dropout dropout_;
-  RopeTable rope_;
+  std::vector<RopeTable> ropes_;  // Layer::rope_table says whose
 };
 
 }  // namespace rankfold

@@ -122,6 +122,10 @@ Norm& norm_of(Network& network, const TensorSpec& spec) {
       return layer.q_norm;
     case Role::k_norm:
       return layer.k_norm;
+    case Role::attention_out_norm:
+      return layer.attention_out_norm;
+    case Role::mlp_out_norm:
+      return layer.mlp_out_norm;
     default:
       return layer.mlp_norm;
   }
@@ -149,6 +153,8 @@ AttentionSpec attention_of(const ModelConfig& config, size_t layer, const at::Te
   spec.rotary = rotary_features(config);
   spec.is_grouped = find_architecture(config.architecture).groups_qkv;
   spec.slopes = slopes;
+  if (config.query_pre_attn_scalar > 0) spec.scale = 1 / std::sqrt(config.query_pre_attn_scalar);
+  spec.soft_cap = config.attn_logit_softcapping;
   if (!config.windows.empty()) spec.window = config.windows.at(layer);
   return spec;
 }
@@ -171,9 +177,20 @@ Network load_network(const ModelFolder& folder, const ModelConfig& config, at::S
   Network network;
   network.layers.resize(static_cast<size_t>(config.num_hidden_layers));
   network.is_tied = config.tie_word_embeddings;
+  const Architecture& family = find_architecture(config.architecture);
+  // As transformers rounds it.
+  if (family.scales_embedding)
+    network.embedding_scale =
+        at::scalar_tensor(std::sqrt(static_cast<double>(config.hidden_size)), at::kFloat).to(dtype).item<double>();
+  network.logit_soft_cap = config.final_logit_softcapping;
   const at::Tensor slopes = config.uses_alibi ? at::tensor(alibi_slopes(config.num_attention_heads)) : at::Tensor();
-  for (size_t i = 0; i < network.layers.size(); ++i) network.layers[i].attention = attention_of(config, i, slopes);
-  const std::string head = find_architecture(config.architecture).head;
+  for (size_t i = 0; i < network.layers.size(); ++i) {
+    Layer& layer = network.layers[i];
+    layer.attention = attention_of(config, i, slopes);
+    layer.rope_table = config.local_rope && layer.attention.window > 0 ? 1 : 0;
+    layer.activation = family.has_gelu ? Activation::gelu_tanh : Activation::silu;
+  }
+  const std::string head = family.head;
   std::set<std::string> used;
   const std::vector<TensorSpec> list = tensor_list(config);
   for (size_t i = 0; i < list.size();) {
@@ -198,6 +215,7 @@ Network load_network(const ModelFolder& folder, const ModelConfig& config, at::S
       norm.name = spec.name;
       norm.weight = load_weight(folder, spec, dtype, device);
       norm.eps = config.rms_norm_eps;
+      norm.gain_offset = family.has_offset_norms ? 1 : 0;
     }
     for (const TensorSpec& each : specs) used.insert(each.name);
   }

@@ -15,10 +15,14 @@ struct Layer {
   Projection qkv;
   Norm q_norm, k_norm;  // of each head; without weights where the family has none
   AttentionSpec attention;
+  size_t rope_table = 0;  // of the decoder's
   Projection o;
+  Norm attention_out_norm;  // of what attention adds to the residual stream; without a weight where there is none
   Norm mlp_norm;
   Projection gate_up;
+  Activation activation = Activation::silu;
   Projection down;
+  Norm mlp_out_norm;  // as attention_out_norm
 
   std::array<Projection*, 4> projections() { return {&qkv, &o, &gate_up, &down}; }
   std::array<const Projection*, 4> projections() const { return {&qkv, &o, &gate_up, &down}; }
@@ -34,7 +38,9 @@ struct Network {
   std::vector<Layer> layers;
   Norm norm;
   Projection head;
-  bool is_tied = false;  // the head's weight is the embedding
+  bool is_tied = false;        // the head's weight is the embedding
+  double embedding_scale = 1;  // of the embedding's rows where they enter the first layer, rounded to the model's dtype
+  double logit_soft_cap = 0;   // logits z become soft_cap * tanh(z / soft_cap); 0: they stay
 
   std::vector<Projection*> projections();  // in the model's order, head last
   std::vector<Norm*> norms();

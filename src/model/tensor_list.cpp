@@ -39,9 +39,11 @@ std::vector<TensorSpec> tensor_list(const ModelConfig& config) {
       add_norm(family.k_norm, head_dim, Role::k_norm);
     }
     add(family.o, hidden, q, Role::o, config.o_bias);
+    if (!family.attention_out_norm.empty()) add_norm(family.attention_out_norm, hidden, Role::attention_out_norm);
     add_norm(family.mlp_norm, hidden, Role::mlp_norm);
     add_all(family.gate_up, {inner, inner}, Role::gate_up, config.mlp_bias);
     add(family.down, hidden, inner, Role::down, config.mlp_bias);
+    if (!family.mlp_out_norm.empty()) add_norm(family.mlp_out_norm, hidden, Role::mlp_out_norm);
   }
   list.push_back({family.norm + kWeightSuffix, {hidden}, Role::norm});
   if (!config.tie_word_embeddings)

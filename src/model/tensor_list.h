@@ -13,7 +13,21 @@ inline constexpr const char* kWeightSuffix = ".weight";
 inline constexpr const char* kBiasSuffix = ".bias";
 
 // Where a tensor goes in the network (model/network.h).
-enum class Role { embedding, input_norm, qkv, q_norm, k_norm, o, mlp_norm, gate_up, down, norm, head };
+enum class Role {
+  embedding,
+  input_norm,
+  qkv,
+  q_norm,
+  k_norm,
+  o,
+  attention_out_norm,
+  mlp_norm,
+  gate_up,
+  down,
+  mlp_out_norm,
+  norm,
+  head
+};
 bool is_linear(Role role);  // a projection's, hence a module for adapters
 
 struct TensorSpec {

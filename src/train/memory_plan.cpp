@@ -50,9 +50,14 @@ class Estimate {
     const ModelConfig& c = model_.config;
     // Where heads are normalised, what they were before is kept too.
     const int64_t heads = c.has_qk_norm ? qkv_ * e_ + 4 * (c.num_attention_heads + c.num_key_value_heads) : 0;
-    return (qkv_ + query_) * e_ + heads + c.num_attention_heads * 4 + 4 + sums(layer.qkv) + sums(layer.o);
+    return (qkv_ + query_) * e_ + heads + c.num_attention_heads * 4 + 4 + sums(layer.qkv) + sums(layer.o) +
+           out_norm(layer.attention_out_norm);
   }
-  int64_t mlp(const Layer& layer) const { return 2 * inner_ * e_ + 4 + sums(layer.gate_up) + sums(layer.down); }
+  int64_t mlp(const Layer& layer) const {
+    return 2 * inner_ * e_ + 4 + sums(layer.gate_up) + sums(layer.down) + out_norm(layer.mlp_out_norm);
+  }
+  // What a sub-layer gave, where it is normalised before it is added.
+  int64_t out_norm(const Norm& norm) const { return norm.weight.defined() ? hidden_ * e_ + 4 : 0; }
 
   int64_t kept(Checkpointing level) const {
     int64_t token = hidden_ * e_ + 24, again = 0;  // the last hidden state; tokens, labels, positions, rows

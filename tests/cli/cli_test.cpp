@@ -6,6 +6,7 @@
 #include "core/check.h"
 #include "support/contains.h"
 #include "support/temp_folder.h"
+#include "support/tiny_family.h"
 #include "support/tiny_model.h"
 #include "support/tiny_tokenizer.h"
 
@@ -708,6 +709,18 @@ TEST_F(Programs, ThePlannedMemoryIsWithinATenthOfWhatIsUsed) {
   ASSERT_EQ(full.code, 0) << full.err;
   const auto [full_peak, full_planned] = memory_of(full);
   EXPECT_NEAR(full_planned / full_peak, 1, 0.1) << "full tuning\n" << full.out;
+  // Norms of what sub-layers give, and scores and logits that are bent.
+  testing::write_tiny_family(folder_ / "gemma", {"Gemma2ForCausalLM",
+                                                 {{"vocab_size", 4000},
+                                                  {"hidden_size", 384},
+                                                  {"intermediate_size", 1024},
+                                                  {"num_hidden_layers", 4},
+                                                  {"num_attention_heads", 6},
+                                                  {"head_dim", 64}}});
+  const Outcome gemma = train("--model_name_or_path gemma --dtype float32 --gradient_checkpointing none");
+  ASSERT_EQ(gemma.code, 0) << gemma.err;
+  const auto [gemma_peak, gemma_planned] = memory_of(gemma);
+  EXPECT_NEAR(gemma_planned / gemma_peak, 1, 0.1) << "Gemma 2\n" << gemma.out;
   EXPECT_LT(peaks["float32mlp"], 0.85 * peaks["float32none"]);
   EXPECT_LT(peaks["float32full"], 0.85 * peaks["float32mlp"]);
 

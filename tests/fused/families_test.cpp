@@ -114,6 +114,23 @@ TEST_P(Families, WholeModelsTrainAsOnTheCpu) {
   }
 }
 
+// Into the weights in memory, and into a folder.
+TEST_P(Families, MergedModelsAreTheAdaptedOnes) {
+  const CausalLM model = load(true);
+  const Adapter adapter = Adapter::create(model, {.r = 4, .lora_alpha = 8, .target_modules = "all-linear"}, 3);
+  fill_b(adapter);
+  const at::NoGradGuard no_grad;
+  const double adapted = model.loss(some_rows()).item<double>();
+  const TempFolder out;
+  adapter.save(out / "adapter");
+  merge(folder_.path(), out / "adapter", out / "merged");
+  EXPECT_NEAR(CausalLM::load(out / "merged").loss(some_rows()).item<double>(), adapted, 1e-5 * adapted);
+  model.merge_adapters();
+  EXPECT_NEAR(model.loss(some_rows()).item<double>(), adapted, 1e-5 * adapted);
+  const double base = load(false).loss(some_rows()).item<double>();
+  EXPECT_GT(std::abs(adapted / base - 1), 1e-3);
+}
+
 TEST_P(Families, DecodesWhatTheLogitsSay) {
   const std::vector<std::vector<int32_t>> prompts{{5, 17, 33}, {8, 9, 4, 3, 60, 7, 7, 12, 81, 20, 11}};
   constexpr int64_t kNew = 16;

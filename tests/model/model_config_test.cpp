@@ -199,6 +199,45 @@ TEST(ModelConfig, Windows) {
   }
 }
 
+TEST(ModelConfig, Gemma) {
+  const json small = {{"hidden_size", 640}, {"num_attention_heads", 7}, {"num_hidden_layers", 7}};
+  const auto read_as = [&](const char* name, const json& changes = json::object()) {
+    json all = small;
+    all["architectures"] = {name};
+    all.update(changes);
+    return read(all);
+  };
+  const ModelConfig first = read_as("GemmaForCausalLM");
+  EXPECT_EQ(first.head_dim, 256);  // of the class, not 640 / 7
+  EXPECT_TRUE(first.tie_word_embeddings);
+  EXPECT_EQ(first.query_pre_attn_scalar, 0);
+  EXPECT_TRUE(first.windows.empty());
+  const ModelConfig second = read_as("Gemma2ForCausalLM", {{"query_pre_attn_scalar", 224}});
+  EXPECT_EQ(second.query_pre_attn_scalar, 224);
+  EXPECT_EQ(second.attn_logit_softcapping, 50);
+  EXPECT_EQ(second.final_logit_softcapping, 30);
+  EXPECT_EQ(second.windows, (std::vector<int64_t>{4096, 0, 4096, 0, 4096, 0, 4096}));
+  EXPECT_EQ(read_as("Gemma2ForCausalLM", {{"final_logit_softcapping", nullptr}}).final_logit_softcapping, 0);
+  const json hub = {{"rope_theta", 1e6},
+                    {"rope_local_base_freq", 1e4},
+                    {"rope_scaling", {{"rope_type", "linear"}, {"factor", 8}}},
+                    {"sliding_window", 512},
+                    {"sliding_window_pattern", 6},
+                    {"attn_logit_softcapping", nullptr},
+                    {"final_logit_softcapping", nullptr},
+                    {"hidden_activation", "gelu_pytorch_tanh"},
+                    {"cache_implementation", "hybrid"}};
+  const ModelConfig third = read_as("Gemma3ForCausalLM", hub);
+  EXPECT_TRUE(third.has_qk_norm && third.local_rope);
+  EXPECT_EQ(third.rope.theta, 1e6);
+  EXPECT_EQ(third.rope.factor, 8);
+  EXPECT_EQ(third.local_rope->theta, 1e4);
+  EXPECT_EQ(third.local_rope->type, RopeType::standard);
+  EXPECT_EQ(third.windows, (std::vector<int64_t>{512, 512, 512, 512, 512, 0, 512}));
+  EXPECT_EQ(third.final_logit_softcapping, 0);
+  EXPECT_TRUE(third.notes.empty()) << third.notes.at(0);
+}
+
 TEST(ModelConfig, NamesOfTheClass) {
   const json names[] = {nullptr, json::array(), "LlamaForCausalLM", "LLaMAForCausalLM", {"LLaMAForCausalLM"}};
   for (const json& name : names) EXPECT_EQ(read({{"architectures", name}}).architecture, "LlamaForCausalLM") << name;
@@ -259,13 +298,29 @@ TEST(ModelConfig, KeysThatNothingReadsAreNamedOnce) {
 TEST(ModelConfig, Refusals) {
   const std::vector<std::pair<json, std::string>> cases = {
       {{{"architectures", {"GPT2LMHeadModel"}}},
-       "architectures: expected one of LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM, Qwen3ForCausalLM, "
-       "Phi3ForCausalLM, InternLM2ForCausalLM, BaiChuanForCausalLM, BaichuanForCausalLM, got GPT2LMHeadModel, which "
-       "needs learnt positions"},
-      {{{"architectures", {"MixtralForCausalLM"}}}, "architectures: expected one of LlamaForCausalLM"},
+       "architectures: expected a class that is supported, got GPT2LMHeadModel, which needs learnt positions and layer "
+       "norms with a mean; supported are LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM, "},
+      {{{"architectures", {"MixtralForCausalLM"}}},
+       "architectures: expected a class that is supported, got MixtralForCausalLM, which needs a mixture of experts; "},
+      {{{"architectures", {"Gemma3ForConditionalGeneration"}}},
+       "architectures: expected a class that is supported, got Gemma3ForConditionalGeneration, which needs a tower for "
+       "pictures or sound beside the language model; "},
       {{{"architectures", 7}}, "architectures: expected a list with the name of the model's class, got 7"},
       {{{"architectures", {1}}}, "architectures: expected a list"},
-      {{{"architectures", {"PeftModelForCausalLM"}}}, "architectures: expected one of LlamaForCausalLM"},
+      {{{"architectures", {"PeftModelForCausalLM"}}},
+       "architectures: expected a class that is supported, got PeftModelForCausalLM; supported are LlamaForCausalLM"},
+      {{{"architectures", {"GemmaForCausalLM"}}, {"hidden_act", "gelu"}},
+       "hidden_act: expected \"gelu_pytorch_tanh\" (no other is supported), got \"gelu\""},
+      {{{"architectures", {"Gemma2ForCausalLM"}}, {"hidden_activation", "silu"}},
+       "hidden_activation: expected \"gelu_pytorch_tanh\" (no other is supported), got \"silu\""},
+      {{{"architectures", {"Gemma2ForCausalLM"}}, {"attn_logit_softcapping", -1}},
+       "attn_logit_softcapping: expected a number above 0, got -1"},
+      {{{"architectures", {"Gemma3ForCausalLM"}}, {"use_bidirectional_attention", true}},
+       "use_bidirectional_attention: expected false (no other is supported), got true"},
+      {{{"architectures", {"Gemma3ForCausalLM"}}, {"rope_parameters", {{"rope_theta", 1e6}}}},
+       "rope_parameters: expected an object in each of full_attention and sliding_attention alone, got"},
+      {{{"architectures", {"Gemma3ForCausalLM"}}, {"rope_parameters", {{"sliding_attention", {{"rope_theta", 0}}}}}},
+       "rope_parameters: sliding_attention: rope_theta: expected a number above 0, got 0"},
       {{{"is_causal", false}}, "is_causal: expected true (no other is supported), got false"},
       {{{"attention_dropout", 0.1}}, "attention_dropout: expected 0 (no other is supported), got 0.1"},
       {{{"vocab_size", int64_t{1} << 31}}, "vocab_size: expected an integer in [1, 2147483647], got 2147483648"},

@@ -27,7 +27,6 @@ WINDOW = 7
 class Family:
     make: Callable  # the random model
     special: dict  # what it has, and a function that takes it from a loaded model
-    ready: bool = True  # Rankfold reads it
 
 
 # What can be taken from a model -------------------------------------------------------------------------------------
@@ -109,6 +108,10 @@ def local_theta(model):
     model.model.rotary_emb.sliding_attention_inv_freq = model.model.rotary_emb.full_attention_inv_freq
 
 
+def embedding_scale(model):
+    model.model.embed_tokens.embed_scale.fill_(1.0)
+
+
 # Random models ------------------------------------------------------------------------------------------------------
 
 SHAPE = {"vocab_size": VOCAB, "hidden_size": 64, "intermediate_size": 112, "num_hidden_layers": 2,
@@ -182,9 +185,10 @@ QK_NORM = {"q norm": modules("self_attn.q_norm"), "k norm": modules("self_attn.k
 NORM_HEAD = {"normalised head": attribute("norm_head", False)}
 ALIBI = {"slopes": attribute("slopes", torch.zeros(1), "self_attn"),
          "no rope": attribute("slopes", None, "self_attn")}  # fmt: skip
-GEMMA = {"hidden_size": 48, "head_dim": 16, "query_pre_attn_scalar": 6, "sliding_window": WINDOW,
-         "layer_types": ALTERNATING, "num_hidden_layers": 3, "tie_word_embeddings": True,
-         "pad_token_id": 0}  # fmt: skip
+GEMMA = {"hidden_size": 48, "head_dim": 20, "tie_word_embeddings": True, "pad_token_id": 0}
+GEMMA_WINDOWS = GEMMA | {"query_pre_attn_scalar": 6, "sliding_window": WINDOW, "layer_types": ALTERNATING,
+                         "num_hidden_layers": 3}  # fmt: skip
+GEMMA_MATTERS = {"GELU": attribute("act_fn", nn.SiLU(), "mlp"), "embedding scale": embedding_scale}
 
 # The seeds are such that everything special changes the loss by 0.2 % or more.
 FAMILIES = {
@@ -227,19 +231,15 @@ FAMILIES = {
     "internlm2": Family(
         lambda: internlm2_model(107, rope_theta=300.0),
         {"rows in groups": rows_in_groups, "qkv bias": biases("wqkv"), "o bias": biases("wo")}),
+    "gemma": Family(lambda: hugging_face("Gemma", 103, num_key_value_heads=1, **GEMMA), GEMMA_MATTERS),
     "gemma2": Family(
-        lambda: hugging_face("Gemma2", 107, attn_logit_softcapping=5.0, final_logit_softcapping=3.0, **GEMMA),
-        WINDOW_MATTERS | {"head cap": head_cap,
-                          "attention cap": attribute("attn_logit_softcapping", None, "self_attn")},
-        ready=False),
+        lambda: hugging_face("Gemma2", 107, attn_logit_softcapping=5.0, final_logit_softcapping=3.0, **GEMMA_WINDOWS),
+        GEMMA_MATTERS | WINDOW_MATTERS | {"head cap": head_cap,
+                          "attention cap": attribute("attn_logit_softcapping", None, "self_attn")}),
     "gemma3": Family(
-        lambda: hugging_face("Gemma3", 102, "Gemma3TextConfig", **GEMMA),
-        WINDOW_MATTERS | QK_NORM | {"local theta": local_theta},
-        ready=False),
+        lambda: hugging_face("Gemma3", 205, "Gemma3TextConfig", **GEMMA_WINDOWS),
+        GEMMA_MATTERS | WINDOW_MATTERS | QK_NORM | {"local theta": local_theta}),
 }  # fmt: skip
-READY = [name for name, family in FAMILIES.items() if family.ready]
-
-
 
 
 # Variants -----------------------------------------------------------------------------------------------------------
@@ -270,6 +270,32 @@ def windows_switched_off(folder):
     says(sliding_window=WINDOW, max_window_layers=1)(folder)
 
 
+def old_gemma3(folder):
+    """As the hub's Gemma 3."""
+
+    def change(config):
+        rope = config.pop("rope_parameters")
+        config["rope_theta"] = rope["full_attention"]["rope_theta"]
+        config["rope_local_base_freq"] = rope["sliding_attention"]["rope_theta"]
+        config["sliding_window_pattern"] = 2
+        del config["layer_types"]
+
+    config_of(folder, change)
+
+
+def full_layers_stretch(folder):
+    """As Gemma 3 of 4B and more."""
+    stretch = {"rope_type": "linear", "factor": 8.0}
+    config_of(folder, lambda config: config["rope_parameters"]["full_attention"].update(stretch))
+
+
+def gemma2_of_defaults(folder):
+    """Keys of Gemma 2 whose absence means something."""
+    keys = ["query_pre_attn_scalar", "attn_logit_softcapping", "final_logit_softcapping", "layer_types",
+            "tie_word_embeddings", "hidden_activation"]  # fmt: skip
+    config_of(folder, lambda config: [config.pop(key, None) for key in keys])
+
+
 # Other words in a family's config.json: the family, how to change the folder, whether the model stays the same.
 VARIANTS = {
     "internlm2, dynamic": ("internlm2", says(rope_scaling={"type": "dynamic", "factor": 3.0}, max_position_embeddings=16), False),
@@ -279,6 +305,12 @@ VARIANTS = {
     "old mistral": ("mistral", transformers_4_spelling, True),
     "old qwen2_windows": ("qwen2_windows", transformers_4_spelling, True),
     "old qwen2, windows switched off": ("qwen2", windows_switched_off, True),
+    "old gemma2": ("gemma2", transformers_4_spelling, True),
+    "old gemma3": ("gemma3", old_gemma3, True),
+    "gemma2 without caps": ("gemma2", says(attn_logit_softcapping=None, final_logit_softcapping=None), False),
+    "gemma2, defaults": ("gemma2", gemma2_of_defaults, False),
+    "gemma3, capped logits": ("gemma3", says(final_logit_softcapping=3.0), False),
+    "gemma3, linear": ("gemma3", full_layers_stretch, False),
     "mistral without a window": ("mistral", says(sliding_window=None), False),
     "layer_types before max_window_layers": ("qwen2_windows", says(max_window_layers=0), True),
     "baichuan, rope and a normalised head": ("baichuan2_13b", says(position_embedding_type="rope"), False),

@@ -51,6 +51,15 @@ inline std::vector<TinyFamily> tiny_families() {
          {{"type", "longrope"}, {"short_factor", {1, 1.1, 1.3, 1.7}}, {"long_factor", {1.2, 2, 3, 4}}}}}},
       {"InternLM2ForCausalLM",
        {{"bias", true}, {"max_position_embeddings", 64}, {"rope_scaling", {{"type", "dynamic"}, {"factor", 2}}}}},
+      {"GemmaForCausalLM", {{"head_dim", 12}, {"num_key_value_heads", 1}}},
+      {"Gemma2ForCausalLM",
+       {{"head_dim", 12},
+        {"query_pre_attn_scalar", 6},
+        {"sliding_window", 7},
+        {"attn_logit_softcapping", 5},
+        {"final_logit_softcapping", 3}}},
+      {"Gemma3ForCausalLM",
+       {{"head_dim", 12}, {"query_pre_attn_scalar", 6}, {"sliding_window", 7}, {"sliding_window_pattern", 2}}},
       {"BaiChuanForCausalLM", json::object()},
       {"BaichuanForCausalLM", {{"norm_head", true}, {"position_embedding_type", "rope"}}},
       {"BaichuanForCausalLM", {{"norm_head", false}, {"position_embedding_type", "alibi"}, {"num_attention_heads", 5}}},
@@ -73,7 +82,8 @@ inline void write_tiny_family(const std::filesystem::path& folder, const TinyFam
   std::vector<std::pair<std::string, at::Tensor>> weights;
   for (const TensorSpec& tensor : tensor_list(read_model_config(ModelFolder::open(folder)))) {
     const bool is_norm = tensor.shape.size() == 1 && !tensor.is_bias();
-    weights.emplace_back(tensor.name, at::randn(tensor.shape) * (is_norm ? 0.1 : 0.15) + (is_norm ? 1 : 0));
+    const double mean = is_norm && !find_architecture(family.name).has_offset_norms ? 1 : 0;
+    weights.emplace_back(tensor.name, at::randn(tensor.shape) * (is_norm ? 0.1 : 0.15) + mean);
   }
   write_tensor_file(folder / kWeights, weights);
 }
