@@ -11,6 +11,7 @@
 
 #include <filesystem>
 #include <functional>
+#include <map>
 #include <memory>
 #include <string>
 #include <utility>
@@ -25,7 +26,8 @@ struct Parameter {
 
 class Adapter {
  public:
-  // A new adapter: A uniform in +-1/sqrt(in), B zero, from `seed`. It attaches itself to the model, where it is the only
+  // A new adapter: A uniform in +-1/sqrt(in), B zero, from `seed`; of an embedding A zero, B normal. Tensors of
+  // modules_to_save and biases that train begin as the base's. It attaches itself to the model, where it is the only
   // active one at first (CausalLM::set_active_adapters). A model may have several, each with a name of its own:
   // std::invalid_argument for one that is taken. An entry of the config's lists and
   // patterns that does nothing on this model is a UserError that names it and lists the model's linear names.
@@ -33,7 +35,8 @@ class Adapter {
                         const std::string& name = "default");
 
   // A folder that PEFT or save() wrote. Every tensor must find its module: missing, extra and misshaped ones are
-  // errors. Otherwise as create().
+  // errors. Weights that it holds beside its updates (PEFT's save_embedding_layers) stand in place of the base's; they do
+  // not train. Otherwise as create().
   static Adapter load(const CausalLM& model, const std::filesystem::path& folder, int64_t seed = 42,
                       const std::string& name = "default");
 
@@ -58,6 +61,9 @@ class Adapter {
 
   std::vector<at::Tensor> parameters() const;  // fp32 leaves with .grad
   const std::vector<Parameter>& named_parameters() const;
+  // By key, as they are stored: weights that a loaded adapter brings in place of the base's without training them. Views
+  // of its file.
+  const std::map<std::string, at::Tensor>& untrained_tensors() const;
   at::Tensor flat_values() const;    // [P] fp32; decayed parameters first
   at::Tensor flat_gradient() const;  // [P] fp32
   int64_t decayed_count() const;     // the first values, which AdamW decays; norms follow them

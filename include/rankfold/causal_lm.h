@@ -67,12 +67,14 @@ struct ModelConfig {
   std::vector<std::string> notes = {};
 };
 
-// A linear layer of the model by the name PEFT knows it: "model.layers.0.self_attn.W_pack".
+// A linear layer of the model by the name PEFT knows it: "model.layers.0.self_attn.W_pack". The embedding is one on
+// vectors that are one at a token's id and zero elsewhere.
 struct LinearModule {
   std::string name;
   int64_t out_features = 0;
   int64_t in_features = 0;
   bool is_head = false;
+  bool is_embedding = false;
 };
 
 // A shared handle: copies are the same model. One thread at a time computes with it, runs backward() of its losses or
@@ -96,8 +98,8 @@ class CausalLM {
   const std::filesystem::path& folder() const;
   at::ScalarType dtype() const;  // computed in
   at::Device device() const;
-  const std::vector<LinearModule>& linear_modules() const;
-  int64_t parameter_count() const;  // of the base
+  const std::vector<LinearModule>& linear_modules() const;  // the embedding is none of them
+  int64_t parameter_count() const;                          // of the base
 
   // Loaded at the first call; UserError where the folder has none.
   const Tokenizer& tokenizer() const;

@@ -124,6 +124,7 @@ struct LoraConfig {
   ModuleNames target_modules = StringList{};
   ModuleNames exclude_modules = StringList{};
   std::string bias = "none";
+  StringList modules_to_save = {};
   bool use_rslora = false;
   // Of the entries that match a module the first counts.
   OrderedMap<int64_t> rank_pattern = {};
@@ -144,12 +145,20 @@ struct LoraConfig {
       "a list of names or a string", {"lora_target", "lora_target_modules"});
     v("exclude_modules", exclude_modules, on_resume::same_result("modules left out, same rules"), allow::any,
       "a list of names or a string", {});
-    v("bias", bias, on_resume::same_result("which biases train"), allow::one_of({"none"}),
-      "\"none\" (no other is supported)", {});
+    v("bias", bias, on_resume::same_result("which biases train: none, those of adapted modules, or all"),
+      allow::one_of({"none", "lora_only", "all"}), "none, lora_only or all", {});
+    v("modules_to_save", modules_to_save,
+      on_resume::same_result("modules that train as a whole, by the ends of their names: lm_head, embed_tokens, norm"),
+      [](const StringList& names) {
+        for (const std::string& name : names)
+          if (name.empty()) return false;
+        return names.size() <= 1000;
+      },
+      "a list of at most 1000 names", {"additional_target"});
     v("use_rslora", use_rslora, on_resume::same("scale by lora_alpha / sqrt(r) instead"), allow::any, "true or false",
       {});
-    v("rank_pattern", rank_pattern, on_resume::same(
-        "another r for modules that match a name or regular expression; the first that matches counts"),
+    v("rank_pattern", rank_pattern,
+      on_resume::same("another r for modules that match a name or regular expression; the first that matches counts"),
       [rank](const OrderedMap<int64_t>& m) {
         for (const auto& [name, x] : m)
           if (!rank(x)) return false;

@@ -9,8 +9,10 @@
 #include "core/file.h"
 #include "core/guard.h"
 #include "core/manifest.h"
+#include "core/row_chunks.h"
 #include "core/write.h"
 #include "model/model.h"
+#include "model/tensor_list.h"
 
 #include <ATen/ATen.h>
 #include <ATen/CPUGeneratorImpl.h>
@@ -31,6 +33,7 @@ struct Adapter::State {
   std::vector<std::string> modules;
   FlatLeaves leaves;
   std::shared_ptr<const Attachment> attachment;  // of its name and updates; full tuning has the name alone
+  std::map<std::string, at::Tensor> untrained;   // what the adapter's files bring besides, by key: views of them
 };
 
 namespace {
@@ -39,39 +42,113 @@ void check_seed(int64_t seed) {
   if (seed < 0) fail("seed: expected an integer of 0 or more, got ", seed);
 }
 
-// A and B of every match as leaves, and the model with them: a model that runs out of memory here has no new adapter.
-// initialise(module, "A" or "B", value)
-template <class State>
-void attach_updates(State& state, const std::string& name, const std::vector<ModuleMatch>& matches, int64_t seed,
-                    const std::function<void(const std::string&, const std::string&, const at::Tensor&)>& initialise) {
-  state.model->adapters.check_name(name);  // before anything is allocated
+// How the leaves begin: initialise a module's A or B, or what stands in place of a tensor of the base.
+struct Values {
+  std::function<void(const LinearModule& module, const std::string& which, const at::Tensor& value)> of_update;
+  std::function<void(const WholeTensor& tensor, const at::Tensor& value)> of_tensor;
+};
+
+std::vector<Leaf> leaves_of(const AdapterParts& parts, const BaseParts& base, const Values& values) {
   std::vector<Leaf> leaves;
-  for (const ModuleMatch& match : matches) {
+  for (const ModuleMatch& match : parts.modules) {
     const LinearModule& m = match.module;
-    const auto add = [&, module = m.name](const std::string& which, std::vector<int64_t> shape) {
-      leaves.push_back(
-          {.key = lora_key(module, which),
-           .shape = std::move(shape),
-           .initialise = [&, module, which](const at::Tensor& value) { initialise(module, which, value); }});
+    const auto add = [&](const std::string& which, std::vector<int64_t> shape) {
+      leaves.push_back({.key = lora_key(m, which),
+                        .shape = std::move(shape),
+                        .initialise = [&values, &m, which](const at::Tensor& x) { values.of_update(m, which, x); }});
     };
     add("A", {match.r, m.in_features});
     add("B", {m.out_features, match.r});
   }
-  state.leaves = FlatLeaves(leaves, state.model->device);
+  for (const WholeTensor& tensor : parts.tensors) {
+    if (!tensor.trains) continue;
+    const std::vector<int64_t>& shape = base.tensors.at(tensor.name);
+    leaves.push_back({.key = tensor.key,
+                      .shape = shape,
+                      .is_decayed = shape.size() > 1,
+                      .initialise = [&values, &tensor](const at::Tensor& x) { values.of_tensor(tensor, x); }});
+  }
+  return leaves;
+}
+
+// Those that do not train, in the model's dtype; each file's tensor once, though it may stand for two that are tied.
+std::map<std::string, at::Tensor> frozen_values(const AdapterFolder& stored, const AdapterParts& parts,
+                                                const Model& model) {
+  std::map<std::string, at::Tensor> values;  // by key
+  for (const WholeTensor& tensor : parts.tensors)
+    if (!tensor.trains && !values.contains(tensor.key))
+      values[tensor.key] = stored.whole.at(tensor.key).to(model.device).to(model.dtype);
+  return values;
+}
+
+// The parts as leaves, and the model with them: a model that runs out of memory here has no new adapter.
+template <class State>
+void attach_parts(State& state, const std::string& name, const AdapterParts& parts, const BaseParts& base, int64_t seed,
+                  const Values& values, const std::map<std::string, at::Tensor>& frozen) {
+  state.model->adapters.check_name(name);  // before anything is allocated
+  state.leaves = FlatLeaves(leaves_of(parts, base, values), state.model->device);
   const auto attachment = std::make_shared<Attachment>();
   attachment->name = name;
   attachment->dropout = {.probability = state.config.lora_dropout, .seed = static_cast<uint64_t>(seed)};
-  for (size_t i = 0; i < matches.size(); ++i) {
-    const std::string& module = matches[i].module.name;
-    LowRank& update = attachment->updates[module];
+  for (size_t i = 0; i < parts.modules.size(); ++i) {
+    const LinearModule& module = parts.modules[i].module;
+    LowRank& update = module.is_embedding ? attachment->embedding_update.emplace() : attachment->updates[module.name];
     update.a = state.leaves.leaf(lora_key(module, "A"));
     update.b = state.leaves.leaf(lora_key(module, "B"));
-    update.scale = matches[i].scale;
+    update.scale = parts.modules[i].scale;
     update.index = static_cast<int64_t>(i);
-    state.modules.push_back(module);
+    state.modules.push_back(module.name);
+  }
+  for (const WholeTensor& tensor : parts.tensors) {
+    const at::Tensor& value = tensor.trains ? state.leaves.leaf(tensor.key) : frozen.at(tensor.key);
+    (tensor.name == base.embedding ? attachment->embedding : attachment->tensors[tensor.name]) = value;
   }
   state.attachment = attachment;
   state.model->adapters.attach(attachment);
+}
+
+// The base's tensor as the model has it, which an adapter may have been merged into; as the folder stores it where the
+// model keeps it in another form.
+at::Tensor base_value(Model& model, const BaseParts& base, const std::string& name) {
+  Network& network = model.adapters.base();
+  if (name == base.embedding) return network.embedding;
+  for (const Norm* norm : network.norms())
+    if (norm->name == name) return norm->weight;
+  for (Projection* p : network.projections())
+    for (const Module& m : p->modules) {
+      if (name == m.name + kBiasSuffix) return p->bias.narrow(0, m.begin, m.end - m.begin);
+      if (name == m.name + kWeightSuffix)
+        return p->has_unit_rows ? model.folder.tensor(name) : p->current_weight().narrow(0, m.begin, m.end - m.begin);
+    }
+  RANKFOLD_ASSERT(false);
+  return {};
+}
+
+// As the folder has it, where one of two tied tensors may not be stored.
+at::Tensor stored_value(const Model& model, const BaseParts& base, const std::string& name) {
+  const bool is_twin = base.is_tied && !model.folder.contains(name);
+  return model.folder.tensor(!is_twin ? name : name == base.head ? base.embedding : base.head);
+}
+
+bool same_values(const at::Tensor& x, const at::Tensor& y) {
+  bool same = true;
+  constexpr int64_t kElements = 1 << 22;  // fp32 at a time
+  const int64_t columns = x.dim() > 1 ? x.size(1) : 1;
+  for_row_chunks(x.size(0), columns, kElements, [&](int64_t row, int64_t count) {
+    same = same && x.narrow(0, row, count).to(at::kFloat).equal(y.narrow(0, row, count).to(at::kFloat));
+  });
+  return same;
+}
+
+// Without the tensors that the base has itself, as PEFT saves those of its embeddings beside their updates.
+void drop_base_values(const AdapterFolder& stored, const BaseParts& base, const Model& model, AdapterParts& parts) {
+  std::erase_if(parts.tensors, [&](const WholeTensor& tensor) {
+    return !tensor.trains && same_values(stored.whole.at(tensor.key), stored_value(model, base, tensor.name));
+  });
+}
+
+bool names_hold(const std::vector<std::string>& names, const std::string& name) {
+  return std::find(names.begin(), names.end(), name) != names.end();
 }
 
 std::vector<std::string> names_of(const std::vector<ModuleMatch>& matches) {
@@ -85,14 +162,16 @@ std::vector<std::string> names_of(const std::vector<ModuleMatch>& matches) {
 void refuse_head(const CausalLM& model, const std::vector<std::string>& modules) {
   const ModelConfig& config = model.config();
   if (!config.tie_word_embeddings && !config.has_norm_head) return;
-  for (const LinearModule& module : model.linear_modules()) {
-    if (!module.is_head || std::find(modules.begin(), modules.end(), module.name) == modules.end()) continue;
+  for (const LinearModule& module : parts_of(*model.shared_model()).modules) {
+    const bool is_one = module.is_head || (module.is_embedding && config.tie_word_embeddings);
+    if (!is_one || !names_hold(modules, module.name)) continue;
     const std::string source = (model.folder() / "config.json").string();
     if (config.has_norm_head)
       fail("target_modules: ", module.name, " of ", source,
            " has rows that are divided by their norms (norm_head, as in Baichuan 2): PEFT does not adapt such a layer "
            "either; leave it out");
-    fail("target_modules: ", module.name, " shares its weight with the embedding (tie_word_embeddings in ", source,
+    fail("target_modules: ", module.name, " shares its weight with the ", module.is_head ? "embedding" : "head",
+         " (tie_word_embeddings in ", source,
          "): an adapter on it cannot be merged; leave it out, or untie the weights first");
   }
 }
@@ -100,20 +179,28 @@ void refuse_head(const CausalLM& model, const std::vector<std::string>& modules)
 Adapter Adapter::create(const CausalLM& model, const LoraConfig& config, int64_t seed, const std::string& name) try {
   check_fields(config);
   check_seed(seed);
-  const std::vector<ModuleMatch> matches = match_modules(config, model.linear_modules());
-  refuse_head(model, names_of(matches));
+  const BaseParts base = parts_of(*model.shared_model());
+  AdapterParts parts;
+  parts.modules = match_modules(config, base.modules);
+  parts.tensors = match_tensors(config, parts.modules, base);
+  refuse_head(model, names_of(parts.modules));
   Adapter adapter;
   adapter.state_ = std::make_shared<State>(model);
-  adapter.state_->config = config;
-  // PEFT's kaiming_uniform_ with a = sqrt(5): uniform in +-1 / sqrt(in_features). B stays zero.
+  State& state = *adapter.state_;
+  state.config = config;
+  // PEFT's kaiming_uniform_ with a = sqrt(5): uniform in +-1 / sqrt(in_features). B stays zero. Of an embedding A does, and
+  // B is normal. Drawn on the CPU: the same values on every device.
   auto generator = at::detail::createCPUGenerator(static_cast<uint64_t>(seed));
-  attach_updates(*adapter.state_, name, matches, seed,
-                 [&](const std::string&, const std::string& which, const at::Tensor& value) {
-                   if (which != "A") return;
-                   const double bound = 1 / std::sqrt(static_cast<double>(value.size(1)));
-                   // Drawn on the CPU: the same values on every device.
-                   value.copy_(at::empty(value.sizes(), at::kFloat).uniform_(-bound, bound, generator));
-                 });
+  const auto draw = [&](const LinearModule& module, const std::string& which, const at::Tensor& value) {
+    if (which != (module.is_embedding ? "B" : "A")) return;
+    const double bound = 1 / std::sqrt(static_cast<double>(value.size(1)));
+    const at::Tensor drawn = at::empty(value.sizes(), at::kFloat);
+    value.copy_(module.is_embedding ? drawn.normal_(0, 1, generator) : drawn.uniform_(-bound, bound, generator));
+  };
+  const auto copy = [&](const WholeTensor& tensor, const at::Tensor& value) {
+    value.copy_(base_value(*state.model, base, tensor.name));
+  };
+  attach_parts(state, name, parts, base, seed, {draw, copy}, {});
   return adapter;
 } catch (...) {
   rethrow_as_error();
@@ -122,16 +209,24 @@ Adapter Adapter::create(const CausalLM& model, const LoraConfig& config, int64_t
 Adapter Adapter::load(const CausalLM& model, const fs::path& folder, int64_t seed, const std::string& name) try {
   check_seed(seed);
   const AdapterFolder stored = read_checked_adapter(folder);
-  const std::vector<ModuleMatch> matches = match_adapter(stored, model.linear_modules());
-  if (model.config().has_norm_head) refuse_head(model, names_of(matches));  // a tied one computes as in PEFT
+  const BaseParts base = parts_of(*model.shared_model());
+  AdapterParts parts = match_adapter(stored, base);
+  if (model.config().has_norm_head) refuse_head(model, names_of(parts.modules));  // a tied one computes as in PEFT
   Adapter adapter;
   adapter.state_ = std::make_shared<State>(model);
-  adapter.state_->config = stored.config;
-  attach_updates(*adapter.state_, name, matches, seed,
-                 [&](const std::string& module, const std::string& which, const at::Tensor& value) {
-                   const auto& [a, b] = stored.tensors.at(module);
-                   value.copy_(which == "A" ? a : b);
-                 });
+  State& state = *adapter.state_;
+  state.config = stored.config;
+  drop_base_values(stored, base, *state.model, parts);
+  const auto read = [&](const LinearModule& module, const std::string& which, const at::Tensor& value) {
+    const auto& [a, b] = stored.tensors.at(module.name);
+    value.copy_(which == "A" ? a : b);
+  };
+  const auto copy = [&](const WholeTensor& tensor, const at::Tensor& value) {
+    value.copy_(stored.whole.at(tensor.key));
+  };
+  attach_parts(state, name, parts, base, seed, {read, copy}, frozen_values(stored, parts, *state.model));
+  for (const WholeTensor& tensor : parts.tensors)
+    if (!tensor.trains) state.untrained.try_emplace(tensor.key, stored.whole.at(tensor.key));
   return adapter;
 } catch (...) {
   rethrow_as_error();
@@ -162,6 +257,7 @@ std::vector<at::Tensor> Adapter::parameters() const {
   return leaves;
 }
 const std::vector<Parameter>& Adapter::named_parameters() const { return state_->leaves.parameters(); }
+const std::map<std::string, at::Tensor>& Adapter::untrained_tensors() const { return state_->untrained; }
 at::Tensor Adapter::flat_values() const { return state_->leaves.values; }
 at::Tensor Adapter::flat_gradient() const { return state_->leaves.gradient; }
 int64_t Adapter::decayed_count() const { return state_->leaves.decayed; }
@@ -196,6 +292,14 @@ void write_adapter_files(const Adapter& adapter, const Model& model, const fs::p
   check_is_of_folder(adapter, model);
   std::vector<std::pair<std::string, at::Tensor>> tensors;
   for (const Parameter& p : adapter.named_parameters()) tensors.emplace_back(p.name, p.value.detach());
+  std::map<std::string, at::Tensor> more = adapter.untrained_tensors();
+  if (saves_base_weights(adapter.config(), adapter.modules())) {
+    const BaseParts base = parts_of(model);
+    for (const LinearModule& m : base.modules)
+      if ((m.is_head || m.is_embedding) && names_hold(adapter.modules(), m.name))
+        more.try_emplace(base_weight_key(m.name), stored_value(model, base, m.name + kWeightSuffix));
+  }
+  tensors.insert(tensors.end(), more.begin(), more.end());
   write_adapter_folder(folder, adapter.config(), model.folder.path().string(), tensors);
 }
 

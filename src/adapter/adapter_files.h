@@ -9,7 +9,8 @@
 
 namespace rankfold {
 
-// Into a folder that is there: an adapter as PEFT writes it, or the whole model in the base's stored dtype.
+// Into a folder that is there: an adapter as PEFT writes it, or the whole model in the base's stored dtype. As PEFT does,
+// an adapter's file gets the base's weights of an embedding or a head that is a target.
 void write_adapter_files(const Adapter& adapter, const Model& model, const std::filesystem::path& folder);
 
 // UserError where what trains could not be saved for the model's folder: an adapter was merged into its weights in memory.

@@ -3,6 +3,10 @@
 #include "core/check.h"
 #include "core/config.h"
 #include "core/json.h"
+#include "model/architecture.h"
+#include "model/load_network.h"
+#include "model/model.h"
+#include "model/tensor_list.h"
 
 #include <algorithm>
 #include <cctype>
@@ -14,6 +18,7 @@ namespace rankfold {
 namespace {
 
 std::string last_part(const std::string& name) { return name.substr(name.rfind('.') + 1); }
+std::string without_last_part(const std::string& name) { return name.substr(0, name.rfind('.')); }
 
 // target_modules or exclude_modules: an expression for the whole name, or a list of names and of what follows a dot in
 // them.
@@ -104,6 +109,13 @@ std::string hint(const std::string& entry, const List& names) {
     return " (an entry stands for a whole name, or for all that follows a dot in it: leave out ^ and $)";
   if (entry.starts_with(kPrefix)) return join(" (leave out ", kPrefix, ", which only the adapter's file has)");
   return did_you_mean(nearest(entry, names));
+}
+
+// PEFT adapts no module that lies in one of modules_to_save, whose entries stand for whole parts of a name here.
+bool is_in_saved_module(const StringList& saved, const std::string& module) {
+  return std::any_of(saved.begin(), saved.end(), [&](const std::string& entry) {
+    return ("." + module + ".").find("." + entry + ".") != std::string::npos;
+  });
 }
 
 StringList unmatched_by(Names& entries, const std::vector<LinearModule>& linears) {
@@ -221,9 +233,10 @@ std::vector<ModuleMatch> match_modules(const LoraConfig& config, const std::vect
 
   std::vector<ModuleMatch> matches;
   for (const LinearModule& module : linears) {
-    const bool is_wanted =
-        all ? !module.is_head : wanted.match(module.name) && is_in_layers(layers, wanted, module.name);
-    if (is_wanted && !excluded.match(module.name)) matches.push_back(ranks.match(module));
+    const bool is_wanted = all ? !module.is_head && !module.is_embedding
+                               : wanted.match(module.name) && is_in_layers(layers, wanted, module.name);
+    if (is_wanted && !excluded.match(module.name) && !is_in_saved_module(config.modules_to_save, module.name))
+      matches.push_back(ranks.match(module));
   }
   if (matches.empty() && text && !all)
     fail("target_modules: '", *text, "' matches no linear layer (", listed(linears),
@@ -239,6 +252,70 @@ std::vector<ModuleMatch> match_modules(const LoraConfig& config, const std::vect
   return matches;
 }
 
+BaseParts parts_of(const Model& model) {
+  const ModelConfig& config = model.config;
+  const Architecture& family = find_architecture(config.architecture);
+  BaseParts parts;
+  parts.modules = model.linears;
+  parts.modules.push_back({family.embedding, config.hidden_size, config.vocab_size, false, true});
+  for (const TensorSpec& tensor : tensor_list(config)) parts.tensors.emplace(tensor.name, tensor.shape);
+  parts.embedding = family.embedding + kWeightSuffix;
+  parts.head = family.head + kWeightSuffix;
+  parts.is_tied = config.tie_word_embeddings;
+  parts.tensors[parts.head] = parts.tensors.at(parts.embedding);
+  return parts;
+}
+
+namespace {
+
+// The entries of modules_to_save that the module, or one that it lies in, ends in.
+void mark_saved(std::map<std::string, bool>& entries, std::string module, bool& is_saved) {
+  for (;; module = without_last_part(module)) {
+    for (auto& [entry, has_matched] : entries)
+      if (module.ends_with(entry)) has_matched = is_saved = true;
+    if (module.find('.') == std::string::npos) return;
+  }
+}
+
+}  // namespace
+
+std::vector<WholeTensor> match_tensors(const LoraConfig& config, const std::vector<ModuleMatch>& matches,
+                                       const BaseParts& base, IdleEntries idle) {
+  std::set<std::string> adapted, modules;
+  for (const ModuleMatch& match : matches) adapted.insert(match.module.name);
+  std::map<std::string, bool> entries;  // of modules_to_save: whether they have matched
+  for (const std::string& entry : config.modules_to_save) entries.emplace(entry, false);
+  std::vector<WholeTensor> matrices, vectors;
+  bool has_bias = false;
+  for (const auto& [name, shape] : base.tensors) {
+    const std::string module = without_last_part(name);
+    const bool is_adapted = adapted.contains(module), is_bias = name.ends_with(kBiasSuffix);
+    modules.insert(last_part(module));
+    bool is_saved = false;
+    mark_saved(entries, module, is_saved);
+    if (is_saved && is_adapted)
+      fail("modules_to_save: expected none of the adapted modules, got ", module,
+           ": leave it out here, or in target_modules");
+    const bool is_free_bias = is_bias && (config.bias == "all" || (config.bias == "lora_only" && is_adapted));
+    if (is_saved && is_bias && config.bias == "all")
+      fail("bias: expected none or lora_only beside modules_to_save, which trains ", name, " already, got all");
+    if (!is_saved && !is_free_bias) continue;
+    has_bias = has_bias || is_free_bias;
+    const std::string stored = is_adapted ? module + ".base_layer" + kBiasSuffix : name;
+    (shape.size() > 1 ? matrices : vectors).push_back({.name = name, .key = std::string(kAdapterPrefix) + stored});
+  }
+  if (idle == IdleEntries::kRefused) {
+    for (const auto& [entry, has_matched] : entries)
+      if (!has_matched)
+        fail("modules_to_save: '", entry, "' is the end of no module's name", did_you_mean(nearest(entry, modules)));
+    if (config.bias != "none" && !has_bias)
+      fail("bias: expected none, as ", config.bias == "all" ? "no layer" : "no adapted module",
+           " of this model has a bias, got ", config.bias);
+  }
+  matrices.insert(matrices.end(), vectors.begin(), vectors.end());
+  return matrices;
+}
+
 StringList idle_targets(const LoraConfig& config, const std::vector<LinearModule>& linears) {
   if (std::holds_alternative<std::string>(config.target_modules)) return {};
   Names targets("target_modules", config.target_modules);
@@ -249,7 +326,8 @@ std::vector<std::string> short_names(const std::vector<LinearModule>& linears) {
   std::vector<std::string> names;
   std::set<std::string> seen;
   for (const LinearModule& module : linears)
-    if (const std::string name = last_part(module.name); seen.insert(name).second) names.push_back(name);
+    if (const std::string name = last_part(module.name); !module.is_embedding && seen.insert(name).second)
+      names.push_back(name);
   return names;
 }
 

@@ -1,4 +1,4 @@
-// Which linear layers a LoraConfig names, by PEFT's rules (0.21), and with which rank and scale.
+// Which modules and tensors of a base model a LoraConfig names, by PEFT's rules (0.21), and with which rank and scale.
 #pragma once
 
 #include "core/regex.h"
@@ -13,6 +13,8 @@
 #include <vector>
 
 namespace rankfold {
+
+inline constexpr const char* kAdapterPrefix = "base_model.model.";  // before the base's names, in an adapter's file
 
 struct ModuleMatch {
   LinearModule module;
@@ -59,18 +61,41 @@ class ModuleRanks {
   bool use_rslora_;
 };
 
+// A tensor that stands in place of the base's.
+struct WholeTensor {
+  std::string name;    // of the base's tensor: "lm_head.weight"
+  std::string key;     // in the adapter's file
+  bool trains = true;  // else the adapter brings it, as PEFT's save_embedding_layers has it
+};
+
+// What an adapter may change of a base model.
+struct BaseParts {
+  std::vector<LinearModule> modules;                    // linear layers in the model's order, then the embedding
+  std::map<std::string, std::vector<int64_t>> tensors;  // name -> shape; with both of two that are tied
+  std::string embedding, head;                          // of these; empty: not there
+  bool is_tied = false;                                 // the two are one
+};
+
+BaseParts parts_of(const Model& model);
+
 // Whether an entry of a list or a pattern may do nothing. A new run's may not: it is a UserError that names the entry. An
 // adapter's may, as in PEFT: what counts is that its tensors find their modules.
 enum class IdleEntries { kRefused, kAllowed };
 
-// In the order of `linears`. A target that matches nothing at all is a UserError either way.
+// In the order of `linears`. A target that matches nothing at all is a UserError either way. Modules in modules_to_save
+// are passed over, as in PEFT.
 std::vector<ModuleMatch> match_modules(const LoraConfig& config, const std::vector<LinearModule>& linears,
                                        IdleEntries idle = IdleEntries::kRefused);
+
+// What trains beside the updates of `matches`: the tensors of modules_to_save (an entry is the end of the name of a
+// module, or of one that it lies in) and biases. Matrices come first, which AdamW's weight decay is for.
+std::vector<WholeTensor> match_tensors(const LoraConfig& config, const std::vector<ModuleMatch>& matches,
+                                       const BaseParts& base, IdleEntries idle = IdleEntries::kRefused);
 
 // The entries of a list in target_modules that match no linear layer, in the order of their names.
 StringList idle_targets(const LoraConfig& config, const std::vector<LinearModule>& linears);
 
-// "W_pack, o_proj, ...": the last part of each name, once.
+// "W_pack, o_proj, ...": the last part of each name, once; without the embedding's.
 std::vector<std::string> short_names(const std::vector<LinearModule>& linears);
 
 }  // namespace rankfold

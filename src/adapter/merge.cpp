@@ -1,7 +1,6 @@
 #include "adapter/merge.h"
 
-#include "adapter/adapter_files.h"
-#include "adapter/peft_format.h"
+#include "adapter/merge_plan.h"
 #include "core/check.h"
 #include "core/checksum.h"
 #include "core/config.h"
@@ -13,9 +12,6 @@
 #include "io/dtype.h"
 #include "io/model_folder.h"
 #include "io/tensor_writer.h"
-#include "model/architecture.h"
-#include "model/load_network.h"
-#include "model/model_config.h"
 #include "rankfold/adapter.h"
 
 #include <ATen/ATen.h>
@@ -31,20 +27,6 @@ namespace rankfold {
 
 namespace fs = std::filesystem;
 using nlohmann::json;
-
-std::vector<LinearModule> linear_modules(const ModelFolder& folder) {
-  constexpr std::string_view kWeight = ".weight";
-  std::vector<LinearModule> linears;
-  for (const std::string& tensor : folder.names()) {
-    const TensorInfo& info = folder.info(tensor);
-    if (!tensor.ends_with(kWeight) || info.shape.size() != 2 || !at::isFloatingType(info.dtype)) continue;
-    const std::string name = tensor.substr(0, tensor.size() - kWeight.size());
-    const std::string last = name.substr(name.rfind('.') + 1);
-    if (last.find("embed") == std::string::npos)
-      linears.push_back({name, info.shape[0], info.shape[1], is_head_name(last)});
-  }
-  return linears;
-}
 
 namespace {
 
@@ -76,30 +58,25 @@ class Merger {
  public:
   Merger(const fs::path& model, const fs::path& adapter, const MergeOptions& options, const Stop& stop)
       : base_(ModelFolder::open(model)),
-        adapter_(read_checked_adapter(adapter)),
+        plan_(planned_merge(base_, adapter)),
         dtype_(meaning_of(kDtypes, options.dtype)),
         stop_(stop) {
-    check_base();
     merged_ = adapters_in_base();
-    const std::vector<LinearModule> linears = linear_modules(base_);
-    report_.notes = notes_on(adapter_, linears);
+    report_.notes = notes_on(plan_.adapter, parts_of(base_).modules);
     if (std::string note = unused_adapter(model, adapter); !note.empty()) report_.notes.push_back(std::move(note));
-    for (ModuleMatch& match : match_adapter(adapter_, linears)) {
-      const std::string weight = match.module.name + ".weight";
-      matches_.emplace(weight, std::move(match));
-    }
     shards_ = options.max_shard_size.empty() ? base_shards() : new_shards(*parse_size(options.max_shard_size));
-    has_new_index_ = dtype_ || !options.max_shard_size.empty();
+    has_new_index_ = dtype_ || !options.max_shard_size.empty() || !plan_.added.empty();
   }
 
   MergeReport write(const fs::path& folder) {
     Companions(base_).copy_to(folder);
-    if (what_stands_at(adapter_.path / kTemplateFile) == "a file")
-      copy_atomically(*File::open(adapter_.path / kTemplateFile), folder / kTemplateFile);
-    if (dtype_ || untied_) write_text(folder / "config.json", config_text());
+    const fs::path& adapter = plan_.adapter.path;
+    if (what_stands_at(adapter / kTemplateFile) == "a file")
+      copy_atomically(*File::open(adapter / kTemplateFile), folder / kTemplateFile);
+    if (dtype_ || plan_.is_untied) write_text(folder / "config.json", config_text());
     for (const Shard& shard : shards_) write_shard(folder, shard);
     if (!changed_)
-      fail(adapter_.path.string(),
+      fail(adapter.string(),
            ": expected an adapter that changes the model, got one whose updates are zero, or "
            "smaller than the steps of the stored dtype (--dtype float32 has the smallest)");
     if (has_new_index_) write_index(folder);
@@ -109,22 +86,13 @@ class Merger {
   }
 
  private:
-  void check_base() {
-    const std::string source = (base_.path() / "config.json").string();
-    const json& config = base_.config();
+  static MergePlan planned_merge(const ModelFolder& base, const fs::path& adapter) {
+    const json& config = base.config();
     if (config.contains("quantization_config") && !config["quantization_config"].is_null())
-      fail(source, ": quantization_config: expected none (quantized weights cannot be merged into), got ",
+      fail((base.path() / "config.json").string(),
+           ": quantization_config: expected none (quantized weights cannot be merged into), got ",
            brief(config["quantization_config"]));
-    const auto head = std::find_if(adapter_.tensors.begin(), adapter_.tensors.end(),
-                                   [](const auto& entry) { return is_head_name(entry.first); });
-    if (head != adapter_.tensors.end() && config.value("model_type", json()) == "baichuan" &&
-        read_model_config(base_).has_norm_head)
-      fail(source, ": norm_head: expected false, as the adapter changes ", head->first,
-           ", got true: rows that are divided by their norms take no update");
-    if (config.value("tie_word_embeddings", json()) != true) return;
-    untied_ = head_differs_from_embedding(base_);
-    if (!untied_ && head != adapter_.tensors.end())
-      fail(source, ": tie_word_embeddings: expected false, as the adapter changes ", head->first, " alone, got true");
+    return plan_merge(base, adapter);
   }
 
   // Those and this one.
@@ -137,17 +105,19 @@ class Merger {
       for (const json& one : adapters.is_array() ? adapters : json::array())
         if (one.is_string()) all.push_back(one);
     }
-    const std::shared_ptr<const File> file = File::open(adapter_.path / kAdapterName);
+    const std::shared_ptr<const File> file = File::open(plan_.adapter.path / kAdapterName);
     const std::string own = checksum_text(checksum_of(*file, file->size()));
     if (std::find(all.begin(), all.end(), own) != all.end())
-      fail(record.string(), ": expected a base without this adapter, got one that ", adapter_.path.string(),
+      fail(record.string(), ": expected a base without this adapter, got one that ", plan_.adapter.path.string(),
            " is merged into already");
     all.push_back(own);
     return all;
   }
 
   // A tensor's place in the result.
-  TensorInfo planned(TensorInfo info) const {
+  TensorInfo planned(const std::string& name) const {
+    TensorInfo info = base_.info(name == plan_.added ? plan_.twin : name);
+    info.name = name;
     if (info.dtype == at::ScalarType::Undefined) base_.tensor(info.name);  // refuses by name
     if (dtype_ && at::isFloatingType(info.dtype)) info.dtype = *dtype_;
     return info;
@@ -158,9 +128,10 @@ class Merger {
     for (const TensorFile& file : base_.files()) {
       Shard shard{file.path().filename().string(), {}, file.metadata()};
       shard.metadata.emplace("format", "pt");
-      for (const TensorInfo& info : file.tensors()) shard.tensors.push_back(planned(info));
+      for (const TensorInfo& info : file.tensors()) shard.tensors.push_back(planned(info.name));
       shards.push_back(std::move(shard));
     }
+    if (!plan_.added.empty()) shards.back().tensors.push_back(planned(plan_.added));
     return shards;
   }
 
@@ -168,8 +139,10 @@ class Merger {
   std::vector<Shard> new_shards(uint64_t largest) const {
     std::vector<Shard> shards;
     uint64_t filled = 0;
-    for (const std::string& name : base_.names()) {
-      const TensorInfo info = planned(base_.info(name));
+    std::vector<std::string> names = base_.names();
+    if (!plan_.added.empty()) names.push_back(plan_.added);
+    for (const std::string& name : names) {
+      const TensorInfo info = planned(name);
       const uint64_t bytes = byte_size(info);
       if (shards.empty() || filled + bytes > largest) {
         shards.push_back({"", {}, {{"format", "pt"}}});
@@ -190,20 +163,23 @@ class Merger {
     TensorWriter writer(folder / shard.name, shard.tensors, shard.metadata);
     for (const TensorInfo& info : writer.tensors()) {
       leave_if(stop_);
-      const TensorFile& file = base_.file_of(info.name);
-      writer.add(info.name, result(file.tensor(info.name), info));
-      file.forget(info.name);
+      writer.add(info.name, result(info));
+      const std::string& stored = info.name == plan_.added ? plan_.twin : info.name;
+      base_.file_of(stored).forget(stored);
     }
     writer.commit();
   }
 
   // The merged or converted tensor, made in blocks of rows so that the fp32 work stays small.
-  at::Tensor result(const at::Tensor& stored, const TensorInfo& info) {
-    const auto match = matches_.find(info.name);
-    if (match == matches_.end() && stored.scalar_type() == info.dtype) return stored;
-    const at::ScalarType wide = at::promote_types(stored.scalar_type(), at::kFloat);
-    const at::Tensor flat = stored.dim() > 1 ? stored : stored.view({-1, 1});
-    at::Tensor merged = at::empty(stored.sizes(), stored.options().dtype(info.dtype));
+  at::Tensor result(const TensorInfo& info) {
+    const at::Tensor source = plan_.source(base_, info.name);
+    const auto found = plan_.updates.find(info.name);
+    const WeightUpdate* update = found == plan_.updates.end() ? nullptr : &found->second;
+    const bool is_replaced = plan_.replaced.contains(info.name);
+    if (!update && !is_replaced && source.scalar_type() == info.dtype) return source;
+    const at::ScalarType wide = at::promote_types(source.scalar_type(), at::kFloat);
+    const at::Tensor flat = source.dim() > 1 ? source : source.view({-1, 1});
+    at::Tensor merged = at::empty(source.sizes(), source.options().dtype(info.dtype));
     const at::Tensor merged_rows = merged.view(flat.sizes());
     constexpr int64_t kBlockElements = 1 << 22;  // of fp32 work at a time: 16 MiB
     Survival survival;
@@ -211,28 +187,32 @@ class Merger {
                    [&](int64_t row, int64_t count) {
                      at::Tensor block = flat.narrow(0, row, count).to(wide);
                      at::Tensor added;
-                     if (match != matches_.end()) {
-                       added = update(match->second.module.name, row, count).to(wide);
-                       block = block.add(added, match->second.scale);
+                     if (update) {
+                       added = update->left.narrow(0, row, count).mm(update->right).to(wide);
+                       block = block.add(added, update->scale);
                        if (!block.isfinite().all().item<bool>())
-                         fail(base_.file_of(info.name).path().string(), ": tensor '", info.name,
+                         fail(file_of(info.name), ": tensor '", info.name,
                               "': expected finite values, base and update added, got NaN or infinity");
                      }
                      const at::Tensor rounded = merged_rows.narrow(0, row, count).copy_(block);
                      if (!rounded.isfinite().equal(block.isfinite()))
-                       fail(base_.file_of(info.name).path().string(), ": tensor '", info.name, "': a value of ",
+                       fail(file_of(info.name), ": tensor '", info.name, "': a value of ",
                             block.abs().max().item<double>(), " does not fit ", model_dtype_name(info.dtype));
                      // Against the base in the same dtype: what rounding takes from the base is not the update's loss.
-                     if (match != matches_.end())
+                     if (update)
                        survival.add(rounded.to(wide).sub(flat.narrow(0, row, count).to(info.dtype)), added,
-                                    match->second.scale);
+                                    update->scale);
                    });
-    if (match != matches_.end()) {
-      check_base_weight(match->second.module.name, stored);
+    if (update) note(update->module, survival);
+    if (update || is_replaced) {
+      const at::Tensor stored = base_.tensor(info.name == plan_.added ? plan_.twin : info.name);
       changed_ = changed_ || !merged.equal(stored.to(info.dtype));
-      note(match->second.module.name, survival);
     }
     return merged;
+  }
+
+  std::string file_of(const std::string& name) const {
+    return base_.file_of(name == plan_.added ? plan_.twin : name).path().string();
   }
 
   void note(const std::string& module, const Survival& survival) {
@@ -243,22 +223,10 @@ class Merger {
     report_.worst_share = survival.share();
   }
 
-  at::Tensor update(const std::string& module, int64_t row, int64_t count) const {
-    const auto& [a, b] = adapter_.tensors.at(module);
-    return b.narrow(0, row, count).mm(a);
-  }
-
-  void check_base_weight(const std::string& module, const at::Tensor& stored) const {
-    const auto found = adapter_.base_weights.find(module);
-    if (found != adapter_.base_weights.end() && !found->second.equal(stored.to(at::kFloat)))
-      fail(adapter_.path.string(), ": module '", module,
-           "': expected the base's own weight in base_layer, got another");
-  }
-
   std::string config_text() const {
     json config = base_.config();
     if (dtype_) config[config.contains("dtype") ? "dtype" : "torch_dtype"] = model_dtype_name(*dtype_);
-    if (untied_) config["tie_word_embeddings"] = false;  // as the weights are
+    if (plan_.is_untied) config["tie_word_embeddings"] = false;  // as the weights are
     return config.dump(2) + "\n";
   }
 
@@ -279,13 +247,11 @@ class Merger {
   }
 
   ModelFolder base_;
-  AdapterFolder adapter_;
+  MergePlan plan_;
   std::optional<at::ScalarType> dtype_;
   Stop stop_;
-  std::map<std::string, ModuleMatch> matches_;  // by the name of the weight
   std::vector<Shard> shards_;
   bool has_new_index_ = false;
-  bool untied_ = false;              // config.json ties two weights that are not one
   std::vector<std::string> merged_;  // checksums of the adapters in the result
   bool changed_ = false;             // a weight
   Survival survival_;                // of all modules

@@ -10,10 +10,6 @@
 
 namespace rankfold {
 
-// Every matrix of the folder that may be a linear layer: the adapter's config says which of them it means, whatever the
-// architecture.
-std::vector<LinearModule> linear_modules(const ModelFolder& folder);
-
 // Compares a merged folder, tensor by tensor, with base + adapter computed in double and rounded to the stored dtype.
 // Only the fp32 arithmetic of merge() may lie between the two. Throws Error(kDefect) that names the tensor. Memory: a
 // block of rows.

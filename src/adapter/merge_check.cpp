@@ -1,6 +1,5 @@
-#include "adapter/adapter_files.h"
 #include "adapter/merge.h"
-#include "adapter/peft_format.h"
+#include "adapter/merge_plan.h"
 #include "core/check.h"
 #include "core/row_chunks.h"
 
@@ -28,15 +27,16 @@ bool same_bytes(const at::Tensor& a, const at::Tensor& b) {
 
 // A module's update in double.
 struct ExactUpdate {
-  at::Tensor a, b;  // [r, in], [out, r]
+  at::Tensor left, right;  // [rows, r], [r, columns]
   double scale;
 
-  at::Tensor rows(int64_t begin, int64_t count) const { return b.narrow(0, begin, count).mm(a).mul_(scale); }
+  at::Tensor rows(int64_t begin, int64_t count) const { return left.narrow(0, begin, count).mm(right).mul_(scale); }
   // How far the fp32 product of the same may lie from it: r products and sums, one scale, one sum with the weight.
   at::Tensor slack(int64_t begin, int64_t count, const at::Tensor& sum) const {
     constexpr double kRounding = 0x1p-24;
-    const at::Tensor bound = b.narrow(0, begin, count).square().sum(1, true).sqrt() * a.square().sum(0, true).sqrt();
-    return bound.mul_(scale * kRounding * static_cast<double>(a.size(0) + 3)).add_(sum.abs(), 2 * kRounding);
+    const at::Tensor bound =
+        left.narrow(0, begin, count).square().sum(1, true).sqrt() * right.square().sum(0, true).sqrt();
+    return bound.mul_(scale * kRounding * static_cast<double>(right.size(0) + 3)).add_(sum.abs(), 2 * kRounding);
   }
 };
 
@@ -79,25 +79,23 @@ void compare(const fs::path& file, const TensorInfo& info, const at::Tensor& bas
 void check_merged(const fs::path& model, const fs::path& adapter, const fs::path& merged, const Stop& stop) {
   const at::NoGradGuard no_grad;
   const ModelFolder base = ModelFolder::open(model), result = ModelFolder::open(merged);
-  const AdapterFolder stored = read_checked_adapter(adapter);
-  std::map<std::string, ModuleMatch> matches;  // by the name of the weight
-  for (ModuleMatch& match : match_adapter(stored, linear_modules(base))) {
-    const std::string weight = match.module.name + ".weight";
-    matches.emplace(weight, std::move(match));
-  }
+  const MergePlan plan = plan_merge(base, adapter);
   for (const std::string& name : result.names())
-    if (!base.contains(name)) wrong(result.file_of(name).path(), name, "expected no such tensor, as the base has none");
-  for (const std::string& name : base.names()) {
+    if (!base.contains(name) && name != plan.added)
+      wrong(result.file_of(name).path(), name, "expected no such tensor, as the base has none");
+  std::vector<std::string> names = base.names();
+  if (!plan.added.empty()) names.push_back(plan.added);
+  for (const std::string& name : names) {
     leave_if(stop);
     if (!result.contains(name)) wrong(merged, name, "expected the base's tensor, got none");
-    const TensorFile &from = base.file_of(name), &to = result.file_of(name);
+    const TensorFile& to = result.file_of(name);
     std::optional<ExactUpdate> update;
-    if (const auto match = matches.find(name); match != matches.end()) {
-      const auto& [a, b] = stored.tensors.at(match->second.module.name);
-      update = ExactUpdate{a.to(at::kDouble), b.to(at::kDouble), match->second.scale};
-    }
-    compare(to.path(), to.info(name), from.tensor(name), to.tensor(name), update ? &*update : nullptr);
-    from.forget(name);
+    if (const auto found = plan.updates.find(name); found != plan.updates.end())
+      update =
+          ExactUpdate{found->second.left.to(at::kDouble), found->second.right.to(at::kDouble), found->second.scale};
+    compare(to.path(), to.info(name), plan.source(base, name), to.tensor(name), update ? &*update : nullptr);
+    const std::string& stored = name == plan.added ? plan.twin : name;
+    base.file_of(stored).forget(stored);
     to.forget(name);
   }
 }

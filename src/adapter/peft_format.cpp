@@ -13,7 +13,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <set>
+#include <optional>
 
 namespace rankfold {
 
@@ -23,8 +23,8 @@ using Json = nlohmann::ordered_json;  // of a pattern the first entry that match
 namespace {
 
 constexpr const char* kConfigName = "adapter_config.json";
-constexpr std::string_view kPrefix = "base_model.model.", kA = ".lora_A.weight", kB = ".lora_B.weight",
-                           kBase = ".base_layer.weight";
+constexpr std::string_view kPrefix = kAdapterPrefix, kBaseLayer = ".base_layer", kSaved = ".modules_to_save.",
+                           kWeight = ".weight", kBias = ".bias";
 
 bool is_unset(const Json& value) {
   return value.is_null() || value == false || value == 0 || value == "" || (value.is_structured() && value.empty());
@@ -100,46 +100,89 @@ std::string adapters_below(const fs::path& path) {
 }
 
 at::Tensor read_tensor(const TensorFile& file, const TensorInfo& info) {
-  if (!at::isFloatingType(info.dtype) || info.shape.size() != 2)
-    fail(file.path().string(), ": tensor '", info.name, "': expected a floating-point matrix, got ", info.dtype, " ",
-         at::IntArrayRef(info.shape));
-  at::Tensor tensor = file.tensor(info.name).to(at::kFloat, /*non_blocking=*/false, /*copy=*/true);
+  at::Tensor tensor = file.tensor(info.name);
+  if (!at::isFloatingType(info.dtype) || info.shape.empty() || info.shape.size() > 2)
+    fail(file.path().string(), ": tensor '", info.name, "': expected a floating-point matrix or bias, got ", info.dtype,
+         " ", at::IntArrayRef(info.shape));
   if (!tensor.isfinite().all().item<bool>())
     fail(file.path().string(), ": tensor '", info.name, "': expected finite numbers, got NaN or infinity");
   return tensor;
 }
 
-// "base_model.model.X.lora_A.weight" -> X, and which of A, B and the base's weight it is.
-std::pair<std::string, std::string_view> split_key(const std::string& key, const std::string& source) {
-  for (const std::string_view suffix : {kA, kB, kBase})
-    if (key.starts_with(kPrefix) && key.ends_with(suffix) && key.size() > kPrefix.size() + suffix.size())
-      return {key.substr(kPrefix.size(), key.size() - kPrefix.size() - suffix.size()), suffix};
-  fail(source, ": tensor '", key, "': expected base_model.model.MODULE.lora_A.weight or .lora_B.weight");
+// What a key of the file stands for.
+struct Key {
+  std::string module;  // of A and B
+  std::string which;   // "A", "B"; empty: a whole tensor
+  bool is_embedding = false;
+  std::string whole;    // the key of a whole tensor without an adapter's name
+  std::string adapter;  // the name that stands in it; empty: none
+};
+
+// Of what follows a module's name in `key`: the tensor's adapter where that is ".NAME" + suffix or suffix alone.
+std::optional<std::string> adapter_in(std::string_view rest, std::string_view suffix) {
+  if (rest == suffix) return "";
+  if (!rest.starts_with('.') || !rest.ends_with(suffix) || rest.size() < suffix.size() + 2) return std::nullopt;
+  const std::string_view name = rest.substr(1, rest.size() - suffix.size() - 1);
+  return name.find('.') == std::string_view::npos ? std::optional(std::string(name)) : std::nullopt;
+}
+
+Key split_key(const std::string& key, const std::string& source) {
+  for (const bool is_embedding : {false, true})
+    for (const std::string which : {"A", "B"}) {
+      const std::string mark = (is_embedding ? ".lora_embedding_" : ".lora_") + which;
+      const size_t at = key.rfind(mark);
+      if (!key.starts_with(kPrefix) || at == std::string::npos || at <= kPrefix.size()) continue;
+      const auto adapter = adapter_in(std::string_view(key).substr(at + mark.size()), is_embedding ? "" : kWeight);
+      if (adapter) return {key.substr(kPrefix.size(), at - kPrefix.size()), which, is_embedding, "", *adapter};
+    }
+  for (const std::string_view suffix : {kWeight, kBias}) {
+    if (!key.starts_with(kPrefix) || !key.ends_with(suffix) || key.find(".lora_") != std::string::npos) continue;
+    const size_t at = key.rfind(kSaved);
+    if (at == std::string::npos) return {"", "", false, key, ""};
+    const auto adapter = adapter_in(std::string_view(key).substr(at + kSaved.size() - 1), suffix);
+    if (adapter) return {"", "", false, key.substr(0, at) + std::string(suffix), *adapter};
+  }
+  fail(source, ": tensor '", key, "': expected ", kPrefix,
+       "MODULE.lora_A.weight or .lora_B.weight, or a tensor of the "
+       "base after ",
+       kPrefix);
 }
 
 void check_pair(const AdapterFolder& folder, const std::string& module, const at::Tensor& a, const at::Tensor& b) {
   const std::string source = (folder.path / kAdapterName).string();
-  for (const auto& [tensor, suffix] : {std::pair{a, kA}, std::pair{b, kB}})
-    if (!tensor.defined()) fail(source, ": tensor '", kPrefix, module, suffix, "' is missing");
+  const LinearModule linear{.name = module, .is_embedding = folder.embeddings.contains(module)};
+  for (const auto& [tensor, which] : {std::pair{a, "A"}, std::pair{b, "B"}}) {
+    if (!tensor.defined()) fail(source, ": tensor '", lora_key(linear, which), "' is missing");
+    if (tensor.dim() != 2)
+      fail(source, ": tensor '", lora_key(linear, which), "': expected a floating-point matrix, got ",
+           tensor.scalar_type(), " ", tensor.sizes());
+  }
   if (a.size(0) != b.size(1))
     fail(source, ": module '", module, "': expected A and B of one rank, got A ", a.sizes(), " and B ", b.sizes());
 }
 
 void read_tensors(AdapterFolder& folder) {
   const TensorFile file = TensorFile::open(folder.path / kAdapterName);
+  const std::string source = file.path().string();
+  std::optional<std::string> adapter;
   for (const TensorInfo& info : file.tensors()) {
-    const auto [module, kind] = split_key(info.name, file.path().string());
-    at::Tensor tensor = read_tensor(file, info);
-    if (kind == kBase)
-      folder.base_weights[module] = tensor;
-    else
-      (kind == kA ? folder.tensors[module].first : folder.tensors[module].second) = tensor;
+    const Key key = split_key(info.name, source);
+    const bool may_have_name = !key.which.empty() || !key.adapter.empty();
+    if (may_have_name && adapter && *adapter != key.adapter)
+      fail(source, ": tensor '", info.name, "': expected tensors of one adapter, got '", *adapter, "' and '",
+           key.adapter, "': keep those of one");
+    if (may_have_name) adapter = key.adapter;
+    const at::Tensor tensor = read_tensor(file, info);
+    if (key.which.empty()) {
+      folder.whole[key.whole] = tensor;
+      continue;
+    }
+    auto& [a, b] = folder.tensors[key.module];
+    (key.which == "A" ? a : b) = tensor.to(at::kFloat, /*non_blocking=*/false, /*copy=*/true);
+    if (key.is_embedding) folder.embeddings.insert(key.module);
   }
-  if (folder.tensors.empty()) fail(file.path().string(), ": holds no adapter");
+  if (folder.tensors.empty()) fail(source, ": holds no adapter");
   for (const auto& [module, pair] : folder.tensors) check_pair(folder, module, pair.first, pair.second);
-  for (const auto& [module, weight] : folder.base_weights)
-    if (!folder.tensors.contains(module))
-      fail(file.path().string(), ": tensor '", kPrefix, module, kBase, "' belongs to no adapted module");
 }
 
 // A whole number as PEFT's integers are written.
@@ -153,10 +196,9 @@ Json target_names(const LoraConfig& config, const std::vector<std::pair<std::str
   if (const auto* text = std::get_if<std::string>(&config.target_modules)) {
     if (!is_all_linear(*text)) return *text;
     std::set<std::string> names;
-    for (const auto& [key, tensor] : tensors) {
-      const std::string module = split_key(key, kAdapterName).first;
-      names.insert(module.substr(module.rfind('.') + 1));
-    }
+    for (const auto& [name, tensor] : tensors)
+      if (const Key key = split_key(name, kAdapterName); !key.which.empty())
+        names.insert(key.module.substr(key.module.rfind('.') + 1));
     list.assign(names.begin(), names.end());
   } else {
     list = std::get<StringList>(config.target_modules);
@@ -196,7 +238,7 @@ std::string config_text(const LoraConfig& config, const std::string& base_model,
       {"lora_dropout", config.lora_dropout},
       {"megatron_config", nullptr},
       {"megatron_core", "megatron.core"},
-      {"modules_to_save", nullptr},
+      {"modules_to_save", config.modules_to_save.empty() ? Json() : Json(config.modules_to_save)},
       {"peft_type", "LORA"},
       {"qalora_group_size", 16},
       {"r", config.r},
@@ -218,6 +260,18 @@ std::string readme_text(const LoraConfig& config, const std::string& base_model)
   return join("---\nbase_model: ", base, "\nlibrary_name: peft\npipeline_tag: text-generation\ntags:\n- lora\n---\n\n",
               "# LoRA adapter\n\nRank ", config.r, ", alpha ", config.lora_alpha, ", for ", base_model,
               ".\nTrained with Rankfold; loads with `peft.PeftModel.from_pretrained(base, folder)`.\n");
+}
+
+}  // namespace
+
+namespace {
+
+// By the file's header alone, as the tensors need not have been read.
+bool has_pair(const AdapterFolder& folder, const LinearModule& module) {
+  const std::string key = lora_key(module, "A");
+  const TensorFile file = TensorFile::open(folder.path / kAdapterName);
+  return std::any_of(file.tensors().begin(), file.tensors().end(),
+                     [&](const TensorInfo& info) { return info.name.starts_with(key); });
 }
 
 }  // namespace
@@ -250,47 +304,70 @@ AdapterFolder read_adapter_folder(const fs::path& path) {
   return folder;
 }
 
-std::vector<std::string> notes_on(const AdapterFolder& folder, const std::vector<LinearModule>& linears) {
+std::vector<std::string> notes_on(const AdapterFolder& folder, const std::vector<LinearModule>& modules) {
   const std::string source = (folder.path / kConfigName).string();
   std::vector<std::string> notes;
-  if (const StringList idle = idle_targets(folder.config, linears); !idle.empty())
+  if (const StringList idle = idle_targets(folder.config, modules); !idle.empty())
     notes.push_back(one_line(join(source, ": target_modules: ", brief(Json(idle)),
                                   " match no linear layer of this model and are passed over")));
+  for (const ModuleMatch& match : match_modules(folder.config, modules, IdleEntries::kAllowed))
+    if (match.module.is_embedding && !has_pair(folder, match.module))
+      notes.push_back(join(source, ": target_modules: ", match.module.name, " has no tensors in ", kAdapterName,
+                           " and is passed over"));
   if (folder.fan_in_fan_out)
     notes.push_back(source + ": fan_in_fan_out: true is passed over: no linear layer of this model is transposed");
   return notes;
 }
 
-std::vector<ModuleMatch> match_adapter(const AdapterFolder& folder, const std::vector<LinearModule>& linears) {
+namespace {
+
+// Embeddings and heads are misshaped where the vocabulary has grown.
+[[noreturn]] void refuse_rows(const std::string& source, const std::string& what, int64_t rows, int64_t base_rows) {
+  fail(source, ": ", what, ": the adapter brings embeddings of ", rows, " rows, the base has ", base_rows,
+       ": grow the base's vocabulary to ", rows, " and save it, or give the base that the adapter was trained on");
+}
+
+void check_shapes(const std::string& source, const ModuleMatch& match, const at::Tensor& stored_a,
+                  const at::Tensor& stored_b) {
+  const LinearModule& module = match.module;
+  const std::string name = join("module '", module.name, "'");
+  if (stored_a.size(0) != match.r)
+    fail(source, ": ", name, ": expected rank ", match.r, " as in ", kConfigName, ", got A ", stored_a.sizes(),
+         " and B ", stored_b.sizes());
+  if (module.is_head && stored_b.size(0) != module.out_features)
+    refuse_rows(source, name, stored_b.size(0), module.out_features);
+  if (module.is_embedding && stored_a.size(1) != module.in_features)
+    refuse_rows(source, name, stored_a.size(1), module.in_features);
+  const std::array<int64_t, 2> a{match.r, module.in_features}, b{module.out_features, match.r};
+  if (stored_a.sizes() != at::IntArrayRef(a) || stored_b.sizes() != at::IntArrayRef(b))
+    fail(source, ": ", name, ": expected A ", at::IntArrayRef(a), " and B ", at::IntArrayRef(b), ", got ",
+         stored_a.sizes(), " and ", stored_b.sizes());
+}
+
+std::vector<ModuleMatch> match_pairs(const AdapterFolder& folder, const BaseParts& base) {
   const std::string source = (folder.path / kAdapterName).string();
   std::set<std::string> names;
-  for (const LinearModule& module : linears) names.insert(module.name);
+  for (const LinearModule& module : base.modules) names.insert(module.name);
   for (const auto& [module, pair] : folder.tensors)
     if (!names.contains(module))
       fail(source, ": module '", module, "' is not in the base model", did_you_mean(nearest(module, names)));
-  std::vector<ModuleMatch> matches;
+  std::vector<ModuleMatch> wanted, matches;
   try {
-    matches = match_modules(folder.config, linears, IdleEntries::kAllowed);
+    wanted = match_modules(folder.config, base.modules, IdleEntries::kAllowed);
   } catch (const UserError& error) {
     fail((folder.path / kConfigName).string(), ": ", error.what());
   }
-  for (const ModuleMatch& match : matches) {
+  for (const ModuleMatch& match : wanted) {
     const LinearModule& module = match.module;
     const auto found = folder.tensors.find(module.name);
+    if (found == folder.tensors.end() && module.is_embedding) continue;
     if (found == folder.tensors.end())
       fail(source, ": module '", module.name, "': expected its tensors, as target_modules names it, got none");
-    const auto& [stored_a, stored_b] = found->second;
-    if (stored_a.size(0) != match.r)
-      fail(source, ": module '", module.name, "': expected rank ", match.r, " as in ", kConfigName, ", got A ",
-           stored_a.sizes(), " and B ", stored_b.sizes());
-    const std::array<int64_t, 2> a{match.r, module.in_features}, b{module.out_features, match.r};
-    if (stored_a.sizes() != at::IntArrayRef(a) || stored_b.sizes() != at::IntArrayRef(b))
-      fail(source, ": module '", module.name, "': expected A ", at::IntArrayRef(a), " and B ", at::IntArrayRef(b),
-           ", got ", stored_a.sizes(), " and ", stored_b.sizes());
-    if (const auto base = folder.base_weights.find(module.name); base != folder.base_weights.end())
-      if (base->second.size(0) != module.out_features || base->second.size(1) != module.in_features)
-        fail(source, ": module '", module.name, "': expected a base weight of [", module.out_features, ", ",
-             module.in_features, "], got ", base->second.sizes());
+    if (folder.embeddings.contains(module.name) != module.is_embedding)
+      fail(source, ": module '", module.name, "': expected '", lora_key(module, "A"), "', got that of ",
+           module.is_embedding ? "a linear layer" : "an embedding");
+    check_shapes(source, match, found->second.first, found->second.second);
+    matches.push_back(match);
     names.erase(module.name);
   }
   for (const auto& [module, pair] : folder.tensors)
@@ -299,15 +376,97 @@ std::vector<ModuleMatch> match_adapter(const AdapterFolder& folder, const std::v
   return matches;
 }
 
-std::string lora_key(const std::string& module, const std::string& which) {
-  return std::string(kPrefix) + module + ".lora_" + which + ".weight";
+// The base's tensor that a key which nothing asked for stands in place of.
+WholeTensor brought(const std::string& source, const std::string& key, const std::vector<ModuleMatch>& matches,
+                    const BaseParts& base) {
+  std::string name = key.substr(kPrefix.size());
+  std::string module = name.substr(0, name.rfind('.'));
+  const std::string suffix = name.substr(module.size());
+  const bool is_base_layer = module.ends_with(kBaseLayer);
+  if (is_base_layer) module.resize(module.size() - kBaseLayer.size());
+  name = module + suffix;
+  if (!base.tensors.contains(name)) {
+    std::vector<std::string> names;
+    for (const auto& [tensor, shape] : base.tensors) names.push_back(tensor);
+    fail(source, ": tensor '", key, "' is none of the base model's", did_you_mean(nearest(name, names)));
+  }
+  const bool is_adapted = std::any_of(matches.begin(), matches.end(),
+                                      [&](const ModuleMatch& match) { return match.module.name == module; });
+  if (is_base_layer && !is_adapted) fail(source, ": tensor '", key, "' belongs to no adapted module");
+  if (!is_base_layer && is_adapted)
+    fail(source, ": tensor '", key, "': expected '", kPrefix, module, kBaseLayer, suffix,
+         "', as the module is adapted");
+  return {.name = name, .key = key, .trains = false};
+}
+
+// What PEFT loads into one of two tied tensors it loads into both.
+void share_tied(const AdapterFolder& folder, const BaseParts& base, std::vector<WholeTensor>& tensors) {
+  const auto find = [&](const std::string& name) {
+    return std::find_if(tensors.begin(), tensors.end(), [&](const WholeTensor& t) { return t.name == name; });
+  };
+  const auto embedding = find(base.embedding), head = find(base.head);
+  const auto is_frozen = [&](const auto& at) { return at != tensors.end() && !at->trains; };
+  if (is_frozen(embedding) && is_frozen(head)) {
+    if (!folder.whole.at(embedding->key).equal(folder.whole.at(head->key)))
+      fail((folder.path / kAdapterName).string(), ": tensor '", head->key, "': expected the values of '",
+           embedding->key,
+           "', as the base ties the two (tie_word_embeddings), got others: untie the base's weights first");
+    head->key = embedding->key;
+  } else if (is_frozen(embedding) && head == tensors.end()) {
+    tensors.push_back({.name = base.head, .key = embedding->key, .trains = false});
+  } else if (is_frozen(head) && embedding == tensors.end()) {
+    tensors.push_back({.name = base.embedding, .key = head->key, .trains = false});
+  }
+}
+
+}  // namespace
+
+AdapterParts match_adapter(const AdapterFolder& folder, const BaseParts& base) {
+  const std::string source = (folder.path / kAdapterName).string();
+  AdapterParts parts;
+  parts.modules = match_pairs(folder, base);
+  try {
+    parts.tensors = match_tensors(folder.config, parts.modules, base, IdleEntries::kAllowed);
+  } catch (const UserError& error) {
+    fail((folder.path / kConfigName).string(), ": ", error.what());
+  }
+  std::set<std::string> asked;
+  for (const WholeTensor& tensor : parts.tensors) {
+    if (!folder.whole.contains(tensor.key))
+      fail(source, ": tensor '", tensor.key, "' is missing, which ", kConfigName, " says is trained");
+    asked.insert(tensor.key);
+  }
+  for (const auto& [key, value] : folder.whole)
+    if (!asked.contains(key)) parts.tensors.push_back(brought(source, key, parts.modules, base));
+  for (const WholeTensor& tensor : parts.tensors) {
+    const at::IntArrayRef shape = base.tensors.at(tensor.name), stored = folder.whole.at(tensor.key).sizes();
+    if (stored == shape) continue;
+    if ((tensor.name == base.embedding || tensor.name == base.head) && stored.size() == 2 && stored[1] == shape[1])
+      refuse_rows(source, join("tensor '", tensor.key, "'"), stored[0], shape[0]);
+    fail(source, ": tensor '", tensor.key, "': expected ", shape, ", got ", stored);
+  }
+  if (base.is_tied) share_tied(folder, base, parts.tensors);
+  return parts;
+}
+
+std::string lora_key(const LinearModule& module, const std::string& which) {
+  const std::string start = std::string(kPrefix) + module.name;
+  return module.is_embedding ? start + ".lora_embedding_" + which : start + ".lora_" + which + std::string(kWeight);
+}
+
+std::string base_weight_key(const std::string& module) { return join(kPrefix, module, kBaseLayer, kWeight); }
+
+bool saves_base_weights(const LoraConfig& config, const std::vector<std::string>& modules) {
+  constexpr const char* kEmbeddings[] = {"embed_tokens", "lm_head"};  // as PEFT has them
+  if (const auto* list = std::get_if<StringList>(&config.target_modules))
+    return std::any_of(list->begin(), list->end(), [&](const std::string& x) { return is_among(kEmbeddings, x); });
+  return std::any_of(modules.begin(), modules.end(),
+                     [&](const std::string& x) { return is_among(kEmbeddings, x.substr(x.rfind('.') + 1)); });
 }
 
 void write_adapter_folder(const fs::path& path, const LoraConfig& config, const std::string& base_model,
                           const std::vector<std::pair<std::string, at::Tensor>>& tensors) {
-  std::vector<std::pair<std::string, at::Tensor>> stored;
-  for (const auto& [key, tensor] : tensors) stored.emplace_back(key, tensor.detach().to(at::kFloat));
-  write_tensor_file(path / kAdapterName, stored);
+  write_tensor_file(path / kAdapterName, tensors);
   write_text(path / kConfigName, config_text(config, base_model, tensors));
   write_text(path / "README.md", readme_text(config, base_model));
 }

@@ -8,6 +8,7 @@
 
 #include <filesystem>
 #include <map>
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -20,30 +21,44 @@ struct AdapterFolder {
   std::string base_model;       // base_model_name_or_path; may be empty
   bool fan_in_fan_out = false;  // of layers that keep their weights transposed, which no linear layer does
   std::map<std::string, std::pair<at::Tensor, at::Tensor>> tensors;  // module -> A [r, in], B [out, r], fp32 copies
-  std::map<std::string, at::Tensor> base_weights;  // module -> the base's own weight, which PEFT adds for lm_head
+  std::set<std::string> embeddings;         // those of these modules that the file has as an embedding's
+  std::map<std::string, at::Tensor> whole;  // key without an adapter's name -> a view of the file, as it is stored
+};
+
+// What an adapter's tensors are to a base.
+struct AdapterParts {
+  std::vector<ModuleMatch> modules;
+  std::vector<WholeTensor> tensors;  // each in AdapterFolder::whole; those that train first
 };
 
 inline constexpr const char* kAdapterName = "adapter_model.safetensors";
 
 // A key of adapter_config.json that we do not know is refused by name, unless it is null, false, 0 or empty, or says
-// nothing of what the adapter computes. Every tensor must be A or B of a pair, and finite.
+// nothing of what the adapter computes. Every tensor must be A or B of a pair, or a whole weight or bias, and finite. An
+// adapter's name in the keys, as in a state dict, is passed over where it is the same in all.
 AdapterFolder read_adapter_folder(const std::filesystem::path& path);
 // The same without the tensors, which stay unread.
 AdapterFolder read_adapter_config(const std::filesystem::path& path);
 
 // The modules of this model that the config names; each must have its pair, with the module's shape and the rank that the
-// config gives it, and no pair may be left over. Names that match nothing are passed over, as PEFT does.
-std::vector<ModuleMatch> match_adapter(const AdapterFolder& folder, const std::vector<LinearModule>& linears);
+// config gives it, and no pair may be left over. So must what trains as a whole. Other weights and biases stand in place
+// of the base's without being trained, as where PEFT has saved the embeddings; on a tied base in place of both. Names that
+// match nothing are passed over, as PEFT does, and so is an embedding without a pair.
+AdapterParts match_adapter(const AdapterFolder& folder, const BaseParts& base);
 
 // What PEFT would warn of, or pass over, when it loads this adapter on such a model; a line each.
-std::vector<std::string> notes_on(const AdapterFolder& folder, const std::vector<LinearModule>& linears);
+std::vector<std::string> notes_on(const AdapterFolder& folder, const std::vector<LinearModule>& modules);
 
 // The key of a module's tensor; `which` is "A" or "B".
-std::string lora_key(const std::string& module, const std::string& which);
+std::string lora_key(const LinearModule& module, const std::string& which);
+// The key of the base's own weight, which PEFT writes beside the updates of an embedding or a head that is a target.
+std::string base_weight_key(const std::string& module);
+// Whether PEFT writes these: where target_modules names embed_tokens or lm_head.
+bool saves_base_weights(const LoraConfig& config, const std::vector<std::string>& modules);
 
-// adapter_config.json, adapter_model.safetensors (fp32) and README.md, each through AtomicFile, into a folder that is
-// there. `tensors` by their keys: "base_model.model.model.layers.0.self_attn.W_pack.lora_A.weight". The config holds the
-// keys that PEFT 0.17 knows.
+// adapter_config.json, adapter_model.safetensors and README.md, each through AtomicFile, into a folder that is there.
+// `tensors` by their keys: "base_model.model.model.layers.0.self_attn.W_pack.lora_A.weight". The config holds the keys that
+// PEFT 0.17 knows.
 void write_adapter_folder(const std::filesystem::path& path, const LoraConfig& config, const std::string& base_model,
                           const std::vector<std::pair<std::string, at::Tensor>>& tensors);
 

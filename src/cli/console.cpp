@@ -78,9 +78,18 @@ void print_modules(std::ostream& out, const CausalLM& model, const Adapter& adap
     out << "LoRA on " << adapter.modules().size() << " modules:";
     for (const auto& [kind, count] : kinds) out << " " << kind << " (" << count << ")";
     out << "\n";
+    kinds.clear();
+    for (const Parameter& p : adapter.named_parameters())
+      if (p.name.find(".lora_") == std::string::npos) ++kinds[std::regex_replace(p.name, layer, ".*.")];
+    if (!kinds.empty()) out << "trained as a whole:";
+    for (const auto& [kind, count] : kinds) out << " " << kind << " (" << count << ")";
+    if (!kinds.empty()) out << "\n";
   }
   const int64_t trained = adapter.parameter_count();
-  const int64_t all = adapter.is_full() ? trained : model.parameter_count() + trained;
+  int64_t all = adapter.is_full() ? trained : model.parameter_count() + trained;
+  if (!adapter.is_full() && adapter.config().bias != "none")  // biases train where they are, other tensors as copies
+    for (const Parameter& p : adapter.named_parameters())
+      if (p.name.ends_with(".bias")) all -= p.value.numel();
   out << "trainable params: " << with_commas(trained) << " || all params: " << with_commas(all)
       << " || trainable%: " << format("%.4f", 100.0 * static_cast<double>(trained) / static_cast<double>(all)) << "\n";
 }

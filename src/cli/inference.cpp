@@ -28,7 +28,8 @@ LoadedModel load_model(const ModelOptions& options) {
 std::vector<std::string> notes_of(const std::string& model_folder, const std::string& adapter_folder,
                                   const CausalLM& model) {
   std::vector<std::string> notes;
-  if (!adapter_folder.empty()) notes = notes_on(read_adapter_config(adapter_folder), model.linear_modules());
+  if (!adapter_folder.empty())
+    notes = notes_on(read_adapter_config(adapter_folder), parts_of(*model.shared_model()).modules);
   if (std::string note = unused_adapter(model_folder, adapter_folder); !note.empty()) notes.push_back(std::move(note));
   return notes;
 }

@@ -57,7 +57,7 @@ void check_targets(const CausalLM& model, const RunConfig& config, const ModuleN
   if (config.adapter_name_or_path.empty() || at == given.end()) return;
   const auto names = [&model](const LoraConfig& lora) {
     std::vector<std::string> found;
-    for (const ModuleMatch& match : match_modules(lora, model.linear_modules(), IdleEntries::kAllowed))
+    for (const ModuleMatch& match : match_modules(lora, parts_of(*model.shared_model()).modules, IdleEntries::kAllowed))
       found.push_back(match.module.name);
     return found;
   };

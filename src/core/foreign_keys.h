@@ -84,7 +84,6 @@ inline constexpr ForeignKey kForeignKeys[] = {
     {"deepspeed", kNotSupported},
     {"fsdp", kNotSupported},
     {"use_dora", kNotSupported},
-    {"modules_to_save", kNotSupported},
     {"init_lora_weights", kNotSupported},
     {"do_sample", "write --temperature: 0 is greedy, above 0 samples"},
     {"num_beams", kNotSupported},

@@ -6,16 +6,22 @@
 
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 namespace rankfold {
 
-// What an adapter adds to the base.
+// What an adapter adds to the base, and what it puts in place of the base's own tensors.
 struct Attachment {
   std::string name;
   Dropout dropout;
   std::map<std::string, LowRank> updates;  // by module; the rows are set by the network
+  std::optional<LowRank> embedding_update;
+  // By the names of the base's tensors: fp32 leaves where they train, else values in the model's dtype. The embedding,
+  // which a tied model's folder may hold under another name, stands apart.
+  std::map<std::string, at::Tensor> tensors;
+  at::Tensor embedding;
 };
 
 // One thread at a time. Each change makes a new network: graphs of earlier losses keep theirs. A change that throws has
@@ -26,6 +32,7 @@ class AdapterSet {
 
   Network& network() { return *network_; }  // that computes now
   const Network& network() const { return *network_; }
+  Network& base() { return *base_; }  // without the active adapters
   std::shared_ptr<const Network> shared_network() const { return network_; }
 
   std::vector<std::string> names() const;   // in the order in which they were attached
@@ -33,15 +40,15 @@ class AdapterSet {
 
   // The new one is the only active one from now on. std::invalid_argument for a name that is taken.
   void attach(std::shared_ptr<const Attachment> attachment);
-  // Exactly these compute, their updates added; none: the base alone. std::invalid_argument for a name that is not there.
-  // Or where the model itself is trained.
+  // Exactly these compute, their updates added; none: the base alone. std::invalid_argument for a name that is not there,
+  // for two that bring the same tensor, or where the model itself is trained.
   void activate(const std::vector<std::string>& names);
   void check_name(const std::string& name) const;  // std::invalid_argument for one that attach() would not take
   void detach(const Attachment& attachment);       // no-op where it is not there
   bool is_active(const Attachment& attachment) const;
 
-  // The updates of the active adapters become part of the base, in the model's dtype, and these adapters are detached.
-  // UserError for an update of a tied head, or for a sum that is not finite.
+  // The updates and tensors of the active adapters become part of the base, in the model's dtype, and these adapters are
+  // detached. UserError for an update of one of two tied weights, or for a sum that is not finite.
   void merge_active();
   // Whether an adapter's values belong to the base as the folder has it: after a merge only those of the merged adapters.
   bool is_of_folder(const Attachment& attachment) const;
@@ -49,7 +56,7 @@ class AdapterSet {
   // This network is the base from now on. Where its weights train (full tuning), nothing can be attached to it.
   // std::invalid_argument where something is.
   void replace_base(Network network);
-  bool is_full() const { return base_ && base_->embedding_master.defined(); }
+  bool is_full() const { return is_full_; }
 
  private:
   using Attached = std::vector<std::shared_ptr<const Attachment>>;
@@ -61,6 +68,7 @@ class AdapterSet {
   std::shared_ptr<Network> base_, network_;
   Attached attached_, active_;  // both in the order in which they were attached
   Attached merged_;             // into the base
+  bool is_full_ = false;
 };
 
 }  // namespace rankfold

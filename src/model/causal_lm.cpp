@@ -71,7 +71,7 @@ at::Device CausalLM::device() const { return model_->device; }
 const std::vector<LinearModule>& CausalLM::linear_modules() const { return model_->linears; }
 
 int64_t CausalLM::parameter_count() const {
-  Network& network = model_->network();
+  Network& network = model_->adapters.base();
   int64_t count = network.embedding.numel();
   for (const Norm* norm : network.norms()) count += norm->weight.numel();
   for (const Projection* p : network.projections()) {

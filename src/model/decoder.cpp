@@ -31,9 +31,13 @@ at::Tensor Decoder::embed(const Batch& batch) {
   RANKFOLD_CHECK(smallest >= 0 && largest < config_.vocab_size, "token id ", smallest < 0 ? smallest : largest,
                  " is outside the ", config_.vocab_size, " rows of the embedding");
   const at::Tensor tokens = on_device(batch.tokens);
-  const at::Tensor h = network_->embedding_master.defined()
-                           ? at::embedding(network_->embedding_master, tokens).to(dtype_)
-                           : ops::embed(network_->embedding, tokens);
+  at::Tensor h = network_->embedding_master.defined() ? at::embedding(network_->embedding_master, tokens).to(dtype_)
+                                                      : ops::embed(network_->embedding, tokens);
+  if (!network_->embedding_updates.empty()) {
+    for (const LowRank& u : network_->embedding_updates)  // fp32 sums, rounded once
+      h = h + at::embedding(u.a.t(), tokens).mm(u.b.t()) * u.scale;
+    h = h.to(dtype_);
+  }
   return network_->embedding_scale == 1 ? h : h * network_->embedding_scale;
 }
 

@@ -33,8 +33,10 @@ struct Layer {
 // loss owns its network, which stays what it was.
 struct Network {
   std::string embedding_name;   // of its tensor in the folder
-  at::Tensor embedding;         // [V, K] in the model's dtype; in full tuning the master's values
-  at::Tensor embedding_master;  // fp32 leaf in full tuning
+  at::Tensor embedding;         // [V, K] in the model's dtype; the master's values where it trains
+  at::Tensor embedding_master;  // fp32 leaf where it trains
+  // What adapters add to the rows of the embedding: scale * (B A)^T with A [r, V], B [K, r]. Nothing is dropped.
+  std::vector<LowRank> embedding_updates;
   std::vector<Layer> layers;
   Norm norm;
   Projection head;

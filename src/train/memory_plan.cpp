@@ -28,7 +28,7 @@ const char* name_of(Checkpointing level) { return word_for(kCheckpointings, leve
 // Bytes of a token, or of a whole layer, at a time.
 class Estimate {
  public:
-  Estimate(const Model& model, const BatchSize& batch)
+  Estimate(Model& model, const BatchSize& batch)
       : model_(model),
         network_(model.network()),
         batch_(batch),
@@ -81,23 +81,38 @@ class Estimate {
     for (const Layer& layer : network_.layers)
       for (const Projection* p : layer.projections()) leaves = std::max(leaves, gradient(*p));
     // Gradients of whole weights: x, and both factors transposed for the product.
-    const int64_t transposed = network_.embedding_master.defined() ? tokens_ * (3 * inner_ + hidden_) * e_ : 0;
+    const int64_t transposed = trains_weights() ? tokens_ * (3 * inner_ + hidden_) * e_ : 0;
     const int64_t mlp = tokens_ * 3 * inner_ * e_ + 2 * h + transposed;
     const int64_t attention =
         tokens_ * (query_ + qkv_) * e_ + 2 * h +
         ops::attention_scratch(model_.dtype, model_.device.type(), batch_.longest, network_.layers[0].attention);
-    return std::max({loss, mlp + leaves, attention + leaves});
+    return std::max({loss, mlp + leaves, attention + leaves, embedding_gradient()});
   }
 
  private:
   size_t first_trained_layer() const {
-    if (network_.embedding_master.defined()) return 0;
+    if (network_.embedding_master.defined() || !network_.embedding_updates.empty()) return 0;
+    for (const Norm* norm : network_.norms())
+      if (norm != &network_.norm && norm->master.defined()) return 0;  // where one of the layers' trains, the others do
     for (size_t i = 0; i < network_.layers.size(); ++i) {
       const Layer& layer = network_.layers[i];
       for (const Projection* p : layer.projections())
         if (p->trains()) return i;
     }
     return network_.layers.size();
+  }
+  // Of a layer.
+  bool trains_weights() const {
+    for (const Layer& layer : network_.layers)
+      for (const Projection* p : layer.projections())
+        for (const Module& m : p->modules)
+          if (m.master.defined()) return true;
+    return false;
+  }
+  int64_t embedding_gradient() const {
+    int64_t bytes = network_.embedding_master.defined() ? network_.embedding_master.numel() * 4 : 0;
+    for (const LowRank& u : network_.embedding_updates) bytes += (u.a.numel() + u.b.numel()) * 4;
+    return bytes;
   }
   // Of a projection's leaves, beside the flat gradient that it is added to.
   int64_t gradient(const Projection& p) const {
@@ -109,8 +124,8 @@ class Estimate {
     return bytes;
   }
 
-  const Model& model_;
-  const Network& network_;
+  Model& model_;
+  Network& network_;
   const BatchSize& batch_;
   int64_t tokens_, e_, hidden_ = 0, inner_ = 0, query_ = 0, qkv_ = 0;
 };
@@ -119,11 +134,15 @@ class Estimate {
 int64_t add_weights(Model& model, const at::Tensor& values, MemoryPlan& plan) {
   Network& network = model.network();
   int64_t unfilled = 0;
+  const auto is_mapped = [&](const std::string& name, const at::Tensor& weight) {
+    return model.folder.contains(name) && model.folder.tensor(name).const_data_ptr() == weight.const_data_ptr();
+  };
   const auto add = [&](const std::string& name, const at::Tensor& weight) {
-    if (weight.is_alias_of(values)) return;
-    const bool mapped =
-        model.folder.contains(name) && model.folder.tensor(name).const_data_ptr() == weight.const_data_ptr();
-    (mapped ? plan.mapped : plan.copied) += static_cast<int64_t>(weight.nbytes());
+    if (!weight.is_alias_of(values))
+      (is_mapped(name, weight) ? plan.mapped : plan.copied) += static_cast<int64_t>(weight.nbytes());
+  };
+  const auto add_copied = [&](const std::string& name, const at::Tensor& weight) {
+    if (!is_mapped(name, weight)) plan.copied += static_cast<int64_t>(weight.nbytes());
   };
   add(network.embedding_name, network.embedding);
   for (Projection* p : network.projections()) {
@@ -134,6 +153,16 @@ int64_t add_weights(Model& model, const at::Tensor& values, MemoryPlan& plan) {
     if (p->bias.defined()) plan.copied += static_cast<int64_t>(p->bias.nbytes());
   }
   for (Norm* norm : network.norms()) add(norm->name, norm->weight);
+  // What an adapter stands in place of stays in memory, too, where it is not mapped.
+  Network& base = model.adapters.base();
+  const std::vector<Projection*> before = base.projections(), now = network.projections();
+  const auto is_kept = [&](const at::Tensor& weight) {
+    return weight.is_alias_of(network.embedding) || weight.is_alias_of(network.head.frozen->value);
+  };
+  if (!is_kept(base.embedding)) add_copied(base.embedding_name, base.embedding);
+  for (size_t i = 0; i < now.size(); ++i)
+    if (before[i]->frozen != now[i]->frozen && !is_kept(before[i]->frozen->value))
+      add_copied(before[i]->modules[0].name + ".weight", before[i]->frozen->value);
   return unfilled;
 }
 

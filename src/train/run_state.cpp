@@ -18,6 +18,7 @@
 
 #include <cstdlib>
 #include <limits>
+#include <set>
 
 namespace rankfold {
 namespace fs = std::filesystem;
@@ -28,6 +29,7 @@ namespace {
 constexpr int kFormatVersion = 2;
 constexpr const char* kBase = "base_model";
 constexpr const char* kUpdates = "updates";
+constexpr const char* kBrought = "tensors_of_adapter";
 
 // Of the environment, what changes the numbers of a step.
 constexpr const char* kSwitches[] = {"RANKFOLD_CPU_CAPABILITY", "RANKFOLD_GEMM_TF32", "RANKFOLD_GEMM_TUNE"};
@@ -80,6 +82,15 @@ nlohmann::json identity_of(const CausalLM& model, const Adapter& adapter, const 
       updates.push_back(join(module, " ", match.r, " ", match.alpha));
     }
     identity[kUpdates] = names_checksum(updates);
+    identity["bias"] = adapter.config().bias;
+    const StringList& saved = adapter.config().modules_to_save;
+    identity["modules_to_save"] = std::set<std::string>(saved.begin(), saved.end());
+    std::vector<std::string> brought;
+    for (const auto& [key, value] : adapter.untrained_tensors()) {
+      const std::span bytes(static_cast<const std::byte*>(value.const_data_ptr()), value.nbytes());
+      brought.push_back(key + " " + checksum_text(checksum64(bytes)));
+    }
+    identity[kBrought] = names_checksum(brought);
   }
   return identity;
 }
@@ -117,9 +128,14 @@ std::pair<StepState, RunLog> read_run_state(const fs::path& checkpoint, nlohmann
   try {
     if (json.at("format_version") != kFormatVersion)
       refuse("format_version: expected ", kFormatVersion, ", got ", json.at("format_version").dump());
-    const nlohmann::json& stored = json.at("run");
+    nlohmann::json stored = json.at("run");
     if (is_sampled_checksum(stored.at(kBase))) identity[kBase] = sampled_base_checksum(model.shared_model()->folder);
     if (!stored.contains(kUpdates)) identity.erase(kUpdates);  // checkpoints of earlier versions
+    if (!stored.contains(kBrought) && identity.contains(kBrought))
+      stored.update({{"bias", "none"}, {"modules_to_save", nlohmann::json::array()}, {kBrought, names_checksum({})}});
+    if (stored.value(kBrought, nlohmann::json()) != identity.value(kBrought, nlohmann::json()))
+      refuse("its adapter brings weights of its own that do not train, which this run has not: start another run from ",
+             checkpoint.string(), " with adapter_name_or_path");
     for (const auto& [key, value] : identity.items())
       if (stored.value(key, nlohmann::json()) != value)
         refuse(key, ": this run has ", value.dump(), ", the checkpoint ", stored.value(key, nlohmann::json()).dump());

@@ -54,18 +54,19 @@ void check_every_gradient(const Adapter& adapter) {
   const at::NoGradGuard no_grad;
   // What trains together has a gradient together: of a new adapter's A and B only B has one.
   std::vector<std::string> names;
-  std::map<std::string, bool> has_gradient;
+  std::map<std::string, bool> has_gradient, is_update;
   for (const Parameter& p : adapter.named_parameters()) {
     const std::string name = adapter.is_full() ? p.name : module_of(p.name);
     const auto [at, is_new] = has_gradient.try_emplace(name, false);
     if (is_new) names.push_back(name);
+    is_update[name] = p.name.find(".lora_") != std::string::npos;
     at->second = at->second || p.value.grad().count_nonzero().item<int64_t>() > 0;
   }
   for (const std::string& name : names)
     if (!has_gradient[name])
       fail(name, ": expected a gradient in the first step, got zeros: nothing that it does reaches the loss; ",
-           adapter.is_full() ? "look at the base's weights"
-                             : "leave it out with exclude_modules, or look at the base's weights");
+           !adapter.is_full() && is_update[name] ? "leave it out with exclude_modules, or look at the base's weights"
+                                                 : "look at the base's weights");
 }
 
 }  // namespace rankfold

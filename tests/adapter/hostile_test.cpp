@@ -36,7 +36,7 @@ class HostileAdapter : public ::testing::Test {
   }
   std::string error() {
     return error_of<UserError>([&] {
-      match_adapter(read_adapter_folder(folder_.path()), {{"layers.0.q_proj", 8, 6, false}});
+      match_adapter(read_adapter_folder(folder_.path()), {.modules = {{"layers.0.q_proj", 8, 6, false}}});
     });
   }
   TempFolder folder_;

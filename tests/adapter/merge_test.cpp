@@ -437,9 +437,11 @@ TEST_F(Merge, Head) {
   run();
   EXPECT_TRUE(ModelFolder::open(folder_ / "out").tensor("lm_head.weight").allclose(base_[1].second + 2));
   fs::remove_all(folder_ / "out");
-  with_base.back().second = with_base.back().second + 1;
+  with_base.back().second = with_base.back().second + 1;  // or another, which stands in place of the base's
   write_adapter(config, 1, with_base);
-  expect("module 'lm_head': expected the base's own weight in base_layer, got another");
+  run();
+  EXPECT_TRUE(ModelFolder::open(folder_ / "out").tensor("lm_head.weight").allclose(base_[1].second + 3));
+  fs::remove_all(folder_ / "out");
   // Two different weights are not tied, whatever config.json says; the result's says so.
   write_base(at::kFloat, {{"tie_word_embeddings", true}});
   write_adapter(config, 1, head);
@@ -449,6 +451,72 @@ TEST_F(Merge, Head) {
   base_[1].second = base_[0].second;
   write_tensor_file(folder_ / "base/model.safetensors", base_);
   expect("config.json: tie_word_embeddings: expected false");
+}
+
+const std::string kEmbedding = "model.embed_tokens.weight", kHead = "lm_head.weight";
+
+TEST_F(MergeCheck, EmbeddingsAndWholeTensors) {
+  const LoraConfig config{.r = 2,
+                          .lora_alpha = 4,
+                          .target_modules = StringList{"q_proj", "embed_tokens"},
+                          .modules_to_save = StringList{"norm"}};
+  const at::Tensor a = at::randn({2, 20}), b = at::randn({6, 2}), norm = at::randn({6}), head = at::randn({20, 6});
+  const Tensors more{{"base_model.model.model.embed_tokens.lora_embedding_A", a},
+                     {"base_model.model.model.embed_tokens.lora_embedding_B", b},
+                     {"base_model.model.model.norm.weight", norm},
+                     {"base_model.model.lm_head.weight", head}};
+  for (const char* dtype : {"auto", "bfloat16"}) {
+    write_base();
+    write_adapter(config, 1, more);
+    merge_again({.dtype = dtype});
+    EXPECT_EQ(complaint(), "");
+  }
+  merge_again();
+  const ModelFolder out = ModelFolder::open(folder_ / "out");
+  EXPECT_TRUE(out.tensor("model.norm.weight").equal(norm));
+  EXPECT_TRUE(out.tensor(kHead).equal(head));
+  EXPECT_TRUE(out.tensor(kEmbedding).allclose(base_[0].second + 2 * a.t().mm(b.t()), 1e-5, 1e-6));
+  tamper([](const std::string& name, at::Tensor& tensor) {
+    if (name == kHead) tensor[3][3] += 1;
+  });
+  EXPECT_TRUE(testing::contains(complaint(), "tensor 'lm_head.weight': expected the base's own values, got others"));
+  merge_again();
+  tamper([](const std::string& name, at::Tensor& tensor) {
+    if (name == kEmbedding) tensor[19][5] += 1;
+  });
+  EXPECT_TRUE(testing::contains(complaint(), "tensor 'model.embed_tokens.weight': row 19, column 5: expected "));
+}
+
+// Where one of two tied weights is replaced they are two in the result, whichever of them the base stores.
+TEST_F(MergeCheck, UntiesWhatBecomesTwo) {
+  const at::Tensor whole = at::randn({20, 6});
+  for (const std::string stored : {kEmbedding, kHead})
+    for (const std::string replaced : {kEmbedding, kHead}) {
+      SCOPED_TRACE(stored + ", " + replaced);
+      write_base(at::kFloat, {{"tie_word_embeddings", true}});
+      const at::Tensor tied = base_[0].second;
+      std::erase_if(base_, [&](const auto& entry) { return entry.first == (stored == kHead ? kEmbedding : kHead); });
+      for (auto& [name, tensor] : base_)
+        if (name == stored) tensor = tied;
+      write_tensor_file(folder_ / "base/model.safetensors", base_);
+      const std::string module = replaced == kHead ? "lm_head" : "embed_tokens";
+      write_adapter({.r = 2, .target_modules = StringList{"q_proj"}, .modules_to_save = {module}}, 1,
+                    {{"base_model.model." + replaced, whole}});
+      merge_again();
+      EXPECT_EQ(complaint(), "");
+      const ModelFolder out = ModelFolder::open(folder_ / "out");
+      EXPECT_TRUE(out.tensor(replaced).equal(whole));
+      EXPECT_TRUE(out.tensor(replaced == kHead ? kEmbedding : kHead).equal(tied));
+      EXPECT_EQ(out.config().at("tie_word_embeddings"), false);
+      // Without modules_to_save PEFT loads it into both.
+      write_adapter({.r = 2, .target_modules = StringList{"q_proj"}}, 1, {{"base_model.model." + replaced, whole}});
+      merge_again();
+      EXPECT_EQ(complaint(), "");
+      const ModelFolder both = ModelFolder::open(folder_ / "out");
+      EXPECT_TRUE(both.tensor(stored).equal(whole));
+      EXPECT_EQ(both.names().size(), base_.size());
+      EXPECT_EQ(both.config().at("tie_word_embeddings"), true);
+    }
 }
 
 }  // namespace

@@ -33,6 +33,22 @@ std::vector<LinearModule> linears() {
   return all;
 }
 
+// The same with an embedding, and every tensor: q_proj has a bias.
+BaseParts base() {
+  BaseParts parts;
+  parts.modules = linears();
+  for (const LinearModule& m : parts.modules) {
+    parts.tensors[m.name + ".weight"] = {m.out_features, m.in_features};
+    if (m.name.ends_with("q_proj")) parts.tensors[m.name + ".bias"] = {m.out_features};
+  }
+  parts.embedding = "model.embed_tokens.weight", parts.head = "lm_head.weight";
+  parts.tensors[parts.embedding] = {20, 6};
+  parts.tensors["model.norm.weight"] = {6};
+  parts.tensors["model.layers.0.input_layernorm.weight"] = {6};
+  parts.modules.push_back({"model.embed_tokens", 6, 20, false, true});
+  return parts;
+}
+
 Names matched(const LoraConfig& config) {
   Names names;
   for (const ModuleMatch& match : match_modules(config, linears())) names.push_back(match.module.name);
@@ -196,7 +212,7 @@ TEST(PeftFormat, RoundTrip) {
     const std::string module = name.substr(17, name.size() - 17 - 14);
     EXPECT_TRUE((is_a ? read.tensors.at(module).first : read.tensors.at(module).second).equal(tensor)) << name;
   }
-  EXPECT_EQ(match_adapter(read, linears()).size(), 3u);
+  EXPECT_EQ(match_adapter(read, base()).modules.size(), 3u);
 }
 
 // adapter_config.json as PEFT writes it, down to the keys that came after 0.17.
@@ -271,14 +287,14 @@ class Broken : public ::testing::Test {
     write_tensor_file(folder_ / "adapter_model.safetensors", tensors);
   }
   void expect(const std::string& text) {
-    expect_error<UserError>([&] { match_adapter(read_adapter_folder(folder_.path()), linears()); }, text);
+    expect_error<UserError>([&] { match_adapter(read_adapter_folder(folder_.path()), base()); }, text);
   }
   TempFolder folder_;
 };
 
 TEST_F(Broken, Good) {
   write();
-  EXPECT_EQ(match_adapter(read_adapter_folder(folder_.path()), linears()).size(), 2u);
+  EXPECT_EQ(match_adapter(read_adapter_folder(folder_.path()), base()).modules.size(), 2u);
   const auto expect_good = [&](const json& changes) {
     SCOPED_TRACE(changes.dump());
     write(changes);
@@ -313,7 +329,7 @@ TEST_F(Broken, WhatMeansNothingHereIsPassedOver) {
          {"layers_to_transform", {0, 1, 77}},
          {"exclude_modules", {"vision"}}});
   const AdapterFolder folder = read_adapter_folder(folder_.path());
-  EXPECT_EQ(match_adapter(folder, linears()).size(), 2u);
+  EXPECT_EQ(match_adapter(folder, base()).modules.size(), 2u);
   const std::string config = (folder_ / "adapter_config.json").string();
   EXPECT_EQ(
       notes_on(folder, linears()),
@@ -351,7 +367,7 @@ TEST_F(Broken, HalfPrecisionIsWidened) {
         {{key(kDown[0], 'A'), at::ones({2, 10}, at::kHalf)}, {key(kDown[0], 'B'), at::ones({6, 2}, at::kBFloat16)}});
   const auto read = read_adapter_folder(folder_.path());
   EXPECT_EQ(read.tensors.at(kDown[0]).first.scalar_type(), at::kFloat);
-  EXPECT_EQ(match_adapter(read, linears()).size(), 3u);
+  EXPECT_EQ(match_adapter(read, base()).modules.size(), 3u);
 }
 
 TEST_F(Broken, Configs) {
@@ -361,7 +377,11 @@ TEST_F(Broken, Configs) {
       {{{"peft_type", nullptr}}, "peft_type: expected \"LORA\""},
       {{{"use_dora", true}}, "adapter_config.json: use_dora: expected nothing (it is not supported), got true"},
       {{{"modules_to_save", {"lm_head"}}},
-       "modules_to_save: expected nothing (it is not supported), got [\"lm_head\"]"},
+       "tensor 'base_model.model.lm_head.weight' is missing, which adapter_config.json says is trained"},
+      {{{"modules_to_save", {""}}}, "modules_to_save: expected a list of at most 1000 names, got [\"\"]"},
+      {{{"modules_to_save", {"proj"}}},
+       "adapter_config.json: modules_to_save: expected none of the adapted modules, got "
+       "model.layers.0.self_attn.q_proj"},
       {{{"fan_in_fan_out", 1}}, "fan_in_fan_out: expected true or false, got 1"},
       {{{"unknown_key", 3}}, "adapter_config.json: unknown_key: expected nothing (it is not supported), got 3"},
       {{{"lora_rank", 2}}, "lora_rank: expected nothing"},
@@ -378,7 +398,8 @@ TEST_F(Broken, Configs) {
       {{{"init_lora_weights", "pissa_niter_4"}},
        "init_lora_weights: expected an adapter that was converted to plain LoRA"},
       {{{"layers_pattern", "blocks"}}, "layers_pattern: expected \"layers\""},
-      {{{"bias", "all"}}, "bias: expected \"none\""},
+      {{{"bias", "all"}}, "q_proj.base_layer.bias' is missing, which adapter_config.json says is trained"},
+      {{{"bias", "some"}}, "bias: expected none, lora_only or all, got \"some\""},
       {{{"r", 0}}, "r: expected an integer in [1, 4096], got 0"},
       {{{"r", 2147483648}}, "r: expected"},
       {{{"r", 2.0}}, "r: expected"},
@@ -410,13 +431,97 @@ TEST_F(Broken, TensorNames) {
       "module 'model.layers.2.self_attn.q_proj' is not in the base model (did you mean "
       "'model.layers.0.self_attn.q_proj'?)");
   for (const char* odd : {"model.layers.0.self_attn.q_proj.lora_A.weight", "base_model.model.lora_A.weight", "x",
-                          "base_model.model.base_model.model.x.lora_A.default.weight",
-                          "base_model.model.lm_head.weight", "base_model.model.model.embed_tokens.lora_embedding_A"}) {
+                          "base_model.model.x.lora_A.a.b.weight", "base_model.model.x.lora_magnitude_vector",
+                          "base_model.model.x.lora_B.bias", "base_model.model.lm_head.modules_to_save.a.b.weight"}) {
     write(json::object(), {{odd, at::ones({2, 2})}});
     expect(std::string("tensor '") + odd + "': expected base_model.model.MODULE.lora_A.weight");
   }
   write(json::object(), {{"base_model.model.lm_head.base_layer.weight", at::ones({20, 6})}});
   expect("tensor 'base_model.model.lm_head.base_layer.weight' belongs to no adapted module");
+  write(json::object(), {{"base_model.model." + kQ[0] + ".bias", at::ones({8})}});
+  expect("expected 'base_model.model." + kQ[0] + ".base_layer.bias', as the module is adapted");
+  write(json::object(), {{"base_model.model.model.nrom.weight", at::ones({6})}});
+  expect("tensor 'base_model.model.model.nrom.weight' is none of the base model's (did you mean 'model.norm.weight'?)");
+  write({{"target_modules", {"q_proj", "lm_head"}}},
+        {{"base_model.model.lm_head.lora_embedding_A", at::ones({2, 6})},
+         {"base_model.model.lm_head.lora_embedding_B", at::ones({20, 2})}});
+  expect("module 'lm_head': expected 'base_model.model.lm_head.lora_A.weight', got that of an embedding");
+}
+
+// As a state dict has them, where PEFT's files have none.
+TEST_F(Broken, NamesOfAdaptersInKeys) {
+  const auto named = [](const std::string& module, char part, const std::string& name) {
+    return "base_model.model." + module + ".lora_" + part + "." + name + ".weight";
+  };
+  const Names plain{key(kQ[0], 'A'), key(kQ[0], 'B'), key(kQ[1], 'A'), key(kQ[1], 'B')};
+  Tensors tensors;
+  for (const std::string& module : kQ) {
+    tensors.emplace_back(named(module, 'A', "medical"), at::ones({2, 6}));
+    tensors.emplace_back(named(module, 'B', "medical"), at::ones({8, 2}));
+  }
+  write(json::object(), tensors, plain);
+  EXPECT_EQ(match_adapter(read_adapter_folder(folder_.path()), base()).modules.size(), 2u);
+  tensors.back().first = named(kQ[1], 'B', "default");
+  write(json::object(), tensors, plain);
+  expect("': expected tensors of one adapter, got '");
+  tensors.pop_back();
+  write(json::object(), tensors, {plain.begin(), plain.end() - 1});
+  expect("': expected tensors of one adapter, got '");
+  write({{"modules_to_save", {"lm_head"}}},
+        {{"base_model.model.lm_head.modules_to_save.medical.weight", at::ones({20, 6})}});
+  expect("': expected tensors of one adapter, got '");
+}
+
+TEST_F(Broken, RowsOfAGrownVocabulary) {
+  const std::string words =
+      ": the adapter brings embeddings of 21 rows, the base has 20: grow the base's vocabulary to 21";
+  write(json::object(), {{"base_model.model.model.embed_tokens.weight", at::ones({21, 6})}});
+  expect("adapter_model.safetensors: tensor 'base_model.model.model.embed_tokens.weight'" + words);
+  write({{"modules_to_save", {"lm_head"}}}, {{"base_model.model.lm_head.weight", at::ones({21, 6})}});
+  expect("tensor 'base_model.model.lm_head.weight'" + words);
+  write({{"target_modules", {"q_proj", "embed_tokens"}}},
+        {{"base_model.model.model.embed_tokens.lora_embedding_A", at::ones({2, 21})},
+         {"base_model.model.model.embed_tokens.lora_embedding_B", at::ones({6, 2})}});
+  expect("module 'model.embed_tokens'" + words);
+  write(json::object(), {{"base_model.model.model.embed_tokens.weight", at::ones({20, 7})}});
+  expect("tensor 'base_model.model.model.embed_tokens.weight': expected [20, 6], got [20, 7]");
+}
+
+// Names of the tensors that train as a whole, in order.
+Names trained(const LoraConfig& config, IdleEntries idle = IdleEntries::kRefused) {
+  Names names;
+  for (const WholeTensor& tensor : match_tensors(config, match_modules(config, base().modules), base(), idle))
+    names.push_back(tensor.name);
+  return names;
+}
+
+TEST(Match, WholeTensors) {
+  const ModuleNames down = StringList{"down_proj"};
+  EXPECT_EQ(trained({.target_modules = down}), Names{});
+  EXPECT_EQ(trained({.target_modules = down, .modules_to_save = {"lm_head", "norm"}}),
+            (Names{"lm_head.weight", "model.layers.0.input_layernorm.weight", "model.norm.weight"}));
+  EXPECT_EQ(trained({.target_modules = down, .modules_to_save = {"layers.0.self_attn"}}),
+            (Names{kQ[0] + ".weight", kQ[0] + ".bias"}));
+  const LoraConfig biases{.target_modules = StringList{"layers.1.self_attn.q_proj"}, .bias = "lora_only"};
+  EXPECT_EQ(trained(biases), Names{kQ[1] + ".bias"});
+  EXPECT_EQ(match_tensors(biases, match_modules(biases, base().modules), base())[0].key,
+            "base_model.model." + kQ[1] + ".base_layer.bias");
+  EXPECT_EQ(trained({.target_modules = down, .bias = "all"}), (Names{kQ[0] + ".bias", kQ[1] + ".bias"}));
+  // What lies in a saved module is not adapted.
+  EXPECT_EQ(matched({.target_modules = "all-linear", .modules_to_save = {"self_attn"}}), kDown);
+
+  const auto expect = [](const LoraConfig& config, const std::string& text) {
+    expect_error<UserError>([&] { trained(config); }, text);
+  };
+  expect({.target_modules = down, .modules_to_save = {"lm_haed"}},
+         "modules_to_save: 'lm_haed' is the end of no module's name (did you mean 'lm_head'?)");
+  EXPECT_EQ(trained({.target_modules = down, .modules_to_save = {"lm_haed"}}, IdleEntries::kAllowed), Names{});
+  expect({.target_modules = down, .bias = "lora_only"},
+         "bias: expected none, as no adapted module of this model has a bias, got lora_only");
+  expect({.target_modules = down, .bias = "all", .modules_to_save = {"q_proj"}},
+         "bias: expected none or lora_only beside modules_to_save");
+  expect({.target_modules = down, .modules_to_save = {"_proj"}},
+         "modules_to_save: expected none of the adapted modules, got model.layers.0.mlp.down_proj");
 }
 
 TEST_F(Broken, TensorValues) {
@@ -427,7 +532,7 @@ TEST_F(Broken, TensorValues) {
   with(at::ones({2}));
   expect("expected a floating-point matrix, got Float [2]");
   with(at::ones({2, 6}, at::kLong));
-  expect("expected a floating-point matrix, got Long [2, 6]");
+  expect("expected a floating-point matrix or bias, got Long [2, 6]");
   for (const double bad : {std::numeric_limits<double>::quiet_NaN(), std::numeric_limits<double>::infinity()}) {
     at::Tensor a = at::ones({2, 6});
     a[1][3] = bad;

@@ -20,12 +20,19 @@ const char* const kConfig =
     R"("lora_bias":false,"lora_dropout":0.05,"modules_to_save":null,"peft_type":"LORA","r":2,"rank_pattern":{},)"
     R"("target_modules":["q_proj","down_proj"],"task_type":"CAUSAL_LM","use_dora":false,"use_rslora":false})";
 
-const std::vector<LinearModule>& linears() {
-  static const std::vector<LinearModule> all{{"model.layers.0.self_attn.q_proj", 4, 3, false},
-                                             {"model.layers.0.mlp.down_proj", 3, 5, false},
-                                             {"model.layers.1.self_attn.q_proj", 4, 3, false},
-                                             {"lm_head", 6, 3, true}};
-  return all;
+const BaseParts& base() {
+  static const BaseParts parts{.modules = {{"model.layers.0.self_attn.q_proj", 4, 3, false},
+                                           {"model.layers.0.mlp.down_proj", 3, 5, false},
+                                           {"model.layers.1.self_attn.q_proj", 4, 3, false},
+                                           {"lm_head", 6, 3, true},
+                                           {"model.embed_tokens", 3, 6, false, true}},
+                               .tensors = {{"model.layers.0.self_attn.q_proj.bias", {4}},
+                                           {"lm_head.weight", {6, 3}},
+                                           {"model.embed_tokens.weight", {6, 3}},
+                                           {"model.norm.weight", {3}}},
+                               .embedding = "model.embed_tokens.weight",
+                               .head = "lm_head.weight"};
+  return parts;
 }
 
 std::string tensors(const std::string& dtype, size_t size) {
@@ -111,6 +118,6 @@ struct Sound : Folder {
 int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   static const rankfold::fuzz::Sound folder;
   return folder.with_input(data, size, [](const std::string&) {
-    rankfold::match_adapter(rankfold::read_adapter_folder(folder.path()), rankfold::fuzz::linears());
+    rankfold::match_adapter(rankfold::read_adapter_folder(folder.path()), rankfold::fuzz::base());
   });
 }

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,7 +24,7 @@ class Result:
 
 def peft_key(name):
     """The key in adapter_model.safetensors of a parameter of a PeftModel."""
-    return name.replace(".default.", ".")
+    return re.sub(r"\.(modules_to_save\.)?default(?=\.|$)", "", name)
 
 
 def inner(model):
