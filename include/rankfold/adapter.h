@@ -66,7 +66,7 @@ class Adapter {
   const std::map<std::string, at::Tensor>& untrained_tensors() const;
   at::Tensor flat_values() const;    // [P] fp32; decayed parameters first
   at::Tensor flat_gradient() const;  // [P] fp32
-  int64_t decayed_count() const;     // the first values, which AdamW decays; norms follow them
+  int64_t decayed_count() const;     // the first values, which AdamW decays; norms and biases follow
 
   // LoRA: a folder that PEFT loads (adapter_config.json, adapter_model.safetensors, README.md). Full: a model folder in
   // the base's stored dtype. The files appear together: a manifest.json, written last, holds their sizes and checksums,

@@ -266,7 +266,7 @@ struct TrainConfig {
       "an integer, or a ratio in [0, 1)", {});
     v("warmup_ratio", warmup_ratio, on_resume::may_change("share of all steps that warms up"), allow::fraction,
       "a number in [0, 1)", {});
-    v("weight_decay", weight_decay, on_resume::may_change("AdamW's decay (norms excepted)"), allow::not_negative,
+    v("weight_decay", weight_decay, on_resume::may_change("AdamW's decay (norms and biases excepted)"), allow::not_negative,
       "a number of 0 or more", {});
     v("max_grad_norm", max_grad_norm, on_resume::may_change("the gradient is scaled down to this norm; 0: never"),
       allow::not_negative, "a number of 0 or more", {});

@@ -70,10 +70,10 @@ struct WholeTensor {
 
 // What an adapter may change of a base model.
 struct BaseParts {
-  std::vector<LinearModule> modules;                    // linear layers in the model's order, then the embedding
-  std::map<std::string, std::vector<int64_t>> tensors;  // name -> shape; with both of two that are tied
-  std::string embedding, head;                          // of these; empty: not there
-  bool is_tied = false;                                 // the two are one
+  std::vector<LinearModule> modules;                         // linear layers in the model's order, then the embedding
+  std::map<std::string, std::vector<int64_t>> tensors = {};  // name -> shape; with both of two that are tied
+  std::string embedding = {}, head = {};                     // of these; empty: not there
+  bool is_tied = false;                                      // the two are one
 };
 
 BaseParts parts_of(const Model& model);

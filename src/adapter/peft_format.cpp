@@ -100,10 +100,10 @@ std::string adapters_below(const fs::path& path) {
 }
 
 at::Tensor read_tensor(const TensorFile& file, const TensorInfo& info) {
-  at::Tensor tensor = file.tensor(info.name);
   if (!at::isFloatingType(info.dtype) || info.shape.empty() || info.shape.size() > 2)
     fail(file.path().string(), ": tensor '", info.name, "': expected a floating-point matrix or bias, got ", info.dtype,
          " ", at::IntArrayRef(info.shape));
+  const at::Tensor tensor = file.tensor(info.name);
   if (!tensor.isfinite().all().item<bool>())
     fail(file.path().string(), ": tensor '", info.name, "': expected finite numbers, got NaN or infinity");
   return tensor;
@@ -174,7 +174,8 @@ void read_tensors(AdapterFolder& folder) {
     if (may_have_name) adapter = key.adapter;
     const at::Tensor tensor = read_tensor(file, info);
     if (key.which.empty()) {
-      folder.whole[key.whole] = tensor;
+      if (!folder.whole.emplace(key.whole, tensor).second)
+        fail(source, ": tensor '", info.name, "': expected it once, got it with and without an adapter's name");
       continue;
     }
     auto& [a, b] = folder.tensors[key.module];

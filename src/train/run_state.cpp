@@ -131,9 +131,9 @@ std::pair<StepState, RunLog> read_run_state(const fs::path& checkpoint, nlohmann
     nlohmann::json stored = json.at("run");
     if (is_sampled_checksum(stored.at(kBase))) identity[kBase] = sampled_base_checksum(model.shared_model()->folder);
     if (!stored.contains(kUpdates)) identity.erase(kUpdates);  // checkpoints of earlier versions
-    if (!stored.contains(kBrought) && identity.contains(kBrought))
+    if (!stored.contains(kBrought))
       stored.update({{"bias", "none"}, {"modules_to_save", nlohmann::json::array()}, {kBrought, names_checksum({})}});
-    if (stored.value(kBrought, nlohmann::json()) != identity.value(kBrought, nlohmann::json()))
+    if (identity.contains(kBrought) && stored.at(kBrought) != identity.at(kBrought))
       refuse("its adapter brings weights of its own that do not train, which this run has not: start another run from ",
              checkpoint.string(), " with adapter_name_or_path");
     for (const auto& [key, value] : identity.items())

@@ -246,5 +246,93 @@ TEST_F(Adapters, RecomputedAfterTheModelHasGone) {
   }
 }
 
+LoraConfig whole(StringList modules) {
+  return {.r = 4, .lora_alpha = 8, .target_modules = StringList{"o_proj"}, .modules_to_save = std::move(modules)};
+}
+
+// Of what one brings no other can be active; what both add, can.
+TEST_F(Adapters, ATensorIsOfOneActiveAdapter) {
+  const CausalLM model = load();
+  const Adapter head = Adapter::create(model, whole({"lm_head"}), 1, "head");
+  const Adapter other = Adapter::create(model, whole({"lm_head", "embed_tokens"}), 2, "other");
+  const Adapter embedding = Adapter::create(model, whole({"embed_tokens"}), 3, "embedding");
+  const auto expect = [&](const std::vector<std::string>& names, const std::string& text) {
+    testing::expect_error<std::invalid_argument>([&] { model.set_active_adapters(names); }, text);
+    EXPECT_EQ(model.active_adapters(), std::vector<std::string>{"embedding"});
+  };
+  expect({"head", "other"}, "two active adapters bring lm_head.weight, the second is 'other'");
+  expect({"other", "embedding"}, "two active adapters bring model.embed_tokens.weight, the second is 'embedding'");
+  EXPECT_NO_THROW(model.set_active_adapters({"head", "embedding"}));
+}
+
+TEST_F(Adapters, WholeTensorsAreTheAdaptersAlone) {
+  for (const bool tied : {false, true})
+    for (const char* dtype : {"float32", "bfloat16"}) {
+      SCOPED_TRACE(std::string(dtype) + (tied ? ", tied" : ""));
+      const CausalLM model = load({.tied = tied, .dtype = dtype});
+      const int64_t count = model.parameter_count();
+      const at::Tensor base = logits(model);
+      LoraConfig config = whole({"lm_head", "norm", "W_pack"});
+      if (!tied) std::get<StringList>(config.target_modules).push_back("embed_tokens");
+      const Adapter adapter = Adapter::create(model, config, 1);
+      EXPECT_TRUE(logits(model).equal(base));  // it begins as the base
+      EXPECT_EQ(model.parameter_count(), count);
+      {
+        const at::NoGradGuard no_grad;
+        at::Tensor(adapter.flat_values()).add_(at::randn({adapter.parameter_count()}) * 0.1);
+      }
+      const at::Tensor with = logits(model);
+      EXPECT_FALSE(with.equal(base));
+      adapter.save(folder_ / "saved");
+      adapter.detach();
+      EXPECT_TRUE(logits(model).equal(base));
+      const Adapter again = Adapter::load(model, folder_ / "saved", 1, "again");
+      EXPECT_TRUE(logits(model).equal(with));
+      EXPECT_TRUE(again.flat_values().equal(adapter.flat_values()));
+      model.merge_adapters();
+      EXPECT_LT((logits(model) - with).abs().max().item<double>(), std::string(dtype) == "float32" ? 1e-4 : 0.2);
+      std::filesystem::remove_all(folder_ / "model");
+      std::filesystem::remove_all(folder_ / "saved");
+    }
+}
+
+// Weights beside the updates that nobody trains, as PEFT's save_embedding_layers leaves them, outlive a training run.
+TEST_F(Adapters, SavedEmbeddingsAreKept) {
+  for (const bool tied : {false, true}) {
+    const CausalLM model = load({.tied = tied});
+    const at::Tensor base = logits(model);
+    const Adapter plain = make(model, "plain", 1);
+    const at::Tensor with_plain = logits(model);
+    plain.save(folder_ / "plain");
+    std::vector<std::pair<std::string, at::Tensor>> tensors;
+    for (const Parameter& p : plain.named_parameters()) tensors.emplace_back(p.name, p.value.detach());
+    const std::string key = "base_model.model.model.embed_tokens.weight";
+    const auto load_with = [&](const at::Tensor& embedding, const std::string& name) {
+      std::filesystem::remove(folder_ / "plain/manifest.json");
+      auto all = tensors;
+      all.emplace_back(key, embedding);
+      write_tensor_file(folder_ / "plain/adapter_model.safetensors", all);
+      return Adapter::load(model, folder_ / "plain", 1, name);
+    };
+    const at::Tensor own = TensorFile::open(folder_ / "model/model.safetensors").tensor("model.embed_tokens.weight");
+    EXPECT_TRUE(load_with(own, "own").untrained_tensors().empty());
+    EXPECT_TRUE(logits(model).equal(with_plain));
+    const Adapter adapter = load_with(own * 1.5, "other");
+    EXPECT_EQ(adapter.parameter_count(), plain.parameter_count());
+    EXPECT_EQ(adapter.untrained_tensors().size(), 1u);
+    const at::Tensor with = logits(model);
+    EXPECT_FALSE(with.equal(with_plain));
+    adapter.save(folder_ / "saved");
+    EXPECT_TRUE(TensorFile::open(folder_ / "saved/adapter_model.safetensors").tensor(key).equal(own * 1.5));
+    Adapter::load(model, folder_ / "saved", 1, "again");
+    EXPECT_TRUE(logits(model).equal(with));
+    model.merge_adapters();
+    EXPECT_LT((logits(model) - with).abs().max().item<double>(), 1e-4);
+    model.set_active_adapters({});
+    EXPECT_FALSE(logits(model).equal(base));  // it is in the base now
+    for (const char* name : {"model", "plain", "saved"}) std::filesystem::remove_all(folder_ / name);
+  }
+}
+
 }  // namespace
 }  // namespace rankfold

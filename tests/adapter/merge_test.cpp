@@ -490,8 +490,8 @@ TEST_F(MergeCheck, EmbeddingsAndWholeTensors) {
 // Where one of two tied weights is replaced they are two in the result, whichever of them the base stores.
 TEST_F(MergeCheck, UntiesWhatBecomesTwo) {
   const at::Tensor whole = at::randn({20, 6});
-  for (const std::string stored : {kEmbedding, kHead})
-    for (const std::string replaced : {kEmbedding, kHead}) {
+  for (const std::string& stored : {kEmbedding, kHead})
+    for (const std::string& replaced : {kEmbedding, kHead}) {
       SCOPED_TRACE(stored + ", " + replaced);
       write_base(at::kFloat, {{"tie_word_embeddings", true}});
       const at::Tensor tied = base_[0].second;

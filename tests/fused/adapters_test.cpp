@@ -87,6 +87,36 @@ TEST_F(FusedAdapters, SeveralAddUpAndMergeAsOnTheCpu) {
   EXPECT_LT((merged[0] - both[0]).abs().max().item<double>(), 1e-4 * scale);
 }
 
+// Steps of AdamW's kernel on updates, whole weights and norms side by side, and what a merge in memory makes of them.
+TEST_F(FusedAdapters, WholeTensorsTakeStepsAsOnTheCpu) {
+  const LoraConfig config{.r = 4,
+                          .lora_alpha = 8,
+                          .target_modules = StringList{"q_proj", "down_proj", "embed_tokens"},
+                          .modules_to_save = {"k_proj", "lm_head", "norm"}};
+  at::Tensor values[2], before[2], merged[2];
+  for (int on = 0; on < 2; ++on) {
+    const Kernels kernels(on == 1);
+    const CausalLM model = load(kernels);
+    const Adapter adapter = Adapter::create(model, config, 1);
+    const Dataset data = Dataset::open(folder_ / "rows.jsonl", nullptr, {.max_length = 64}, kVocabulary);
+    Trainer trainer(model, adapter, data,
+                    {.output_dir = (folder_ / ("out" + std::to_string(on))).string(),
+                     .per_device_train_batch_size = 3,
+                     .max_steps = 4,
+                     .learning_rate = 1e-2,
+                     .weight_decay = 0.1});
+    EXPECT_TRUE(trainer.run());
+    values[on] = adapter.flat_values().cpu().clone();
+    before[on] = logits(model);
+    model.merge_adapters();
+    merged[on] = logits(model);
+  }
+  EXPECT_LT((values[1] - values[0]).norm().item<double>(), 1e-3 * values[0].norm().item<double>());
+  const double scale = before[0].abs().max().item<double>();
+  for (int on = 0; on < 2; ++on) EXPECT_LT((merged[on] - before[on]).abs().max().item<double>(), 1e-4 * scale) << on;
+  EXPECT_LT((before[1] - before[0]).abs().max().item<double>(), 1e-2 * scale);
+}
+
 TEST_F(FusedAdapters, BackwardAfterTheModelHasGone) {
   const Kernels kernels(true);
   static const std::vector<int32_t> ids{5, 17, 3, 44, 61, 8};

@@ -1,7 +1,9 @@
 // Every family by the kernels against the CPU path: losses and gradients of adapters and of whole models, at every level
 // of checkpointing, and decoding. A row of the table without an entry in tiny_families() is an error.
+#include "adapter/match.h"
 #include "fused/backend.h"
 #include "model/decoder.h"
+#include "model/model.h"
 #include "rankfold/rankfold.h"
 #include "support/temp_folder.h"
 #include "support/tiny_family.h"
@@ -98,6 +100,30 @@ TEST_P(Families, AdaptersTrainAsOnTheCpu) {
     }
     adapter.attach();
     expect_same(trained_once(by_kernels, adapter, Checkpointing::none), expected, "attached again");
+  }
+}
+
+// What PEFT trains beside updates of linear layers: head and norms as a whole, biases, the embedding in either way.
+TEST_P(Families, WholeTensorsTrainAsOnTheCpu) {
+  const CausalLM on_cpu = load(false), by_kernels = load(true);
+  const BaseParts base = parts_of(*on_cpu.shared_model());
+  const auto last_part = [](const std::string& name) { return name.substr(name.rfind('.') + 1); };
+  const auto module_of = [](const std::string& tensor) { return tensor.substr(0, tensor.rfind('.')); };
+  const std::string embedding = last_part(module_of(base.embedding));
+  LoraConfig lora{.r = 4, .lora_alpha = 8, .target_modules = StringList{last_part(base.modules[0].name)}};
+  lora.modules_to_save = {module_of(base.head), "norm"};
+  if (on_cpu.config().qkv_bias) lora.bias = "lora_only";
+  for (const bool is_whole : {true, false}) {
+    if (is_whole)
+      lora.modules_to_save.push_back(embedding);
+    else
+      lora.modules_to_save.pop_back(), std::get<StringList>(lora.target_modules).push_back(embedding);
+    if (!is_whole && base.is_tied) continue;  // lora-train refuses it
+    const Adapter cpu_adapter = Adapter::create(on_cpu, lora, 3), adapter = Adapter::create(by_kernels, lora, 3);
+    fill_b(cpu_adapter), fill_b(adapter);
+    const Outcome expected = trained_once(on_cpu, cpu_adapter, Checkpointing::none);
+    expect_same(trained_once(by_kernels, adapter, Checkpointing::full), expected, is_whole ? "whole" : "update");
+    cpu_adapter.detach(), adapter.detach();
   }
 }
 

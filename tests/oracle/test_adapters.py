@@ -11,18 +11,15 @@ from models import load
 from peft import LoraConfig, get_peft_model
 from reference import PREFIX, forward, open_adapter, peft_key, train, windows, worst
 from safetensors.torch import load_file, save_file
-from test_training import LOOP, SETTINGS, compare_logs
+from test_training import LOOP, SETTINGS, compare_logs, data  # noqa: F401
 
 # title: model, config, whether PEFT is told to save embeddings that are not those of the base
 CASES = {
-    "embedding": ("gqa", {"target_modules": ["q_proj", "embed_tokens"]}, False),
-    "head": ("gqa", {"target_modules": ["v_proj", "lm_head"]}, False),
     "embedding and head": ("gqa", {"target_modules": ["down_proj", "embed_tokens", "lm_head"], "use_rslora": True}, False),
     "expression for the embedding": ("llama", {"target_modules": r".*(embed_tokens|layers\.1\.mlp\.up_proj)"}, False),
     "whole embedding and head": ("gqa", {"target_modules": ["q_proj"], "modules_to_save": ["lm_head", "embed_tokens"]}, False),
     "whole norms": ("llama", {"target_modules": ["q_proj"], "modules_to_save": ["norm"]}, False),
-    "whole projection": ("qwen2", {"target_modules": ["k_proj", "gate_proj"], "modules_to_save": ["q_proj", "up_proj"]}, False),
-    "whole block": ("llama", {"target_modules": "all-linear", "modules_to_save": ["layers.1.mlp"]}, False),
+    "projections": ("qwen2", {"target_modules": ["k_proj", "gate_proj"], "modules_to_save": ["q_proj", "up_proj"]}, False),
     "biases of adapted modules": ("qwen2", {"target_modules": ["q_proj", "v_proj"], "bias": "lora_only"}, False),
     "all biases": ("llama_bias", {"target_modules": ["q_proj", "down_proj"], "bias": "all"}, False),
     "whole head of a tied model": ("qwen2_tied", {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]}, False),
@@ -36,6 +33,7 @@ CASES = {
 @torch.no_grad()
 def make(zoo, name, config, changes_embeddings, folder, dtype=torch.float32):
     """A folder that PEFT has written, nothing of it as a new adapter's."""
+    torch.manual_seed(len(str(config)))
     base = zoo[name].load(dtype)
     generator = torch.Generator().manual_seed(len(str(config)))
     add_noise = lambda p, scale: p.add_(scale * torch.randn(p.shape, generator=generator))  # noqa: E731
@@ -51,15 +49,10 @@ def make(zoo, name, config, changes_embeddings, folder, dtype=torch.float32):
     return folder
 
 
-@pytest.fixture(params=list(CASES))
-def case(request, zoo, tmp_path):
+@pytest.fixture(scope="module", params=list(CASES))
+def case(request, zoo, tmp_path_factory):
     name, config, changes_embeddings = CASES[request.param]
-    return request.param, zoo[name], make(zoo, name, config, changes_embeddings, tmp_path / "adapter")
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory, rows):
-    return rows, rows.save_json_lines(tmp_path_factory.mktemp("data") / "rows.jsonl")
+    return request.param, zoo[name], make(zoo, name, config, changes_embeddings, tmp_path_factory.mktemp("adapter"))
 
 
 def compare_forward(check, ours, theirs, where):
@@ -67,12 +60,11 @@ def compare_forward(check, ours, theirs, where):
     check("fp32 loss, relative", abs(ours["eval_loss"].item() / theirs.loss - 1), None, where)
 
 
-def test_computes_and_trains(case, data, probe, lora_train, check, tmp_path):
+def test_computes_and_trains(case, data, rows, probe, lora_train, check, tmp_path):  # noqa: F811
     title, base, folder = case
-    rows, path = data
     model = open_adapter(base.load(), folder)
     theirs = forward(model, rows)
-    assert abs(theirs.loss / forward(base.load(), rows, gradients=False).loss - 1) > 1e-3, "does nothing: a poor test"
+    assert abs(theirs.loss / forward(base.load(), rows, gradients=False).loss - 1) > 2e-4, "does nothing: a poor test"
     ours = probe.forward(base.folder, folder, rows, dtype="float32")
     compare_forward(check, ours, theirs, title)
     gradients = {key.removeprefix("grad."): value for key, value in ours.items() if key.startswith("grad.")}
@@ -84,9 +76,10 @@ def test_computes_and_trains(case, data, probe, lora_train, check, tmp_path):
     model.zero_grad()
     before = {peft_key(n): p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
     settings = SETTINGS | {"warmup_steps": 1}
-    trained = lora_train(model_name_or_path=base.folder, dataset=path, adapter_name_or_path=folder, max_steps=4,
+    trained = lora_train(model_name_or_path=base.folder, dataset=data[1], adapter_name_or_path=folder, max_steps=3,
                          **settings, **LOOP)  # fmt: skip
-    compare_logs(check, trained.log, train(model, rows, windows(len(rows), 2, 4, 4), settings), title)
+    theirs = train(model, data[0], windows(len(data[0]), 2, 4, 3), settings)
+    compare_logs(check, trained.log, theirs, title)
     model.save_pretrained(str(tmp_path / "theirs"), save_embedding_layers=True if CASES[title][2] else "auto")
     expected, found = load_file(tmp_path / "theirs" / "adapter_model.safetensors"), trained.adapter()
     if title == "saved embeddings of a tied model":  # one of the two says it all
@@ -97,7 +90,8 @@ def test_computes_and_trains(case, data, probe, lora_train, check, tmp_path):
         if key not in before:
             assert torch.equal(found[key], value), key
         elif ".lora_" in key:
-            check("training: adapter, of its largest", worst(found[key], value) / value.abs().max().item(), None, f"{title}: {key}")
+            error = worst(found[key], value) / value.abs().max().item()
+            check("training: adapter, of its largest", error, None, f"{title}: {key}")
         else:  # by norms: AdamW moves an element whose gradient is all rounding as far as any other
             error = (found[key] - value).norm() / (value - before[key]).norm()
             check("training in full: weight, of its change", error.item(), None, f"{title}: {key}")
@@ -137,11 +131,11 @@ NEW = [
 ]
 
 
-@pytest.mark.parametrize(("name", "config"), NEW, ids=[n[0] for n in NEW])
-def test_new_ones_are_as_pefts(name, config, zoo, data, lora_train, tmp_path):
+@pytest.mark.parametrize(("name", "config"), NEW, ids=[new[0] for new in NEW])
+def test_new_ones_are_as_pefts(name, config, zoo, data, lora_train, tmp_path):  # noqa: F811
     """The same parameters, keys and numbers of parameters; a run that is resumed gives the same bytes."""
-    rows, path = data
-    settings = {"model_name_or_path": zoo[name].folder, "dataset": path, "r": 4, **config, **SETTINGS, **LOOP, "lr_scheduler_type": "constant_with_warmup"}
+    settings = {"model_name_or_path": zoo[name].folder, "dataset": data[1], "r": 4, **config, **SETTINGS, **LOOP,
+                "lr_scheduler_type": "constant_with_warmup"}  # fmt: skip
     whole = lora_train(max_steps=4, **settings)
     fresh = get_peft_model(zoo[name].load(), LoraConfig(r=4, **config))
     trainable, everything = fresh.get_nb_trainable_parameters()
@@ -166,7 +160,8 @@ def test_new_ones_are_as_pefts(name, config, zoo, data, lora_train, tmp_path):
     ours, expected = rest.adapter(), whole.adapter()
     assert all(torch.equal(ours[key], expected[key]) for key in expected)
     other = {"bias": "none"} if "bias" in config else {"modules_to_save": ["lm_head"]}
-    refused = lora_train(code=7, max_steps=6, output_dir=str(half.folder), resume_from_checkpoint="auto", **(settings | other))
+    settings = settings | other | {"output_dir": str(half.folder), "max_steps": 6}
+    refused = lora_train(code=7, resume_from_checkpoint="auto", **settings)
     assert re.search("bias|modules_to_save", refused.text), refused.text
 
 
@@ -196,21 +191,20 @@ def test_names_of_adapters_in_keys(zoo, rows, tmp_path, probe, check):
     compare_forward(check, probe.forward(zoo["gqa"].folder, raw, rows), theirs, "keys with a name")
 
 
-def test_checkpoint_of_another_trainer(zoo, data, tmp_path, lora_train, probe):
+def test_checkpoint_of_another_trainer(zoo, data, rows, tmp_path, lora_train, probe):  # noqa: F811
     """Its adapter is one to start from; its state is not."""
-    rows, path = data
     folder = make(zoo, "gqa", {"target_modules": ["q_proj"]}, False, tmp_path / "checkpoint-40")
     for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth", "training_args.bin"):
         torch.save({"state": {}}, folder / name)
     (folder / "trainer_state.json").write_text(json.dumps({"global_step": 40, "log_history": []}))
     assert probe.forward(zoo["gqa"].folder, folder, rows)["logits"].isfinite().all()
-    settings = {"model_name_or_path": zoo["gqa"].folder, "dataset": path, "max_steps": 1, "target_modules": ["q_proj"]}
+    settings = {"model_name_or_path": zoo["gqa"].folder, "dataset": data[1], "max_steps": 1, "target_modules": ["q_proj"]}
     assert lora_train(**(settings | {"adapter_name_or_path": folder})).log is not None
     refused = lora_train(code=2, resume_from_checkpoint=folder, **settings)
     assert "another trainer" in refused.text and "adapter_name_or_path" in refused.text
 
 
-def test_refusals_help(zoo, rows, tmp_path):
+def test_refusals_help(zoo, data, rows, tmp_path, lora_train, probe, check):  # noqa: F811
     """One line: the file, the tensor, what is expected, what is there, what to do."""
     config = {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]}
     good = make(zoo, "gqa", config, False, tmp_path / "good")
@@ -232,15 +226,31 @@ def test_refusals_help(zoo, rows, tmp_path):
     }
     for title, (change, words) in cases.items():
         folder = rewritten(good, tmp_path / title, change)
-        merged = ("--output_dir", tmp_path / "out", "--model_name_or_path", zoo["gqa"].folder, "--adapter_name_or_path", folder)
+        base, out = zoo["gqa"].folder, tmp_path / "out"
         for done in (
-            run("rankfold-probe", "forward", zoo["gqa"].folder, folder, rows.save(tmp_path / "rows"), tmp_path / "o", code=2),
-            run("lora-merge", *merged, code=2),
+            run("rankfold-probe", "forward", base, folder, rows.save(tmp_path / "rows"), out, code=2),
+            run("lora-merge", "--model_name_or_path", base, "--adapter_name_or_path", folder, "--output_dir", out, code=2),
         ):
             assert words in done.stderr and str(folder) in done.stderr, (title, done.stderr)
             assert len(done.stderr.strip().splitlines()) == 1, done.stderr
 
+    # One of two tied weights: what PEFT computes is computed; no merge could hold it, so it is neither trained nor merged.
     tied = make(zoo, "tied", {"target_modules": ["q_proj", "embed_tokens"]}, False, tmp_path / "tied")
+    theirs = forward(open_adapter(zoo["tied"].load(), tied), rows, gradients=False)
+    compare_forward(check, probe.forward(zoo["tied"].folder, tied, rows), theirs, "an update of a tied embedding")
+    settings = {"model_name_or_path": zoo["tied"].folder, "dataset": data[1], "max_steps": 1, "adapter_name_or_path": tied}
     done = run("lora-merge", "--model_name_or_path", zoo["tied"].folder, "--adapter_name_or_path", tied, "--output_dir",
                tmp_path / "out", code=2)  # fmt: skip
-    assert "tie_word_embeddings" in done.stderr and "embed_tokens" in done.stderr
+    for text in (done.stderr, lora_train(code=2, **settings).text):
+        assert "tie_word_embeddings" in text and "embed_tokens" in text, text
+
+
+def test_weights_of_an_adapter_are_not_lost_by_a_resume(zoo, data, tmp_path, lora_train):  # noqa: F811
+    folder = make(zoo, "gqa", {"target_modules": ["q_proj"]}, True, tmp_path / "adapter")
+    settings = {"model_name_or_path": zoo["gqa"].folder, "dataset": data[1], "target_modules": ["q_proj"], "r": 5,
+                "lora_alpha": 12, "max_steps": 2, "output_dir": str(tmp_path / "out")}  # fmt: skip
+    lora_train(adapter_name_or_path=folder, **settings)
+    refused = lora_train(code=7, resume_from_checkpoint="auto", **(settings | {"max_steps": 4}))
+    assert "weights of its own that do not train" in refused.text and "adapter_name_or_path" in refused.text, refused.text
+    on = lora_train(adapter_name_or_path=tmp_path / "out" / "checkpoint-2", **(settings | {"output_dir": str(tmp_path / "on")}))
+    assert PREFIX + "lm_head.weight" in on.adapter()

@@ -149,7 +149,7 @@ def test_bad_adapters_are_named(zoo, adapters, rows, tmp_path):
         broken("rank", r=7): "q_proj",
         broken("dora", use_dora=True): "use_dora",
         broken("type", peft_type="IA3"): "IA3",
-        broken("saved", modules_to_save=["lm_head"]): "modules_to_save",
+        broken("saved", modules_to_save=["lm_head"]): "lm_head.weight",
     }
     for folder, word in cases.items():
         done = run("rankfold-probe", "forward", zoo["gqa"].folder, folder, rows.save(tmp_path / "rows"), tmp_path / "o", code=2)
