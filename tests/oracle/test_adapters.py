@@ -19,6 +19,7 @@ CASES = {
     "expression for the embedding": ("llama", {"target_modules": r".*(embed_tokens|layers\.1\.mlp\.up_proj)"}, False),
     "whole embedding and head": ("gqa", {"target_modules": ["q_proj"], "modules_to_save": ["lm_head", "embed_tokens"]}, False),
     "whole norms": ("llama", {"target_modules": ["q_proj"], "modules_to_save": ["norm"]}, False),
+    "whole norms of 1 + weight": ("gemma2", {"target_modules": ["q_proj"], "modules_to_save": ["post_attention_layernorm"]}, False),
     "projections": ("qwen2", {"target_modules": ["k_proj", "gate_proj"], "modules_to_save": ["q_proj", "up_proj"]}, False),
     "biases of adapted modules": ("qwen2", {"target_modules": ["q_proj", "v_proj"], "bias": "lora_only"}, False),
     "all biases": ("llama_bias", {"target_modules": ["q_proj", "down_proj"], "bias": "all"}, False),
@@ -235,9 +236,10 @@ def test_refusals_help(zoo, data, rows, tmp_path, lora_train, probe, check):  # 
             assert len(done.stderr.strip().splitlines()) == 1, done.stderr
 
     # One of two tied weights: what PEFT computes is computed; no merge could hold it, so it is neither trained nor merged.
-    tied = make(zoo, "tied", {"target_modules": ["q_proj", "embed_tokens"]}, False, tmp_path / "tied")
-    theirs = forward(open_adapter(zoo["tied"].load(), tied), rows, gradients=False)
-    compare_forward(check, probe.forward(zoo["tied"].folder, tied, rows), theirs, "an update of a tied embedding")
+    for name in ("gemma", "tied"):
+        tied = make(zoo, name, {"target_modules": ["q_proj", "embed_tokens"]}, False, tmp_path / name)
+        theirs = forward(open_adapter(zoo[name].load(), tied), rows, gradients=False)
+        compare_forward(check, probe.forward(zoo[name].folder, tied, rows), theirs, f"an update of {name}'s embedding")
     settings = {"model_name_or_path": zoo["tied"].folder, "dataset": data[1], "max_steps": 1, "adapter_name_or_path": tied}
     done = run("lora-merge", "--model_name_or_path", zoo["tied"].folder, "--adapter_name_or_path", tied, "--output_dir",
                tmp_path / "out", code=2)  # fmt: skip
