@@ -216,7 +216,7 @@ Adapter Adapter::load(const CausalLM& model, const fs::path& folder, int64_t see
   adapter.state_ = std::make_shared<State>(model);
   State& state = *adapter.state_;
   state.config = stored.config;
-  drop_base_values(stored, base, *state.model, parts);
+  if (!state.model->adapters.has_merged()) drop_base_values(stored, base, *state.model, parts);
   const auto read = [&](const LinearModule& module, const std::string& which, const at::Tensor& value) {
     const auto& [a, b] = stored.tensors.at(module.name);
     value.copy_(which == "A" ? a : b);

@@ -17,6 +17,10 @@ FlatLeaves train_all(Model& model) {
   const at::NoGradGuard no_grad;
   RANKFOLD_CHECK(model.adapters.names().empty() && !model.adapters.is_full(),
                  "the model has an adapter already; detach it, or load the model again to train all of it");
+  if (model.network().is_tied != model.config.tie_word_embeddings)
+    fail(model.folder.path().string(),
+         ": expected a base whose head is the embedding, as its files have it; got one that an adapter was merged into "
+         "in memory, which made them two: merge() into a folder, load that, and train it");
   model.companions = std::make_shared<const Companions>(model.folder);
   Network network = model.network();
 

@@ -104,7 +104,7 @@ void check_layers(const std::set<int64_t>& layers, const std::vector<LinearModul
 // What may have been meant by an entry that matches nothing. Entries are the end of a name as the model has it.
 template <class List>
 std::string hint(const std::string& entry, const List& names) {
-  constexpr std::string_view kPrefix = "base_model.model.";
+  constexpr std::string_view kPrefix = kAdapterPrefix;
   if (entry.starts_with('^') || entry.ends_with('$'))
     return " (an entry stands for a whole name, or for all that follows a dot in it: leave out ^ and $)";
   if (entry.starts_with(kPrefix)) return join(" (leave out ", kPrefix, ", which only the adapter's file has)");

@@ -18,9 +18,7 @@ using nlohmann::json;
 
 namespace {
 
-bool is_tied(const ModelFolder& base) {
-  return base.config().value("tie_word_embeddings", json()) == true && !head_differs_from_embedding(base);
-}
+bool is_tied(const ModelFolder& base) { return ties_embeddings(base) && !head_differs_from_embedding(base); }
 
 // The family's names for embedding and head, by one of them that is there.
 void find_ends(const ModelFolder& folder, BaseParts& parts) {
@@ -105,8 +103,7 @@ MergePlan plan_merge(const ModelFolder& base, const fs::path& adapter) {
   for (const WholeTensor& tensor : parts.tensors) plan.replaced[tensor.name] = tensor.key;
   refuse_heads(base, base_parts, plan);
   if (base_parts.is_tied) untie(base, base_parts, plan);
-  plan.is_untied =
-      plan.is_untied || (!base_parts.is_tied && base.config().value("tie_word_embeddings", json()) == true);
+  plan.is_untied = plan.is_untied || (!base_parts.is_tied && ties_embeddings(base));
   return plan;
 }
 

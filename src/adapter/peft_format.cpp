@@ -275,6 +275,12 @@ bool has_pair(const AdapterFolder& folder, const LinearModule& module) {
                      [&](const TensorInfo& info) { return info.name.starts_with(key); });
 }
 
+bool has_biases(const AdapterFolder& folder) {
+  const TensorFile file = TensorFile::open(folder.path / kAdapterName);
+  return std::any_of(file.tensors().begin(), file.tensors().end(),
+                     [](const TensorInfo& info) { return info.name.ends_with(kBias); });
+}
+
 }  // namespace
 
 AdapterFolder read_adapter_config(const fs::path& path) {
@@ -315,6 +321,9 @@ std::vector<std::string> notes_on(const AdapterFolder& folder, const std::vector
     if (match.module.is_embedding && !has_pair(folder, match.module))
       notes.push_back(join(source, ": target_modules: ", match.module.name, " has no tensors in ", kAdapterName,
                            " and is passed over"));
+  if (folder.config.bias == "lora_only" && !has_biases(folder))
+    notes.push_back(join(source, ": bias: lora_only, but ", kAdapterName,
+                         " holds no bias, as earlier PEFT saved it: the base's biases stay and do not train"));
   if (folder.fan_in_fan_out)
     notes.push_back(source + ": fan_in_fan_out: true is passed over: no linear layer of this model is transposed");
   return notes;
@@ -431,6 +440,11 @@ AdapterParts match_adapter(const AdapterFolder& folder, const BaseParts& base) {
   } catch (const UserError& error) {
     fail((folder.path / kConfigName).string(), ": ", error.what());
   }
+  // Earlier PEFT saved no biases under lora_only: then the base's stay.
+  if (folder.config.bias == "lora_only")
+    std::erase_if(parts.tensors, [&](const WholeTensor& tensor) {
+      return tensor.key.ends_with(kBias) && !folder.whole.contains(tensor.key);
+    });
   std::set<std::string> asked;
   for (const WholeTensor& tensor : parts.tensors) {
     if (!folder.whole.contains(tensor.key))

@@ -87,9 +87,10 @@ void print_modules(std::ostream& out, const CausalLM& model, const Adapter& adap
   }
   const int64_t trained = adapter.parameter_count();
   int64_t all = adapter.is_full() ? trained : model.parameter_count() + trained;
-  if (!adapter.is_full() && adapter.config().bias != "none")  // biases train where they are, other tensors as copies
-    for (const Parameter& p : adapter.named_parameters())
-      if (p.name.ends_with(".bias")) all -= p.value.numel();
+  // Biases of `bias` train where they are, other tensors as copies.
+  const std::string bias = adapter.is_full() ? "none" : adapter.config().bias;
+  for (const Parameter& p : adapter.named_parameters())
+    if (p.name.ends_with(bias == "all" ? ".bias" : ".base_layer.bias") && bias != "none") all -= p.value.numel();
   out << "trainable params: " << with_commas(trained) << " || all params: " << with_commas(all)
       << " || trainable%: " << format("%.4f", 100.0 * static_cast<double>(trained) / static_cast<double>(all)) << "\n";
 }

@@ -102,8 +102,10 @@ std::string percent(double share) {
 
 // "97.1 % of the update is in the stored weights (least in model.layers.0.mlp.down_proj: 95.0 %)".
 std::string share_text(const MergeReport& report) {
-  return join(percent(report.share), " of the update is in the stored weights (least in ", report.worst_module, ": ",
-              percent(report.worst_share), ")");
+  const std::string least = report.worst_module.empty()
+                                ? ""
+                                : join(" (least in ", report.worst_module, ": ", percent(report.worst_share), ")");
+  return join(percent(report.share), " of the update is in the stored weights", least);
 }
 
 constexpr const char* kWiderDtype = "rounding takes the rest; --dtype float32 keeps it";

@@ -140,6 +140,7 @@ void take_tensors(Network& network, const std::vector<std::shared_ptr<const Atta
 // All that may throw comes before the first change.
 void AdapterSet::use(std::shared_ptr<Network> base, Attached attached, Attached active) {
   auto network = std::make_shared<Network>(*base);
+  for (Projection* p : network->projections()) p->augmented = nullptr;  // of other updates and biases
   take_tensors(*network, active);
   Dropout dropout;
   for (const auto& attachment : active) {

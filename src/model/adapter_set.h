@@ -50,6 +50,7 @@ class AdapterSet {
   // The updates and tensors of the active adapters become part of the base, in the model's dtype, and these adapters are
   // detached. UserError for an update of one of two tied weights, or for a sum that is not finite.
   void merge_active();
+  bool has_merged() const { return !merged_.empty(); }
   // Whether an adapter's values belong to the base as the folder has it: after a merge only those of the merged adapters.
   bool is_of_folder(const Attachment& attachment) const;
 

@@ -44,7 +44,6 @@ struct Architecture {
   bool has_qk_norm = false;
   bool has_offset_norms = false;  // gains are 1 + weight
   bool has_gelu = false;          // of the gate, in its tanh form; SiLU otherwise
-  std::string activation_key = "hidden_act";
   bool scales_embedding = false;  // by the root of hidden_size
   bool is_tied_by_default = false;
   int64_t default_head_dim = 0;  // where config.json has none; 0: hidden_size / heads

@@ -39,7 +39,7 @@ void read_sizes(const ConfigReader& reader, const Architecture& family, ModelCon
 
 // Keys that transformers wrote in some version, or other trainers, and that change nothing that is computed here.
 constexpr const char* kWithoutEffect = R"(
-    _attn_implementation _attn_implementation_autoset _from_model_config _name_or_path add_cross_attention
+    _attn_implementation _attn_implementation_autoset _from_model_config _name_or_path _sliding_window_pattern add_cross_attention
     attn_implementation auto_map bad_words_ids begin_suppress_tokens bos_token_id cache_implementation
     chunk_size_feed_forward
     cross_attention_hidden_size decoder_start_token_id diversity_penalty do_sample early_stopping
@@ -78,15 +78,21 @@ at::ScalarType read_dtype(const ConfigReader& reader, const ModelFolder& folder)
 }
 
 // Settings that change the maths in ways we do not follow.
-void refuse_unsupported(const ConfigReader& reader, const Architecture& family) {
+void refuse_unsupported(const ConfigReader& reader, const Architecture& family, ModelConfig& config) {
   const auto must_be = [&](const char* key, const std::vector<json>& wanted, const std::string& expected) {
     if (reader.has(key) && std::find(wanted.begin(), wanted.end(), reader.at(key)) == wanted.end())
       reader.refuse(key, expected + " (no other is supported)");
   };
-  if (family.has_gelu)
-    must_be(family.activation_key.c_str(), {"gelu_pytorch_tanh"}, "\"gelu_pytorch_tanh\"");
-  else
-    must_be(family.activation_key.c_str(), {"silu", "swish"}, "\"silu\"");  // one function by two names
+  if (!family.has_gelu) {
+    must_be("hidden_act", {"silu", "swish"}, "\"silu\"");  // one function by two names
+  } else {
+    must_be("hidden_activation", {"gelu_pytorch_tanh"}, "\"gelu_pytorch_tanh\"");
+    // The first folders of Gemma say gelu, though their models were made with the tanh form.
+    must_be("hidden_act", {"gelu_pytorch_tanh", "gelu"}, "\"gelu_pytorch_tanh\"");
+    if (reader.at("hidden_act") == "gelu" && !reader.has("hidden_activation"))
+      config.notes.push_back(one_line(join(reader.source(), ": hidden_act: gelu is computed in its tanh form, ",
+                                           "gelu_pytorch_tanh, which Gemma was made with")));
+  }
   must_be("use_bidirectional_attention", {false}, "false");
   for (const char* dropout : {"attention_dropout", "resid_pdrop", "embd_pdrop"}) must_be(dropout, {0}, "0");
   must_be("is_causal", {true}, "true");
@@ -144,7 +150,9 @@ void read_windows(const ConfigReader& reader, const Architecture& architecture, 
   constexpr const char *kSliding = "sliding_attention", *kFull = "full_attention";
   std::vector<std::string> types;
   if (architecture.windows == Windows::by_pattern) {
-    const int64_t pattern = reader.integer("sliding_window_pattern", 1, 1000, architecture.window_pattern);
+    const int64_t pattern = architecture.has_local_rope
+                                ? reader.integer("sliding_window_pattern", 1, 1000, architecture.window_pattern)
+                                : architecture.window_pattern;
     for (int64_t i = 0; i < config.num_hidden_layers; ++i)
       types.push_back(window > 0 && (i + 1) % pattern != 0 ? kSliding : kFull);
   } else {
@@ -166,15 +174,17 @@ void read_windows(const ConfigReader& reader, const Architecture& architecture, 
   for (const std::string& type : types) config.windows.push_back(slides(type) ? window : 0);
 }
 
+// The class that config.json names; empty where it names none.
+std::string class_of(const json& names) {
+  if (names.is_string()) return names.get<std::string>();
+  return names.is_array() && !names.empty() && names[0].is_string() ? names[0].get<std::string>() : "";
+}
+
 // The class by the name that the table knows: older spellings of it, or by model_type where none is named.
 std::string read_architecture(const ConfigReader& reader) {
   const json& names = reader.at("architectures");
-  std::string name;
-  if (names.is_string())
-    name = names.get<std::string>();
-  else if (names.is_array() && !names.empty() && names[0].is_string())
-    name = names[0].get<std::string>();
-  else if (!names.is_null() && !(names.is_array() && names.empty()))
+  std::string name = class_of(names);
+  if (name.empty() && !names.is_null() && !(names.is_array() && names.empty()))
     reader.refuse("architectures", "a list with the name of the model's class");
   if (name == "LLaMAForCausalLM") return "LlamaForCausalLM";  // as the first conversions wrote it
   if (!name.empty()) return name;
@@ -188,6 +198,17 @@ std::string read_architecture(const ConfigReader& reader) {
 
 }  // namespace
 
+bool ties_embeddings(const ModelFolder& folder) {
+  const json& config = folder.config();
+  if (const auto said = config.find("tie_word_embeddings"); said != config.end() && said->is_boolean())
+    return said->get<bool>();
+  std::string name = class_of(config.value("architectures", json()));
+  if (const json type = config.value("model_type", json()); name.empty() && type.is_string())
+    name = architecture_of_type(type.get<std::string>());
+  const std::vector<std::string> names = architecture_names();
+  return std::find(names.begin(), names.end(), name) != names.end() && find_architecture(name).is_tied_by_default;
+}
+
 int64_t rotary_features(const ModelConfig& config) {
   if (config.uses_alibi) return 0;
   return static_cast<int64_t>(static_cast<double>(config.head_dim) * config.rope.partial_rotary_factor);
@@ -199,7 +220,7 @@ ModelConfig read_model_config(const ModelFolder& folder) {
   config.architecture = read_architecture(reader);
   config.model_type = reader.read<std::string>("model_type", "a text", "", [](const auto&) { return true; });
   const Architecture& architecture = find_architecture(config.architecture, reader.source());
-  refuse_unsupported(reader, architecture);
+  refuse_unsupported(reader, architecture, config);
   read_sizes(reader, architecture, config);
   if (architecture.is_baichuan && config.num_key_value_heads != config.num_attention_heads)
     reader.refuse("num_key_value_heads", join(config.num_attention_heads, ", as ", architecture.qkv[0], " needs"));
@@ -215,7 +236,8 @@ ModelConfig read_model_config(const ModelFolder& folder) {
   config.o_bias = read_bias(reader, architecture.o_bias, architecture.attention_bias_key.c_str());
   config.mlp_bias = read_bias(reader, architecture.mlp_bias, "mlp_bias");
   read_windows(reader, architecture, config);
-  config.tie_word_embeddings = reader.flag("tie_word_embeddings", architecture.is_tied_by_default);
+  reader.flag("tie_word_embeddings", false);  // a bool
+  config.tie_word_embeddings = ties_embeddings(folder);
   const ConfigReader generation(folder.generation_config(), (folder.path() / "generation_config.json").string());
   const std::vector<int64_t> eos = read_eos(reader);
   config.eos_token_ids = generation.has("eos_token_id") ? read_eos(generation) : eos;

@@ -100,7 +100,7 @@ DeviceSegments to_device(const Backend& backend, std::vector<kernels::Segment> s
 Augmented& current(Projection& projection) {
   at::NoGradGuard no_grad;
   lay_out(projection);
-  projection.current_weight();  // masters of a whole model that trains
+  projection.current_weight();  // masters of weights that train as a whole
   Augmented& w = *projection.augmented;
   if (projection.bias.defined()) {
     const at::Tensor& bias = projection.current_bias();

@@ -66,7 +66,7 @@ void run_kernel(const Backend& backend, const QkvParts& from, const at::Tensor& 
   with_op_name("attend", [&] { backend.kernels.rope(r, backend.stream(out)); });
 }
 
-// Sum over tokens and heads of dy * x / rms(x): only full tuning asks for it, so no kernel of its own.
+// Sum over tokens and heads of dy * x / rms(x): only norms that train ask for it, so no kernel of its own.
 at::Tensor gain_gradient(const at::Tensor& dy, const at::Tensor& x_in, const Norm& norm) {
   const at::Tensor x = x_in.to(at::kFloat);
   const at::Tensor rstd = x.square().mean(-1, true).add_(norm.eps).rsqrt_();

@@ -26,7 +26,7 @@ class LowPrecisionCopy {
 struct Module {
   std::string name;
   int64_t begin = 0, end = 0;
-  at::Tensor master;  // fp32 leaf [end - begin, K] where the weight itself trains (full tuning)
+  at::Tensor master;  // fp32 leaf [end - begin, K] where the weight itself trains (full tuning, modules_to_save)
   uint32_t master_version = 0;
   at::Tensor bias_master;  // fp32 leaf [end - begin] where the bias trains
   uint32_t bias_version = 0;

@@ -4,8 +4,10 @@
 #include "io/model_folder.h"
 #include "rankfold/adapter.h"
 #include "rankfold/error.h"
+#include "rankfold/rankfold.h"
 #include "support/contains.h"
 #include "support/temp_folder.h"
+#include "support/tiny_family.h"
 
 #include <ATen/ATen.h>
 #include <nlohmann/json.hpp>
@@ -485,6 +487,37 @@ TEST_F(MergeCheck, EmbeddingsAndWholeTensors) {
     if (name == kEmbedding) tensor[19][5] += 1;
   });
   EXPECT_TRUE(testing::contains(complaint(), "tensor 'model.embed_tokens.weight': row 19, column 5: expected "));
+}
+
+// Gemma's folders need not say that their head is the embedding.
+TEST(MergeGemma, AHeadThatIsTiedByDefault) {
+  const TempFolder folder;
+  testing::write_tiny_family(folder / "base", {"GemmaForCausalLM", {{"head_dim", 12}, {"num_key_value_heads", 1}}});
+  const std::vector<int32_t> ids{5, 17, 3, 44};
+  const auto logits = [&](const CausalLM& model) {
+    const at::NoGradGuard no_grad;
+    return model.logits(make_batch({{&ids}}));
+  };
+  for (const char* module : {"lm_head", "embed_tokens"}) {
+    const fs::path out = folder / module;
+    const CausalLM model = CausalLM::load(folder / "base");
+    const Adapter adapter =
+        Adapter::create(model, {.r = 2, .target_modules = StringList{"q_proj"}, .modules_to_save = {module}});
+    {
+      const at::NoGradGuard no_grad;
+      at::Tensor(adapter.flat_values()).add_(at::randn({adapter.parameter_count()}), 0.1);
+    }
+    adapter.save(out / "adapter");
+    merge(folder / "base", out / "adapter", out / "merged");
+    check_merged(folder / "base", out / "adapter", out / "merged");
+    const CausalLM merged = CausalLM::load(out / "merged");
+    EXPECT_TRUE(logits(merged).allclose(logits(model), 1e-4, 1e-5)) << module;
+    EXPECT_FALSE(merged.config().tie_word_embeddings) << module;
+  }
+  const CausalLM model = CausalLM::load(folder / "base");
+  Adapter::create(model, {.r = 2, .target_modules = StringList{"q_proj"}, .modules_to_save = {"lm_head"}});
+  model.merge_adapters();
+  expect_error<UserError>([&] { Adapter::full(model); }, "which made them two: merge() into a folder");
 }
 
 // Where one of two tied weights is replaced they are two in the result, whichever of them the base stores.

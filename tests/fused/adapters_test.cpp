@@ -2,6 +2,7 @@
 #include "fused/backend.h"
 #include "rankfold/rankfold.h"
 #include "support/temp_folder.h"
+#include "support/tiny_family.h"
 #include "support/tiny_model.h"
 
 #include <ATen/ATen.h>
@@ -115,6 +116,33 @@ TEST_F(FusedAdapters, WholeTensorsTakeStepsAsOnTheCpu) {
   const double scale = before[0].abs().max().item<double>();
   for (int on = 0; on < 2; ++on) EXPECT_LT((merged[on] - before[on]).abs().max().item<double>(), 1e-4 * scale) << on;
   EXPECT_LT((before[1] - before[0]).abs().max().item<double>(), 1e-2 * scale);
+}
+
+// A merge leaves no copies behind that were laid out for other updates and biases.
+TEST_F(FusedAdapters, WhatComesAfterAMergeIsAsOnTheCpu) {
+  testing::write_tiny_family(folder_ / "biased", {"Qwen2ForCausalLM", {{"tie_word_embeddings", false}}});
+  for (const LoraConfig& next :
+       {LoraConfig{.r = 4, .target_modules = StringList{"q_proj"}},
+        LoraConfig{.r = 4, .target_modules = StringList{"o_proj"}, .modules_to_save = {"v_proj"}},
+        LoraConfig{.r = 4, .target_modules = StringList{"q_proj"}, .bias = "lora_only"}}) {
+    at::Tensor found[2];
+    for (int on = 0; on < 2; ++on) {
+      const Kernels kernels(on == 1);
+      const CausalLM model = CausalLM::load(folder_ / "biased", {.device = kernels.device()});
+      const auto add = [&](const LoraConfig& config, const char* name) {
+        const Adapter adapter = Adapter::create(model, config, 3, name);
+        const at::NoGradGuard no_grad;
+        at::manual_seed(9);
+        at::Tensor(adapter.flat_values()).add_((at::randn({adapter.parameter_count()}) * 0.1).to(model.device()));
+        return logits(model);
+      };
+      add({.r = 4, .target_modules = StringList{"o_proj"}}, "first");
+      model.merge_adapters();
+      logits(model);
+      found[on] = add(next, "next");
+    }
+    EXPECT_TRUE(found[0].allclose(found[1], 1e-4, 1e-5));
+  }
 }
 
 TEST_F(FusedAdapters, BackwardAfterTheModelHasGone) {

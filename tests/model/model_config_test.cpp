@@ -212,7 +212,13 @@ TEST(ModelConfig, Gemma) {
   EXPECT_TRUE(first.tie_word_embeddings);
   EXPECT_EQ(first.query_pre_attn_scalar, 0);
   EXPECT_TRUE(first.windows.empty());
-  const ModelConfig second = read_as("Gemma2ForCausalLM", {{"query_pre_attn_scalar", 224}});
+  EXPECT_TRUE(first.notes.empty());
+  const ModelConfig oldest = read_as("GemmaForCausalLM", {{"hidden_act", "gelu"}, {"hidden_activation", nullptr}});
+  EXPECT_TRUE(testing::contains(oldest.notes.at(0), "gelu is computed in its tanh form")) << oldest.notes.at(0);
+  const ModelConfig second = read_as("Gemma2ForCausalLM", {{"query_pre_attn_scalar", 224},
+                                                           {"hidden_act", "gelu_pytorch_tanh"},
+                                                           {"hidden_activation", "gelu_pytorch_tanh"}});
+  EXPECT_TRUE(second.notes.empty()) << second.notes.at(0);
   EXPECT_EQ(second.query_pre_attn_scalar, 224);
   EXPECT_EQ(second.attn_logit_softcapping, 50);
   EXPECT_EQ(second.final_logit_softcapping, 30);
@@ -309,8 +315,8 @@ TEST(ModelConfig, Refusals) {
       {{{"architectures", {1}}}, "architectures: expected a list"},
       {{{"architectures", {"PeftModelForCausalLM"}}},
        "architectures: expected a class that is supported, got PeftModelForCausalLM; supported are LlamaForCausalLM"},
-      {{{"architectures", {"GemmaForCausalLM"}}, {"hidden_act", "gelu"}},
-       "hidden_act: expected \"gelu_pytorch_tanh\" (no other is supported), got \"gelu\""},
+      {{{"architectures", {"GemmaForCausalLM"}}, {"hidden_act", "relu"}},
+       "hidden_act: expected \"gelu_pytorch_tanh\" (no other is supported), got \"relu\""},
       {{{"architectures", {"Gemma2ForCausalLM"}}, {"hidden_activation", "silu"}},
        "hidden_activation: expected \"gelu_pytorch_tanh\" (no other is supported), got \"silu\""},
       {{{"architectures", {"Gemma2ForCausalLM"}}, {"attn_logit_softcapping", -1}},

@@ -192,6 +192,19 @@ def test_names_of_adapters_in_keys(zoo, rows, tmp_path, probe, check):
     compare_forward(check, probe.forward(zoo["gqa"].folder, raw, rows), theirs, "keys with a name")
 
 
+def test_biases_that_earlier_peft_did_not_save(zoo, rows, tmp_path, probe, check):
+    saved = make(zoo, "qwen2", {"target_modules": ["q_proj"], "bias": "lora_only"}, False, tmp_path / "saved")
+    folder = rewritten(saved, tmp_path / "adapter", lambda t: {k: v for k, v in t.items() if not k.endswith(".bias")})
+    base = zoo["qwen2"]
+    theirs = forward(open_adapter(base.load(), folder), rows, gradients=False)
+    compare_forward(check, probe.forward(base.folder, folder, rows), theirs, "biases that were not saved")
+    done = run("lora-merge", "--model_name_or_path", base.folder, "--adapter_name_or_path", folder, "--output_dir",
+               tmp_path / "merged")  # fmt: skip
+    assert "holds no bias" in done.stdout, done.stdout
+    merged = forward(load(tmp_path / "merged"), rows, gradients=False)
+    check("lora-merge: loss in transformers, relative", abs(merged.loss / theirs.loss - 1), None, "biases not saved")
+
+
 def test_checkpoint_of_another_trainer(zoo, data, rows, tmp_path, lora_train, probe):  # noqa: F811
     """Its adapter is one to start from; its state is not."""
     folder = make(zoo, "gqa", {"target_modules": ["q_proj"]}, False, tmp_path / "checkpoint-40")
