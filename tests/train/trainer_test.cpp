@@ -702,7 +702,9 @@ TEST_F(Training, AdapterAndModelCheckTheirConfig) {
   expect("rank_pattern: ", [](auto& c) { c.rank_pattern = {{"W_pack", 0}}; });
   expect("alpha_pattern: ", [](auto& c) { c.alpha_pattern = {{"W_pack", -1.0}}; });
   expect("layers_to_transform: ", [](auto& c) { c.layers_to_transform = {-1}; });
-  expect("bias: expected \"none\"", [](auto& c) { c.bias = "all"; });
+  expect("bias: expected none, lora_only or all, got \"some\"", [](auto& c) { c.bias = "some"; });
+  expect("bias: expected none, as no layer of this model has a bias, got all", [](auto& c) { c.bias = "all"; });
+  expect("modules_to_save: ", [](auto& c) { c.modules_to_save = {"no_such"}; });
   expect(
       "seed: expected an integer of 0 or more, got -1", [](auto&) {}, -1);
   EXPECT_NO_THROW(Adapter::create(model, {.r = 4, .target_modules = "all-linear"}));  // the model is as it was
