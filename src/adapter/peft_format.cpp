@@ -267,18 +267,12 @@ std::string readme_text(const LoraConfig& config, const std::string& base_model)
 
 namespace {
 
-// By the file's header alone, as the tensors need not have been read.
-bool has_pair(const AdapterFolder& folder, const LinearModule& module) {
-  const std::string key = lora_key(module, "A");
+// Whether some key is like that. By the file's header alone, as the tensors need not have been read.
+template <class Is>
+bool has_key(const AdapterFolder& folder, Is&& is) {
   const TensorFile file = TensorFile::open(folder.path / kAdapterName);
   return std::any_of(file.tensors().begin(), file.tensors().end(),
-                     [&](const TensorInfo& info) { return info.name.starts_with(key); });
-}
-
-bool has_biases(const AdapterFolder& folder) {
-  const TensorFile file = TensorFile::open(folder.path / kAdapterName);
-  return std::any_of(file.tensors().begin(), file.tensors().end(),
-                     [](const TensorInfo& info) { return info.name.ends_with(kBias); });
+                     [&](const TensorInfo& info) { return is(info.name); });
 }
 
 }  // namespace
@@ -318,10 +312,12 @@ std::vector<std::string> notes_on(const AdapterFolder& folder, const std::vector
     notes.push_back(one_line(join(source, ": target_modules: ", brief(Json(idle)),
                                   " match no linear layer of this model and are passed over")));
   for (const ModuleMatch& match : match_modules(folder.config, modules, IdleEntries::kAllowed))
-    if (match.module.is_embedding && !has_pair(folder, match.module))
+    if (match.module.is_embedding &&
+        !has_key(folder, [&](const std::string& key) { return key.starts_with(lora_key(match.module, "A")); }))
       notes.push_back(join(source, ": target_modules: ", match.module.name, " has no tensors in ", kAdapterName,
                            " and is passed over"));
-  if (folder.config.bias == "lora_only" && !has_biases(folder))
+  if (folder.config.bias == "lora_only" &&
+      !has_key(folder, [](const std::string& key) { return key.ends_with(kBias); }))
     notes.push_back(join(source, ": bias: lora_only, but ", kAdapterName,
                          " holds no bias, as earlier PEFT saved it: the base's biases stay and do not train"));
   if (folder.fan_in_fan_out)

@@ -8,6 +8,20 @@
 namespace rankfold {
 namespace {
 
+// What all of Gemma has, and what came with its windows.
+Architecture gemma(Architecture row) {
+  row.has_offset_norms = row.has_gelu = row.scales_embedding = row.is_tied_by_default = true;
+  row.default_head_dim = 256;
+  return row;
+}
+Architecture windowed_gemma(Architecture row) {
+  row.mlp_norm = "pre_feedforward_layernorm";
+  row.attention_out_norm = "post_attention_layernorm", row.mlp_out_norm = "post_feedforward_layernorm";
+  row.default_score_scalar = 256;
+  row.windows = Windows::by_pattern;
+  return gemma(std::move(row));
+}
+
 const std::vector<Architecture>& architectures() {
   static const std::vector<Architecture> rows{
       {.name = "LlamaForCausalLM",
@@ -35,44 +49,18 @@ const std::vector<Architecture>& architectures() {
        .windows = Windows::all_layers,
        .default_window = 0,
        .has_partial_rotary = true},
-      {.name = "GemmaForCausalLM",
-       .model_type = "gemma",
-       .has_offset_norms = true,
-       .has_gelu = true,
-       .scales_embedding = true,
-       .is_tied_by_default = true,
-       .default_head_dim = 256},
-      {.name = "Gemma2ForCausalLM",
-       .model_type = "gemma2",
-       .mlp_norm = "pre_feedforward_layernorm",
-       .attention_out_norm = "post_attention_layernorm",
-       .mlp_out_norm = "post_feedforward_layernorm",
-       .has_offset_norms = true,
-       .has_gelu = true,
-       .scales_embedding = true,
-       .is_tied_by_default = true,
-       .default_head_dim = 256,
-       .default_score_scalar = 256,
-       .default_attention_cap = 50,
-       .default_head_cap = 30,
-       .windows = Windows::by_pattern,
-       .window_pattern = 2},
-      {.name = "Gemma3ForCausalLM",
-       .model_type = "gemma3_text",
-       .mlp_norm = "pre_feedforward_layernorm",
-       .attention_out_norm = "post_attention_layernorm",
-       .mlp_out_norm = "post_feedforward_layernorm",
-       .has_qk_norm = true,
-       .has_offset_norms = true,
-       .has_gelu = true,
-       .scales_embedding = true,
-       .is_tied_by_default = true,
-       .default_head_dim = 256,
-       .default_score_scalar = 256,
-       .default_head_cap = 0,
-       .windows = Windows::by_pattern,
-       .window_pattern = 6,
-       .has_local_rope = true},
+      gemma({.name = "GemmaForCausalLM", .model_type = "gemma"}),
+      windowed_gemma({.name = "Gemma2ForCausalLM",
+                      .model_type = "gemma2",
+                      .default_attention_cap = 50,
+                      .default_head_cap = 30,
+                      .window_pattern = 2}),
+      windowed_gemma({.name = "Gemma3ForCausalLM",
+                      .model_type = "gemma3_text",
+                      .has_qk_norm = true,
+                      .default_head_cap = 0,
+                      .window_pattern = 6,
+                      .has_local_rope = true}),
       {.name = "InternLM2ForCausalLM",
        .model_type = "internlm2",
        .embedding = "model.tok_embeddings",
