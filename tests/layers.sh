@@ -3,14 +3,14 @@
 # counts as a file of one folder; no torch header in kernels/, torch/torch.h nowhere; one launch, one header with PTX; only src/core/write.cpp opens files for writing.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-declare -A level=([core]=0 [io]=1 [kernels]=1 [ops]=2 [data]=2 [model]=3 [cuda]=3 [adapter]=4 [eval]=5 [checkpoint]=5 [train]=6 [cli]=7)
+declare -A level=([core]=0 [io]=1 [kernels]=1 [ops]=2 [text]=1 [data]=2 [model]=3 [cuda]=3 [adapter]=4 [eval]=5 [checkpoint]=5 [train]=6 [cli]=7)
 bad=0
 complain() {
   echo "$*"
   bad=1
 }
 # The folder that each header of include/rankfold is of: the lowest that has what it declares.
-declare -A public=([config]=core [error]=core [batch]=core [choices]=core [ordered_map]=core [tensor_file]=io [memory]=ops [tokenizer]=data [dataset]=data
+declare -A public=([config]=core [error]=core [batch]=core [choices]=core [ordered_map]=core [tensor_file]=io [memory]=ops [tokenizer]=data [dataset]=data [chat_template]=data
   [causal_lm]=model [adapter]=adapter [evaluate]=eval [generate]=eval [trainer]=train [rankfold]=cli)
 # Sets `folder` to that of a file, whose path may begin with src/ or include/; kernels/x.cu is of the folder kernels.
 find_folder() {

@@ -1,4 +1,5 @@
-// sentencepiece tokenizer of a model folder. The only place that decides on bos and eos.
+// The tokenizer of a model folder: its tokenizer.json, else its sentencepiece model. The only place that decides on bos and
+// eos.
 #pragma once
 
 #include <cstdint>
@@ -11,11 +12,14 @@
 
 namespace rankfold {
 
+class Vocabulary;  // internal
+
 class Tokenizer {
  public:
-  // Reads folder/tokenizer.model and, if there, tokenizer_config.json (add_bos_token, eos_token) and added_tokens.json.
-  // `bos_by_default` decides where the folder says nothing (LLaMA true, Baichuan false). eos is `eos_token_id`; -1: the
-  // tokenizer's own, which is eos_token of tokenizer_config.json, else tokenizer.model's.
+  // Reads folder/tokenizer.json, where there is none tokenizer.model, and, if there, tokenizer_config.json (bos_token,
+  // eos_token, pad_token, add_bos_token, added_tokens_decoder), special_tokens_map.json and added_tokens.json.
+  // `bos_by_default` decides for a tokenizer.model where the folder says nothing (LLaMA true, Baichuan false). eos is
+  // `eos_token_id`; -1: the tokenizer's own, which is eos_token, else tokenizer.model's.
   static Tokenizer open(const std::filesystem::path& folder, bool bos_by_default, int32_t eos_token_id = -1);
 
   // The same for a model whose configs name these ids as eos, if any, and whose embedding has `vocab_size` rows. eos is
@@ -28,20 +32,25 @@ class Tokenizer {
   std::vector<int32_t> encode(std::string_view text) const;
   // Control tokens and ids beyond the vocabulary (a padded embedding has such) are left out.
   std::string decode(const std::vector<int32_t>& ids) const;
+  std::string control_text(int32_t id) const;  // of a control token, for printing; else empty
   std::string piece(int32_t id) const;  // as it stands in the vocabulary, for printing
 
   std::optional<int32_t> bos() const;  // to be put before every sequence; nullopt: nothing is put there
   int32_t eos() const;
   int64_t size() const;
+  const std::filesystem::path& path() const;  // of the file that was read
   const std::string& note() const;  // a line where the folder's files name different eos tokens; else empty
   // Texts of the control and added tokens, the first 64: encode() takes them as text.
   const std::vector<std::string>& control_tokens() const;
-  uint64_t fingerprint() const;  // of tokenizer.model, bos and eos: where it is the same, so are the ids of every text
+  // Texts that end an assistant's turn: those of this folder, and those of any family.
+  const std::vector<std::string>& ends_of_turn() const;
+  uint64_t fingerprint() const;  // of vocabulary, bos and eos: where it is the same, so are the ids of every text
+  const Vocabulary& vocabulary() const;  // internal
 
  private:
   struct State;
   static std::shared_ptr<State> read(const std::filesystem::path& folder, bool bos_by_default);
-  static Tokenizer with_eos(const std::shared_ptr<State>& state, int32_t eos);
+  static Tokenizer with_eos(const std::shared_ptr<State>& state, int32_t eos, const std::vector<int64_t>& eos_token_ids);
   std::shared_ptr<const State> state_;
 };
 

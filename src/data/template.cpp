@@ -1,7 +1,7 @@
 #include "data/template.h"
 
 #include "core/check.h"
-#include "data/tokenizer_model.h"
+#include "text/vocabulary.h"
 
 #include <algorithm>
 

@@ -4,129 +4,51 @@
 #include "core/checksum.h"
 #include "core/file.h"
 #include "core/guard.h"
-#include "core/json.h"
-#include "data/tokenizer_model.h"
+#include "data/folder_tokens.h"
+#include "text/sentencepiece_vocabulary.h"
+#include "text/tokenizer_json.h"
 
-#include <sentencepiece_processor.h>
-#include <nlohmann/json.hpp>
-
-#include <charconv>
-#include <map>
+#include <algorithm>
+#include <set>
+#include <span>
 
 namespace rankfold {
 namespace fs = std::filesystem;
 
 struct Tokenizer::State {
-  sentencepiece::SentencePieceProcessor model;
+  std::shared_ptr<const Vocabulary> vocabulary;
+  fs::path path;
   std::optional<int32_t> bos;
-  int32_t eos = -1;
+  int32_t eos = -1, own_eos = -1;  // own_eos: of tokenizer.model
   uint64_t fingerprint = kChecksumSeed;
-  size_t longest_text = kLongestText;
-  std::map<std::string, int32_t> added;  // tokens beyond the pieces
-  std::string eos_token;                 // of tokenizer_config.json
+  std::string eos_token;  // of tokenizer_config.json
   std::string note;
-  std::vector<std::string> control_tokens;
+  std::vector<std::string> control_tokens, ends_of_turn;
 
-  bool is_id(int32_t id) const { return id >= 0 && id < model.GetPieceSize(); }
-  // An id beyond the pieces is a padded row of the embedding.
-  bool is_silent(int32_t id) const {
-    return !is_id(id) || id == eos || id == model.pad_id() || model.IsControl(id) || model.IsUnknown(id);
-  }
-  std::optional<int32_t> id_of(const std::string& token) const {
-    if (token.empty()) return std::nullopt;
-    if (const int id = model.PieceToId(token); is_id(id) && model.IdToPiece(id) == token) return id;
-    const auto found = added.find(token);
-    return found == added.end() ? std::nullopt : std::optional(found->second);
-  }
-  std::string text_of(int32_t id) const {  // empty for an id of no token
-    if (is_id(id)) return model.IdToPiece(id);
-    for (const auto& [text, its_id] : added)
-      if (its_id == id) return text;
-    return "";
-  }
+  std::string file() const { return path.filename().string(); }
+  bool is_id(int64_t id) const { return id >= 0 && id < vocabulary->size(); }
   std::string named(int64_t id) const {
-    const std::string text = text_of(static_cast<int32_t>(id));
-    return join(id, " (", text.empty() ? "not in tokenizer.model" : text, ")");
+    const std::string text = vocabulary->piece(static_cast<int32_t>(id));
+    return join(id, " (", text.empty() ? "not in " + file() : text, ")");
   }
 };
 
 namespace {
 
-std::string read_model(const fs::path& folder) {
-  const fs::path path = folder / "tokenizer.model";
-  std::error_code ignored;
-  if (!fs::exists(path, ignored)) {
-    const bool fast = fs::exists(folder / "tokenizer.json", ignored);
-    fail(path.string(), ": no such file",
-         fast ? " (tokenizer.json is there, but only sentencepiece models are supported)" : "");
-  }
-  constexpr uint64_t kLargest = 16 << 20;  // a vocabulary of 250,000 pieces takes 5
-  std::string bytes = read_text(path, kLargest);
-  if (const std::string kind = foreign_kind(bytes); !kind.empty())
-    fail(path.string(), ": expected a sentencepiece model, got ", kind);
-  return bytes;
-}
-
-void load(const std::string& bytes, const std::string& name, sentencepiece::SentencePieceProcessor& model) {
-  try {
-    const auto status = model.LoadFromSerializedProto(bytes);
-    if (!status.ok()) fail(name, ": not a sentencepiece model: ", status.error_message());
-  } catch (const UserError&) {
-    throw;
-  } catch (const std::exception& error) {  // of the tries that it builds over the pieces
-    fail(name, ": not a sentencepiece model: ", error.what());
-  }
-  // sentencepiece looks a piece of text up among the control pieces too. No harm where text is never cut into
-  // "<s>", as in BPE and unigram models; but it fails in word models and for a control piece of one character.
-  for (int id = 0; id < model.GetPieceSize(); ++id) {
-    std::vector<int> ids;
-    if (model.IsControl(id) && !model.Encode(model.IdToPiece(id), &ids).ok())
-      fail(name, ": a text that spells the control token '", model.IdToPiece(id), "' cannot be encoded");
-  }
-}
-
-nlohmann::json read_object(const fs::path& path) {
-  std::error_code ignored;
-  if (!fs::exists(path, ignored)) return nlohmann::json::object();
-  nlohmann::json object = read_json(path, kLargestConfig);
-  if (!object.is_object()) fail(path.string(), ": expected an object");
-  return object;
-}
-
-std::optional<bool> add_bos_token(const nlohmann::json& config, const fs::path& path) {
-  const auto found = config.find("add_bos_token");
-  if (found == config.end() || found->is_null()) return std::nullopt;
-  if (!found->is_boolean()) fail(path.string(), ": add_bos_token: expected true or false, got ", brief(*found));
-  return found->get<bool>();
-}
-
-// A text, or an object with one; empty where there is none.
-std::string eos_token(const nlohmann::json& config, const fs::path& path) {
-  auto found = config.find("eos_token");
-  if (found == config.end() || found->is_null()) return "";
-  const nlohmann::json& value = found->is_object() && found->contains("content") ? found->at("content") : *found;
-  if (!value.is_string()) fail(path.string(), ": eos_token: expected a text, got ", brief(*found));
-  return value.get<std::string>();
-}
-
-// {"text": id} of added_tokens.json and {"id": {"content": text}} of tokenizer_config.json, the latter first. Entries of
-// another shape name no token.
-std::map<std::string, int32_t> added_tokens(const nlohmann::json& config, const fs::path& folder) {
-  std::map<std::string, int32_t> added;
-  const auto add = [&added](const nlohmann::json& text, const nlohmann::json& id) {
-    if (!text.is_string() || !id.is_number_integer() || id < 0 || id > INT32_MAX) return;
-    added.emplace(text.get<std::string>(), id.get<int32_t>());
+// Tokens that no text of a person's becomes, beside those that the vocabulary knows itself: bos, eos, pad, ends of turn.
+std::vector<int32_t> control_ids(const Vocabulary& vocabulary, const FolderTokens& tokens) {
+  std::set<int32_t> ids;
+  const auto add = [&](const std::string& text) {
+    if (const auto id = vocabulary.id_of(text)) ids.insert(*id);
   };
-  if (const auto list = config.find("added_tokens_decoder"); list != config.end() && list->is_object())
-    for (const auto& [id, token] : list->items()) {
-      int32_t number = -1;
-      const auto [end, error] = std::from_chars(id.data(), id.data() + id.size(), number);
-      if (error == std::errc() && end == id.data() + id.size() && token.is_object() && token.contains("content"))
-        add(token.at("content"), number);
-    }
-  const nlohmann::json file = read_object(folder / "added_tokens.json");
-  for (const auto& [text, id] : file.items()) add(text, id);
-  return added;
+  for (const char* name : {"bos_token", "eos_token", "pad_token"}) add(tokens.special_text(name));
+  std::set<std::string> added;
+  for (const AddedToken& token : vocabulary.added_tokens()) added.insert(token.text);
+  for (const std::string& text : known_ends_of_turn())
+    if (added.contains(text)) add(text);
+  for (const AddedToken& token : tokens.added)
+    if (token.special) add(token.text);
+  return {ids.begin(), ids.end()};
 }
 
 }  // namespace
@@ -134,31 +56,55 @@ std::map<std::string, int32_t> added_tokens(const nlohmann::json& config, const 
 // All but eos and what follows from it.
 std::shared_ptr<Tokenizer::State> Tokenizer::read(const fs::path& folder, bool bos_by_default) {
   const auto state = std::make_shared<State>();
-  const std::string bytes = read_model(folder), name = (folder / "tokenizer.model").string();
-  state->longest_text = kLongestText / check_tokenizer_model(bytes, name);
-  load(bytes, name, state->model);
-  state->fingerprint = checksum64(std::as_bytes(std::span(bytes)));
-
-  const fs::path config_path = folder / "tokenizer_config.json";
-  const nlohmann::json config = read_object(config_path);
-  const std::optional<bool> said = add_bos_token(config, config_path);
-  const int32_t bos = state->model.bos_id();
-  if (said.value_or(false) && bos < 0) fail(config_path.string(), ": add_bos_token: tokenizer.model has no bos token");
-  if (said.value_or(bos_by_default) && bos >= 0) state->bos = bos;
-  state->eos_token = eos_token(config, config_path);
-  state->added = added_tokens(config, folder);
-
-  constexpr size_t kMostTokens = 64;  // looked for in every text
-  auto& tokens = state->control_tokens;
-  for (int id = 0; id < state->model.GetPieceSize() && tokens.size() < kMostTokens; ++id)
-    if (state->model.IsControl(id) || state->model.IsUnknown(id)) tokens.push_back(state->model.IdToPiece(id));
-  for (const auto& [text, id] : state->added)
-    if (!text.empty() && !state->is_id(id) && tokens.size() < kMostTokens) tokens.push_back(text);
+  const FolderTokens tokens = read_folder_tokens(folder);
+  state->eos_token = tokens.special_text("eos_token");
+  int32_t bos = -1;
+  if (what_stands_at(folder / kTokenizerJson) != "nothing") {  // as transformers prefers it
+    state->path = folder / kTokenizerJson;
+    state->vocabulary = read_tokenizer_json(state->path, tokens.added);
+    const std::vector<int32_t>& before = state->vocabulary->before();
+    bos = state->vocabulary->id_of(tokens.special_text("bos_token")).value_or(before.empty() ? -1 : before.front());
+    if (tokens.add_bos_token.value_or(!before.empty())) state->bos = bos;
+  } else {
+    if (what_stands_at(folder / kTokenizerModel) == "nothing")
+      fail(folder.string(), ": expected tokenizer.json or tokenizer.model, got neither");
+    state->path = folder / kTokenizerModel;
+    const TokenizerModel model = read_tokenizer_model(state->path, tokens.added);
+    state->vocabulary = model.vocabulary;
+    state->own_eos = model.eos;
+    bos = model.bos;
+    if (tokens.add_bos_token.value_or(bos_by_default)) state->bos = bos;
+  }
+  if (state->bos == -1) {
+    if (tokens.add_bos_token)
+      fail((folder / "tokenizer_config.json").string(), ": add_bos_token: ", state->file(), " has no bos token");
+    state->bos.reset();
+  }
+  state->vocabulary = state->vocabulary->with_control(control_ids(*state->vocabulary, tokens));
+  state->fingerprint = state->vocabulary->fingerprint();
   return state;
 }
 
-Tokenizer Tokenizer::with_eos(const std::shared_ptr<State>& state, int32_t eos) {
+Tokenizer Tokenizer::with_eos(const std::shared_ptr<State>& state, int32_t eos,
+                              const std::vector<int64_t>& eos_token_ids) {
   state->eos = eos;
+  std::vector<int32_t> ends;
+  for (const int64_t id : eos_token_ids)
+    if (state->is_id(id)) ends.push_back(static_cast<int32_t>(id));
+  if (state->is_id(eos)) ends.push_back(eos);
+  state->vocabulary = state->vocabulary->with_control(ends);
+  state->ends_of_turn = known_ends_of_turn();
+  for (const int32_t id : ends)
+    if (const std::string text = state->vocabulary->piece(id);
+        !text.empty() && std::find(state->ends_of_turn.begin(), state->ends_of_turn.end(), text) == state->ends_of_turn.end())
+      state->ends_of_turn.push_back(text);
+
+  constexpr size_t kMostTokens = 64;  // looked for in every text
+  for (int32_t id = 0; id < state->vocabulary->size() && state->control_tokens.size() < kMostTokens; ++id)
+    if (state->vocabulary->is_control(id)) state->control_tokens.push_back(state->vocabulary->piece(id));
+  for (const AddedToken& token : state->vocabulary->added_tokens())
+    if (!state->is_id(token.id) && state->control_tokens.size() < kMostTokens) state->control_tokens.push_back(token.text);
+
   const int32_t decided[] = {state->bos.value_or(-1), eos};
   state->fingerprint = checksum64(std::as_bytes(std::span(decided)), state->fingerprint);
   Tokenizer tokenizer;
@@ -168,12 +114,13 @@ Tokenizer Tokenizer::with_eos(const std::shared_ptr<State>& state, int32_t eos) 
 
 Tokenizer Tokenizer::open(const fs::path& folder, bool bos_by_default, int32_t eos_token_id) try {
   const auto state = read(folder, bos_by_default);
-  const int32_t eos = eos_token_id >= 0 ? eos_token_id : state->id_of(state->eos_token).value_or(state->model.eos_id());
-  if (eos < 0) fail((folder / "tokenizer.model").string(), ": has no eos token, and no eos_token_id is given");
+  const int32_t eos =
+      eos_token_id >= 0 ? eos_token_id : state->vocabulary->id_of(state->eos_token).value_or(state->own_eos);
+  if (eos < 0) fail(state->path.string(), ": has no eos token, and no eos_token_id is given");
   if (eos_token_id >= 0 && !state->is_id(eos))
-    fail(folder.string(), ": eos_token_id: expected an id below ", state->model.GetPieceSize(),
-         " (pieces of tokenizer.model), got ", eos);
-  return with_eos(state, eos);
+    fail(folder.string(), ": eos_token_id: expected an id below ", state->vocabulary->size(), " (pieces of ",
+         state->file(), "), got ", eos);
+  return with_eos(state, eos, {});
 } catch (...) {
   rethrow_as_error();
 }
@@ -181,13 +128,12 @@ Tokenizer Tokenizer::open(const fs::path& folder, bool bos_by_default, int32_t e
 Tokenizer Tokenizer::of_model(const fs::path& folder, bool bos_by_default, const std::vector<int64_t>& eos_token_ids,
                               int64_t vocab_size) try {
   const auto state = read(folder, bos_by_default);
-  const int32_t own = state->model.eos_id(), said = state->id_of(state->eos_token).value_or(-1);
+  const int32_t own = state->own_eos, said = state->vocabulary->id_of(state->eos_token).value_or(-1);
   int32_t eos = said >= 0 && said < vocab_size ? said : own;  // beyond: a token that was added to the tokenizer alone
   for (const int64_t id : eos_token_ids)
-    if (eos < 0 && state->is_id(static_cast<int32_t>(id))) eos = static_cast<int32_t>(id);
+    if (eos < 0 && state->is_id(id)) eos = static_cast<int32_t>(id);
   if (eos < 0)
-    fail((folder / "tokenizer.model").string(),
-         ": has no eos token, and eos_token_id of the model names none of its pieces");
+    fail(state->path.string(), ": has no eos token, and eos_token_id of the model names none of its pieces");
 
   std::string others;
   const auto differ = [&others](const auto&... parts) { others += (others.empty() ? "" : ", ") + join(parts...); };
@@ -195,49 +141,44 @@ Tokenizer Tokenizer::of_model(const fs::path& folder, bool bos_by_default, const
     differ("eos_token_id of config.json or generation_config.json is ", state->named(eos_token_ids.front()));
   if (!state->eos_token.empty() && said != eos)
     differ("eos_token of tokenizer_config.json is ", state->eos_token,
-           said >= 0 ? join(", id ", said, " beyond the embedding") : ", which tokenizer.model does not have");
+           said >= 0 ? join(", id ", said, " beyond the embedding") : join(", which ", state->file(), " does not have"));
   if (own >= 0 && own != eos) differ("eos of tokenizer.model is ", state->named(own));
   if (!others.empty())
     state->note = one_line(join(folder.string(), ": rows end in ", state->named(eos), ", but ", others));
-  return with_eos(state, eos);
+  return with_eos(state, eos, eos_token_ids);
 } catch (...) {
   rethrow_as_error();
 }
 
 std::vector<int32_t> Tokenizer::encode(std::string_view text) const try {
-  const auto& model = state_->model;
-  if (text.size() > state_->longest_text)
-    fail("a text of ", text.size(), " bytes; at most ", state_->longest_text, " are encoded");
-  std::vector<int32_t> ids;
-  if (const auto status = model.Encode(text, &ids); !status.ok()) fail("tokenizer.model: ", status.error_message());
-  for (const int id : ids) RANKFOLD_ASSERT(!model.IsControl(id));
-  return ids;
+  return state_->vocabulary->encode(text, Spelling::kUserText).ids;
 } catch (...) {
   rethrow_as_error();
 }
 
 std::string Tokenizer::decode(const std::vector<int32_t>& ids) const try {
-  std::vector<int> printed;
-  for (const int32_t id : ids) {
-    RANKFOLD_CHECK(id >= 0, "decode: expected ids of 0 or more, got ", id);
-    if (!state_->is_silent(id)) printed.push_back(id);
-  }
-  std::string text;
-  if (const auto status = state_->model.Decode(printed, &text); !status.ok())
-    fail("tokenizer.model: ", status.error_message());
-  return text;
+  for (const int32_t id : ids) RANKFOLD_CHECK(id >= 0, "decode: expected ids of 0 or more, got ", id);
+  return state_->vocabulary->decode(ids);
 } catch (...) {
   rethrow_as_error();
 }
 
 std::string Tokenizer::piece(int32_t id) const {
   RANKFOLD_CHECK(state_->is_id(id) || id == state_->eos, "piece: expected an id in [0, ", size(), "), got ", id);
-  return state_->text_of(id);
+  return state_->vocabulary->piece(id);
+}
+
+std::string Tokenizer::control_text(int32_t id) const {
+  const bool is_control = id == state_->eos || id == state_->bos || state_->vocabulary->is_control(id);
+  return is_control ? state_->vocabulary->piece(id) : "";
 }
 
 std::optional<int32_t> Tokenizer::bos() const { return state_->bos; }
 int32_t Tokenizer::eos() const { return state_->eos; }
-int64_t Tokenizer::size() const { return state_->model.GetPieceSize(); }
+int64_t Tokenizer::size() const { return state_->vocabulary->size(); }
+const fs::path& Tokenizer::path() const { return state_->path; }
+const Vocabulary& Tokenizer::vocabulary() const { return *state_->vocabulary; }
+const std::vector<std::string>& Tokenizer::ends_of_turn() const { return state_->ends_of_turn; }
 const std::string& Tokenizer::note() const { return state_->note; }
 const std::vector<std::string>& Tokenizer::control_tokens() const { return state_->control_tokens; }
 uint64_t Tokenizer::fingerprint() const { return state_->fingerprint; }

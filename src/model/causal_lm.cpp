@@ -10,6 +10,7 @@
 #include "model/model_config.h"
 #include "ops/backend.h"
 #include "ops/open_cuda.h"
+#include "text/vocabulary.h"
 
 #include <ATen/ATen.h>
 
@@ -85,7 +86,9 @@ const Tokenizer& CausalLM::tokenizer() const try { return model_->tokenizer(); }
   rethrow_as_error();
 }
 
-bool CausalLM::has_tokenizer() const { return what_stands_at(folder() / "tokenizer.model") != "nothing"; }
+bool CausalLM::has_tokenizer() const {
+  return what_stands_at(folder() / kTokenizerJson) != "nothing" || what_stands_at(folder() / kTokenizerModel) != "nothing";
+}
 
 std::vector<std::string> CausalLM::adapter_names() const { return model_->adapters.names(); }
 std::vector<std::string> CausalLM::active_adapters() const { return model_->adapters.active(); }

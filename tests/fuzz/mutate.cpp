@@ -4,6 +4,7 @@
 #include <cctype>
 #include <cstring>
 #include <iterator>
+#include <span>
 #include <string_view>
 
 namespace rankfold::fuzz {
@@ -85,6 +86,88 @@ constexpr std::string_view kWords[] = {"null",
                                        "answer",
                                        "weight_map"};
 
+constexpr std::string_view kTemplateWords[] = {"{{",
+                                               "}}",
+                                               "{%",
+                                               "%}",
+                                               "{%-",
+                                               "-%}",
+                                               "{#",
+                                               "#}",
+                                               " | tojson",
+                                               " | upper",
+                                               " | trim",
+                                               " | join",
+                                               " | list",
+                                               " | reverse",
+                                               " | title",
+                                               " | safe",
+                                               "[::-1]",
+                                               "[1:]",
+                                               "[-1]",
+                                               ".split()",
+                                               ".strip()",
+                                               ".items()",
+                                               " | string",
+                                               "namespace(a=1)",
+                                               " ~ ",
+                                               " + ",
+                                               " * ",
+                                               " ** ",
+                                               " // ",
+                                               " % ",
+                                               " in ",
+                                               " is defined",
+                                               " if ",
+                                               " else ",
+                                               " not ",
+                                               "loop",
+                                               "caller()",
+                                               "self",
+                                               "range(9)",
+                                               "messages",
+                                               "loop.last",
+                                               "m.content",
+                                               "{% endif %}",
+                                               "{% else %}",
+                                               "{% set a",
+                                               "{% endset %}",
+                                               "{% break %}",
+                                               "{% if m %}",
+                                               "{% endfor %}",
+                                               "{% for m in messages %}",
+                                               "{% generation %}",
+                                               "{% endgeneration %}",
+                                               "{% macro f(a) %}",
+                                               "{% endmacro %}",
+                                               "{% filter upper %}",
+                                               "{% endfilter %}",
+                                               "{% raw %}",
+                                               "{% endraw %}",
+                                               "{% call f() %}",
+                                               "{% endcall %}",
+                                               "recursive",
+                                               "none",
+                                               "true",
+                                               "'%s %r %d'",
+                                               ".format(m)",
+                                               "'{0:>9}'",
+                                               "\xC3\x9F",
+                                               "'",
+                                               "\"",
+                                               "\\",
+                                               "(",
+                                               ")",
+                                               "[",
+                                               "]",
+                                               ",",
+                                               ".",
+                                               "\n",
+                                               "\r\n",
+                                               "\x1B[2J",
+                                               "\xFF",
+                                               "\xE4\xB8\x96"};
+
 std::string varint(uint64_t x) {
   std::string bytes;
   for (; x >= 0x80; x >>= 7) bytes += static_cast<char>((x & 0x7F) | 0x80);
@@ -93,7 +176,8 @@ std::string varint(uint64_t x) {
 
 class Damage {
  public:
-  Damage(Random& random, std::string& bytes) : random_(random), bytes_(bytes) {}
+  Damage(Random& random, std::string& bytes, std::span<const std::string_view> words)
+      : random_(random), bytes_(bytes), words_(words) {}
 
   void apply(const std::string& other) {
     switch (random_.below(14)) {
@@ -192,7 +276,7 @@ class Damage {
     if (!random_.one_in(3)) text.append(depth, close);
     bytes_.insert(place(), text);
   }
-  void insert_word() { bytes_.insert(place(), kWords[random_.below(std::size(kWords))]); }
+  void insert_word() { bytes_.insert(place(), words_[random_.below(words_.size())]); }
   void insert_run() {
     const size_t count = random_.one_in(10) ? 1 + random_.below(100'000) : 1 + random_.below(300);
     bytes_.insert(
@@ -202,6 +286,7 @@ class Damage {
 
   Random& random_;
   std::string& bytes_;
+  std::span<const std::string_view> words_;
 };
 
 // A field of a protobuf message: [begin, key_end) its key; [inner, end) what its length frames, if it has one.
@@ -243,9 +328,10 @@ std::vector<Field> fields_of(const std::string& bytes) {
 
 class Mutator {
  public:
-  Mutator(Random& random, const std::string& other) : random_(random), other_(other) {}
+  Mutator(Random& random, const std::string& other, std::span<const std::string_view> words)
+      : random_(random), other_(other), words_(words) {}
 
-  void change_text(std::string& bytes) { Damage(random_, bytes).apply(other_); }
+  void change_text(std::string& bytes) { Damage(random_, bytes, words_).apply(other_); }
 
   void change_tensors(std::string& bytes) {
     uint64_t length = 0;
@@ -327,6 +413,7 @@ class Mutator {
 
   Random& random_;
   const std::string& other_;
+  std::span<const std::string_view> words_;
 };
 
 }  // namespace
@@ -334,8 +421,10 @@ class Mutator {
 std::string mutant(Random& random, const std::vector<std::string>& contents, const std::string& file_name) {
   const auto pick = [&]() -> const std::string& { return contents[random.below(contents.size())]; };
   std::string bytes = pick();
+  std::span<const std::string_view> words = kWords;
+  if (file_name.ends_with(".jinja")) words = kTemplateWords;
   for (uint64_t changes = 1 + random.below(1 + random.below(4)); changes > 0; --changes) {
-    Mutator mutator(random, pick());
+    Mutator mutator(random, pick(), words);
     if (file_name.ends_with(".safetensors"))
       mutator.change_tensors(bytes);
     else if (file_name.ends_with(".model"))

@@ -1,4 +1,6 @@
-#include "data/tokenizer_model.h"
+#include "text/tokenizer_model.h"
+
+#include "text/vocabulary.h"
 
 #include "core/check.h"
 
@@ -14,7 +16,7 @@ namespace rankfold {
 namespace {
 
 // Vocabularies have up to 256,000 pieces, the longest of some 100 bytes. At each limit a model opens within a second.
-constexpr size_t kMostPieces = 400'000;
+constexpr size_t kMostModelPieces = 400'000;
 constexpr size_t kLongestPiece = 512;        // sentencepiece dies at some 100,000
 constexpr size_t kMostTrieNodes = 1 << 20;   // of the trie that it builds over pieces
 constexpr size_t kMostSpecial = 16 * 1024;   // control, user-defined and unused pieces
@@ -102,13 +104,13 @@ class ProtobufFields {
 
 enum Type : uint64_t { kNormal = 1, kUnknown = 2, kControl = 3, kUserDefined = 4, kUnused = 5, kByte = 6 };
 
-struct Piece {
+struct ModelPiece {
   std::string_view text;
   uint64_t type = kNormal;
 };
 
-Piece read_piece(std::string_view bytes, size_t index, const std::string& name) {
-  Piece piece;
+ModelPiece read_piece(std::string_view bytes, size_t index, const std::string& name) {
+  ModelPiece piece;
   for (ProtobufFields field(bytes, 3, name); field.next();) {
     field.expect(field.number == 1   ? ProtobufFields::kBytes
                  : field.number == 2 ? ProtobufFields::kFourBytes
@@ -130,13 +132,13 @@ Piece read_piece(std::string_view bytes, size_t index, const std::string& name) 
 }
 
 // Fills a hash table as sentencepiece does, with its hash and growth: made to collide, 85,000 pieces take it a minute.
-void check_collisions(const std::vector<Piece>& pieces, const std::string& name) {
+void check_collisions(const std::vector<ModelPiece>& pieces, const std::string& name) {
   std::unordered_set<std::string_view> normal, reserved;
   const auto check = [&name](const auto& table, size_t bucket) {
     if (table.bucket_size(bucket) > kMostCollisions)
       fail(name, ": more than ", kMostCollisions, " pieces have one place in a hash table");
   };
-  for (const Piece& piece : pieces) {
+  for (const ModelPiece& piece : pieces) {
     auto& table = piece.type == kUnknown || piece.type == kControl || piece.type == kByte ? reserved : normal;
     table.insert(piece.text);
     check(table, table.bucket(piece.text));
@@ -260,11 +262,11 @@ size_t growth_of_normaliser(std::string_view spec, const std::string& name) {
   return growth;
 }
 
-void check_pieces(const std::vector<Piece>& pieces, bool is_unigram, size_t growth, const std::string& name) {
+void check_pieces(const std::vector<ModelPiece>& pieces, bool is_unigram, size_t growth, const std::string& name) {
   if (pieces.empty()) fail(name, ": not a sentencepiece model (no pieces)");
   std::vector<std::string_view> user_defined, unigrams;
   size_t special = 0, control_bytes = 0;
-  for (const Piece& piece : pieces) {
+  for (const ModelPiece& piece : pieces) {
     const bool is_normal = piece.type == kNormal || piece.type == kUserDefined || piece.type == kUnused;
     if (piece.type == kUserDefined) user_defined.push_back(piece.text);
     if (is_unigram && is_normal) unigrams.push_back(piece.text);
@@ -285,14 +287,14 @@ void check_pieces(const std::vector<Piece>& pieces, bool is_unigram, size_t grow
 }  // namespace
 
 size_t check_tokenizer_model(std::string_view bytes, const std::string& name) {
-  std::vector<Piece> pieces;
+  std::vector<ModelPiece> pieces;
   size_t growth = 1;
   bool is_unigram = true;  // as is a type that sentencepiece does not know
   for (ProtobufFields field(bytes, 5, name); field.next();) {
     field.expect(ProtobufFields::kBytes);
     switch (field.number) {
       case 1:
-        if (pieces.size() == kMostPieces) fail(name, ": has more than ", kMostPieces, " pieces");
+        if (pieces.size() == kMostModelPieces) fail(name, ": has more than ", kMostModelPieces, " pieces");
         pieces.push_back(read_piece(field.payload, pieces.size(), name));
         break;
       case 2:  // settings of the training; later versions have some more

@@ -8,9 +8,6 @@
 
 namespace rankfold {
 
-// Encoding takes some 230 bytes of memory for each byte of the text after the normaliser.
-inline constexpr size_t kLongestText = 1 << 20;
-
 // Gives how many bytes the normaliser makes of one at most. Throws UserError that begins with `name`.
 size_t check_tokenizer_model(std::string_view bytes, const std::string& name);
 
