@@ -35,8 +35,28 @@ using Aliases = std::initializer_list<const char*>;
 // said. As other trainers have it, "all" is all-linear, and a file or a flag may hold a list as one text with commas.
 using ModuleNames = std::variant<StringList, std::string>;
 
+// Data files, read one after another as one. In a file a text or a list of texts; a text with commas is a list where no
+// file has the whole of it as its name.
+struct DataFiles {
+  StringList paths;
+  DataFiles() = default;
+  DataFiles(const char* text) : DataFiles(std::string(text)) {}  // NOLINT(google-explicit-constructor)
+  DataFiles(const std::string& text);                            // NOLINT(google-explicit-constructor)
+  std::string text() const;  // for messages
+};
+
+// A JSON object as text; empty: none.
+struct JsonObject {
+  std::string text;
+};
+
 // "5GB", "500 MB", "16G" (powers of ten, as in Hugging Face's tools), "4GiB", or a number of bytes; nullopt otherwise.
 std::optional<uint64_t> parse_size(const std::string& text);
+// The numbers of "2025-03-07", "2025-03-07 09:05" or "2025-03-07 09:05:03" (also with a T); nullopt otherwise.
+struct Date {
+  int year = 0, month = 1, day = 1, hour = 0, minute = 0, second = 0;
+};
+std::optional<Date> parse_date(const std::string& text);
 // true, yes, y, t, 1 and false, no, n, f, 0 in any case, as in Hugging Face's tools; nullopt otherwise.
 std::optional<bool> parse_bool(const std::string& text);
 
@@ -52,7 +72,13 @@ inline constexpr auto positive_float = [](double x) {
 // Rows and micro-batches: no product of two such counts overflows.
 inline constexpr auto count = [](int64_t x) { return x >= 1 && x <= int64_t{1} << 20; };
 inline constexpr auto size = [](const std::string& x) { return x.empty() || parse_size(x); };
+inline constexpr auto date = [](const std::string& x) { return x.empty() || parse_date(x); };
 inline constexpr auto fraction = [](double x) { return x >= 0 && x < 1; };
+inline constexpr auto files = [](const DataFiles& x) {
+  for (const std::string& path : x.paths)
+    if (path.empty()) return false;
+  return !x.paths.empty();
+};
 inline auto one_of(std::initializer_list<const char*> names) {
   return [names = StringList(names.begin(), names.end())](const std::string& x) {
     for (const auto& name : names)
@@ -187,12 +213,20 @@ struct DataConfig {
   int64_t max_length = 1024;
   std::string truncation_strategy = "truncate";
   std::string prompt_template = "{question}\n";
+  std::string chat_template = {};  // a file or a built-in name; empty: the folder's own
+  JsonObject chat_template_kwargs = {};
+  std::string template_date = {};  // "2025-03-07" or "2025-03-07 09:05:03"
   bool train_on_prompt = false;
+  bool train_on_last_turn = false;
   std::map<std::string, std::string> columns = {};  // {"question": "query"}: the file's name for one of ours
   bool skip_bad_rows = false;
   std::string cache_dir = {};  // empty: nothing is written
-  // No setting: prompt_template is one that a model was trained with, which is taken as it is.
+  // No settings. prompt_template is one that a model was trained with, which is taken as it is:
   bool template_is_saved = false;
+  // A question and its answer are turns of a conversation, too, for the chat template:
+  bool questions_are_turns = false;
+  // The folder of a model or adapter whose record of a chat template counts before that of the tokenizer's folder:
+  std::string chat_record = {};
 
   template <class V>
   void fields(V&& v) {
@@ -204,8 +238,21 @@ struct DataConfig {
     v("prompt_template", prompt_template, on_resume::same_result("text before the answer; {question} is replaced"),
       [](const std::string& x) { return x.find("{question}") != std::string::npos; }, "a text that holds {question}",
       {"template"});
+    v("chat_template", chat_template,
+      on_resume::same_result("of conversations: a Jinja file, or baichuan, baichuan2, llama2, chatml, alpaca, vicuna; "
+                             "else the model folder's own"),
+      allow::any, "a file or a name", {});
+    v("chat_template_kwargs", chat_template_kwargs,
+      on_resume::same_result("variables for the chat template: {\"enable_thinking\": false}"), allow::any,
+      "a JSON object", {});
+    v("template_date", template_date,
+      on_resume::same_result("the date that a chat template writes; else that of the first start, kept with the run"),
+      allow::date, "a date such as 2025-03-07 or \"2025-03-07 09:05:03\"", {});
     v("train_on_prompt", train_on_prompt, on_resume::same_result("learn the prompt too"), allow::any, "true or false",
       {"train_on_inputs"});
+    v("train_on_last_turn", train_on_last_turn,
+      on_resume::same_result("of a conversation, learn the last answer alone"), allow::any, "true or false",
+      {"mask_history"});
     v("columns", columns, on_resume::same_result("object: our name of a column -> the file's name"), allow::any,
       "an object of texts", {});
     v("skip_bad_rows", skip_bad_rows,
@@ -303,9 +350,11 @@ struct TrainConfig {
 // One lora-train run, flat as its JSON file.
 struct RunConfig {
   std::string model_name_or_path;
-  std::string dataset;
+  DataFiles dataset;
   std::string finetuning_type = "lora";
   std::string adapter_name_or_path;
+  std::string dump_rows;
+  bool dry_run = false;
   LoadConfig load;
   LoraConfig lora;
   DataConfig data;
@@ -318,8 +367,10 @@ struct RunConfig {
       on_resume::same_result("model folder (Hugging Face layout, safetensors)"), allow::text, "a path",
       {"model", "base_model", "model_path"});
     section(v, "data");
-    v("dataset", dataset, on_resume::same_result("JSON array or JSON Lines"), allow::text, "a path",
-      {"data_path", "train_file", "data"});
+    v("dataset", dataset, on_resume::same_result("JSON array or JSON Lines; several with commas between"), allow::files,
+      "a path or a list of paths", {"data_path", "train_file", "data"});
+    v("dump_rows", dump_rows, on_resume::free("JSON Lines file for the input_ids and labels of every row"), allow::any,
+      "a path", {});
     section(v, "training");
     v("finetuning_type", finetuning_type, on_resume::same("what trains: an adapter, or every parameter"),
       allow::word_of<kFinetunings>, words_of<kFinetunings>(), {});
@@ -327,6 +378,9 @@ struct RunConfig {
     v("adapter_name_or_path", adapter_name_or_path,
       on_resume::free("start from this adapter; its config decides r, alpha, targets"), allow::any, "a path",
       {"adapter_path", "adapter"});
+    section(v, "training");
+    v("dry_run", dry_run, on_resume::free("do all that comes before the first step, then end; output_dir stays as it is"),
+      allow::any, "true or false", {});
     load.fields(v);
     lora.fields(v);
     data.fields(v);

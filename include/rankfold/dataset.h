@@ -2,6 +2,7 @@
 #pragma once
 
 #include "rankfold/batch.h"
+#include "rankfold/chat_template.h"
 #include "rankfold/config.h"
 #include "rankfold/error.h"
 #include "rankfold/tokenizer.h"
@@ -15,7 +16,7 @@
 namespace rankfold {
 
 struct Example {
-  std::vector<int32_t> input_ids;  // [bos] prompt answer eos
+  std::vector<int32_t> input_ids;  // [bos] prompt answer eos; of a conversation, what the chat template writes
   std::vector<int32_t> labels;     // Hugging Face's convention: -100 where nothing is learnt, as long as input_ids
 };
 
@@ -26,7 +27,7 @@ struct NameCount {
 
 // What was read and what was left out; every count is said before training.
 struct DatasetReport {
-  int64_t rows = 0;            // rows in the file
+  int64_t rows = 0;            // rows in the files
   int64_t truncated = 0;       // cut to max_length
   int64_t dropped = 0;         // longer than max_length, left out (truncation_strategy drop)
   int64_t without_labels = 0;  // no label left (after truncation or in the file), left out
@@ -37,6 +38,10 @@ struct DatasetReport {
   std::vector<NameCount> unused = {};
   // Control tokens that texts of rows spell, which are trained on as text.
   std::vector<NameCount> spelled = {};
+  int64_t questions = 0;      // rows whose question the prompt template holds
+  int64_t conversations = 0;  // rows that the chat template writes
+  int64_t without_end = 0;    // of these, with an answer that nothing ends
+  std::vector<NameCount> left_out = {};  // what of them the chat template does not write, with the rows
 };
 
 struct BatchOptions {
@@ -61,6 +66,9 @@ class Dataset {
   // `stop` is asked now and then; true: throws Stopped.
   static Dataset open(const std::filesystem::path& path, const Tokenizer* tokenizer, const DataConfig& config,
                       int64_t vocab_size, const Stop& stop = {});
+  // The rows of several files, one file after another.
+  static Dataset open(const DataFiles& files, const Tokenizer* tokenizer, const DataConfig& config, int64_t vocab_size,
+                      const Stop& stop = {});
 
   // Where open() keeps the rows of this file; empty without a cache_dir.
   static std::filesystem::path cache_file(const std::filesystem::path& path, const DataConfig& config);
@@ -69,11 +77,13 @@ class Dataset {
   Example operator[](int64_t index) const;  // StorageError where the cache cannot be read any more
   int64_t length(int64_t index) const;      // tokens of the row, which is not read for it
   int64_t row_number(int64_t index) const;  // of the row in its file, from 1; rows that were left out count
+  const std::string& file(int64_t index) const;  // that the row is of; "" where there is only one
   const DatasetReport& report() const;
+  const ChatTemplate* chat_template() const;  // that its conversations were written by; null where it has none
   uint64_t fingerprint() const;  // of all ids and labels: a resumed run checks that it sees the same data
   // The first few of the broken rows that were left out, a line each; none where the rows come from a cache.
   const std::vector<std::string>& bad_rows() const;
-  // One line on the cache: whether it was read or written, and why it was of no use; empty without a cache_dir.
+  // A line a file on the cache: whether it was read or written, and why it was of no use; empty without a cache_dir.
   const std::string& cache_note() const;
 
   // One epoch in batches, in the order of `options`. Each is an optimizer step of its own: Batch::step counts on from one

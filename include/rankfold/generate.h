@@ -17,6 +17,7 @@ struct GenerateConfig {
   double top_p = 1;
   int64_t top_k = 0;  // 0: all
   int64_t seed = 42;
+  std::vector<int64_t> stop_token_ids = {};
 
   template <class V>
   void fields(V&& v) {
@@ -28,10 +29,17 @@ struct GenerateConfig {
     v("top_k", top_k, "sample among this many likeliest tokens; 0: all", allow::not_negative, "an integer of 0 or more",
       {});
     v("seed", seed, "of sampling", allow::not_negative, "an integer of 0 or more", {});
+    v("stop_token_ids", stop_token_ids, "ids that end a completion, beside eos",
+      [](const std::vector<int64_t>& ids) {
+        for (const int64_t id : ids)
+          if (id < 0) return false;
+        return true;
+      },
+      "a list of ids", {});
   }
 };
 
-// New ids for each prompt (ids with bos where the model wants it), without the eos that ended it. Rows are independent
+// New ids for each prompt (ids with bos where the model wants it), without the eos or other id that ended it. Rows are independent
 // of their neighbours, but for the rounding of products of another size. `on_token(row, id)` is called as each token is
 // chosen. `stop` is asked before every step, which makes one token of each row; true: throws Stopped.
 std::vector<std::vector<int32_t>> generate(const CausalLM& model, const std::vector<std::vector<int32_t>>& prompts,

@@ -4,6 +4,7 @@
 #include "rankfold/adapter.h"
 #include "rankfold/batch.h"
 #include "rankfold/causal_lm.h"
+#include "rankfold/chat_template.h"
 #include "rankfold/config.h"
 #include "rankfold/dataset.h"
 #include "rankfold/error.h"

@@ -71,8 +71,9 @@ class Merger {
   MergeReport write(const fs::path& folder) {
     Companions(base_).copy_to(folder);
     const fs::path& adapter = plan_.adapter.path;
-    if (what_stands_at(adapter / kTemplateFile) == "a file")
-      copy_atomically(*File::open(adapter / kTemplateFile), folder / kTemplateFile);
+    for (const char* record : {kTemplateFile, kChatTemplateFile})
+      if (what_stands_at(adapter / record) == "a file")
+        copy_atomically(*File::open(adapter / record), folder / record);
     if (dtype_ || plan_.is_untied) write_text(folder / "config.json", config_text());
     for (const Shard& shard : shards_) write_shard(folder, shard);
     if (!changed_)

@@ -36,9 +36,10 @@ std::string spelled(const Tokenizer& tokenizer, const std::vector<int32_t>& ids,
     run.clear();
   };
   for (size_t i = begin; i < end; ++i) {
-    if (ids[i] == tokenizer.eos() || ids[i] == tokenizer.bos()) {
+    const std::string control = tokenizer.control_text(ids[i]);
+    if (!control.empty()) {
       flush();
-      text += tokenizer.piece(ids[i]);
+      text += control;
     } else if (ids[i] >= tokenizer.size()) {
       flush();
       text += "<" + std::to_string(ids[i]) + ">";
@@ -102,10 +103,11 @@ void print_spelled_tokens(std::ostream& out, const Tokenizer& tokenizer, const s
       out << "warning: " << what << " spells " << one_line(token) << ", which is taken as text, not as a token\n";
 }
 
-void print_report(std::ostream& out, const std::string& path, const Dataset& dataset, const DataConfig& config,
+void print_report(std::ostream& out, const DataFiles& files, const Dataset& dataset, const DataConfig& config,
                   const Tokenizer* tokenizer, const std::string& terms) {
   const DatasetReport& report = dataset.report();
-  out << path << ": " << with_commas(dataset.size()) << " of " << with_commas(report.rows) << " rows, the longest of "
+  if (tokenizer) out << "tokenizer: " << one_line(tokenizer->path().string()) << "\n";
+  out << files.text() << ": " << with_commas(dataset.size()) << " of " << with_commas(report.rows) << " rows, the longest of "
       << with_commas(report.longest) << " tokens";
   if (report.truncated)
     out << "; " << report.truncated << " cut to " << config.max_length << " tokens (" << with_commas(report.cut_tokens)
@@ -115,6 +117,21 @@ void print_report(std::ostream& out, const std::string& path, const Dataset& dat
   if (report.bad) out << "; " << report.bad << " broken left out";
   out << "\n";
   for (const std::string& line : dataset.bad_rows()) out << "  left out: " << harmless(line) << "\n";
+
+  const auto rows_of = [](int64_t rows) { return join(with_commas(rows), rows == 1 ? " row" : " rows"); };
+  if (report.conversations) {
+    out << rows_of(report.conversations) << " written by the chat template";
+    if (report.questions) out << ", " << rows_of(report.questions) << " by the prompt template";
+    if (!config.template_date.empty() && dataset.chat_template()->uses_date()) out << ", dated " << config.template_date;
+    out << "\n";
+  }
+  std::string left_out;
+  for (const auto& [what, rows] : report.left_out)
+    left_out += join(left_out.empty() ? "" : ", ", what.empty() ? "others" : one_line(what), " (", rows_of(rows), ")");
+  if (!left_out.empty()) out << "the chat template leaves out: " << left_out << "\n";
+  if (report.without_end)
+    out << "warning: " << rows_of(report.without_end)
+        << " with an answer that no token ends: the model does not learn to stop there\n";
 
   std::string columns;
   for (const auto& [name, rows] : report.unused)
@@ -130,7 +147,7 @@ void print_report(std::ostream& out, const std::string& path, const Dataset& dat
     out << "warning: " << with_commas(rows) << (rows == 1 ? " row spells " : " rows spell ")
         << (token.empty() ? "other control tokens" : one_line(token)) << ", which is trained on as text\n";
   if (tokenizer) {
-    print_spelled_tokens(out, *tokenizer, "the prompt template", config.prompt_template);
+    if (report.questions) print_spelled_tokens(out, *tokenizer, "the prompt template", config.prompt_template);
     if (!tokenizer->note().empty()) out << "warning: " << tokenizer->note() << "\n";
   }
   if (!dataset.cache_note().empty()) out << dataset.cache_note() << "\n";

@@ -20,7 +20,7 @@ std::string harmless(const std::string& text);
 void print_modules(std::ostream& out, const CausalLM& model, const Adapter& adapter);
 // What was read of the data and what of it is not used, or not as it may be meant. `tokenizer` may be null; `terms`: a
 // column that is used elsewhere.
-void print_report(std::ostream& out, const std::string& path, const Dataset& dataset, const DataConfig& config,
+void print_report(std::ostream& out, const DataFiles& files, const Dataset& dataset, const DataConfig& config,
                   const Tokenizer* tokenizer, const std::string& terms = {});
 // A line where the text, which is `what`, spells control tokens.
 void print_spelled_tokens(std::ostream& out, const Tokenizer& tokenizer, const std::string& what,

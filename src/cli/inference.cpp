@@ -7,10 +7,13 @@
 #include "data/prompt.h"
 #include "data/rows.h"
 #include "data/template.h"
+#include "rankfold/chat_template.h"
 #include "rankfold/dataset.h"
+#include "text/vocabulary.h"
 
 #include <nlohmann/json.hpp>
 
+#include <ctime>
 #include <filesystem>
 #include <iostream>
 
@@ -39,36 +42,120 @@ std::string where_given(const Given& given, const std::string& key) {
   return at == given.end() ? key : at->second;
 }
 
-bool choose_template(const ModelOptions& options, const Given& given, std::string& prompt_template) {
-  if (given.contains("prompt_template")) {
-    if (const std::string defect = template_defect(prompt_template); !defect.empty())
-      fail(where_given(given, "prompt_template"), ": ", defect);
-    return false;
+namespace {
+
+struct Record {
+  nlohmann::json said = nlohmann::json::object();  // prompt_template.json
+  std::filesystem::path folder;                    // empty: there is none
+  bool has_chat() const {
+    return said.contains("chat_template") && what_stands_at(folder / kChatTemplateFile) == "a file";
   }
-  for (const std::filesystem::path folder : {options.adapter_name_or_path, options.model_name_or_path}) {
-    const auto file = folder / kTemplateFile;
-    if (folder.empty() || what_stands_at(file) == "nothing") continue;
-    DataConfig saved;
-    read_fields(read_json(file), file.string(), saved, /*unknown_is_error=*/true);
-    prompt_template = saved.prompt_template;
-    if (const std::string defect = template_defect(prompt_template); !defect.empty())
-      std::cerr << one_line(join("warning: ", file.string(), ": prompt_template: ", defect,
-                                 "; it is used as it was trained with"))
-                << "\n";
-    return true;
+};
+
+Record read_record(const std::filesystem::path& folder) {
+  const auto file = folder / kTemplateFile;
+  if (folder.empty() || what_stands_at(file) == "nothing") return {};
+  Record record{read_json(file), folder};
+  if (!record.said.is_object()) fail(file.string(), ": expected an object");
+  for (const auto& [key, value] : record.said.items()) {
+    const bool is_text = key == "prompt_template" || key == "chat_template" || key == "template_date";
+    const bool is_known = is_text || key == "chat_templates" || key == "chat_template_kwargs" || key == "chat_control_token_ids";
+    if (!is_known) fail(file.string(), ": unknown key '", key, "'");
+    if (is_text && !value.is_string()) fail(file.string(), ": ", key, ": expected a text, got ", brief(value));
   }
-  std::cerr << "prompt template " << brief(prompt_template)
-            << ", the default: none was given, and none lies beside the adapter or the model\n";
-  return false;
+  return record;
 }
 
-void check_data(const std::string& path, const DataConfig& config, const Given& given) {
+Record record_of(const ModelOptions& options) {
+  Record record = read_record(options.adapter_name_or_path);
+  return record.folder.empty() ? read_record(options.model_name_or_path) : record;
+}
+
+void take_chat_template(const Record& record, const Given& given, DataConfig& data) {
+  const bool is_given = given.contains("chat_template");
+  if (!is_given && record.has_chat()) data.chat_record = record.folder.string();
+  data.questions_are_turns = !given.contains("prompt_template") &&
+                             (is_given || (record.has_chat() && !record.said.contains("prompt_template")));
+}
+
+std::string now() {
+  const std::time_t seconds = std::time(nullptr);
+  std::tm local = {};
+  localtime_r(&seconds, &local);
+  char text[32];
+  return {text, std::strftime(text, sizeof text, "%Y-%m-%d %H:%M:%S", &local)};
+}
+
+}  // namespace
+
+void choose_templates(const ModelOptions& options, const Given& given, DataConfig& data) {
+  const Record record = record_of(options);
+  take_chat_template(record, given, data);
+  if (given.contains("prompt_template")) {
+    if (const std::string defect = template_defect(data.prompt_template); !defect.empty())
+      fail(where_given(given, "prompt_template"), ": ", defect);
+    return;
+  }
+  if (const auto saved = record.said.find("prompt_template"); saved != record.said.end()) {
+    const std::string file = (record.folder / kTemplateFile).string();
+    if (saved->get<std::string>().find("{question}") == std::string::npos)
+      fail(file, ": prompt_template: expected a text that holds {question}, got ", brief(*saved));
+    data.prompt_template = saved->get<std::string>();
+    data.template_is_saved = true;
+    if (const std::string defect = template_defect(data.prompt_template); !defect.empty())
+      std::cerr << one_line(join("warning: ", file, ": prompt_template: ", defect,
+                                 "; it is used as it was trained with"))
+                << "\n";
+  } else if (!data.questions_are_turns) {
+    std::cerr << "prompt template " << brief(data.prompt_template)
+              << ", the default: none was given, and none lies beside the adapter or the model\n";
+  }
+}
+
+void choose_chat_template(const ModelOptions& options, const Given& given, DataConfig& data) {
+  take_chat_template(record_of(options), given, data);
+}
+
+void choose_date(const std::filesystem::path& model, DataConfig& data, const std::filesystem::path& folder) {
+  if (!data.template_date.empty()) return;
+  try {
+    if (!ChatTemplate::open(model, data).uses_date()) return;
+  } catch (const UserError&) {  // told where a conversation needs it
+    return;
+  }
+  for (const std::filesystem::path& with_record : {folder, std::filesystem::path(data.chat_record)})
+    if (const Record record = read_record(with_record); record.said.contains("template_date")) {
+      data.template_date = record.said.at("template_date").get<std::string>();
+      return;
+    }
+  data.template_date = now();
+}
+
+// Whether a file can be written there, told before hours of work.
+void check_writable(const char* flag, const std::filesystem::path& path) {
+  if (path.empty()) return;
+  const auto folder = path.has_parent_path() ? path.parent_path() : ".";
+  if (const std::string there = what_stands_at(folder); there != "a folder")
+    fail(flag, ": ", folder.string(), ": expected a folder, got ", there);
+  if (const std::string there = what_stands_at(path); there != "a file" && there != "nothing")
+    fail(flag, ": ", path.string(), ": expected a file name, got ", there);
+}
+
+void add_ends_of_turn(const Tokenizer& tokenizer, GenerateConfig& config) {
+  for (const std::string& text : tokenizer.ends_of_turn())
+    if (const auto id = tokenizer.vocabulary().id_of(text); id && tokenizer.vocabulary().is_control(*id))
+      config.stop_token_ids.push_back(*id);
+}
+
+void check_data(const DataFiles& files, const DataConfig& config, const Given& given) {
   if (const std::string defect = template_defect(config.prompt_template); !defect.empty() && !config.template_is_saved)
     fail(where_given(given, "prompt_template"), ": ", defect);
   RowReader(config.columns, /*vocab_size=*/1);  // refuses columns that no layout has
-  const auto file = Mapping::open(path);
-  const std::filesystem::path cache = Dataset::cache_file(path, config);
-  if (cache.empty() || what_stands_at(cache) != "a file") RowFile::open(file, path, config.skip_bad_rows);
+  for (const std::string& path : files.paths) {
+    const auto file = Mapping::open(path);
+    const std::filesystem::path cache = Dataset::cache_file(path, config);
+    if (cache.empty() || what_stands_at(cache) != "a file") RowFile::open(file, path, config.skip_bad_rows);
+  }
 }
 
 }  // namespace rankfold

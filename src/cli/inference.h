@@ -6,7 +6,9 @@
 #include "io/model_folder.h"
 #include "rankfold/adapter.h"
 #include "rankfold/causal_lm.h"
+#include "rankfold/generate.h"
 
+#include <filesystem>
 #include <optional>
 #include <string>
 #include <vector>
@@ -39,10 +41,18 @@ LoadedModel load_model(const ModelOptions& options);
 std::vector<std::string> notes_of(const std::string& model_folder, const std::string& adapter_folder,
                                   const CausalLM& model);
 
-// Replaces `prompt_template` by the one that lies in the adapter's folder, else in the model's, unless it was given; then
-// it must have no defect. True: a saved one, which is taken as a model was trained with it. Says on standard error what
-// such a one holds that is hardly meant, and which one is used where none was given or saved.
-bool choose_template(const ModelOptions& options, const Given& given, std::string& prompt_template);
+// What rows and prompts are written with: the templates that were given, else those of the record in the adapter's folder,
+// else in the model's, which are taken as a model was trained with them. A prompt_template that is given must have no
+// defect. Questions become turns of a conversation where chat_template is given and prompt_template is not, and where the
+// record has a chat template alone. Says on standard error what a saved prompt_template holds that is hardly meant, and
+// which one is used where none was given or saved.
+void choose_templates(const ModelOptions& options, const Given& given, DataConfig& data);
+// The chat template alone.
+void choose_chat_template(const ModelOptions& options, const Given& given, DataConfig& data);
+
+// The date that a chat template writes, where none is given: that of the record in `folder`, else in data.chat_record,
+// else now. Nothing where no template of the model writes one.
+void choose_date(const std::filesystem::path& model, DataConfig& data, const std::filesystem::path& folder = {});
 
 // How a person wrote the setting, for an error about it.
 std::string where_given(const Given& given, const std::string& key);
@@ -50,6 +60,12 @@ std::string where_given(const Given& given, const std::string& key);
 // Refuses settings of the data and a broken data file before the weights are read. A file whose rows lie in a cache was
 // whole when they were tokenised, and looking all through a large one again takes seconds: Dataset::open finds out if it
 // has changed.
-void check_data(const std::string& path, const DataConfig& config, const Given& given);
+void check_data(const DataFiles& files, const DataConfig& config, const Given& given);
+
+// Whether a file can be written there, told before hours of work. An empty path: nothing is to be written.
+void check_writable(const char* flag, const std::filesystem::path& path);
+
+// An answer in a conversation ends where its turn does.
+void add_ends_of_turn(const Tokenizer& tokenizer, GenerateConfig& config);
 
 }  // namespace rankfold

@@ -25,7 +25,8 @@ namespace {
 
 struct EvalOptions {
   ModelOptions model;
-  std::string dataset, output, terms, predictions;
+  DataFiles dataset;
+  std::string output, terms, predictions;
   int64_t per_device_eval_batch_size = 16;
   DataConfig data;
   GenerateConfig generate;
@@ -34,7 +35,8 @@ struct EvalOptions {
   void fields(V&& v) {
     model.fields(v);
     section(v, "data");
-    v("dataset", dataset, "JSON array or JSON Lines", allow::text, "a path", {"data_path", "eval_dataset", "data"});
+    v("dataset", dataset, "JSON array or JSON Lines; several with commas between", allow::files,
+      "a path or a list of paths", {"data_path", "eval_dataset", "data"});
     section(v, "evaluation");
     v("output", output, "file for the result, besides standard output", allow::any, "a path", {});
     v("terms", terms, "the rows' field of terms that a generated answer should hold", allow::any, "a name", {});
@@ -47,25 +49,46 @@ struct EvalOptions {
 };
 
 struct Question {
-  std::string text;
+  std::string text;  // of a conversation, its last message
+  std::vector<int32_t> prompt;
   std::vector<std::string> terms;
 };
 
-std::vector<Question> read_questions(const EvalOptions& options, int64_t vocab_size) {
-  const RowFile rows = RowFile::open(options.dataset);
-  const RowReader reader(options.data.columns, vocab_size);
+// Conversations end before their last answer.
+Question question_of(const std::variant<Prompted, Example, Conversation>& row, const Tokenizer& tokenizer,
+                     const DataConfig& data, const ChatTemplate* chat_template) {
+  if (const Prompted* prompted = std::get_if<Prompted>(&row); prompted && prompted->has_prompt)
+    return {prompted->prompt_question, encode_prompt(tokenizer, data.prompt_template, prompted->prompt_question), {}};
+  const Conversation* chat = std::get_if<Conversation>(&row);
+  if (!chat || !chat_template) fail("--terms needs rows with a question");
+  const Conversation before = chat->prompt();
+  if (before.messages.empty()) fail("--terms needs a message before the answer");
+  const jinja::Value* content = before.messages.back().value.find("content");
+  return {content && content->is_text() ? content->text().string() : "", chat_template->encode(before, true), {}};
+}
+
+std::vector<Question> read_questions(const EvalOptions& options, const Tokenizer& tokenizer, const Dataset& dataset,
+                                     int64_t vocab_size) {
+  const RowReader reader(options.data.columns, vocab_size, options.data.questions_are_turns);
   std::vector<Question> questions;
-  for (int64_t i = 0; i < rows.size(); ++i) try {
-      leave_if(stop_requested);
-      const nlohmann::json row = rows[i];
-      const auto read = reader.read(row, rows.place(i));
-      const Prompted* prompted = std::get_if<Prompted>(&read);
-      if (!prompted || !prompted->has_prompt) fail(rows.place(i), ": --terms needs rows with a question");
-      questions.push_back({prompted->prompt_question, row_terms(row, options.terms, rows.place(i))});
-    } catch (const UserError&) {
-      if (!options.data.skip_bad_rows) throw;
-    }
-  if (questions.empty()) fail(options.dataset, ": --terms: no row is left");
+  for (const std::string& file : options.dataset.paths) {
+    const RowFile rows = RowFile::open(file);
+    for (int64_t i = 0; i < rows.size(); ++i) try {
+        leave_if(stop_requested);
+        const nlohmann::json row = rows[i];
+        const auto read = reader.read(row, rows.text(i), rows.place(i));
+        std::vector<std::string> terms = row_terms(row, options.terms, rows.place(i));
+        try {
+          questions.push_back(question_of(read, tokenizer, options.data, dataset.chat_template()));
+        } catch (const UserError& error) {
+          fail(rows.place(i), ": ", error.what());
+        }
+        questions.back().terms = std::move(terms);
+      } catch (const UserError&) {
+        if (!options.data.skip_bad_rows) throw;
+      }
+  }
+  if (questions.empty()) fail(options.dataset.text(), ": --terms: no row is left");
   return questions;
 }
 
@@ -81,8 +104,7 @@ void score_terms(const CausalLM& model, const EvalOptions& options, const std::v
   for (size_t begin = 0; begin < questions.size(); begin += step) {
     const size_t end = std::min(begin + step, questions.size());
     std::vector<std::vector<int32_t>> prompts;
-    for (size_t i = begin; i < end; ++i)
-      prompts.push_back(encode_prompt(tokenizer, options.data.prompt_template, questions[i].text));
+    for (size_t i = begin; i < end; ++i) prompts.push_back(questions[i].prompt);
     const auto start = std::chrono::steady_clock::now();
     const auto completions = generate(model, prompts, options.generate, {}, stop_requested);
     seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
@@ -102,31 +124,25 @@ void score_terms(const CausalLM& model, const EvalOptions& options, const std::v
   if (!options.predictions.empty()) write_text(options.predictions, lines);
 }
 
-// Whether a file can be written there, told before hours of work.
-void check_writable(const char* flag, const std::filesystem::path& path) {
-  if (path.empty()) return;
-  const auto folder = path.has_parent_path() ? path.parent_path() : ".";
-  if (const std::string there = what_stands_at(folder); there != "a folder")
-    fail(flag, ": ", folder.string(), ": expected a folder, got ", there);
-  if (const std::string there = what_stands_at(path); there != "a file" && there != "nothing")
-    fail(flag, ": ", path.string(), ": expected a file name, got ", there);
-}
-
 void run(EvalOptions& options, const Given& given) {
   if (!options.predictions.empty() && options.terms.empty()) fail("--predictions: expected --terms with it, got none");
   check_writable("--output", options.output);
   check_writable("--predictions", options.predictions);
-  options.data.template_is_saved = choose_template(options.model, given, options.data.prompt_template);
+  choose_templates(options.model, given, options.data);
+  choose_date(options.model.model_name_or_path, options.data);
   check_data(options.dataset, options.data, given);
   const LoadedModel loaded = load_model(options.model);
   leave_if(stop_requested);
   const CausalLM& model = loaded.model;
   const int64_t vocab_size = model.config().vocab_size;
-  std::vector<Question> questions;
-  if (!options.terms.empty()) questions = read_questions(options, vocab_size);
   const Tokenizer* tokenizer = model.has_tokenizer() ? &model.tokenizer() : nullptr;
   const Dataset dataset = Dataset::open(options.dataset, tokenizer, options.data, vocab_size, stop_requested);
   print_report(std::cerr, options.dataset, dataset, options.data, tokenizer, options.terms);
+  std::vector<Question> questions;
+  if (!options.terms.empty()) {
+    questions = read_questions(options, model.tokenizer(), dataset, vocab_size);
+    if (dataset.chat_template()) add_ends_of_turn(model.tokenizer(), options.generate);
+  }
 
   const EvalResult measured = evaluate(model, dataset, options.per_device_eval_batch_size, stop_requested);
   nlohmann::ordered_json result = {{"loss", measured.loss},

@@ -20,6 +20,7 @@
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
+#include <span>
 #include <sstream>
 
 namespace rankfold {
@@ -105,11 +106,20 @@ void check_resume(const std::string& where, const fs::path& path) {
 DataConfig data_of(const RunConfig& config) {
   DataConfig data = config.data;
   if (data.cache_dir.empty()) data.cache_dir = fs::path(config.train.output_dir) / "cache";
+  if (config.dry_run) data.cache_dir.clear();
   return data;
 }
 
 bool trains_all(const RunConfig& config) {
   return meaning_of(kFinetunings, config.finetuning_type) == Finetuning::kFull;
+}
+
+// The checkpoint that a run goes on from, as far as that can be told before the run's lock is held.
+fs::path folder_to_resume(const RunConfig& config) {
+  const std::string& from = config.train.resume_from_checkpoint;
+  if (from != "auto") return from;
+  const auto there = list_checkpoints(config.train.output_dir);
+  return there.empty() ? fs::path() : there.back().path;
 }
 
 // What can be refused before any work.
@@ -131,7 +141,11 @@ void validate(RunConfig& config, const Given& given, ProgressDisplay& display) {
   std::string why_cpu;
   if (ops::open_device(config.load.device, &why_cpu).is_cpu())
     display.message("device: cpu" + (why_cpu.empty() ? "" : " (" + why_cpu + ")"));
+  const ModelOptions from{config.model_name_or_path, config.adapter_name_or_path, config.load};
+  choose_chat_template(from, given, config.data);
+  choose_date(config.model_name_or_path, config.data, folder_to_resume(config));
   check_data(config.dataset, data_of(config), given);
+  check_writable("--dump_rows", config.dump_rows);
 }
 
 Adapter make_adapter(const CausalLM& model, const RunConfig& config) {
@@ -146,6 +160,32 @@ void warn_of_long_rows(std::ostream& out, const Dataset& dataset, const ModelCon
   if (model.max_position_embeddings > 0 && longest > model.max_position_embeddings)
     out << "warning: rows of up to " << longest << " tokens, but the model was trained on "
         << model.max_position_embeddings << " positions (max_position_embeddings)\n";
+}
+
+void dump_rows(const Dataset& dataset, const fs::path& path) {
+  AtomicFile file(path);
+  std::string lines;
+  for (int64_t i = 0; i < dataset.size(); ++i) {
+    leave_if(stop_requested);
+    const Example row = dataset[i];
+    lines += nlohmann::ordered_json{{"input_ids", row.input_ids}, {"labels", row.labels}}.dump() + "\n";
+    if (constexpr size_t kPage = 1 << 20; lines.size() < kPage && i + 1 < dataset.size()) continue;
+    file.write(std::as_bytes(std::span(lines)));
+    lines.clear();
+  }
+  file.commit();
+}
+
+// What lora-eval and lora-generate write their rows and prompts with: what this run did.
+void add_records(Trainer& trainer, const Dataset& dataset, const DataConfig& data) {
+  const ChatTemplate* chat = dataset.chat_template();
+  nlohmann::ordered_json record = nlohmann::ordered_json::object();
+  if (!chat || dataset.report().questions > 0) record["prompt_template"] = data.prompt_template;
+  if (chat) {
+    record.update(nlohmann::ordered_json::parse(chat->record()));
+    for (const auto& [name, text] : chat->files()) trainer.add_file(name, text);
+  }
+  trainer.add_file(kTemplateFile, record.dump(2) + "\n");
 }
 
 void run(RunConfig& config, const Given& given) {
@@ -169,10 +209,11 @@ void run(RunConfig& config, const Given& given) {
   print_sample(text, dataset, tokenizer);
   warn_of_long_rows(text, dataset, model.config(), config.data);
   display.message(text.str());
+  if (!config.dump_rows.empty()) dump_rows(dataset, config.dump_rows);
+  if (config.dry_run) return;
 
   Trainer trainer(model, adapter, dataset, config.train);
-  const nlohmann::json prompt = {{"prompt_template", config.data.prompt_template}};
-  trainer.add_file(kTemplateFile, prompt.dump(2) + "\n");
+  add_records(trainer, dataset, config.data);
   trainer.add_file("rankfold_config.json", to_json(config).dump(2) + "\n");
   trainer.on_progress([&display](const Progress& progress) { display.show(progress); });
   trainer.on_message([&display](const std::string& text) { display.message(text); });

@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <filesystem>
 #include <limits>
 #include <sstream>
 
@@ -42,6 +43,27 @@ std::optional<uint64_t> parse_size(const std::string& text) {
   const double bytes = error == std::errc() && found != kUnits.end() ? number * found->second : 0;
   if (!(bytes >= 1 && bytes < 1e18)) return std::nullopt;
   return static_cast<uint64_t>(bytes);
+}
+
+std::optional<Date> parse_date(const std::string& text) {
+  Date date;
+  int* const parts[] = {&date.year, &date.month, &date.day, &date.hour, &date.minute, &date.second};
+  constexpr std::string_view kPattern = "dddd-dd-dd dd:dd:dd";
+  const size_t size = text.size();
+  if (size != 10 && size != 16 && size != 19) return std::nullopt;
+  for (size_t i = 0, part = 0; i < size; ++i) {
+    const bool is_digit = text[i] >= '0' && text[i] <= '9';
+    const bool fits = kPattern[i] == 'd' ? is_digit : text[i] == kPattern[i] || (kPattern[i] == ' ' && text[i] == 'T');
+    if (!fits) return std::nullopt;
+    if (is_digit) *parts[part] = *parts[part] * 10 * (i > 0 && kPattern[i - 1] == 'd') + (text[i] - '0');
+    else ++part;
+  }
+  constexpr int kDays[] = {31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31};
+  const bool is_leap = date.year % 4 == 0 && (date.year % 100 != 0 || date.year % 400 == 0);
+  if (date.year < 1 || date.month < 1 || date.month > 12 || date.hour > 23 || date.minute > 59 || date.second > 59)
+    return std::nullopt;
+  const int days = kDays[date.month - 1] + (is_leap && date.month == 2);
+  return date.day >= 1 && date.day <= days ? std::optional(date) : std::nullopt;
 }
 
 std::optional<bool> parse_bool(const std::string& text) {
@@ -107,6 +129,11 @@ Json map_from(const std::string& text) {
   return object;
 }
 
+bool is_file(const std::string& path) {
+  std::error_code ignored;
+  return std::filesystem::exists(path, ignored);
+}
+
 bool is_list_of_names(const std::string& text) {
   return std::all_of(text.begin(), text.end(), [](unsigned char c) {
     return std::isalnum(c) || std::string_view("_.,- ").find(static_cast<char>(c)) != std::string_view::npos;
@@ -152,6 +179,15 @@ std::string advice_on(const Field& field, const Json& value, bool is_flag) {
 }
 
 }  // namespace
+
+DataFiles::DataFiles(const std::string& text)
+    : paths(is_file(text) || text.find(',') == std::string::npos ? StringList{text} : split(text, ',')) {}
+
+std::string DataFiles::text() const {
+  std::string all;
+  for (const std::string& path : paths) all += (all.empty() ? "" : ", ") + path;
+  return all;
+}
 
 template <>
 bool assign(const Json& value, int64_t& member) {
@@ -212,10 +248,31 @@ template <>
 bool assign(const Json& value, std::map<std::string, std::string>& member) {
   return assign_map(value, member);
 }
+template <>
+bool assign(const Json& value, DataFiles& member) {
+  if (value.is_array()) return assign_list(value, member.paths);
+  if (!value.is_string()) return false;
+  member = DataFiles(value.get<std::string>());
+  return true;
+}
+template <>
+bool assign(const Json& value, JsonObject& member) {
+  if (value.is_object()) member.text = value.empty() ? "" : value.dump();
+  return value.is_object() || value.is_null();
+}
 
 template <class T>
 void store(const T& member, Json& value) {
   value = member;
+}
+template <>
+void store(const DataFiles& member, Json& value) {
+  if (member.paths.size() == 1) value = member.paths[0];
+  else value = member.paths;
+}
+template <>
+void store(const JsonObject& member, Json& value) {
+  value = member.text.empty() ? Json::object() : parsed_or_text(member.text);
 }
 template <>
 void store(const ModuleNames& member, Json& value) {
@@ -232,6 +289,14 @@ void from_text<bool>(const std::string& text, Json& value) {
     value = *truth;
   else
     value = text;
+}
+template <>
+void from_text<DataFiles>(const std::string& text, Json& value) {
+  value = text.starts_with('[') && !is_file(text) ? parsed_or_text(text) : Json(text);
+}
+template <>
+void from_text<JsonObject>(const std::string& text, Json& value) {
+  value = parsed_or_text(text);
 }
 template <>
 void from_text<StringList>(const std::string& text, Json& value) {
@@ -287,6 +352,8 @@ RANKFOLD_MEMBER(ModuleNames);
 RANKFOLD_MEMBER(OrderedMap<int64_t>);
 RANKFOLD_MEMBER(OrderedMap<double>);
 RANKFOLD_MEMBER(std::map<std::string, std::string>);
+RANKFOLD_MEMBER(DataFiles);
+RANKFOLD_MEMBER(JsonObject);
 #undef RANKFOLD_MEMBER
 
 const Field* find_field(const Fields& fields, const std::string& name) {

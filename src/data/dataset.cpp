@@ -28,11 +28,28 @@ struct Notes {
   std::vector<std::string> bad_rows;  // the first few
 };
 
+// The rows of one file.
+struct Part {
+  std::string file;
+  TokenStore tokens;
+  int64_t begin = 0;  // number of the first in the data set
+};
+
 }  // namespace
 
 struct Dataset::State {
-  TokenStore tokens;
+  std::vector<Part> parts;
+  int64_t size = 0;
+  DatasetReport report;
+  uint64_t fingerprint = 0;
   Notes notes;
+  std::optional<ChatTemplate> chat_template;
+
+  const Part& part_of(int64_t index) const {
+    const auto after = std::upper_bound(parts.begin(), parts.end(), index,
+                                        [](int64_t wanted, const Part& part) { return wanted < part.begin; });
+    return *(after - 1);
+  }
 };
 
 namespace {
@@ -87,7 +104,7 @@ TokenStore::Summary tokenise(const Source& source, const RowFile& file, TokenWri
   DatasetReport report;
   report.rows = file.size();
   int64_t kept = 0, number = 0;
-  NameCounts unused, spelled;
+  NameCounts unused, spelled, left_out;
   Hash hash;
   encode_rows(file, RowEncoder(file, source.tokenizer, source.config, source.vocab_size), [&](const Block& block) {
     leave_if(source.stop);
@@ -95,6 +112,10 @@ TokenStore::Summary tokenise(const Source& source, const RowFile& file, TokenWri
       bad_rows.push_back(block.complaints[i]);
     unused.add(block.unused);
     spelled.add(block.spelled);
+    left_out.add(block.left_out);
+    report.questions += block.questions;
+    report.conversations += block.conversations;
+    report.without_end += block.without_end;
     for (const Block::Row& row : block.rows) {
       ++number;
       report.longest = std::max(report.longest, row.length);
@@ -119,6 +140,7 @@ TokenStore::Summary tokenise(const Source& source, const RowFile& file, TokenWri
          bad_rows.empty() ? "" : join(", the first of them: ", bad_rows.front()));
   report.unused = unused.list();
   report.spelled = spelled.list();
+  report.left_out = left_out.list();
   return {report, hash.value()};
 }
 
@@ -142,14 +164,25 @@ TokenStore::Summary tokenise_unchanged(const Source& source, const std::shared_p
   return summary;
 }
 
+// The chat template that conversations would be written by, if any.
+std::string chat_text(const Source& source) {
+  if (!source.tokenizer) return "none";
+  try {
+    return checksum_text(ChatTemplate::open(*source.tokenizer, source.config).fingerprint());
+  } catch (const UserError&) {  // a conversation would be refused, and nothing kept
+    return "none";
+  }
+}
+
 // All that decides which rows become which ids, in words: two that differ cannot be taken for one another.
 std::string cache_key(const Source& source, uint64_t checksum, uint64_t size) {
-  constexpr int kRules = 2;  // to be raised where a change of ours gives a row other ids or labels
+  constexpr int kRules = 3;  // to be raised where a change of ours gives a row other ids or labels
   DataConfig config = source.config;
-  config.cache_dir.clear();
+  config.cache_dir.clear(), config.chat_template.clear(), config.template_date.clear();  // the chat template's own
   return join("rules ", kRules, ", data ", checksum_text(checksum), " of ", size, " bytes, tokenizer ",
               source.tokenizer ? checksum_text(source.tokenizer->fingerprint()) : "none", ", vocabulary ",
-              source.vocab_size, ", ", to_json(config).dump());
+              source.vocab_size, ", chat ", chat_text(source), config.questions_are_turns ? " of questions too" : "", ", ",
+              to_json(config).dump());
 }
 
 // The store in this file if it can be used; otherwise `why` says what stands in the way, if anything is there.
@@ -201,24 +234,73 @@ fs::path Dataset::cache_file(const fs::path& path, const DataConfig& config) {
                                            checksum_text(checksum64(std::as_bytes(std::span(whole)))), ".tokens");
 }
 
+namespace {
+
+TokenStore open_file(const Source& source, Notes& notes) {
+  const std::shared_ptr<const Mapping> file = Mapping::open(source.path);
+  if (!source.config.cache_dir.empty())
+    return open_cached(source, file, Dataset::cache_file(source.path, source.config), notes);
+  TokenWriter writer;
+  const uint64_t checksum = checksum_of(*file, source.stop);
+  const RowFile rows = RowFile::open(file, source.path.string(), source.config.skip_bad_rows);
+  return writer.finish(tokenise_unchanged(source, file, checksum, rows, writer, notes.bad_rows));
+}
+
+void add_names(const std::vector<NameCount>& more, std::vector<NameCount>& to) {
+  NameCounts counts;
+  for (const NameCount& count : to) counts.add(count.name, count.rows);
+  for (const NameCount& count : more) counts.add(count.name, count.rows);
+  to = counts.list();
+}
+
+void add(const DatasetReport& more, DatasetReport& to) {
+  for (int64_t DatasetReport::*count :
+       {&DatasetReport::rows, &DatasetReport::truncated, &DatasetReport::dropped, &DatasetReport::without_labels,
+        &DatasetReport::bad, &DatasetReport::cut_tokens, &DatasetReport::questions, &DatasetReport::conversations,
+        &DatasetReport::without_end})
+    to.*count += more.*count;
+  to.longest = std::max(to.longest, more.longest);
+  add_names(more.unused, to.unused);
+  add_names(more.spelled, to.spelled);
+  add_names(more.left_out, to.left_out);
+}
+
+}  // namespace
+
 Dataset Dataset::open(const fs::path& path, const Tokenizer* tokenizer, const DataConfig& config, int64_t vocab_size,
+                      const Stop& stop) {
+  DataFiles one;
+  one.paths = {path.string()};
+  return open(one, tokenizer, config, vocab_size, stop);
+}
+
+Dataset Dataset::open(const DataFiles& files, const Tokenizer* tokenizer, const DataConfig& config, int64_t vocab_size,
                       const Stop& stop) try {
   RANKFOLD_CHECK(vocab_size > 0, "Dataset::open: vocab_size must be above 0, got ", vocab_size);
+  RANKFOLD_CHECK(!files.paths.empty(), "Dataset::open: got no file");
   check_fields(config);
   RowReader(config.columns, vocab_size);  // refuses columns that no layout has
   if (!config.template_is_saved) check_template(config.prompt_template);
 
-  const Source source{path, tokenizer, config, vocab_size, from_caller(stop)};
-  const std::shared_ptr<const Mapping> file = Mapping::open(path);
+  const Stop asked = from_caller(stop);
   const auto state = std::make_shared<State>();
-  if (config.cache_dir.empty()) {
-    TokenWriter writer;
-    const uint64_t checksum = checksum_of(*file, source.stop);
-    const RowFile rows = RowFile::open(file, path.string(), config.skip_bad_rows);
-    state->tokens = writer.finish(tokenise_unchanged(source, file, checksum, rows, writer, state->notes.bad_rows));
-  } else {
-    state->tokens = open_cached(source, file, cache_file(path, config), state->notes);
+  Hash hash;
+  for (const std::string& name : files.paths) {
+    const fs::path path = name;
+    Notes notes;
+    Part part{.file = files.paths.size() > 1 ? name : "",
+              .tokens = open_file({path, tokenizer, config, vocab_size, asked}, notes),
+              .begin = state->size};
+    state->size += part.tokens.size();
+    add(part.tokens.summary().report, state->report);
+    state->fingerprint = part.tokens.summary().fingerprint;
+    hash.add(state->fingerprint);
+    state->notes.cache += (state->notes.cache.empty() || notes.cache.empty() ? "" : "\n") + notes.cache;
+    state->notes.bad_rows.insert(state->notes.bad_rows.end(), notes.bad_rows.begin(), notes.bad_rows.end());
+    state->parts.push_back(std::move(part));
   }
+  if (files.paths.size() > 1) state->fingerprint = hash.value();
+  if (state->report.conversations > 0) state->chat_template = ChatTemplate::open(*tokenizer, config);
   Dataset dataset;
   dataset.state_ = state;
   return dataset;
@@ -226,27 +308,36 @@ Dataset Dataset::open(const fs::path& path, const Tokenizer* tokenizer, const Da
   rethrow_as_error();
 }
 
-int64_t Dataset::size() const { return state_->tokens.size(); }
-const DatasetReport& Dataset::report() const { return state_->tokens.summary().report; }
-uint64_t Dataset::fingerprint() const { return state_->tokens.summary().fingerprint; }
+int64_t Dataset::size() const { return state_->size; }
+const DatasetReport& Dataset::report() const { return state_->report; }
+uint64_t Dataset::fingerprint() const { return state_->fingerprint; }
+const ChatTemplate* Dataset::chat_template() const { return state_->chat_template ? &*state_->chat_template : nullptr; }
 const std::string& Dataset::cache_note() const { return state_->notes.cache; }
 const std::vector<std::string>& Dataset::bad_rows() const { return state_->notes.bad_rows; }
 
 Example Dataset::operator[](int64_t index) const try {
   RANKFOLD_CHECK(index >= 0 && index < size(), "Dataset: expected an index in [0, ", size(), "), got ", index);
-  return state_->tokens[index];
+  const Part& part = state_->part_of(index);
+  return part.tokens[index - part.begin];
 } catch (...) {
   rethrow_as_error();
 }
 
 int64_t Dataset::length(int64_t index) const {
   RANKFOLD_CHECK(index >= 0 && index < size(), "Dataset: expected an index in [0, ", size(), "), got ", index);
-  return state_->tokens.length(index);
+  const Part& part = state_->part_of(index);
+  return part.tokens.length(index - part.begin);
 }
 
 int64_t Dataset::row_number(int64_t index) const {
   RANKFOLD_CHECK(index >= 0 && index < size(), "Dataset: expected an index in [0, ", size(), "), got ", index);
-  return state_->tokens.number(index);
+  const Part& part = state_->part_of(index);
+  return part.tokens.number(index - part.begin);
+}
+
+const std::string& Dataset::file(int64_t index) const {
+  RANKFOLD_CHECK(index >= 0 && index < size(), "Dataset: expected an index in [0, ", size(), "), got ", index);
+  return state_->part_of(index).file;
 }
 
 Batch Dataset::batch(const std::vector<int64_t>& indices) const try {

@@ -19,19 +19,31 @@ namespace rankfold {
 void RowEncoder::operator()(int64_t index, Block& block) const {
   const std::string place = file_.place(index);
   std::optional<Example> example;
+  std::exception_ptr not_the_rows;
   try {
-    std::variant<Prompted, Example> content = reader_.read(file_[index], place, &block.unused);
-    if (Example* ready = std::get_if<Example>(&content))
+    std::variant<Prompted, Example, Conversation> content =
+        reader_.read(file_[index], file_.text(index), place, &block.unused);
+    if (Example* ready = std::get_if<Example>(&content)) {
       example = std::move(*ready);
-    else if (tokenizer_)
-      example = encode(std::get<Prompted>(content), place, block.spelled);
+    } else if (tokenizer_) {
+      if (const Conversation* chat = std::get_if<Conversation>(&content)) {
+        try {
+          chat_template(place);
+        } catch (...) {
+          not_the_rows = std::current_exception();
+        }
+        if (!not_the_rows) example = encode(*chat, place, block);
+      } else {
+        example = encode(std::get<Prompted>(content), place, block);
+      }
+    }
   } catch (const UserError& error) {
     if (!config_.skip_bad_rows) throw;
     block.rows.push_back({.fate = Fate::kBad});
     block.complaints.push_back(error.what());
     return;
   }
-  // What follows is not the row's fault.
+  if (not_the_rows) std::rethrow_exception(not_the_rows);
   if (!example) fail(place, ": a text needs a tokenizer, and there is none (only rows of input_ids do without)");
   for (const int32_t id : example->input_ids)
     if (id >= vocab_size_)
@@ -47,7 +59,36 @@ void RowEncoder::operator()(int64_t index, Block& block) const {
   block.rows.push_back(row);
 }
 
-Example RowEncoder::encode(const Prompted& said, const std::string& place, NameCounts& spelled) const {
+const ChatTemplate& RowEncoder::chat_template(const std::string& place) const {
+  const std::lock_guard lock(opening_);
+  if (!chat_template_) try {
+      chat_template_ = ChatTemplate::open(*tokenizer_, config_);
+    } catch (const UserError& error) {
+      fail(place, ": a conversation: ", error.what());
+    }
+  return *chat_template_;
+}
+
+Example RowEncoder::encode(const Conversation& chat, const std::string& place, Block& block) const {
+  ChatExample encoded;
+  try {
+    encoded = ChatEncoder(*chat_template_, config_)(chat);
+  } catch (const UserError& error) {
+    fail(place, ": ", error.what());
+  }
+  if (encoded.example.input_ids.empty()) fail(place, ": the chat template writes nothing of it");
+  ++block.conversations;
+  block.without_end += encoded.lacks_end;
+  for (const std::string& what : encoded.left_out) block.left_out.add(what);
+  for (const std::string& token : tokenizer_->control_tokens())
+    if (std::any_of(chat.messages.begin(), chat.messages.end(),
+                    [&](const Message& message) { return message.spells(token); }))
+      block.spelled.add(token);
+  return std::move(encoded.example);
+}
+
+Example RowEncoder::encode(const Prompted& said, const std::string& place, Block& block) const {
+  ++block.questions;
   Example example;
   auto& [ids, labels] = example;
   std::vector<int32_t> answer;
@@ -63,7 +104,7 @@ Example RowEncoder::encode(const Prompted& said, const std::string& place, NameC
   }
   for (const std::string& token : tokenizer_->control_tokens())
     if (said.prompt_question.find(token) != std::string::npos || said.answer.find(token) != std::string::npos)
-      spelled.add(token);
+      block.spelled.add(token);
   const bool begins_with_bos = tokenizer_->bos().has_value();
   const size_t prompt_length = ids.size();
   ids.insert(ids.end(), answer.begin(), answer.end());

@@ -1,6 +1,7 @@
 // Rows of a file as ids and labels, on all cores, in the file's order.
 #pragma once
 
+#include "data/chat.h"
 #include "data/prompt.h"
 #include "data/rows.h"
 #include "rankfold/dataset.h"
@@ -9,6 +10,8 @@
 #include <cstdint>
 #include <exception>
 #include <functional>
+#include <mutex>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -28,7 +31,8 @@ struct Block {
   std::vector<Row> rows;
   std::vector<int32_t> ids, labels;
   std::vector<std::string> complaints;  // of the bad rows, in order
-  NameCounts unused, spelled;           // DatasetReport
+  NameCounts unused, spelled, left_out;  // DatasetReport
+  int64_t questions = 0, conversations = 0, without_end = 0;
   std::exception_ptr failure;           // of the row after the last one
 };
 
@@ -40,19 +44,24 @@ class RowEncoder {
         tokenizer_(tokenizer),
         config_(config),
         vocab_size_(vocab_size),
-        reader_(config.columns, vocab_size) {}
+        reader_(config.columns, vocab_size, config.questions_are_turns) {}
 
   void operator()(int64_t index, Block& block) const;
 
  private:
-  Example encode(const Prompted& said, const std::string& place, NameCounts& spelled) const;  // by the tokenizer
+  Example encode(const Prompted& said, const std::string& place, Block& block) const;  // by the tokenizer
+  Example encode(const Conversation& chat, const std::string& place, Block& block) const;
   Block::Row cut(Example& example, const std::string& place) const;
+  const ChatTemplate& chat_template(const std::string& place) const;
 
   const RowFile& file_;
   const Tokenizer* tokenizer_;
   const DataConfig& config_;
   int64_t vocab_size_;
   RowReader reader_;
+  // Opened for the first conversation: a template that cannot be read is no matter of rows without.
+  mutable std::mutex opening_;
+  mutable std::optional<ChatTemplate> chat_template_;
 };
 
 // Hands the file's blocks to `take` in order, one at a time, from any thread. Only a few are under way at once: memory

@@ -20,21 +20,24 @@ struct Layout {
   std::string_view input;   // a second part of the question, which a row may lack
   std::string_view answer;  // or all that there is
   bool is_ready = false;    // ids, not texts: has kReadyColumns too
+  bool is_chat = false;     // a list of messages
   bool is_foreign = false;  // another trainer's names, known by the keys of `columns`
 };
-constexpr std::array<Layout, 7> kLayouts = {{
+constexpr std::array<Layout, 9> kLayouts = {{
     {.question = "", .input = "", .answer = "input_ids", .is_ready = true},
     {.question = "question", .input = "", .answer = "answer"},
     {.question = "instruction", .input = "input", .answer = "output"},
     {.question = "prompt", .input = "", .answer = "completion"},
     {.question = "query", .input = "", .answer = "response"},
     {.question = "prompt", .input = "query", .answer = "response", .is_foreign = true},  // LLaMA-Factory
+    {.question = "", .input = "", .answer = "messages", .is_chat = true},
+    {.question = "", .input = "", .answer = "conversations", .is_chat = true},
     {.question = "", .input = "", .answer = "text"},
 }};
 constexpr std::array<std::string_view, 4> kReadyColumns = {"labels", "attention_mask", "position_ids",
                                                            "token_type_ids"};
-// Columns of turns, on which this version does not train.
-constexpr std::array<std::string_view, 2> kChats = {"messages", "conversations"}, kContexts = {"history", "system"};
+// What a conversation has beside its messages, and what makes one of a question and its answer.
+constexpr std::array<std::string_view, 4> kContexts = {"system", "tools", "documents", "history"};
 
 // Where `columns` maps `input`, any layout with a question takes it.
 std::vector<std::string> columns_of(const Layout& layout, bool maps_input = false) {
@@ -44,6 +47,14 @@ std::vector<std::string> columns_of(const Layout& layout, bool maps_input = fals
     if (!name.empty()) ours.emplace_back(name);
   if (layout.is_ready) ours.insert(ours.end(), kReadyColumns.begin(), kReadyColumns.end());
   return ours;
+}
+
+// Columns that a row of the layout may have for its context.
+std::vector<std::string> contexts_of(const Layout& layout) {
+  if (!layout.is_chat && layout.question.empty()) return {};
+  std::vector<std::string> names(kContexts.begin(), kContexts.end());
+  if (layout.is_chat) names.pop_back();
+  return names;
 }
 
 template <class Names>
@@ -79,12 +90,32 @@ bool is_blank(const nlohmann::json& value) {
          (value.is_string() && value.get_ref<const std::string&>().empty());
 }
 
+bool is_list_of_objects(const nlohmann::json& value) {
+  return value.is_array() && !value.empty() && value.front().is_object();
+}
+
 class JsonRow {
  public:
   JsonRow(const nlohmann::json& row, const std::string& place) : row_(row), place_(place) {}
 
   bool has(const std::string& key) const { return !key.empty() && row_.contains(key); }
   bool holds(const std::string& key) const { return has(key) && !row_.at(key).is_null(); }
+
+  bool is_list(const std::string& key) const { return has(key) && is_list_of_objects(row_.at(key)); }
+
+  // [["question", "answer"], ...]; of a key that the row lacks, none.
+  std::vector<std::pair<std::string, std::string>> turns(const std::string& key) const {
+    std::vector<std::pair<std::string, std::string>> turns;
+    if (!holds(key)) return turns;
+    const nlohmann::json& list = row_.at(key);
+    if (!list.is_array()) fail_at(key, "expected a list of [question, answer], got ", brief(list));
+    for (const nlohmann::json& turn : list) {
+      if (!turn.is_array() || turn.size() != 2 || !turn[0].is_string() || !turn[1].is_string())
+        fail_at(key, "entry ", turns.size(), ": expected [question, answer], got ", brief(turn));
+      turns.emplace_back(turn[0].get<std::string>(), turn[1].get<std::string>());
+    }
+    return turns;
+  }
 
   const std::string& text(const std::string& key) const {
     const nlohmann::json& value = row_.at(key);
@@ -213,6 +244,55 @@ Prompted prompted(const JsonRow& row, const RowReader::Keys& keys) {
   return said;
 }
 
+const jinja::Value* column_of(const jinja::Value& row, const std::string& key) {
+  if (key.empty()) return nullptr;
+  const jinja::Value* value = row.find(key);
+  return value ? value : row.find(std::string(kByteOrderMark) + key);
+}
+
+// The messages of a list, behind a system text of its own column.
+void add_messages(const jinja::Value& row, const std::string& key, const std::string& place, Conversation& chat) {
+  const jinja::Value& list = *column_of(row, key);
+  if (!list.is_list() || list.items().empty())
+    fail(place, ": ", key, ": expected a list of messages, {\"role\": ..., \"content\": ...}");
+  for (size_t i = 0; i < list.items().size(); ++i)
+    chat.add(list.items()[i], join(place, ": ", key, "[", i, "]"));
+}
+
+// What a row has beside its messages. It is read anew: numbers and the order of keys are a template's matter.
+Conversation conversation_of(const JsonRow& row, const RowReader::Keys& keys, std::string_view text,
+                             const std::string& place) {
+  const jinja::Value whole = jinja::from_json(text, place);
+  Conversation chat;
+  if (row.holds(keys.system) && !row.text(keys.system).empty()) chat.say("system", row.text(keys.system));
+  if (const jinja::Value* tools = column_of(whole, keys.tools)) chat.set_tools(*tools, place + ": " + keys.tools);
+  if (const jinja::Value* documents = column_of(whole, keys.documents))
+    chat.set_documents(*documents, place + ": " + keys.documents);
+  const size_t systems = chat.messages.size();
+  if (keys.is_chat) {
+    add_messages(whole, keys.answer, place, chat);
+  } else if (row.is_list(keys.question) || row.is_list(keys.answer)) {  // TRL's prompt and completion
+    const auto add = [&](const std::string& key, const char* role) {
+      if (row.is_list(key)) add_messages(whole, key, place, chat);
+      else chat.say(role, row.text(key));
+    };
+    add(keys.question, "user");
+    for (Message& message : chat.messages) message.is_learnt = false;
+    add(keys.answer, "assistant");
+  } else {
+    for (const auto& [question, answer] : row.turns(keys.history)) {
+      chat.say("user", question);
+      chat.say("assistant", answer);
+    }
+    const Prompted said = prompted(row, keys);
+    chat.say("user", said.prompt_question);
+    chat.say("assistant", said.answer);
+  }
+  if (systems > 0 && chat.messages.size() > systems && chat.messages[systems].role == "system")
+    row.fail_at(keys.system, "is given, and the messages begin with a system text of their own: leave one out");
+  return chat;
+}
+
 }  // namespace
 
 void NameCounts::add(std::string_view name, int64_t rows) {
@@ -230,16 +310,20 @@ void NameCounts::add(const NameCounts& other) {
   for (const NameCount& count : other.counts_) add(count.name, count.rows);
 }
 
-RowReader::RowReader(const Columns& columns, int64_t vocab_size) : columns_(columns), vocab_size_(vocab_size) {
+RowReader::RowReader(const Columns& columns, int64_t vocab_size, bool questions_are_turns)
+    : columns_(columns), vocab_size_(vocab_size), questions_are_turns_(questions_are_turns) {
   std::vector<std::string> all, layouts, expected;
   for (const Layout& layout : kLayouts) {
-    const std::vector<std::string> ours = columns_of(layout, columns.contains("input"));
+    const std::vector<std::string> ours = columns_of(layout, columns.contains("input")), context = contexts_of(layout);
     all.insert(all.end(), ours.begin(), ours.end());
+    all.insert(all.end(), context.begin(), context.end());
     layouts.push_back(listed(columns_of(layout)));
-    const auto is_used = [&ours](const auto& mapping) { return holds(ours, mapping.first); };
+    const auto is_used = [&](const auto& mapping) { return holds(ours, mapping.first) || holds(context, mapping.first); };
     if (layout.is_foreign && !columns.contains(std::string(layout.question))) continue;
     if (!std::all_of(columns.begin(), columns.end(), is_used)) continue;
-    const auto key = [&](std::string_view name) { return holds(ours, name) ? key_of(std::string(name), columns) : ""; };
+    const auto key = [&](std::string_view name) {
+      return holds(ours, name) || holds(context, name) ? key_of(std::string(name), columns) : "";
+    };
     if (!layout.question.empty() && key(layout.question).empty()) continue;
     layouts_.push_back({.question = key(layout.question),
                         .input = key(layout.input.empty() ? "input" : layout.input),
@@ -248,12 +332,15 @@ RowReader::RowReader(const Columns& columns, int64_t vocab_size) : columns_(colu
                         .attention_mask = key("attention_mask"),
                         .position_ids = key("position_ids"),
                         .token_type_ids = key("token_type_ids"),
-                        .is_ready = layout.is_ready});
+                        .system = key("system"),
+                        .history = key("history"),
+                        .tools = key("tools"),
+                        .documents = key("documents"),
+                        .is_ready = layout.is_ready,
+                        .is_chat = layout.is_chat});
     expected.push_back(layout.question.empty() ? ours.front() : join(layout.question, "/", layout.answer));
   }
   for (const auto& [name, theirs] : columns) {
-    if (holds(kChats, name) || holds(kContexts, name))
-      fail("columns: ", name, ": this version does not train on it: leave it out");
     if (!holds(all, name)) fail("columns: no column is called '", name, "'", did_you_mean(nearest(name, all)));
   }
   if (layouts_.empty())
@@ -262,8 +349,8 @@ RowReader::RowReader(const Columns& columns, int64_t vocab_size) : columns_(colu
   expected_ = listed(expected, ", ", " or ") + (columns.empty() ? "" : join(" (columns: ", keys_of(columns), ")"));
 }
 
-std::variant<Prompted, Example> RowReader::read(const nlohmann::json& json, const std::string& place,
-                                                NameCounts* unused) const {
+std::variant<Prompted, Example, Conversation> RowReader::read(const nlohmann::json& json, std::string_view text,
+                                                              const std::string& place, NameCounts* unused) const {
   const JsonRow row(json, place);
   for (const auto& [ours, theirs] : columns_)
     if (!json.contains(theirs)) row.refuse("no '", theirs, "' (columns: ", ours, "), got keys [", row.keys(), "]");
@@ -272,29 +359,26 @@ std::variant<Prompted, Example> RowReader::read(const nlohmann::json& json, cons
     return row.has(keys.answer) && (keys.question.empty() || row.has(keys.question));
   };
   const auto layout = std::find_if(layouts_.begin(), layouts_.end(), is_whole);
-  if (layout == layouts_.end()) {
-    for (const std::string_view chat : kChats)
-      if (json.contains(chat))
-        row.refuse(chat,
-                   ": the turns of a conversation, on which this version does not train; write each question and ",
-                   "its answer as a row of their own: {\"question\": what the user says, \"answer\": what the "
-                   "assistant says}");
-    row.refuse("expected ", expected_, ", got keys [", row.keys(), "]");
-  }
-  std::variant<Prompted, Example> content;
-  if (layout->is_ready)
-    content = ready_ids(row, *layout, vocab_size_);
-  else
-    content = prompted(row, *layout);
-
+  if (layout == layouts_.end()) row.refuse("expected ", expected_, ", got keys [", row.keys(), "]");
   const Keys& k = *layout;
-  const std::array<std::string_view, 7> used = {k.question,       k.input,        k.answer,        k.labels,
-                                                k.attention_mask, k.position_ids, k.token_type_ids};
+  const auto has_context = [&](const std::string& key) { return row.has(key) && !is_blank(json.at(key)); };
+  std::variant<Prompted, Example, Conversation> content;
+  if (k.is_ready)
+    content = ready_ids(row, k, vocab_size_);
+  else if (k.is_chat || (!k.question.empty() &&
+                         (questions_are_turns_ || has_context(k.system) || has_context(k.history) || has_context(k.tools) ||
+                          has_context(k.documents) || row.is_list(k.question) || row.is_list(k.answer))))
+    content = conversation_of(row, k, text, place);
+  else
+    content = prompted(row, k);
+
+  const std::array<std::string_view, 11> used = {k.question, k.input,        k.answer,         k.labels,
+                                                 k.system,   k.history,      k.attention_mask, k.position_ids,
+                                                 k.tools,    k.documents,    k.token_type_ids};
   for (const auto& [key, value] : json.items()) {
     if ((holds(used, key) && !key.empty()) || is_blank(value)) continue;
-    if (!layout->is_ready && holds(kContexts, key))
-      row.refuse(key, ": holds ", key == "system" ? "a system text" : "earlier turns",
-                 ", on which this version does not train: write it into the question, or leave the column out");
+    if (!k.is_ready && !k.is_chat && k.question.empty() && holds(kContexts, key))
+      row.refuse(key, ": a text has no place for it: write it into the text, or leave the column out");
     if (unused) unused->add(key);
   }
   return content;

@@ -1,6 +1,7 @@
 // What a row says: its layout (which columns it has), question and answer.
 #pragma once
 
+#include "data/conversation.h"
 #include "rankfold/dataset.h"
 
 #include <nlohmann/json_fwd.hpp>
@@ -39,23 +40,28 @@ class NameCounts {
 class RowReader {
  public:
   // Throws UserError for a key that is not one of ours, and for keys that no layout uses together.
-  RowReader(const Columns& columns, int64_t vocab_size);
+  // `questions_are_turns`: a question and its answer are a conversation, too; those with a system text, earlier turns or
+  // tools always are.
+  RowReader(const Columns& columns, int64_t vocab_size, bool questions_are_turns = false);
 
   // A row of input_ids is taken as it is, without its padding. Throws UserError that begins with `place`, the row's
-  // "file:line". `unused` takes the columns that hold something and that the layout does not use.
-  std::variant<Prompted, Example> read(const nlohmann::json& row, const std::string& place,
-                                       NameCounts* unused = nullptr) const;
+  // "file:line". `text`: the row's, as it stands. `unused` takes the columns that hold something and that the layout does
+  // not use.
+  std::variant<Prompted, Example, Conversation> read(const nlohmann::json& row, std::string_view text,
+                                                     const std::string& place, NameCounts* unused = nullptr) const;
 
   // A layout in the file's names; empty: it has no such column.
   struct Keys {
-    std::string question, input, answer;  // `answer`: of ready ids, input_ids
+    std::string question, input, answer;  // `answer`: of ready ids, input_ids; of a chat, the messages
     std::string labels, attention_mask, position_ids, token_type_ids;
-    bool is_ready = false;
+    std::string system, history, tools, documents;
+    bool is_ready = false, is_chat = false;
   };
 
  private:
   Columns columns_;
   int64_t vocab_size_;
+  bool questions_are_turns_;
   std::vector<Keys> layouts_;  // those that use all that `columns` maps
   std::string expected_;       // their names, for errors
 };

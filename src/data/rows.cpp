@@ -180,13 +180,26 @@ class RowScanner {
     return rows;
   }
 
-  // Of the object that begins here, which is whole: a scanner at the one array of objects among its members.
+  // Whether the array that begins here holds what a single row has such arrays for: messages.
+  bool is_of_messages() const {
+    RowScanner at = *this;
+    ++at.pos_;
+    at.skip_space();
+    const uint64_t begin = at.pos_;
+    if (!at.skip_value()) return false;
+    const auto first = nlohmann::json::parse(text_.substr(begin, at.pos_ - begin), nullptr, /*allow_exceptions=*/false);
+    return first.is_object() && (first.contains("role") || first.contains("from"));
+  }
+
+  // Of the object that begins here, which is whole: a scanner at the one array of rows among its members.
   std::optional<RowScanner> only_array_of_objects() const {
     RowScanner at = *this;
     std::optional<RowScanner> found;
     for (++at.pos_;;) {
       at.skip_space();
+      const uint64_t key_begin = at.pos_;
       if (at.peek() != '"' || !at.skip_string()) return found;
+      const std::string_view key = text_.substr(key_begin, at.pos_ - key_begin);
       at.skip_space();
       if (at.peek() != ':') return found;
       ++at.pos_;
@@ -195,7 +208,7 @@ class RowScanner {
       ++inside.pos_;
       inside.skip_space();
       if (at.peek() == '[' && inside.peek() == '{') {
-        if (found) return std::nullopt;
+        if (found || key == "\"tools\"" || key == "\"documents\"" || at.is_of_messages()) return std::nullopt;
         found.emplace(at);
       }
       if (!at.skip_value()) return found;
@@ -264,6 +277,11 @@ nlohmann::json RowFile::operator[](int64_t index) const {
   if (!row.is_object()) fail(place(index), ": expected an object, got ", brief(row));
   drop_byte_order_marks(row.get_ref<nlohmann::json::object_t&>(), place(index));
   return row;
+}
+
+std::string_view RowFile::text(int64_t index) const {
+  const Span& row = rows_.at(static_cast<size_t>(index));
+  return text_of(*file_).substr(row.begin, row.size);
 }
 
 std::string RowFile::place(int64_t index) const { return join(name_, ":", rows_.at(static_cast<size_t>(index)).line); }

@@ -26,6 +26,7 @@ class RowFile {
   int64_t size() const { return static_cast<int64_t>(rows_.size()); }
   // An object; keys without a byte order mark at their beginning. Throws UserError with its place. Thread safe.
   nlohmann::json operator[](int64_t index) const;
+  std::string_view text(int64_t index) const;         // of the row, as it stands; what [] has parsed is UTF-8
   std::string place(int64_t index) const;             // "file:line" of the row's first line
   FilePass pass() const { return FilePass(*file_); }  // over the rows, in order
   uint64_t end(int64_t index) const;                  // of the row, in the file: what such a pass has reached after it

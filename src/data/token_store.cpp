@@ -41,6 +41,10 @@ void visit(Report& report, const Visit& v) {
   v("cut_tokens", report.cut_tokens);
   v("unused", report.unused);
   v("spelled", report.spelled);
+  v("questions", report.questions);
+  v("conversations", report.conversations);
+  v("without_end", report.without_end);
+  v("left_out", report.left_out);
 }
 
 std::string text_of(const DatasetReport& report) {

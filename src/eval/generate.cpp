@@ -58,6 +58,7 @@ std::vector<std::vector<int32_t>> generate(const CausalLM& model, const std::vec
   std::vector<std::vector<int32_t>> completions(prompts.size());
   if (prompts.empty()) return completions;
   std::vector<int64_t> eos = parts.config.eos_token_ids;
+  eos.insert(eos.end(), config.stop_token_ids.begin(), config.stop_token_ids.end());
   if (model.has_tokenizer()) eos.push_back(model.tokenizer().eos());  // in which training ends a row
 
   size_t longest = 0;

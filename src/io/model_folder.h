@@ -16,8 +16,9 @@ namespace rankfold {
 
 inline constexpr const char* kWeightsName = "model.safetensors";
 inline constexpr const char* kIndexName = "model.safetensors.index.json";
-// The template that questions were put into in training; beside an adapter or in a model folder.
-inline constexpr const char* kTemplateFile = "prompt_template.json";
+// The template that questions were put into in training, and that of conversations; beside an adapter or in a model
+// folder.
+inline constexpr const char *kTemplateFile = "prompt_template.json", *kChatTemplateFile = "chat_template.jinja";
 
 class ModelFolder {
  public:

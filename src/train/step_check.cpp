@@ -24,14 +24,15 @@ std::string module_of(const std::string& key) {
 
 std::string rows_text(const Dataset& dataset, const std::vector<int64_t>& indices) {
   constexpr size_t kShown = 16;
-  std::vector<int64_t> numbers;
-  for (const int64_t index : indices) numbers.push_back(dataset.row_number(index));
+  std::vector<std::pair<std::string, int64_t>> numbers;  // of several files, each with its file
+  for (const int64_t index : indices) numbers.emplace_back(dataset.file(index), dataset.row_number(index));
   std::sort(numbers.begin(), numbers.end());
   std::string text = numbers.size() == 1 ? "row " : "rows ";
   const size_t shown = std::min(numbers.size(), kShown);
   for (size_t i = 0; i < shown; ++i) {
     if (i > 0) text += i + 1 == numbers.size() ? " and " : ", ";
-    text += std::to_string(numbers[i]);
+    const auto& [file, number] = numbers[i];
+    text += file.empty() ? std::to_string(number) : join(number, " of ", file);
   }
   return shown == numbers.size() ? text : join(text, " and ", numbers.size() - shown, " more");
 }

@@ -313,9 +313,93 @@ TEST_F(Programs, WhatIsNotUsedOfTheDataIsSaidOnce) {
   expect_refused("columns: answer, instruction: no layout uses all of these",
                  "--columns '{\"instruction\": \"question\", \"answer\": \"answer\"}'");
   folder_.write("data.json", R"([{"instruction": "a", "output": "b", "history": [["c", "d"]]}])");
-  expect_refused("data.json:1: history: holds earlier turns");
+  expect_refused("data.json:1: a conversation: model: has no chat template");
   folder_.write("data.json", R"([{"messages": [{"role": "user", "content": "b"}]}])");
-  expect_refused("data.json:1: messages: the turns of a conversation");
+  expect_refused("give --chat_template a file or one of baichuan, baichuan2, llama2, chatml, alpaca, vicuna");
+}
+
+const char* const kConversations = R"({"messages": [{"role": "user", "content": "What is 1?"},
+ {"role": "assistant", "content": "answer 1"}], "terms": ["answer"]})";
+
+TEST_F(Programs, ConversationsAreWrittenByTheFoldersTemplate) {
+  // The second of the first start is kept: a resumed run sees the same rows.
+  folder_.write("model/chat_template.jinja",
+                "{{ strftime_now('%Y-%m-%d %H:%M:%S') }} {% for m in messages %}{{ m.role }}: {{ m.content }}{{ eos_token }}\n"
+                "{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}");
+  folder_.write("model/tokenizer_config.json", R"({"eos_token": "</s>"})");
+  std::string line = kConversations;
+  std::replace(line.begin(), line.end(), '\n', ' ');
+  folder_.write("data.json", line + "\n" + line + "\n");
+  folder_.write("more.json", R"([{"question": "What is 2?", "answer": "answer 2"}])");
+  folder_.write("chat.json", R"([{"role": "user", "content": "What is 1?"}])");
+
+  const Outcome tried = train("--dataset data.json,more.json --dry_run --dump_rows rows.jsonl --template_date 2025-03-07");
+  ASSERT_EQ(tried.code, 0) << tried.err;
+  EXPECT_FALSE(fs::exists(folder_ / "out"));
+  EXPECT_TRUE(contains(tried.out, "tokenizer: model/tokenizer.model\n"));
+  EXPECT_TRUE(contains(tried.out, "data.json, more.json: 3 of 3 rows"));
+  EXPECT_TRUE(contains(tried.out, "2 rows written by the chat template, 1 row by the prompt template, dated 2025-03-07"));
+  EXPECT_TRUE(contains(tried.out, "2025-03-07 00:00:00 user: What is 1?</s>\nassistant:[[ answer 1</s>]]\n"));
+  const std::string rows = read_bytes(folder_ / "rows.jsonl");
+  ASSERT_EQ(std::count(rows.begin(), rows.end(), '\n'), 3);
+  const json first = json::parse(rows.substr(0, rows.find('\n')));
+  EXPECT_EQ(first.at("input_ids").size(), first.at("labels").size());
+  EXPECT_EQ(first.at("labels").at(0), -100);
+
+  ASSERT_EQ(train("--max_steps 2 --save_steps 1").code, 0);
+  const json record = json::parse(read_bytes(folder_ / "out/prompt_template.json"));
+  EXPECT_FALSE(record.contains("prompt_template")) << "no row was written by it";
+  EXPECT_EQ(record.at("chat_template"), "chat_template.jinja");
+  const std::string date = record.at("template_date");
+  EXPECT_EQ(date.size(), 19u);
+  EXPECT_EQ(read_bytes(folder_ / "out/chat_template.jinja"), read_bytes(folder_ / "model/chat_template.jinja"));
+  std::this_thread::sleep_for(std::chrono::milliseconds(1100));
+  const Outcome resumed = train("--max_steps 3 --resume_from_checkpoint auto");
+  EXPECT_EQ(resumed.code, 0) << resumed.err;
+  EXPECT_EQ(json::parse(read_bytes(folder_ / "out/prompt_template.json")).at("template_date"), date);
+
+  // The record decides, also for a bare prompt, and when the folder has another template since.
+  folder_.write("model/chat_template.jinja", "another {{ messages[0].content }}");
+  const std::string generate = "lora-generate --model_name_or_path model --adapter_name_or_path out ";
+  const std::string expected = date + " user: What is 1?</s>\nassistant: ";
+  EXPECT_EQ(run(generate + "--messages chat.json --print_prompt").out, expected);
+  EXPECT_EQ(run(generate + "--prompt 'What is 1?' --print_prompt").out, expected);
+  EXPECT_EQ(run(generate + "--messages chat.json --print_prompt --add_generation_prompt false").out,
+            date + " user: What is 1?</s>\n");
+  EXPECT_EQ(run(generate + "--messages chat.json --print_prompt --chat_template chatml").out,
+            "<|im_start|>user\nWhat is 1?<|im_end|>\n<|im_start|>assistant\n");
+  const Outcome said = run(generate + "--messages chat.json --max_new_tokens 3");
+  EXPECT_EQ(said.code, 0) << said.err;
+  EXPECT_EQ(said.out, run(generate + "--prompt 'What is 1?' --max_new_tokens 3").out);
+  const Outcome measured = run("lora-eval --model_name_or_path model --adapter_name_or_path out --dataset data.json "
+                               "--terms terms --max_new_tokens 3");
+  EXPECT_EQ(measured.code, 0) << measured.err;
+  int64_t learnt = 0;
+  for (const json& label : first.at("labels")) learnt += label != -100;
+  EXPECT_EQ(json::parse(measured.out).at("tokens"), 2 * learnt);
+  ASSERT_EQ(run("lora-merge --model_name_or_path model --adapter_name_or_path out --output_dir merged").code, 0);
+  EXPECT_EQ(run("lora-generate --model_name_or_path merged --messages chat.json --print_prompt").out, expected);
+}
+
+TEST_F(Programs, WrongConversationsAreNamed) {
+  folder_.write("model/chat_template.jinja", "{% if messages|length > 1 %}{{ raise_exception('one message, please') }}{% endif %}");
+  folder_.write("data.json", R"([{"question": "a", "answer": "b"}, {"messages": [{"role": "user", "content": "a"},
+                                 {"role": "assistant", "content": "b"}]}])");
+  expect_refused("data.json:1: the chat template refuses the messages: one message, please");
+  const std::string print = "lora-generate --print_prompt --model_name_or_path model ";
+  const auto refused = [&](const std::string& flags, const std::string& part) {
+    const Outcome outcome = run(print + flags);
+    EXPECT_EQ(outcome.code, 2);
+    EXPECT_TRUE(contains(outcome.err, part));
+  };
+  refused("", "--prompt is missing: the question; or --messages: a conversation");
+  refused("--prompt a --messages b", "--prompt: expected this or --messages, got both");
+  refused("--messages nowhere.json", "nowhere.json: ");
+  folder_.write("chat.json", R"({"messages": [{"role": "user", "content": "a"}], "tols": []})");
+  refused("--messages chat.json", "chat.json: unknown key 'tols'; expected messages, tools, documents");
+  refused("--prompt a --chat_template nowhere", "chat_template: expected a file or one of baichuan, ");
+  refused("--prompt a --template_date tomorrow", "--template_date: expected a date such as 2025-03-07");
+  refused("--prompt a --chat_template_kwargs 5", "--chat_template_kwargs: expected a JSON object, got \"5\"");
 }
 
 TEST_F(Programs, ATemplateHoldsNothingThatStaysUnfilled) {

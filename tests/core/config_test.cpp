@@ -202,7 +202,7 @@ TEST(Config, WhatIsRefusedSaysWhatToWrite) {
 TEST(Config, ResolvedConfigReadsBack) {
   RunConfig config;
   config.lora.target_modules = "all-linear";
-  config.model_name_or_path = config.dataset = config.train.output_dir = "x";
+  config.model_name_or_path = config.train.output_dir = "x", config.dataset = "x";
   config.lora.rank_pattern = {{"a", 3}};
   const auto written = to_json(config);
   EXPECT_EQ(written.begin().key(), "model_name_or_path");
@@ -235,7 +235,7 @@ TEST(Config, AFieldSaysWhatAResumeMakesOfIt) {
 
 TEST(Config, ChecksAStructByTheSameFields) {
   RunConfig config;
-  config.model_name_or_path = config.dataset = config.train.output_dir = "x";
+  config.model_name_or_path = config.train.output_dir = "x", config.dataset = "x";
   EXPECT_EQ(refusal([&] { check_fields(config); }), "");
   config.lora.r = 0;
   EXPECT_EQ(refusal([&] { check_fields(config); }), "r: expected an integer in [1, 4096], got 0");

@@ -1,5 +1,6 @@
 #include "data/prompt.h"
 
+#include "core/check.h"
 #include "data/template.h"
 
 #include "rankfold/error.h"
@@ -21,8 +22,8 @@ using testing::train_tokenizer;
 
 using nlohmann::json;
 
-std::variant<Prompted, Example> read(const std::string& row, const Columns& columns = {}) {
-  return RowReader(columns, 100).read(json::parse(row), "f.json:7");
+std::variant<Prompted, Example, Conversation> read(const std::string& row, const Columns& columns = {}) {
+  return RowReader(columns, 100).read(json::parse(row), row, "f.json:7");
 }
 std::string said(const std::string& row, const Columns& columns = {}) {
   const auto content = read(row, columns);
@@ -101,7 +102,6 @@ TEST(Row, UsesEveryMappedColumn) {
     for (const auto& [ours, theirs] : columns) EXPECT_TRUE(contains(line, ours));
     EXPECT_TRUE(contains(line, ": no layout uses all of these; expected names of one of them: input_ids, labels, "));
   }
-  EXPECT_TRUE(contains(columns_error({{"system", "x"}}), "columns: system: this version does not train on it"));
   EXPECT_EQ(error(R"({"input_ids": [1], "x": "q"})", {{"question", "x"}}),
             "f.json:7: expected question/answer (columns: question), got keys [input_ids, x]");
 }
@@ -109,7 +109,7 @@ TEST(Row, UsesEveryMappedColumn) {
 TEST(Row, NamesWhatItDoesNotUse) {
   const auto unused = [](const std::string& row, const Columns& columns = {}) {
     NameCounts counts;
-    RowReader(columns, 100).read(json::parse(row), "f.json:7", &counts);
+    RowReader(columns, 100).read(json::parse(row), row, "f.json:7", &counts);
     std::string names;
     for (const auto& [name, rows] : counts.list()) names += name + " ";
     return names;
@@ -136,21 +136,84 @@ TEST(Row, NamesWhatItDoesNotUse) {
   EXPECT_EQ(together.list().back().rows, 2 * (101 - static_cast<int64_t>(NameCounts::kMostNames)));
 }
 
-TEST(Row, RefusesTurns) {
-  const std::string turns = R"([["earlier", "turn"]])";
-  EXPECT_EQ(
-      error(R"({"instruction": "q", "output": "a", "history": )" + turns + "}"),
-      "f.json:7: history: holds earlier turns, on which this version does not train: write it into the question, or "
-      "leave the column out");
-  EXPECT_TRUE(
-      contains(error(R"({"question": "q", "answer": "a", "system": "s"})"), "f.json:7: system: holds a system "));
-  EXPECT_TRUE(contains(error(R"({"text": "t", "system": "s"})"), "f.json:7: system: "));
-  EXPECT_EQ(said(R"({"system": "s", "answer": "a"})", {{"question", "system"}}), "s -> a");
-  for (const std::string key : {"messages", "conversations"}) {
-    const std::string line = error("{\"" + key + R"(": [{"role": "user", "content": "q"}], "system": "s"})");
-    EXPECT_TRUE(contains(line, "f.json:7: " + key + ": the turns of a conversation"));
-    EXPECT_TRUE(contains(line, "{\"question\": what the user says"));
+// The messages as "role: content", an answer that is not learnt in parentheses.
+std::string turns(const std::string& row, const Columns& columns = {}, bool questions_are_turns = false) {
+  const auto content = RowReader(columns, 100, questions_are_turns).read(json::parse(row), row, "f.json:7");
+  std::string text;
+  for (const Message& message : std::get<Conversation>(content).messages) {
+    const jinja::Value* said = message.value.find("content");
+    const std::string line = message.role + ": " + (said ? said->text().string() : "");
+    const bool is_off = message.is_assistant && !message.is_learnt;
+    text += (text.empty() ? "" : " | ") + (is_off ? "(" + line + ")" : line);
   }
+  return text;
+}
+
+TEST(Row, UnderstandsConversations) {
+  const std::string expected = "system: s | user: q | assistant: a";
+  EXPECT_EQ(turns(R"({"messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "q"},
+                      {"role": "assistant", "content": "a"}]})"),
+            expected);
+  EXPECT_EQ(turns(R"({"conversations": [{"from": "system", "value": "s"}, {"from": "human", "value": "q"},
+                      {"from": "gpt", "value": "a"}]})"),
+            expected);
+  EXPECT_EQ(turns(R"({"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}],
+                      "system": "s"})"),
+            expected);
+  EXPECT_EQ(turns(R"({"instruction": "q", "output": "a", "system": "s", "history": []})"), expected);
+  EXPECT_EQ(turns(R"({"instruction": "i", "input": "j", "output": "a", "history": [["q", "b"]]})"),
+            "user: q | assistant: b | user: i\nj | assistant: a");
+  EXPECT_EQ(turns(R"({"prompt": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "b"},
+                      {"role": "user", "content": "r"}], "completion": [{"role": "assistant", "content": "a"}]})"),
+            "user: q | (assistant: b) | user: r | assistant: a");
+  EXPECT_EQ(turns(R"({"question": "q", "answer": "a"})", {}, true), "user: q | assistant: a");
+  EXPECT_EQ(turns(R"({"chat": [{"role": "user", "content": "q"}], "about": "s"})",
+                  {{"messages", "chat"}, {"system", "about"}}),
+            "system: s | user: q");
+  EXPECT_EQ(turns(R"({"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a", "weight": 0},
+                      {"role": "assistant", "content": "b", "train": true}]})"),
+            "user: q | (assistant: a) | assistant: b");
+  // Today's layouts come first, and stay what they are.
+  EXPECT_EQ(said(R"({"question": "q", "answer": "a", "messages": [], "system": "", "history": null})"), "q -> a");
+  EXPECT_EQ(said(R"({"system": "s", "answer": "a"})", {{"question", "system"}}), "s -> a");
+}
+
+TEST(Row, TakesToolsAndCalls) {
+  const auto value_of = [](const std::string& row, const char* key) {
+    const auto content = read(row);
+    const Conversation& chat = std::get<Conversation>(content);
+    return std::pair(chat.tools, chat.messages.back().value.find(key) != nullptr);
+  };
+  for (const char* tools : {R"([{"name": "f"}])", R"("[{\"name\": \"f\"}]")"}) {
+    const auto [list, has_calls] = value_of(join(R"({"conversations": [{"from": "human", "value": "q"},
+        {"from": "function_call", "value": "{\"name\": \"f\", \"arguments\": {\"b\": 1, \"a\": 2}}"}], "tools": )", tools, "}"),
+                                            "tool_calls");
+    ASSERT_TRUE(list.is_list());
+    EXPECT_EQ(list.items().size(), 1u);
+    EXPECT_TRUE(has_calls);
+  }
+  EXPECT_TRUE(value_of(R"({"messages": [{"role": "user", "content": "q"}], "tools": null})", "role").first.is_none());
+  // Thinking has two names.
+  EXPECT_TRUE(value_of(R"({"messages": [{"role": "assistant", "content": "q", "reasoning": "r"}]})", "thinking").second);
+  EXPECT_FALSE(value_of(R"({"messages": [{"role": "assistant", "content": null, "name": "r"}]})", "content").second);
+}
+
+TEST(Row, NamesWhatIsWrongWithAConversation) {
+  const auto of = [](const std::string& message) { return error(R"({"messages": [)" + message + "]}"); };
+  EXPECT_EQ(of(""), "f.json:7: messages: expected a list of messages, {\"role\": ..., \"content\": ...}");
+  EXPECT_EQ(of("5"), "f.json:7: messages[0]: expected an object with role and content");
+  EXPECT_EQ(of(R"({"content": "q"})"), "f.json:7: messages[0]: expected role (or from), got keys [content]");
+  EXPECT_EQ(of(R"({"role": "user", "content": 5})"), "f.json:7: messages[0].content: expected a text or a list of parts");
+  EXPECT_EQ(of(R"({"role": "assistant", "content": "a", "weight": 2})"),
+            "f.json:7: messages[0].weight: expected 0 or 1; other weights are not supported");
+  EXPECT_EQ(error(R"({"instruction": "q", "output": "a", "history": [["q"]]})"),
+            "f.json:7: history: entry 0: expected [question, answer], got [\"q\"]");
+  EXPECT_EQ(error(R"({"messages": [{"role": "system", "content": "s"}], "system": "t"})"),
+            "f.json:7: system: is given, and the messages begin with a system text of their own: leave one out");
+  EXPECT_EQ(error(R"({"text": "t", "system": "s"})"),
+            "f.json:7: system: a text has no place for it: write it into the text, or leave the column out");
+  EXPECT_EQ(error(R"({"messages": [{"role": "user", "content": "q"}], "tools": 5})"),
+            "f.json:7: tools: expected a list of tools");
 }
 
 TEST(Row, LeavesPaddingOut) {
@@ -187,8 +250,8 @@ TEST(Row, LeavesPaddingOut) {
 
 TEST(Row, RefusesWhatItDoesNotUnderstand) {
   EXPECT_EQ(error(R"({"question": "q", "anser": "a"})"),
-            "f.json:7: expected input_ids, question/answer, instruction/output, prompt/completion, query/response or "
-            "text, got keys [anser, question]");
+            "f.json:7: expected input_ids, question/answer, instruction/output, prompt/completion, query/response, "
+            "messages, conversations or text, got keys [anser, question]");
   EXPECT_TRUE(contains(error("{}"), "got keys []"));
   EXPECT_EQ(error(R"({"question": "q", "answer": 5})"), "f.json:7: answer: expected a text, got 5");
   EXPECT_EQ(error(R"({"question": null, "answer": "a"})"), "f.json:7: question: expected a text, got null");
