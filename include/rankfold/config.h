@@ -42,10 +42,10 @@ struct DataFiles {
   DataFiles() = default;
   DataFiles(const char* text) : DataFiles(std::string(text)) {}  // NOLINT(google-explicit-constructor)
   DataFiles(const std::string& text);                            // NOLINT(google-explicit-constructor)
-  std::string text() const;  // for messages
+  std::string text() const;                                      // for messages
 };
 
-// A JSON object as text; empty: none.
+// A JSON object as text; empty: nothing said, which a file writes as null.
 struct JsonObject {
   std::string text;
 };
@@ -313,8 +313,8 @@ struct TrainConfig {
       "an integer, or a ratio in [0, 1)", {});
     v("warmup_ratio", warmup_ratio, on_resume::may_change("share of all steps that warms up"), allow::fraction,
       "a number in [0, 1)", {});
-    v("weight_decay", weight_decay, on_resume::may_change("AdamW's decay (norms and biases excepted)"), allow::not_negative,
-      "a number of 0 or more", {});
+    v("weight_decay", weight_decay, on_resume::may_change("AdamW's decay (norms and biases excepted)"),
+      allow::not_negative, "a number of 0 or more", {});
     v("max_grad_norm", max_grad_norm, on_resume::may_change("the gradient is scaled down to this norm; 0: never"),
       allow::not_negative, "a number of 0 or more", {});
     v("adam_beta1", adam_beta1, on_resume::may_change("AdamW's beta1"), allow::fraction, "a number in [0, 1)", {});
@@ -379,8 +379,9 @@ struct RunConfig {
       on_resume::free("start from this adapter; its config decides r, alpha, targets"), allow::any, "a path",
       {"adapter_path", "adapter"});
     section(v, "training");
-    v("dry_run", dry_run, on_resume::free("do all that comes before the first step, then end; output_dir stays as it is"),
-      allow::any, "true or false", {});
+    v("dry_run", dry_run,
+      on_resume::free("do all that comes before the first step, then end; output_dir stays as it is"), allow::any,
+      "true or false", {});
     load.fields(v);
     lora.fields(v);
     data.fields(v);

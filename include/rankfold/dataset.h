@@ -38,9 +38,9 @@ struct DatasetReport {
   std::vector<NameCount> unused = {};
   // Control tokens that texts of rows spell, which are trained on as text.
   std::vector<NameCount> spelled = {};
-  int64_t questions = 0;      // rows whose question the prompt template holds
-  int64_t conversations = 0;  // rows that the chat template writes
-  int64_t without_end = 0;    // of these, with an answer that nothing ends
+  int64_t questions = 0;                 // rows whose question the prompt template holds
+  int64_t conversations = 0;             // rows that the chat template writes
+  int64_t without_end = 0;               // of these, with an answer that nothing ends
   std::vector<NameCount> left_out = {};  // what of them the chat template does not write, with the rows
 };
 
@@ -74,13 +74,13 @@ class Dataset {
   static std::filesystem::path cache_file(const std::filesystem::path& path, const DataConfig& config);
 
   int64_t size() const;
-  Example operator[](int64_t index) const;  // StorageError where the cache cannot be read any more
-  int64_t length(int64_t index) const;      // tokens of the row, which is not read for it
-  int64_t row_number(int64_t index) const;  // of the row in its file, from 1; rows that were left out count
+  Example operator[](int64_t index) const;       // StorageError where the cache cannot be read any more
+  int64_t length(int64_t index) const;           // tokens of the row, which is not read for it
+  int64_t row_number(int64_t index) const;       // of the row in its file, from 1; rows that were left out count
   const std::string& file(int64_t index) const;  // that the row is of; "" where there is only one
   const DatasetReport& report() const;
   const ChatTemplate* chat_template() const;  // that its conversations were written by; null where it has none
-  uint64_t fingerprint() const;  // of all ids and labels: a resumed run checks that it sees the same data
+  uint64_t fingerprint() const;               // of all ids and labels: a resumed run checks that it sees the same data
   // The first few of the broken rows that were left out, a line each; none where the rows come from a cache.
   const std::vector<std::string>& bad_rows() const;
   // A line a file on the cache: whether it was read or written, and why it was of no use; empty without a cache_dir.

@@ -39,9 +39,9 @@ struct GenerateConfig {
   }
 };
 
-// New ids for each prompt (ids with bos where the model wants it), without the eos or other id that ended it. Rows are independent
-// of their neighbours, but for the rounding of products of another size. `on_token(row, id)` is called as each token is
-// chosen. `stop` is asked before every step, which makes one token of each row; true: throws Stopped.
+// New ids for each prompt (ids with bos where the model wants it), without the eos or other id that ended it. Rows are
+// independent of their neighbours, but for the rounding of products of another size. `on_token(row, id)` is called as
+// each token is chosen. `stop` is asked before every step, which makes one token of each row; true: throws Stopped.
 std::vector<std::vector<int32_t>> generate(const CausalLM& model, const std::vector<std::vector<int32_t>>& prompts,
                                            const GenerateConfig& config,
                                            const std::function<void(int64_t, int32_t)>& on_token = {},

@@ -1,5 +1,5 @@
-// The tokenizer of a model folder: its tokenizer.json, else its sentencepiece model. The only place that decides on bos and
-// eos.
+// The tokenizer of a model folder: its tokenizer.json, else its sentencepiece model. The only place that decides on bos
+// and eos.
 #pragma once
 
 #include <cstdint>
@@ -33,13 +33,15 @@ class Tokenizer {
   // Control tokens and ids beyond the vocabulary (a padded embedding has such) are left out.
   std::string decode(const std::vector<int32_t>& ids) const;
   std::string control_text(int32_t id) const;  // of a control token, for printing; else empty
-  std::string piece(int32_t id) const;  // as it stands in the vocabulary, for printing
+  std::string piece(int32_t id) const;         // as it stands in the vocabulary, for printing
 
-  std::optional<int32_t> bos() const;  // to be put before every sequence; nullopt: nothing is put there
+  std::optional<int32_t> bos() const;  // of prefix(): the first
+  const std::vector<int32_t>& prefix()
+      const;  // to be put before every sequence: bos, or what the family has; often none
   int32_t eos() const;
   int64_t size() const;
   const std::filesystem::path& path() const;  // of the file that was read
-  const std::string& note() const;  // a line where the folder's files name different eos tokens; else empty
+  const std::string& note() const;            // a line where the folder's files name different eos tokens; else empty
   // Texts of the control and added tokens, the first 64: encode() takes them as text.
   const std::vector<std::string>& control_tokens() const;
   // Texts that end an assistant's turn: those of this folder, and those of any family.
@@ -50,7 +52,8 @@ class Tokenizer {
  private:
   struct State;
   static std::shared_ptr<State> read(const std::filesystem::path& folder, bool bos_by_default);
-  static Tokenizer with_eos(const std::shared_ptr<State>& state, int32_t eos, const std::vector<int64_t>& eos_token_ids);
+  static Tokenizer with_eos(const std::shared_ptr<State>& state, int32_t eos,
+                            const std::vector<int64_t>& eos_token_ids);
   std::shared_ptr<const State> state_;
 };
 

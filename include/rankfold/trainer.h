@@ -99,6 +99,8 @@ class Trainer {
   bool run();
 
   const std::vector<LogRow>& log() const;
+  // What run() says of its memory before the first step. Throws UserError where the run does not fit.
+  std::string memory_plan();
   int64_t total_steps() const;
 
  private:

@@ -54,6 +54,16 @@ struct Survival {
   }
 };
 
+// Those with names, which lie in a folder of their own.
+void copy_chat_templates(const fs::path& from, const fs::path& to) {
+  std::error_code error;
+  if (!fs::is_directory(from / kChatTemplatesFolder, error)) return;
+  const NewFolder made(to / kChatTemplatesFolder);
+  for (const auto& entry : fs::directory_iterator(from / kChatTemplatesFolder, error))
+    if (entry.path().extension() == ".jinja" && what_stands_at(entry.path()) == "a file")
+      copy_atomically(*File::open(entry.path()), to / kChatTemplatesFolder / entry.path().filename());
+}
+
 class Merger {
  public:
   Merger(const fs::path& model, const fs::path& adapter, const MergeOptions& options, const Stop& stop)
@@ -70,10 +80,10 @@ class Merger {
 
   MergeReport write(const fs::path& folder) {
     Companions(base_).copy_to(folder);
+    copy_chat_templates(base_.path(), folder);
     const fs::path& adapter = plan_.adapter.path;
     for (const char* record : {kTemplateFile, kChatTemplateFile})
-      if (what_stands_at(adapter / record) == "a file")
-        copy_atomically(*File::open(adapter / record), folder / record);
+      if (what_stands_at(adapter / record) == "a file") copy_atomically(*File::open(adapter / record), folder / record);
     if (dtype_ || plan_.is_untied) write_text(folder / "config.json", config_text());
     for (const Shard& shard : shards_) write_shard(folder, shard);
     if (!changed_)

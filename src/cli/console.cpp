@@ -107,8 +107,8 @@ void print_report(std::ostream& out, const DataFiles& files, const Dataset& data
                   const Tokenizer* tokenizer, const std::string& terms) {
   const DatasetReport& report = dataset.report();
   if (tokenizer) out << "tokenizer: " << one_line(tokenizer->path().string()) << "\n";
-  out << files.text() << ": " << with_commas(dataset.size()) << " of " << with_commas(report.rows) << " rows, the longest of "
-      << with_commas(report.longest) << " tokens";
+  out << files.text() << ": " << with_commas(dataset.size()) << " of " << with_commas(report.rows)
+      << " rows, the longest of " << with_commas(report.longest) << " tokens";
   if (report.truncated)
     out << "; " << report.truncated << " cut to " << config.max_length << " tokens (" << with_commas(report.cut_tokens)
         << " tokens thrown away)";
@@ -122,7 +122,8 @@ void print_report(std::ostream& out, const DataFiles& files, const Dataset& data
   if (report.conversations) {
     out << rows_of(report.conversations) << " written by the chat template";
     if (report.questions) out << ", " << rows_of(report.questions) << " by the prompt template";
-    if (!config.template_date.empty() && dataset.chat_template()->uses_date()) out << ", dated " << config.template_date;
+    if (!config.template_date.empty() && dataset.chat_template()->uses_date())
+      out << ", dated " << config.template_date;
     out << "\n";
   }
   std::string left_out;

@@ -9,7 +9,6 @@
 #include "data/template.h"
 #include "rankfold/chat_template.h"
 #include "rankfold/dataset.h"
-#include "text/vocabulary.h"
 
 #include <nlohmann/json.hpp>
 
@@ -59,7 +58,8 @@ Record read_record(const std::filesystem::path& folder) {
   if (!record.said.is_object()) fail(file.string(), ": expected an object");
   for (const auto& [key, value] : record.said.items()) {
     const bool is_text = key == "prompt_template" || key == "chat_template" || key == "template_date";
-    const bool is_known = is_text || key == "chat_templates" || key == "chat_template_kwargs" || key == "chat_control_token_ids";
+    const bool is_known =
+        is_text || key == "chat_templates" || key == "chat_template_kwargs" || key == "chat_control_token_ids";
     if (!is_known) fail(file.string(), ": unknown key '", key, "'");
     if (is_text && !value.is_string()) fail(file.string(), ": ", key, ": expected a text, got ", brief(value));
   }
@@ -71,26 +71,28 @@ Record record_of(const ModelOptions& options) {
   return record.folder.empty() ? read_record(options.model_name_or_path) : record;
 }
 
-void take_chat_template(const Record& record, const Given& given, DataConfig& data) {
-  const bool is_given = given.contains("chat_template");
+void take_chat_template(const Record& record, DataConfig& data) {
+  const bool is_given = !data.chat_template.empty();
   if (!is_given && record.has_chat()) data.chat_record = record.folder.string();
-  data.questions_are_turns = !given.contains("prompt_template") &&
+  // By its value: a config that a run has written names every setting.
+  data.questions_are_turns = data.prompt_template == DataConfig{}.prompt_template &&
                              (is_given || (record.has_chat() && !record.said.contains("prompt_template")));
 }
 
-std::string now() {
+// The day alone: a data set is tokenised once a day at most.
+std::string today() {
   const std::time_t seconds = std::time(nullptr);
   std::tm local = {};
   localtime_r(&seconds, &local);
   char text[32];
-  return {text, std::strftime(text, sizeof text, "%Y-%m-%d %H:%M:%S", &local)};
+  return {text, std::strftime(text, sizeof text, "%Y-%m-%d", &local)};
 }
 
 }  // namespace
 
 void choose_templates(const ModelOptions& options, const Given& given, DataConfig& data) {
   const Record record = record_of(options);
-  take_chat_template(record, given, data);
+  take_chat_template(record, data);
   if (given.contains("prompt_template")) {
     if (const std::string defect = template_defect(data.prompt_template); !defect.empty())
       fail(where_given(given, "prompt_template"), ": ", defect);
@@ -103,8 +105,8 @@ void choose_templates(const ModelOptions& options, const Given& given, DataConfi
     data.prompt_template = saved->get<std::string>();
     data.template_is_saved = true;
     if (const std::string defect = template_defect(data.prompt_template); !defect.empty())
-      std::cerr << one_line(join("warning: ", file, ": prompt_template: ", defect,
-                                 "; it is used as it was trained with"))
+      std::cerr << one_line(
+                       join("warning: ", file, ": prompt_template: ", defect, "; it is used as it was trained with"))
                 << "\n";
   } else if (!data.questions_are_turns) {
     std::cerr << "prompt template " << brief(data.prompt_template)
@@ -112,23 +114,33 @@ void choose_templates(const ModelOptions& options, const Given& given, DataConfi
   }
 }
 
-void choose_chat_template(const ModelOptions& options, const Given& given, DataConfig& data) {
-  take_chat_template(record_of(options), given, data);
+void choose_chat_template(const ModelOptions& options, DataConfig& data,
+                          const std::vector<std::filesystem::path>& folders) {
+  for (const std::filesystem::path& folder : folders) try {
+      if (const Record record = read_record(folder); record.has_chat()) return take_chat_template(record, data);
+    } catch (const UserError&) {  // a damaged checkpoint, which the run passes over
+    }
+  take_chat_template(record_of(options), data);
 }
 
-void choose_date(const std::filesystem::path& model, DataConfig& data, const std::filesystem::path& folder) {
+void choose_date(const std::filesystem::path& model, DataConfig& data,
+                 const std::vector<std::filesystem::path>& folders) {
   if (!data.template_date.empty()) return;
   try {
     if (!ChatTemplate::open(model, data).uses_date()) return;
   } catch (const UserError&) {  // told where a conversation needs it
     return;
   }
-  for (const std::filesystem::path& with_record : {folder, std::filesystem::path(data.chat_record)})
-    if (const Record record = read_record(with_record); record.said.contains("template_date")) {
+  std::vector<std::filesystem::path> all = folders;
+  all.emplace_back(data.chat_record);
+  for (const std::filesystem::path& folder : all) try {
+      const Record record = read_record(folder);
+      if (!record.said.contains("template_date")) continue;
       data.template_date = record.said.at("template_date").get<std::string>();
       return;
+    } catch (const UserError&) {  // a damaged checkpoint, which the run passes over
     }
-  data.template_date = now();
+  data.template_date = today();
 }
 
 // Whether a file can be written there, told before hours of work.
@@ -139,12 +151,6 @@ void check_writable(const char* flag, const std::filesystem::path& path) {
     fail(flag, ": ", folder.string(), ": expected a folder, got ", there);
   if (const std::string there = what_stands_at(path); there != "a file" && there != "nothing")
     fail(flag, ": ", path.string(), ": expected a file name, got ", there);
-}
-
-void add_ends_of_turn(const Tokenizer& tokenizer, GenerateConfig& config) {
-  for (const std::string& text : tokenizer.ends_of_turn())
-    if (const auto id = tokenizer.vocabulary().id_of(text); id && tokenizer.vocabulary().is_control(*id))
-      config.stop_token_ids.push_back(*id);
 }
 
 void check_data(const DataFiles& files, const DataConfig& config, const Given& given) {

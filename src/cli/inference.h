@@ -41,18 +41,21 @@ LoadedModel load_model(const ModelOptions& options);
 std::vector<std::string> notes_of(const std::string& model_folder, const std::string& adapter_folder,
                                   const CausalLM& model);
 
-// What rows and prompts are written with: the templates that were given, else those of the record in the adapter's folder,
-// else in the model's, which are taken as a model was trained with them. A prompt_template that is given must have no
-// defect. Questions become turns of a conversation where chat_template is given and prompt_template is not, and where the
-// record has a chat template alone. Says on standard error what a saved prompt_template holds that is hardly meant, and
-// which one is used where none was given or saved.
+// What rows and prompts are written with: the templates that were given, else those of the record in the adapter's
+// folder, else in the model's, which are taken as a model was trained with them. A prompt_template that is given must
+// have no defect. Questions become turns of a conversation where chat_template is given and prompt_template is the
+// default, and where the record has a chat template alone. Says on standard error what a saved prompt_template holds
+// that is hardly meant, and which one is used where none was given or saved.
 void choose_templates(const ModelOptions& options, const Given& given, DataConfig& data);
-// The chat template alone.
-void choose_chat_template(const ModelOptions& options, const Given& given, DataConfig& data);
+// The chat template alone. `folders`: whose record counts first, where one has a chat template: that of a run that goes
+// on.
+void choose_chat_template(const ModelOptions& options, DataConfig& data,
+                          const std::vector<std::filesystem::path>& folders = {});
 
-// The date that a chat template writes, where none is given: that of the record in `folder`, else in data.chat_record,
-// else now. Nothing where no template of the model writes one.
-void choose_date(const std::filesystem::path& model, DataConfig& data, const std::filesystem::path& folder = {});
+// The date that a chat template writes, where none is given: that of the first record in `folders`, else in
+// data.chat_record, else today. Nothing where no template of the model writes one.
+void choose_date(const std::filesystem::path& model, DataConfig& data,
+                 const std::vector<std::filesystem::path>& folders = {});
 
 // How a person wrote the setting, for an error about it.
 std::string where_given(const Given& given, const std::string& key);
@@ -65,7 +68,9 @@ void check_data(const DataFiles& files, const DataConfig& config, const Given& g
 // Whether a file can be written there, told before hours of work. An empty path: nothing is to be written.
 void check_writable(const char* flag, const std::filesystem::path& path);
 
-// An answer in a conversation ends where its turn does.
-void add_ends_of_turn(const Tokenizer& tokenizer, GenerateConfig& config);
+// Completions end at these, too.
+inline void stop_at(const std::vector<int64_t>& ids, GenerateConfig& config) {
+  config.stop_token_ids.insert(config.stop_token_ids.end(), ids.begin(), ids.end());
+}
 
 }  // namespace rankfold

@@ -141,7 +141,7 @@ void run(EvalOptions& options, const Given& given) {
   std::vector<Question> questions;
   if (!options.terms.empty()) {
     questions = read_questions(options, model.tokenizer(), dataset, vocab_size);
-    if (dataset.chat_template()) add_ends_of_turn(model.tokenizer(), options.generate);
+    if (const ChatTemplate* chat = dataset.chat_template()) stop_at(chat->stop_token_ids(), options.generate);
   }
 
   const EvalResult measured = evaluate(model, dataset, options.per_device_eval_batch_size, stop_requested);

@@ -28,8 +28,9 @@ struct GenerateOptions {
     model.fields(v);
     section(v, "prompt");
     v("prompt", prompt, "the question", allow::any, "a text", {});
-    v("messages", messages, "JSON file of a conversation: a list of messages, or {\"messages\", \"tools\", \"documents\"}",
-      allow::any, "a path", {});
+    v("messages", messages,
+      "JSON file of a conversation: a list of messages, or {\"messages\", \"tools\", \"documents\"}", allow::any,
+      "a path", {});
     v("raw", raw, "no template: the prompt is continued as it stands", allow::any, "true or false", {});
     v("print_prompt", print_prompt, "print the text that the model would be given, and nothing else", allow::any,
       "true or false", {});
@@ -39,11 +40,12 @@ struct GenerateOptions {
       [](const std::string& x) { return x.find("{question}") != std::string::npos; }, "a text that holds {question}",
       {"template"});
     v("chat_template", data.chat_template,
-      "of conversations: a Jinja file, or baichuan, baichuan2, llama2, chatml, alpaca, vicuna; else the one saved beside "
+      "of conversations: a Jinja file, or baichuan, baichuan2, llama2, chatml, alpaca, vicuna; else the one saved "
+      "beside "
       "the adapter, else the model's",
       allow::any, "a file or a name", {});
-    v("chat_template_kwargs", data.chat_template_kwargs, "variables for the chat template: {\"enable_thinking\": false}",
-      allow::any, "a JSON object", {});
+    v("chat_template_kwargs", data.chat_template_kwargs,
+      "variables for the chat template: {\"enable_thinking\": false}", allow::any, "a JSON object", {});
     v("template_date", data.template_date, "the date that a chat template writes; else that of training, else today's",
       allow::date, "a date such as 2025-03-07 or \"2025-03-07 09:05:03\"", {});
     generate.fields(v);
@@ -70,8 +72,10 @@ void check(GenerateOptions& options, const Given& given) {
   if (options.raw) {
     options.data.prompt_template = "{question}";
   } else {
-    if (options.messages.empty()) choose_templates(options.model, given, options.data);
-    else choose_chat_template(options.model, given, options.data);
+    if (options.messages.empty())
+      choose_templates(options.model, given, options.data);
+    else
+      choose_chat_template(options.model, options.data);
     choose_date(options.model.model_name_or_path, options.data);
   }
 }
@@ -91,18 +95,21 @@ void run(GenerateOptions& options, const Given& given) {
   const LoadedModel loaded = load_model(options.model);
   leave_if(stop_requested);
   const Tokenizer& tokenizer = loaded.model.tokenizer();
+  std::cerr << "tokenizer: " << one_line(tokenizer.path().string()) << "\n";
   if (!tokenizer.note().empty()) std::cerr << "warning: " << tokenizer.note() << "\n";
   std::vector<int32_t> ids;
   if (options.is_chat()) {
     const Conversation chat = options.conversation();
-    ids = ChatTemplate::open(tokenizer, data).encode(chat, options.add_generation_prompt);
-    add_ends_of_turn(tokenizer, options.generate);
+    const ChatTemplate chat_template = ChatTemplate::open(tokenizer, data);
+    ids = chat_template.encode(chat, options.add_generation_prompt);
+    stop_at(chat_template.stop_token_ids(), options.generate);
   } else {
     print_spelled_tokens(std::cerr, tokenizer, "the prompt template", data.prompt_template);
     print_spelled_tokens(std::cerr, tokenizer, "the prompt", options.prompt);
     ids = encode_prompt(tokenizer, data.prompt_template, options.prompt);
   }
-  if (ids.empty()) fail(given.contains("prompt") ? "--prompt" : "--messages", ": expected a text of at least one token, got \"\"");
+  if (ids.empty())
+    fail(given.contains("prompt") ? "--prompt" : "--messages", ": expected a text of at least one token, got \"\"");
   const auto completion = generate(loaded.model, {ids}, options.generate, {}, stop_requested);
   const std::string text = tokenizer.decode(completion.at(0));
   std::cout << (::isatty(STDOUT_FILENO) ? harmless(text) : text) << std::endl;
@@ -112,10 +119,11 @@ void run(GenerateOptions& options, const Given& given) {
 }  // namespace rankfold
 
 int main(int argc, char** argv) {
-  return rankfold::run_app({.name = "lora-generate",
-                            .description = "Continues a prompt or a conversation with a model, or a model and an adapter.",
-                            .required = {"model_name_or_path"},
-                            .needs_less_memory = "a shorter prompt or a smaller max_new_tokens",
-                            .stops_in_order = true},
-                           argc, argv, rankfold::run);
+  return rankfold::run_app(
+      {.name = "lora-generate",
+       .description = "Continues a prompt or a conversation with a model, or a model and an adapter.",
+       .required = {"model_name_or_path"},
+       .needs_less_memory = "a shorter prompt or a smaller max_new_tokens",
+       .stops_in_order = true},
+      argc, argv, rankfold::run);
 }

@@ -114,12 +114,15 @@ bool trains_all(const RunConfig& config) {
   return meaning_of(kFinetunings, config.finetuning_type) == Finetuning::kFull;
 }
 
-// The checkpoint that a run goes on from, as far as that can be told before the run's lock is held.
-fs::path folder_to_resume(const RunConfig& config) {
+// Checkpoints that a run may go on from, the likeliest first.
+std::vector<fs::path> folders_to_resume(const RunConfig& config) {
   const std::string& from = config.train.resume_from_checkpoint;
-  if (from != "auto") return from;
-  const auto there = list_checkpoints(config.train.output_dir);
-  return there.empty() ? fs::path() : there.back().path;
+  if (from.empty()) return {};
+  if (from != "auto") return {from};
+  std::vector<fs::path> folders;
+  for (const auto& checkpoint : list_checkpoints(config.train.output_dir)) folders.push_back(checkpoint.path);
+  std::reverse(folders.begin(), folders.end());
+  return folders;
 }
 
 // What can be refused before any work.
@@ -136,14 +139,15 @@ void validate(RunConfig& config, const Given& given, ProgressDisplay& display) {
     fail(where("output_dir"), ": expected another folder than the model's, got ", config.train.output_dir);
   check_output_dir(where("output_dir"), config.train.output_dir);
   check_resume(where("resume_from_checkpoint"), config.train.resume_from_checkpoint);
-  if (what_stands_at(config.train.output_dir) == "a folder") FolderLock(config.train.output_dir);  // free for now?
+  if (what_stands_at(config.train.output_dir) == "a folder" && !config.dry_run)
+    FolderLock(config.train.output_dir);  // free for now?
   if (continues) take_adapter_settings(config, given);
   std::string why_cpu;
   if (ops::open_device(config.load.device, &why_cpu).is_cpu())
     display.message("device: cpu" + (why_cpu.empty() ? "" : " (" + why_cpu + ")"));
   const ModelOptions from{config.model_name_or_path, config.adapter_name_or_path, config.load};
-  choose_chat_template(from, given, config.data);
-  choose_date(config.model_name_or_path, config.data, folder_to_resume(config));
+  choose_chat_template(from, config.data, folders_to_resume(config));
+  choose_date(config.model_name_or_path, config.data, folders_to_resume(config));
   check_data(config.dataset, data_of(config), given);
   check_writable("--dump_rows", config.dump_rows);
 }
@@ -210,9 +214,13 @@ void run(RunConfig& config, const Given& given) {
   warn_of_long_rows(text, dataset, model.config(), config.data);
   display.message(text.str());
   if (!config.dump_rows.empty()) dump_rows(dataset, config.dump_rows);
-  if (config.dry_run) return;
 
   Trainer trainer(model, adapter, dataset, config.train);
+  if (config.dry_run) {
+    display.message(trainer.memory_plan());
+    display.message(join(with_commas(trainer.total_steps()), " steps; dry_run: nothing is trained"));
+    return;
+  }
   add_records(trainer, dataset, config.data);
   trainer.add_file("rankfold_config.json", to_json(config).dump(2) + "\n");
   trainer.on_progress([&display](const Progress& progress) { display.show(progress); });

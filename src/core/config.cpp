@@ -55,8 +55,10 @@ std::optional<Date> parse_date(const std::string& text) {
     const bool is_digit = text[i] >= '0' && text[i] <= '9';
     const bool fits = kPattern[i] == 'd' ? is_digit : text[i] == kPattern[i] || (kPattern[i] == ' ' && text[i] == 'T');
     if (!fits) return std::nullopt;
-    if (is_digit) *parts[part] = *parts[part] * 10 * (i > 0 && kPattern[i - 1] == 'd') + (text[i] - '0');
-    else ++part;
+    if (is_digit)
+      *parts[part] = *parts[part] * 10 * (i > 0 && kPattern[i - 1] == 'd') + (text[i] - '0');
+    else
+      ++part;
   }
   constexpr int kDays[] = {31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31};
   const bool is_leap = date.year % 4 == 0 && (date.year % 100 != 0 || date.year % 400 == 0);
@@ -257,7 +259,7 @@ bool assign(const Json& value, DataFiles& member) {
 }
 template <>
 bool assign(const Json& value, JsonObject& member) {
-  if (value.is_object()) member.text = value.empty() ? "" : value.dump();
+  if (value.is_object()) member.text = value.dump();
   return value.is_object() || value.is_null();
 }
 
@@ -267,12 +269,14 @@ void store(const T& member, Json& value) {
 }
 template <>
 void store(const DataFiles& member, Json& value) {
-  if (member.paths.size() == 1) value = member.paths[0];
-  else value = member.paths;
+  if (member.paths.size() == 1)
+    value = member.paths[0];
+  else
+    value = member.paths;
 }
 template <>
 void store(const JsonObject& member, Json& value) {
-  value = member.text.empty() ? Json::object() : parsed_or_text(member.text);
+  value = member.text.empty() ? Json() : parsed_or_text(member.text);
 }
 template <>
 void store(const ModuleNames& member, Json& value) {

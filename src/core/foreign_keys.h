@@ -108,6 +108,12 @@ inline constexpr ForeignValue kForeignValues[] = {
     {"dtype", "torch.float32", "write float32"},
     {"lr_scheduler_type", "cosine_with_restarts", "write cosine"},
     {"finetuning_type", "freeze", "write lora or full"},
+    {"prompt_template", "baichuan", "the template of that name is a chat_template"},
+    {"prompt_template", "baichuan2", "the template of that name is a chat_template"},
+    {"prompt_template", "llama2", "the template of that name is a chat_template"},
+    {"prompt_template", "chatml", "the template of that name is a chat_template"},
+    {"prompt_template", "alpaca", "the template of that name is a chat_template"},
+    {"prompt_template", "vicuna", "the template of that name is a chat_template"},
 };
 
 }  // namespace rankfold

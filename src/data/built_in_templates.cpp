@@ -44,8 +44,7 @@ const std::vector<BuiltInTemplate>& built_in_templates() {
        .assistant_id = 196,
        .user_text = "<reserved_106>",
        .assistant_text = "<reserved_107>"},
-      {.name = "llama2",
-       .source = R"({%- set bos = bos_token if bos_token is defined else '<s>' -%}
+      {.name = "llama2", .source = R"({%- set bos = bos_token if bos_token is defined else '<s>' -%}
 {%- set eos = eos_token if eos_token is defined else '</s>' -%}
 {%- set ns = namespace(system='') -%}
 {%- for message in messages -%}
@@ -61,14 +60,12 @@ const std::vector<BuiltInTemplate>& built_in_templates() {
 {%- endif -%}
 {%- endfor -%}
 )"},
-      {.name = "chatml",
-       .source = R"({%- for message in messages -%}
+      {.name = "chatml", .source = R"({%- for message in messages -%}
 {{ '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>\n' }}
 {%- endfor -%}
 {%- if add_generation_prompt -%}{{ '<|im_start|>assistant\n' }}{%- endif -%}
 )"},
-      {.name = "alpaca",
-       .source = R"({%- set eos = eos_token if eos_token is defined else '</s>' -%}
+      {.name = "alpaca", .source = R"({%- set eos = eos_token if eos_token is defined else '</s>' -%}
 {%- if messages[0].role == 'system' -%}
 {{ messages[0].content + '\n\n' }}
 {%- else -%}
@@ -85,8 +82,7 @@ const std::vector<BuiltInTemplate>& built_in_templates() {
 {%- endfor -%}
 {%- if add_generation_prompt -%}{{ '### Response:\n' }}{%- endif -%}
 )"},
-      {.name = "vicuna",
-       .source = R"({%- set eos = eos_token if eos_token is defined else '</s>' -%}
+      {.name = "vicuna", .source = R"({%- set eos = eos_token if eos_token is defined else '</s>' -%}
 {%- if messages[0].role == 'system' -%}
 {{ messages[0].content + ' ' }}
 {%- else -%}

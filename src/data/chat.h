@@ -30,7 +30,8 @@ struct ChatExample {
 // Ids and labels of conversations. Thread safe; refers to its arguments.
 class ChatEncoder {
  public:
-  ChatEncoder(const ChatTemplate& chat_template, const DataConfig& config) : template_(chat_template), config_(config) {}
+  ChatEncoder(const ChatTemplate& chat_template, const DataConfig& config)
+      : template_(chat_template), config_(config) {}
   ChatExample operator()(const Conversation& conversation) const;
 
  private:
@@ -38,8 +39,8 @@ class ChatEncoder {
   const DataConfig& config_;
 };
 
-// Of those that are built in; null where there is none of that name. `user` and `assistant` are the tokens before a turn
-// where the template has such. Uses bos_token and eos_token of the folder.
+// Of those that are built in; null where there is none of that name. `user` and `assistant` are the tokens before a
+// turn where the template has such. Uses bos_token and eos_token of the folder.
 struct BuiltInTemplate {
   const char* name;
   const char* source;

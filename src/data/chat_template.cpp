@@ -16,6 +16,7 @@
 #include <algorithm>
 #include <array>
 #include <optional>
+#include <set>
 #include <span>
 
 namespace rankfold {
@@ -26,7 +27,7 @@ using jinja::None;
 using jinja::Value;
 using Sources = std::map<std::string, std::string>;  // name -> source
 
-constexpr const char *kDefault = "default", *kToolUse = "tool_use", *kFolderOfMore = "additional_chat_templates";
+constexpr const char *kDefault = "default", *kToolUse = "tool_use";
 constexpr uint64_t kLargestTemplate = 1 << 20;
 // Keys of prompt_template.json.
 constexpr const char *kFileKey = "chat_template", *kMoreKey = "chat_templates", *kKwargsKey = "chat_template_kwargs",
@@ -40,10 +41,11 @@ std::string read_template(const fs::path& path) {
 
 Sources sources_of(const fs::path& folder, const FolderTokens& tokens) {
   Sources sources = tokens.chat_templates;
-  if (what_stands_at(folder / kChatTemplateFile) == "a file") sources = {{kDefault, read_template(folder / kChatTemplateFile)}};
+  if (what_stands_at(folder / kChatTemplateFile) == "a file")
+    sources = {{kDefault, read_template(folder / kChatTemplateFile)}};
   std::error_code error;
-  if (fs::is_directory(folder / kFolderOfMore, error))
-    for (const auto& entry : fs::directory_iterator(folder / kFolderOfMore, error))
+  if (fs::is_directory(folder / kChatTemplatesFolder, error))
+    for (const auto& entry : fs::directory_iterator(folder / kChatTemplatesFolder, error))
       if (entry.path().extension() == ".jinja") sources[entry.path().stem().string()] = read_template(entry.path());
   return sources;
 }
@@ -87,7 +89,8 @@ struct ChatTemplate::State {
     std::vector<std::string> ends = {};     // what ends an answer's turn
   };
   std::map<std::string, Compiled> compiled;
-  std::map<std::string, Value> variables;  // special tokens and what config.chat_template_kwargs says
+  std::map<std::string, std::exception_ptr> broken;  // of several templates those that no conversation may need
+  std::map<std::string, Value> variables;            // special tokens and what config.chat_template_kwargs says
   std::string kwargs, date;
   std::optional<jinja::DateTime> now;
   std::shared_ptr<const Vocabulary> vocabulary;  // null: opened without a tokenizer
@@ -96,6 +99,9 @@ struct ChatTemplate::State {
   std::optional<int32_t> bos;
 
   const Compiled& of(const Conversation& conversation) const {
+    const bool has_tools = !conversation.tools.is_none() && sources.contains(kToolUse);
+    if (const auto error = broken.find(has_tools ? kToolUse : kDefault); error != broken.end())
+      std::rethrow_exception(error->second);
     const auto tool_use = compiled.find(kToolUse), other = compiled.find(kDefault);
     if (!conversation.tools.is_none() && tool_use != compiled.end()) return tool_use->second;
     if (other != compiled.end()) return other->second;
@@ -119,8 +125,8 @@ struct ChatTemplate::State {
     try {
       return one.tree.render(all, options);
     } catch (const jinja::RenderError& error) {
-      fail("the chat template ", error.is_chosen_by_template() ? "refuses the messages: " : "cannot be rendered: ",
-           error.reason());
+      fail("the chat template ",
+           error.is_chosen_by_template() ? "refuses the messages: " : "cannot be rendered: ", error.reason());
     }
   }
 
@@ -147,8 +153,10 @@ std::vector<TextRange> users_of(const jinja::Rendered& rendered) {
   for (const auto& run : rendered.origins) {
     if (run.origin < 0) continue;
     const TextRange range{static_cast<uint32_t>(run.begin), static_cast<uint32_t>(run.end)};
-    if (!users.empty() && users.back().end == range.begin) users.back().end = range.end;
-    else users.push_back(range);
+    if (!users.empty() && users.back().end == range.begin)
+      users.back().end = range.end;
+    else
+      users.push_back(range);
   }
   return users;
 }
@@ -161,7 +169,8 @@ std::vector<Written> parts_of(const jinja::Rendered& rendered) {
   return parts;
 }
 
-// Where the first of the texts ends in what lies between two places; of two at one place the longer. npos: none is there.
+// Where the first of the texts ends in what lies between two places; of two at one place the longer. npos: none is
+// there.
 size_t end_of_turn(std::string_view text, size_t begin, size_t limit, const std::vector<std::string>& ends) {
   const std::string_view between = text.substr(begin, limit - begin);
   size_t nearest = std::string_view::npos, length = 0;
@@ -174,7 +183,8 @@ size_t end_of_turn(std::string_view text, size_t begin, size_t limit, const std:
   return nearest == std::string_view::npos ? nearest : begin + nearest + length;
 }
 
-// The text between an answer, which is that message, and what stands before it, and the text between it and what follows.
+// The text between an answer, which is that message, and what stands before it, and the text between it and what
+// follows.
 std::pair<std::string, std::string> around(size_t answer, const jinja::Rendered& rendered) {
   size_t before = 0, begin = std::string::npos, end = 0, after = rendered.text.size();
   for (const Written& part : parts_of(rendered)) {
@@ -197,6 +207,12 @@ std::string without_blanks_at_end(std::string text) {
 }
 
 }  // namespace
+
+constexpr const char* kCall = R"([{"role": "user", "content": "question"},
+  {"role": "assistant", "content": "", "tool_calls": [
+    {"id": "callnumb1", "type": "function", "function": {"name": "find", "arguments": {"word": "question"}}}]},
+  {"role": "tool", "name": "find", "tool_call_id": "callnumb1", "content": "found"},
+  {"role": "assistant", "content": "answer"}])";
 
 // What the template writes around a question and its answer, by an example.
 void ChatTemplate::State::learn_form(Compiled& one) const {
@@ -223,9 +239,14 @@ void ChatTemplate::State::learn_form(Compiled& one) const {
       const auto [before, after] = around(answered.messages.size() - 1, render(one, answered, false));
       add_header(without_blanks_at_end(before));
       add_end(one, after, around(answered.messages.size() - 1, render(one, asked_again, false)).second);
-      return;
+      break;
     } catch (const UserError&) {  // it wants more: answers begin with their own text and end as others do
     }
+  try {  // behind what a tool has said
+    const Conversation called = read_conversation(kCall, "a conversation with a call of tools");
+    add_header(without_blanks_at_end(around(called.messages.size() - 1, render(one, called, false)).first));
+  } catch (const UserError&) {  // a template without tools
+  }
 }
 
 // The end of a turn that no family is known for: the first control token behind an answer, or else all that follows it.
@@ -246,7 +267,8 @@ void ChatTemplate::State::add_end(Compiled& one, const std::string& after, const
 
 bool ChatTemplate::State::take_built_in(const std::string& wanted, const fs::path& folder, const Tokenizer* tokenizer) {
   const auto& all = built_in_templates();
-  const auto found = std::find_if(all.begin(), all.end(), [&](const BuiltInTemplate& one) { return wanted == one.name; });
+  const auto found =
+      std::find_if(all.begin(), all.end(), [&](const BuiltInTemplate& one) { return wanted == one.name; });
   if (found == all.end()) return false;
   name = wanted;
   std::string user = found->user_text, assistant = found->assistant_text;
@@ -258,6 +280,10 @@ bool ChatTemplate::State::take_built_in(const std::string& wanted, const fs::pat
              tokenizer->size());
       controls.push_back(id);
       text = tokenizer->piece(id);
+      const auto vocabulary = tokenizer->vocabulary().with_control({id});
+      if (!vocabulary->is_control(id) || vocabulary->encode(text, Spelling::kAsFile).ids != std::vector<int32_t>{id})
+        fail("chat_template ", name, ": takes token ", id, " for the beginning of a turn, which in ",
+             tokenizer->path().string(), " is ", brief(text), ": that is no vocabulary of Baichuan's");
     };
     take("user_token_id", found->user_id, user);
     take("assistant_token_id", found->assistant_id, assistant);
@@ -305,6 +331,7 @@ void ChatTemplate::State::choose(const fs::path& folder, const DataConfig& confi
   }
   if (!config.chat_record.empty()) return read_record(config.chat_record);
   name = folder.string();
+  if (what_stands_at(folder) != "a folder") fail(name, ": no such folder");
   sources = sources_of(folder, tokens);
   if (sources.empty())
     fail(folder.string(), ": has no chat template, which conversations need (chat_template.jinja, or chat_template in ",
@@ -347,11 +374,17 @@ ChatTemplate ChatTemplate::open(const fs::path& folder, const DataConfig& config
   }
   if (const std::string eos = tokens.special_text("eos_token"); !eos.empty()) state->ends_of_turn.push_back(eos);
   for (const auto& [name, source] : state->sources) {
-    const std::string place = state->name + (state->sources.size() > 1 ? " (chat template " + name + ")" : " (chat template)");
+    const std::string place =
+        state->name + (state->sources.size() > 1 ? " (chat template " + name + ")" : " (chat template)");
     const auto has = [&source = source](const char* word) { return source.find(word) != std::string::npos; };
-    State::Compiled one{jinja::Template::compile(source, place), has("endgeneration"), has("strftime_now")};
-    state->learn_form(one);
-    state->compiled.emplace(name, std::move(one));
+    try {
+      State::Compiled one{jinja::Template::compile(source, place), has("endgeneration"), has("strftime_now")};
+      state->learn_form(one);
+      state->compiled.emplace(name, std::move(one));
+    } catch (const UserError&) {
+      if (state->sources.size() == 1) throw;
+      state->broken[name] = std::current_exception();
+    }
   }
   ChatTemplate opened;
   opened.state_ = state;
@@ -360,7 +393,9 @@ ChatTemplate ChatTemplate::open(const fs::path& folder, const DataConfig& config
   rethrow_as_error();
 }
 
-ChatTemplate ChatTemplate::open(const fs::path& folder, const DataConfig& config) { return open(folder, config, nullptr); }
+ChatTemplate ChatTemplate::open(const fs::path& folder, const DataConfig& config) {
+  return open(folder, config, nullptr);
+}
 ChatTemplate ChatTemplate::open(const Tokenizer& tokenizer, const DataConfig& config) {
   return open(tokenizer.path().parent_path(), config, &tokenizer);
 }
@@ -374,14 +409,18 @@ const std::vector<std::string>& ChatTemplate::names() {
   return names;
 }
 
-bool ChatTemplate::is_in(const fs::path& folder) try {
-  return !sources_of(folder, read_folder_tokens(folder)).empty();
-} catch (...) {
-  rethrow_as_error();
+std::vector<int64_t> ChatTemplate::stop_token_ids() const {
+  RANKFOLD_CHECK(state_->vocabulary, "ChatTemplate::stop_token_ids: opened without a tokenizer");
+  std::set<int64_t> ids;
+  for (const auto& [name, one] : state_->compiled)
+    for (const std::string& end : one.ends)
+      if (const auto id = state_->vocabulary->id_of(end); id && state_->vocabulary->is_control(*id)) ids.insert(*id);
+  return {ids.begin(), ids.end()};
 }
 
 bool ChatTemplate::uses_date() const {
-  return std::any_of(state_->compiled.begin(), state_->compiled.end(), [](const auto& one) { return one.second.has_date; });
+  return std::any_of(state_->compiled.begin(), state_->compiled.end(),
+                     [](const auto& one) { return one.second.has_date; });
 }
 
 uint64_t ChatTemplate::fingerprint() const {
@@ -464,8 +503,10 @@ std::vector<std::string> left_out_of(const Conversation& conversation, const jin
   for (size_t i = 0; i < count; ++i) {
     const Message& message = conversation.messages[i];
     const std::string role = message.is_assistant ? "assistant" : message.role;
-    if (written[i][0] == 0 && message.text_size > 0) add(role + " text");
-    else if (written[i][0] < message.text_size) add("a part of " + role + " text");
+    if (written[i][0] == 0 && message.text_size > 0)
+      add(role + " text");
+    else if (written[i][0] < message.text_size)
+      add("a part of " + role + " text");
     if (written[i][1] < message.thinking_size) add("reasoning");
   }
   return left_out;
@@ -475,7 +516,9 @@ std::vector<std::string> left_out_of(const Conversation& conversation, const jin
 
 namespace {
 
-bool is_of(const Written& part, TextRange range) { return part.range.begin < range.end && part.range.end > range.begin; }
+bool is_of(const Written& part, TextRange range) {
+  return part.range.begin < range.end && part.range.end > range.begin;
+}
 
 }  // namespace
 
@@ -484,8 +527,8 @@ void ChatTemplate::State::mark_generations(const jinja::Rendered& rendered, cons
                                            ChatText& chat) const {
   const std::vector<Written> parts = parts_of(rendered);
   const auto& messages = conversation.messages;
-  const bool all_learnt = std::all_of(messages.begin(), messages.end(),
-                                      [](const Message& message) { return message.is_learnt || !message.is_assistant; });
+  const bool all_learnt =
+      std::all_of(messages.begin(), messages.end(), [](const Message& m) { return m.is_learnt || !m.is_assistant; });
   for (const auto& block : rendered.generations) {
     const TextRange range{static_cast<uint32_t>(block.begin), static_cast<uint32_t>(block.end)};
     const bool is_learnt = all_learnt || std::any_of(parts.begin(), parts.end(), [&](const Written& part) {
@@ -495,8 +538,9 @@ void ChatTemplate::State::mark_generations(const jinja::Rendered& rendered, cons
   }
 }
 
-// An answer is what comes from an assistant's message, what the template writes between, and what follows up to the end of
-// the turn. What stands before it is the template's, but for what opens a call of tools, which the model must say itself.
+// An answer is what comes from an assistant's message, what the template writes between, and what follows up to the end
+// of the turn. What stands before it is the template's, but for what opens a call of tools, which the model must say
+// itself.
 void ChatTemplate::State::mark_answers(const Compiled& one, const jinja::Rendered& rendered,
                                        const Conversation& conversation, ChatText& chat) const {
   const std::vector<Written> parts = parts_of(rendered);
@@ -559,16 +603,19 @@ ChatExample ChatEncoder::operator()(const Conversation& given) const {
   const ChatTemplate::State& state = *template_.state_;
   RANKFOLD_ASSERT(state.vocabulary);
   Conversation conversation = given;
+  auto& messages = conversation.messages;
   if (config_.train_on_last_turn) {
-    size_t last = conversation.messages.size();
-    for (size_t i = 0; i < conversation.messages.size(); ++i)
-      if (conversation.messages[i].is_assistant) last = i;
-    for (size_t i = 0; i < last && last < conversation.messages.size(); ++i) conversation.messages[i].is_learnt = false;
+    const auto last = std::find_if(messages.rbegin(), messages.rend(), [](const Message& m) { return m.is_learnt; });
+    for (auto earlier = last == messages.rend() ? last : last + 1; earlier != messages.rend(); ++earlier)
+      earlier->is_learnt = false;
   }
+  if (config_.train_on_prompt)  // all but the answers that are switched off: those are what is looked for
+    for (Message& message : messages) message.is_learnt = message.is_assistant && !message.is_learnt;
   ChatText chat = template_.render(conversation, false);
   Tokens tokens;
   state.vocabulary->encode(chat.text, chat.users, tokens);
-  ChatExample result{.example = {.input_ids = std::move(tokens.ids), .labels = {}}, .left_out = std::move(chat.left_out),
+  ChatExample result{.example = {.input_ids = std::move(tokens.ids), .labels = {}},
+                     .left_out = std::move(chat.left_out),
                      .lacks_end = chat.lacks_end};
   auto& [ids, labels] = result.example;
   labels.assign(ids.size(), static_cast<int32_t>(kIgnoreIndex));
@@ -576,7 +623,9 @@ ChatExample ChatEncoder::operator()(const Conversation& given) const {
   if (config_.train_on_prompt) {
     labels = ids;
     if (!ids.empty() && state.bos == ids[0]) labels[0] = static_cast<int32_t>(kIgnoreIndex);
-    return result;
+    result.lacks_end = false;
+    const auto is_off = [](const Message& message) { return message.is_assistant && message.is_learnt; };
+    if (std::none_of(messages.begin(), messages.end(), is_off)) return result;
   }
   size_t token = 0;
   for (const TextRange& range : chat.learnt) {
@@ -584,8 +633,8 @@ ChatExample ChatEncoder::operator()(const Conversation& given) const {
     size_t last = token;  // behind the last that has a character of it
     for (size_t i = token; i < ids.size() && ranges[i].begin < range.end; ++i)
       if (ranges[i].end > range.begin) last = i + 1;
-    std::copy(ids.begin() + static_cast<std::ptrdiff_t>(token), ids.begin() + static_cast<std::ptrdiff_t>(last),
-              labels.begin() + static_cast<std::ptrdiff_t>(token));
+    for (size_t i = token; i < last; ++i)
+      labels[i] = config_.train_on_prompt ? static_cast<int32_t>(kIgnoreIndex) : ids[i];
   }
   return result;
 }

@@ -23,8 +23,8 @@ constexpr std::array<RoleName, 7> kRoleNames = {{{"human", "user"},
                                                  {"bard", "assistant"},
                                                  {"bot", "assistant"},
                                                  {"observation", "tool"}}};
-constexpr std::array<std::string_view, 10> kKnownRoles = {"system", "developer", "user",    "assistant",   "model",
-                                                          "tool",   "function",  "ipython", "observation", "environment"};
+constexpr std::array<std::string_view, 10> kKnownRoles = {
+    "system", "developer", "user", "assistant", "model", "tool", "function", "ipython", "observation", "environment"};
 constexpr std::array<std::string_view, 3> kThinking = {"reasoning_content", "thinking", "reasoning"};
 constexpr std::string_view kFunctionCall = "function_call";  // LLaMA-Factory's role of a call of tools
 
@@ -102,7 +102,7 @@ void Conversation::add(const Value& given, const std::string& place) {
 
   Message message;
   message.role = role->text().string();
-  const bool is_all_call = message.role == kFunctionCall && is_sharegpt;
+  const bool is_all_call = message.role == kFunctionCall;
   if (is_all_call) message.role = "assistant";
   for (const RoleName& name : kRoleNames)
     if (message.role == name.theirs && (is_sharegpt || name.theirs != "observation")) message.role = name.ours;
@@ -110,7 +110,9 @@ void Conversation::add(const Value& given, const std::string& place) {
   message.is_learnt = message.is_assistant && !is_switched_off(given, place);
 
   const size_t index = messages.size();
-  const auto marked = [index](const Value& value, MessagePart part) { return value.marked(Origin{index, part}.number()); };
+  const auto marked = [index](const Value& value, MessagePart part) {
+    return value.marked(Origin{index, part}.number());
+  };
   std::vector<Entry> entries;
   const Value* thinking = nullptr;
   std::string thinks_under;

@@ -1,5 +1,5 @@
-// The messages of a conversation as a chat template sees them, with marks that say which characters of the result come from
-// which message.
+// The messages of a conversation as a chat template sees them, with marks that say which characters of the result come
+// from which message.
 #pragma once
 
 #include "text/jinja/value.h"
@@ -31,7 +31,7 @@ struct Message {
   jinja::Value value;  // a dict
   std::string role;
   bool is_assistant = false;
-  bool is_learnt = true;  // where it is an assistant's
+  bool is_learnt = true;                    // where it is an assistant's
   size_t text_size = 0, thinking_size = 0;  // bytes that are no blanks, of texts
 
   bool spells(std::string_view token) const;  // in one of its texts
@@ -41,8 +41,8 @@ struct Conversation {
   std::vector<Message> messages;
   jinja::Value tools = jinja::None(), documents = jinja::None();
 
-  // Adds a message {"role": ..., "content": ...} as a row has it, {"from": ..., "value": ...} too. `place` opens the error
-  // where it is none.
+  // Adds a message {"role": ..., "content": ...} as a row has it, {"from": ..., "value": ...} too. `place` opens the
+  // error where it is none.
   void add(const jinja::Value& message, const std::string& place);
   void say(const std::string& role, const std::string& content);
   void set_tools(const jinja::Value& list, const std::string& place);  // or a text that holds one, as JSON

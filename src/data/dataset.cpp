@@ -181,8 +181,8 @@ std::string cache_key(const Source& source, uint64_t checksum, uint64_t size) {
   config.cache_dir.clear(), config.chat_template.clear(), config.template_date.clear();  // the chat template's own
   return join("rules ", kRules, ", data ", checksum_text(checksum), " of ", size, " bytes, tokenizer ",
               source.tokenizer ? checksum_text(source.tokenizer->fingerprint()) : "none", ", vocabulary ",
-              source.vocab_size, ", chat ", chat_text(source), config.questions_are_turns ? " of questions too" : "", ", ",
-              to_json(config).dump());
+              source.vocab_size, ", chat ", chat_text(source), config.questions_are_turns ? " of questions too" : "",
+              ", ", to_json(config).dump());
 }
 
 // The store in this file if it can be used; otherwise `why` says what stands in the way, if anything is there.
@@ -280,6 +280,8 @@ Dataset Dataset::open(const DataFiles& files, const Tokenizer* tokenizer, const 
   RANKFOLD_CHECK(!files.paths.empty(), "Dataset::open: got no file");
   check_fields(config);
   RowReader(config.columns, vocab_size);  // refuses columns that no layout has
+  if (config.train_on_prompt && config.train_on_last_turn)
+    fail("train_on_last_turn: expected this or train_on_prompt, got both");
   if (!config.template_is_saved) check_template(config.prompt_template);
 
   const Stop asked = from_caller(stop);

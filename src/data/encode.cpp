@@ -95,8 +95,8 @@ Example RowEncoder::encode(const Prompted& said, const std::string& place, Block
   try {
     if (said.has_prompt) {
       ids = encode_prompt(*tokenizer_, config_.prompt_template, said.prompt_question);
-    } else if (tokenizer_->bos()) {
-      ids.push_back(*tokenizer_->bos());
+    } else {
+      ids = tokenizer_->prefix();
     }
     answer = tokenizer_->encode(said.answer);
   } catch (const UserError& error) {
@@ -105,13 +105,12 @@ Example RowEncoder::encode(const Prompted& said, const std::string& place, Block
   for (const std::string& token : tokenizer_->control_tokens())
     if (said.prompt_question.find(token) != std::string::npos || said.answer.find(token) != std::string::npos)
       block.spelled.add(token);
-  const bool begins_with_bos = tokenizer_->bos().has_value();
   const size_t prompt_length = ids.size();
   ids.insert(ids.end(), answer.begin(), answer.end());
   ids.push_back(tokenizer_->eos());
 
   labels = ids;
-  const size_t masked = config_.train_on_prompt ? size_t{begins_with_bos} : prompt_length;
+  const size_t masked = config_.train_on_prompt ? tokenizer_->prefix().size() : prompt_length;
   std::fill_n(labels.begin(), masked, static_cast<int32_t>(kIgnoreIndex));
   return example;
 }

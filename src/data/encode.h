@@ -30,10 +30,10 @@ struct Block {
   };
   std::vector<Row> rows;
   std::vector<int32_t> ids, labels;
-  std::vector<std::string> complaints;  // of the bad rows, in order
+  std::vector<std::string> complaints;   // of the bad rows, in order
   NameCounts unused, spelled, left_out;  // DatasetReport
   int64_t questions = 0, conversations = 0, without_end = 0;
-  std::exception_ptr failure;           // of the row after the last one
+  std::exception_ptr failure;  // of the row after the last one
 };
 
 // Thread safe. Refers to its arguments.

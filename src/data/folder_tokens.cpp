@@ -42,15 +42,18 @@ std::optional<bool> add_bos_token(const nlohmann::json& config, const fs::path& 
   return found->get<bool>();
 }
 
-std::vector<AddedToken> added_tokens(const nlohmann::json& config, const nlohmann::json& file) {
+std::vector<AddedToken> added_tokens(const nlohmann::json& config, const nlohmann::json& file, const fs::path& folder) {
   std::map<std::string, AddedToken> added;
-  const auto add = [&added](const nlohmann::json& text, int64_t id, const nlohmann::json& flags) {
+  const auto add = [&](const nlohmann::json& text, int64_t id, const nlohmann::json& flags) {
     if (!text.is_string() || text.empty() || id < 0 || id > INT32_MAX) return;
     const auto flag = [&flags](const char* name, bool otherwise) {
       const auto found = flags.find(name);
       return found != flags.end() && found->is_boolean() ? found->get<bool>() : otherwise;
     };
     const auto content = text.get<std::string>();
+    constexpr size_t kLongest = 512;  // as in tokenizer.json
+    if (content.size() > kLongest)
+      fail(folder.string(), ": an added token of ", content.size(), " bytes (id ", id, "); at most ", kLongest);
     const bool special = flag("special", false);
     added.emplace(content, AddedToken{.id = static_cast<int32_t>(id),
                                       .text = content,
@@ -111,18 +114,30 @@ FolderTokens read_folder_tokens(const fs::path& folder) {
     if (!text.empty()) tokens.special[name] = text;
   }
   tokens.add_bos_token = add_bos_token(config, config_path);
-  tokens.added = added_tokens(config, read_object(folder / "added_tokens.json"));
+  tokens.added = added_tokens(config, read_object(folder / "added_tokens.json"), folder);
   tokens.chat_templates = chat_templates(config, config_path);
   return tokens;
 }
 
 const std::vector<std::string>& known_ends_of_turn() {
-  static const std::vector<std::string> texts = {
-      "<|im_end|>",      "<|eot_id|>",      "<|eom_id|>",       "<|eot|>",
-      "<|eom|>",         "<|end|>",         "<|return|>",       "<|call|>",
-      "<end_of_turn>",   "<|end_of_turn|>", "<|endoftext|>",    "<|end_of_text|>",
-      "</s>",            "<eos>",           "<|END_OF_TURN_TOKEN|>", "<\uFF5Cend\u2581of\u2581sentence\uFF5C>",
-      "<|end_of_sentence|>", "<|eos|>"};
+  static const std::vector<std::string> texts = {"<|im_end|>",
+                                                 "<|eot_id|>",
+                                                 "<|eom_id|>",
+                                                 "<|eot|>",
+                                                 "<|eom|>",
+                                                 "<|end|>",
+                                                 "<|return|>",
+                                                 "<|call|>",
+                                                 "<end_of_turn>",
+                                                 "<|end_of_turn|>",
+                                                 "<|endoftext|>",
+                                                 "<|end_of_text|>",
+                                                 "</s>",
+                                                 "<eos>",
+                                                 "<|END_OF_TURN_TOKEN|>",
+                                                 "<\uFF5Cend\u2581of\u2581sentence\uFF5C>",
+                                                 "<|end_of_sentence|>",
+                                                 "<|eos|>"};
   return texts;
 }
 

@@ -15,8 +15,8 @@ struct FolderTokens {
   // bos_token, eos_token and the like, those that are set: name -> text. tokenizer_config.json's count first.
   std::map<std::string, std::string> special;
   std::optional<bool> add_bos_token;
-  // Of added_tokens_decoder and added_tokens.json, the former first, in the order of their ids. Entries of another shape
-  // name no token. `special` is false where the file says nothing.
+  // Of added_tokens_decoder and added_tokens.json, the former first, in the order of their ids. Entries of another
+  // shape name no token. `special` is false where the file says nothing.
   std::vector<AddedToken> added;
   // chat_template of tokenizer_config.json: name -> source; a single one is called "default".
   std::map<std::string, std::string> chat_templates;

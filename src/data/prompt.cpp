@@ -101,6 +101,7 @@ class JsonRow {
   bool has(const std::string& key) const { return !key.empty() && row_.contains(key); }
   bool holds(const std::string& key) const { return has(key) && !row_.at(key).is_null(); }
 
+  bool holds_something(const std::string& key) const { return has(key) && !is_blank(row_.at(key)); }
   bool is_list(const std::string& key) const { return has(key) && is_list_of_objects(row_.at(key)); }
 
   // [["question", "answer"], ...]; of a key that the row lacks, none.
@@ -255,8 +256,7 @@ void add_messages(const jinja::Value& row, const std::string& key, const std::st
   const jinja::Value& list = *column_of(row, key);
   if (!list.is_list() || list.items().empty())
     fail(place, ": ", key, ": expected a list of messages, {\"role\": ..., \"content\": ...}");
-  for (size_t i = 0; i < list.items().size(); ++i)
-    chat.add(list.items()[i], join(place, ": ", key, "[", i, "]"));
+  for (size_t i = 0; i < list.items().size(); ++i) chat.add(list.items()[i], join(place, ": ", key, "[", i, "]"));
 }
 
 // What a row has beside its messages. It is read anew: numbers and the order of keys are a template's matter.
@@ -272,9 +272,14 @@ Conversation conversation_of(const JsonRow& row, const RowReader::Keys& keys, st
   if (keys.is_chat) {
     add_messages(whole, keys.answer, place, chat);
   } else if (row.is_list(keys.question) || row.is_list(keys.answer)) {  // TRL's prompt and completion
+    for (const std::string& key : {keys.history, keys.input})
+      if (row.holds_something(key))
+        row.fail_at(key, "is given beside lists of messages, which hold every turn: leave it out");
     const auto add = [&](const std::string& key, const char* role) {
-      if (row.is_list(key)) add_messages(whole, key, place, chat);
-      else chat.say(role, row.text(key));
+      if (row.is_list(key))
+        add_messages(whole, key, place, chat);
+      else
+        chat.say(role, row.text(key));
     };
     add(keys.question, "user");
     for (Message& message : chat.messages) message.is_learnt = false;
@@ -318,7 +323,9 @@ RowReader::RowReader(const Columns& columns, int64_t vocab_size, bool questions_
     all.insert(all.end(), ours.begin(), ours.end());
     all.insert(all.end(), context.begin(), context.end());
     layouts.push_back(listed(columns_of(layout)));
-    const auto is_used = [&](const auto& mapping) { return holds(ours, mapping.first) || holds(context, mapping.first); };
+    const auto is_used = [&](const auto& mapping) {
+      return holds(ours, mapping.first) || holds(context, mapping.first);
+    };
     if (layout.is_foreign && !columns.contains(std::string(layout.question))) continue;
     if (!std::all_of(columns.begin(), columns.end(), is_used)) continue;
     const auto key = [&](std::string_view name) {
@@ -361,20 +368,20 @@ std::variant<Prompted, Example, Conversation> RowReader::read(const nlohmann::js
   const auto layout = std::find_if(layouts_.begin(), layouts_.end(), is_whole);
   if (layout == layouts_.end()) row.refuse("expected ", expected_, ", got keys [", row.keys(), "]");
   const Keys& k = *layout;
-  const auto has_context = [&](const std::string& key) { return row.has(key) && !is_blank(json.at(key)); };
   std::variant<Prompted, Example, Conversation> content;
   if (k.is_ready)
     content = ready_ids(row, k, vocab_size_);
   else if (k.is_chat || (!k.question.empty() &&
-                         (questions_are_turns_ || has_context(k.system) || has_context(k.history) || has_context(k.tools) ||
-                          has_context(k.documents) || row.is_list(k.question) || row.is_list(k.answer))))
+                         (questions_are_turns_ || row.holds_something(k.system) || row.holds_something(k.history) ||
+                          row.holds_something(k.tools) || row.holds_something(k.documents) || row.is_list(k.question) ||
+                          row.is_list(k.answer))))
     content = conversation_of(row, k, text, place);
   else
     content = prompted(row, k);
 
-  const std::array<std::string_view, 11> used = {k.question, k.input,        k.answer,         k.labels,
-                                                 k.system,   k.history,      k.attention_mask, k.position_ids,
-                                                 k.tools,    k.documents,    k.token_type_ids};
+  const std::array<std::string_view, 11> used = {k.question, k.input,     k.answer,         k.labels,
+                                                 k.system,   k.history,   k.attention_mask, k.position_ids,
+                                                 k.tools,    k.documents, k.token_type_ids};
   for (const auto& [key, value] : json.items()) {
     if ((holds(used, key) && !key.empty()) || is_blank(value)) continue;
     if (!k.is_ready && !k.is_chat && k.question.empty() && holds(kContexts, key))

@@ -40,13 +40,13 @@ class NameCounts {
 class RowReader {
  public:
   // Throws UserError for a key that is not one of ours, and for keys that no layout uses together.
-  // `questions_are_turns`: a question and its answer are a conversation, too; those with a system text, earlier turns or
-  // tools always are.
+  // `questions_are_turns`: a question and its answer are a conversation, too; those with a system text, earlier turns
+  // or tools always are.
   RowReader(const Columns& columns, int64_t vocab_size, bool questions_are_turns = false);
 
   // A row of input_ids is taken as it is, without its padding. Throws UserError that begins with `place`, the row's
-  // "file:line". `text`: the row's, as it stands. `unused` takes the columns that hold something and that the layout does
-  // not use.
+  // "file:line". `text`: the row's, as it stands. `unused` takes the columns that hold something and that the layout
+  // does not use.
   std::variant<Prompted, Example, Conversation> read(const nlohmann::json& row, std::string_view text,
                                                      const std::string& place, NameCounts* unused = nullptr) const;
 

@@ -101,7 +101,7 @@ std::string render_prompt(const std::string& prompt_template, const std::string&
 std::vector<int32_t> encode_prompt(const Tokenizer& tokenizer, const std::string& prompt_template,
                                    const std::string& question) {
   std::vector<int32_t> ids = tokenizer.encode(render_prompt(prompt_template, question));
-  if (tokenizer.bos()) ids.insert(ids.begin(), *tokenizer.bos());
+  ids.insert(ids.begin(), tokenizer.prefix().begin(), tokenizer.prefix().end());
   return ids;
 }
 

@@ -19,6 +19,8 @@ inline constexpr const char* kIndexName = "model.safetensors.index.json";
 // The template that questions were put into in training, and that of conversations; beside an adapter or in a model
 // folder.
 inline constexpr const char *kTemplateFile = "prompt_template.json", *kChatTemplateFile = "chat_template.jinja";
+// The one folder in a model's own: chat templates with names, NAME.jinja.
+inline constexpr const char* kChatTemplatesFolder = "additional_chat_templates";
 
 class ModelFolder {
  public:

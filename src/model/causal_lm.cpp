@@ -87,7 +87,8 @@ const Tokenizer& CausalLM::tokenizer() const try { return model_->tokenizer(); }
 }
 
 bool CausalLM::has_tokenizer() const {
-  return what_stands_at(folder() / kTokenizerJson) != "nothing" || what_stands_at(folder() / kTokenizerModel) != "nothing";
+  return what_stands_at(folder() / kTokenizerJson) != "nothing" ||
+         what_stands_at(folder() / kTokenizerModel) != "nothing";
 }
 
 std::vector<std::string> CausalLM::adapter_names() const { return model_->adapters.names(); }

@@ -205,7 +205,9 @@ void Bpe::split_characters(std::string_view word, const std::vector<bool>& block
 
 // Looks through all pairs for each merge, which for a short word is the fastest.
 void Bpe::merge_short(const std::vector<bool>& blocked, Scratch& scratch) const {
-  auto& [symbols, heap, ranks, results, cache] = scratch;
+  auto& symbols = scratch.symbols;
+  auto& ranks = scratch.ranks;
+  auto& results = scratch.results;
   const auto look = [&](size_t i) {
     const Merge merge = merge_of(symbols[i].id, symbols[i + 1].id, blocked);
     ranks[i] = merge.rank;

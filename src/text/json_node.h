@@ -6,6 +6,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include <algorithm>
 #include <initializer_list>
 #include <optional>
 #include <string>
@@ -45,7 +46,7 @@ class JsonNode {
   void expect_only(std::initializer_list<const char*> keys) const {
     if (!value_->is_object()) refuse("an object");
     for (const auto& [key, value] : value_->items())
-      if (std::none_of(keys.begin(), keys.end(), [&key](const char* known) { return key == known; }))
+      if (std::find(keys.begin(), keys.end(), key) == keys.end())
         fail(place_, is_root() ? ": " : ".", key, ": a setting that is not known, with the value ", brief(value));
   }
 

@@ -84,11 +84,13 @@ size_t gpt2(const CharacterReader& text, size_t i) {
 }
 
 // What ends the expressions that follow:  ?[^\s\p{L}\p{N}]+[...]*|\s*[\r\n]+|\s+(?!\S)|\s+
-size_t symbols_or_blanks(const CharacterReader& text, size_t i, std::string_view after_symbols, uint32_t letters = kLetter) {
+size_t symbols_or_blanks(const CharacterReader& text, size_t i, std::string_view after_symbols,
+                         uint32_t letters = kLetter) {
   uint32_t length = 0;
   const size_t word = i + (text.byte(i) == ' ');
   const uint32_t c = text.at(word, length), others = kSpace | letters | kNumber;
-  if (length > 0 && !(c & others)) return text.bytes(text.run<CharacterReader::kNone>(word + length, others), after_symbols);
+  if (length > 0 && !(c & others))
+    return text.bytes(text.run<CharacterReader::kNone>(word + length, others), after_symbols);
   return text.blanks(i, true);
 }
 

@@ -30,7 +30,7 @@ struct SentencepieceModel {
 class SentencepieceVocabulary : public Vocabulary {
  public:
   SentencepieceVocabulary(std::shared_ptr<const SentencepieceModel> pieces, std::set<int32_t> controls)
-      : pieces_(std::move(pieces)), controls_(std::move(controls)) {
+      : pieces_(std::move(pieces)), controls_(std::move(controls)), fingerprint_(pieces_->fingerprint) {
     const auto spell = [this](int32_t id) {
       if (const std::string text = piece(id); !text.empty())
         spelled_[static_cast<unsigned char>(text[0])].push_back({text, id});
@@ -41,6 +41,13 @@ class SentencepieceVocabulary : public Vocabulary {
     for (auto& tokens : spelled_)  // the longest first
       std::stable_sort(tokens.begin(), tokens.end(),
                        [](const Spelled& a, const Spelled& b) { return a.text.size() > b.text.size(); });
+    const auto add = [this](int32_t id, const std::string& text) {
+      const std::string line = std::to_string(id) + " " + text;
+      fingerprint_ = checksum64(std::as_bytes(std::span(line)), fingerprint_);
+    };
+    for (const int32_t id : controls_)
+      if (!pieces_->is_piece(id) || !(pieces_->model.IsControl(id) || pieces_->model.IsUnknown(id))) add(id, "");
+    for (const AddedToken& token : pieces_->added) add(token.id, token.text);
   }
 
   using Vocabulary::encode;
@@ -69,10 +76,9 @@ class SentencepieceVocabulary : public Vocabulary {
   std::unique_ptr<IncrementalDecoder> decoder(Controls controls) const override;
 
   std::string piece(int32_t id) const override {
-    if (pieces_->is_piece(id)) return pieces_->model.IdToPiece(id);
     for (const AddedToken& token : pieces_->added)
       if (token.id == id) return token.text;
-    return "";
+    return pieces_->is_piece(id) ? pieces_->model.IdToPiece(id) : "";
   }
   std::optional<int32_t> id_of(std::string_view text) const override {
     if (text.empty()) return std::nullopt;
@@ -88,12 +94,13 @@ class SentencepieceVocabulary : public Vocabulary {
   }
   const std::vector<AddedToken>& added_tokens() const override { return pieces_->added; }
   int64_t size() const override { return pieces_->model.GetPieceSize(); }
-  uint64_t fingerprint() const override { return pieces_->fingerprint; }
+  uint64_t fingerprint() const override { return fingerprint_; }
   const std::vector<int32_t>& before() const override { return none_; }
   const std::vector<int32_t>& after() const override { return none_; }
   std::shared_ptr<const Vocabulary> with_control(const std::vector<int32_t>& ids) const override {
     std::set<int32_t> controls = controls_;
-    controls.insert(ids.begin(), ids.end());
+    for (const int32_t id : ids)
+      if (!pieces_->is_piece(id) || !pieces_->model.IsByte(id)) controls.insert(id);
     return std::make_shared<SentencepieceVocabulary>(pieces_, std::move(controls));
   }
 
@@ -134,9 +141,9 @@ class SentencepieceVocabulary : public Vocabulary {
       tokens.ids.push_back(id);
       tokens.ranges.push_back(range);
     }
-    // Of the bytes of one character the last alone has its range.
+    // Of the bytes of one character the last alone has its range, and what was put in front has none.
     for (size_t i = tokens.ids.size(); i-- > first + 1;)
-      if (pieces_->model.IsByte(tokens.ids[i - 1]) && tokens.ranges[i - 1].begin == tokens.ranges[i - 1].end &&
+      if (tokens.ranges[i - 1].begin == tokens.ranges[i - 1].end &&
           tokens.ranges[i - 1].begin == tokens.ranges[i].begin)
         tokens.ranges[i - 1] = tokens.ranges[i];
   }
@@ -162,13 +169,16 @@ class SentencepieceVocabulary : public Vocabulary {
         std::snprintf(name, sizeof name, "<0x%02X>", static_cast<unsigned>(static_cast<unsigned char>(byte)));
         if (const int32_t of_byte = model.PieceToId(name); model.IsByte(of_byte)) bytes.push_back(of_byte);
       }
-      if (bytes.size() == character.size()) std::for_each(bytes.begin(), bytes.end(), put);
-      else put(model.unk_id());
+      if (bytes.size() == character.size())
+        std::for_each(bytes.begin(), bytes.end(), put);
+      else
+        put(model.unk_id());
     }
   }
 
   std::shared_ptr<const SentencepieceModel> pieces_;
   std::set<int32_t> controls_;  // beside the model's own
+  uint64_t fingerprint_;
   std::array<std::vector<Spelled>, 256> spelled_;  // control and added tokens by their first byte
   std::vector<int32_t> none_;
 };
@@ -187,7 +197,7 @@ class SentencepieceDecoder : public IncrementalDecoder {
     }
     window_.push_back(id);
     if (vocabulary_.model().IsByte(id)) {
-      const std::string name = vocabulary_.piece(id);  // <0xE4>
+      const std::string name = vocabulary_.model().IdToPiece(id);  // <0xE4>
       bytes_ += static_cast<char>(std::stoi(name.substr(3, 2), nullptr, 16));
       if (is_unfinished()) return "";
     }
@@ -265,8 +275,13 @@ TokenizerModel read_tokenizer_model(const std::filesystem::path& path, const std
   pieces->fingerprint = checksum64(std::as_bytes(std::span(bytes)));
   std::set<int32_t> controls;
   if (const int pad = pieces->model.pad_id(); pad >= 0) controls.insert(pad);
-  for (const AddedToken& token : added)
-    if (!token.text.empty() && !pieces->is_piece(token.id)) pieces->added.push_back(token);
+  for (const AddedToken& token : added) {
+    const bool is_piece = pieces->is_piece(token.id);
+    if (token.text.empty() || (is_piece && pieces->model.IdToPiece(token.id) == token.text)) continue;
+    if (is_piece && pieces->model.IsByte(token.id)) continue;  // every text needs it
+    pieces->added.push_back(token);
+    if (is_piece) controls.insert(token.id);  // a spare piece that has got a name, as InternLM2's
+  }
   return {std::make_shared<SentencepieceVocabulary>(pieces, std::move(controls)), pieces->model.bos_id(),
           pieces->model.eos_id()};
 }

@@ -16,8 +16,8 @@ struct TokenizerModel {
 };
 
 // `added`: tokens that other files of the folder name beyond the model's pieces, which a text never becomes with
-// Spelling::kUserText. Throws UserError for a file that is no sentencepiece model or that sentencepiece cannot be trusted
-// with (tokenizer_model.h).
+// Spelling::kUserText. Throws UserError for a file that is no sentencepiece model or that sentencepiece cannot be
+// trusted with (tokenizer_model.h).
 TokenizerModel read_tokenizer_model(const std::filesystem::path& path, const std::vector<AddedToken>& added);
 
 }  // namespace rankfold

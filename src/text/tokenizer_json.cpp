@@ -124,8 +124,7 @@ class JsonVocabulary : public Vocabulary {
           put(piece, inner);
         else
           content.pre_tokenizer.apply(
-              piece.part(inner.begin, inner.end), scratch.pre_tokenizer,
-              [&](const Piece& word) {
+              piece.part(inner.begin, inner.end), scratch.pre_tokenizer, [&](const Piece& word) {
                 const TextRange range = lease_of_blocked ? word.range(0, word.text.size()) : TextRange{};
                 if (lease_of_blocked && has_part_of(users, range.begin, range.end))
                   content.model->encode(word, blocked_, (**lease_of_blocked).model, tokens);
@@ -212,8 +211,8 @@ std::vector<AddedToken> read_added_tokens(const JsonNode& list, const Pieces& pi
     if (!known.insert(token.text, static_cast<int32_t>(tokens.size()))) continue;
     const int32_t in_model = pieces.find(token.text), expected = in_model >= 0 ? in_model : next++;
     if (token.id != expected)
-      fail(list.place(), ": lacks ", brief(token.text), ", which another file of the folder adds with the id ", token.id,
-           "; expected the id ", expected, in_model >= 0 ? ", as in model.vocab" : ", the next one");
+      fail(list.place(), ": lacks ", brief(token.text), ", which another file of the folder adds with the id ",
+           token.id, "; expected the id ", expected, in_model >= 0 ? ", as in model.vocab" : ", the next one");
     tokens.push_back(token);
   }
   return tokens;
@@ -285,8 +284,8 @@ std::shared_ptr<const Vocabulary> read_tokenizer_json(const std::filesystem::pat
     content->checksum = checksum64(std::as_bytes(std::span(settings)), content->checksum);
   }
   for (const AddedToken& token : content->added) {  // `more` too
-    const std::string settings = join(token.id, token.special, token.single_word, token.lstrip, token.rstrip,
-                                      token.normalized, token.text);
+    const std::string settings =
+        join(token.id, token.special, token.single_word, token.lstrip, token.rstrip, token.normalized, token.text);
     content->checksum = checksum64(std::as_bytes(std::span(settings)), content->checksum);
   }
   return std::make_shared<JsonVocabulary>(content, content->is_special);

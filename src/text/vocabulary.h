@@ -15,7 +15,8 @@ namespace rankfold {
 // Of one text, in bytes. sentencepiece takes some 230 bytes of memory for each byte of the text after its normaliser.
 inline constexpr size_t kLongestText = 1 << 20;
 
-// The files of a model folder that a vocabulary is read from; the first counts where both are there, as in transformers.
+// The files of a model folder that a vocabulary is read from; the first counts where both are there, as in
+// transformers.
 inline constexpr const char *kTokenizerJson = "tokenizer.json", *kTokenizerModel = "tokenizer.model";
 
 // Bytes of a text, from `begin` to before `end`. Both lie between characters.
@@ -67,9 +68,9 @@ class Vocabulary {
   virtual ~Vocabulary() = default;
 
   // Replaces what `tokens` holds by those of the text alone: what belongs before and after a text is not put there.
-  // `users`: ranges that persons wrote, in order and apart from one another. No token that has bytes of them is a control
-  // token but the one for unknown characters. Throws UserError for what is no UTF-8 or too long (kLongestText is not);
-  // takes time in proportion to the text, times the logarithm of its longest word.
+  // `users`: ranges that persons wrote, in order and apart from one another. No token that has bytes of them is a
+  // control token but the one for unknown characters. Throws UserError for what is no UTF-8 or too long (kLongestText
+  // is not); takes time in proportion to the text, times the logarithm of its longest word.
   virtual void encode(std::string_view text, std::span<const TextRange> users, Tokens& tokens) const = 0;
   void encode(std::string_view text, Spelling spelling, Tokens& tokens) const;
   Tokens encode(std::string_view text, Spelling spelling) const;
@@ -82,7 +83,7 @@ class Vocabulary {
   virtual std::optional<int32_t> id_of(std::string_view piece) const = 0;
   virtual bool is_control(int32_t id) const = 0;  // special in the file, or one of with_control()
   virtual const std::vector<AddedToken>& added_tokens() const = 0;
-  virtual int64_t size() const = 0;          // 1 + the highest id
+  virtual int64_t size() const = 0;  // 1 + the highest id; of a tokenizer.model, without the tokens of other files
   virtual uint64_t fingerprint() const = 0;  // where it is the same, so are the ids and ranges of every text
 
   // Ids that the file says belong before and after a text (bos, eos); often none.
@@ -90,8 +91,8 @@ class Vocabulary {
   virtual const std::vector<int32_t>& after() const = 0;
 
   // The same vocabulary, where these tokens too are control tokens: eos, pad, ends of turn that other files name.
-  // Shares its memory. An id that every text needs, as that of a single byte, is passed over. Throws UserError for an id
-  // of no token.
+  // Shares its memory. An id that every text needs, as that of a single byte, is passed over. Throws UserError for an
+  // id of no token.
   virtual std::shared_ptr<const Vocabulary> with_control(const std::vector<int32_t>& ids) const = 0;
 };
 
@@ -100,8 +101,10 @@ inline bool has_part_of(std::span<const TextRange> ranges, size_t begin, size_t 
   size_t low = 0, high = ranges.size();
   while (low < high) {  // the first that ends behind `begin`
     const size_t middle = (low + high) / 2;
-    if (ranges[middle].end <= begin) low = middle + 1;
-    else high = middle;
+    if (ranges[middle].end <= begin)
+      low = middle + 1;
+    else
+      high = middle;
   }
   return low < ranges.size() && ranges[low].begin < end;
 }

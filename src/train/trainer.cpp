@@ -147,6 +147,10 @@ void Trainer::after_step(std::function<void(StepView&)> callback) {
 const std::vector<LogRow>& Trainer::log() const { return state_->folder.rows(); }
 int64_t Trainer::total_steps() const { return state_->steps.plan().total_steps; }
 
+std::string Trainer::memory_plan() try { return state_->steps.plan_memory().table(); } catch (...) {
+  rethrow_as_error();
+}
+
 bool Trainer::run() try {
   State& s = *state_;
   const MemoryPlan memory = s.steps.plan_memory();

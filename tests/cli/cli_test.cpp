@@ -322,10 +322,11 @@ const char* const kConversations = R"({"messages": [{"role": "user", "content": 
  {"role": "assistant", "content": "answer 1"}], "terms": ["answer"]})";
 
 TEST_F(Programs, ConversationsAreWrittenByTheFoldersTemplate) {
-  // The second of the first start is kept: a resumed run sees the same rows.
-  folder_.write("model/chat_template.jinja",
-                "{{ strftime_now('%Y-%m-%d %H:%M:%S') }} {% for m in messages %}{{ m.role }}: {{ m.content }}{{ eos_token }}\n"
-                "{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}");
+  // The date of the first start is kept: a resumed run sees the same rows.
+  folder_.write(
+      "model/chat_template.jinja",
+      "{{ strftime_now('%Y-%m-%d %H:%M:%S') }} {% for m in messages %}{{ m.role }}: {{ m.content }}{{ eos_token }}\n"
+      "{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}");
   folder_.write("model/tokenizer_config.json", R"({"eos_token": "</s>"})");
   std::string line = kConversations;
   std::replace(line.begin(), line.end(), '\n', ' ');
@@ -333,12 +334,16 @@ TEST_F(Programs, ConversationsAreWrittenByTheFoldersTemplate) {
   folder_.write("more.json", R"([{"question": "What is 2?", "answer": "answer 2"}])");
   folder_.write("chat.json", R"([{"role": "user", "content": "What is 1?"}])");
 
-  const Outcome tried = train("--dataset data.json,more.json --dry_run --dump_rows rows.jsonl --template_date 2025-03-07");
+  const Outcome tried =
+      train("--dataset data.json,more.json --dry_run --dump_rows rows.jsonl --template_date 2025-03-07");
   ASSERT_EQ(tried.code, 0) << tried.err;
   EXPECT_FALSE(fs::exists(folder_ / "out"));
   EXPECT_TRUE(contains(tried.out, "tokenizer: model/tokenizer.model\n"));
+  EXPECT_TRUE(contains(tried.out, "\nmemory:\n"));
+  EXPECT_TRUE(contains(tried.out, "3 steps; dry_run: nothing is trained\n"));
   EXPECT_TRUE(contains(tried.out, "data.json, more.json: 3 of 3 rows"));
-  EXPECT_TRUE(contains(tried.out, "2 rows written by the chat template, 1 row by the prompt template, dated 2025-03-07"));
+  EXPECT_TRUE(
+      contains(tried.out, "2 rows written by the chat template, 1 row by the prompt template, dated 2025-03-07"));
   EXPECT_TRUE(contains(tried.out, "2025-03-07 00:00:00 user: What is 1?</s>\nassistant:[[ answer 1</s>]]\n"));
   const std::string rows = read_bytes(folder_ / "rows.jsonl");
   ASSERT_EQ(std::count(rows.begin(), rows.end(), '\n'), 3);
@@ -346,16 +351,19 @@ TEST_F(Programs, ConversationsAreWrittenByTheFoldersTemplate) {
   EXPECT_EQ(first.at("input_ids").size(), first.at("labels").size());
   EXPECT_EQ(first.at("labels").at(0), -100);
 
-  ASSERT_EQ(train("--max_steps 2 --save_steps 1").code, 0);
+  ASSERT_EQ(train("--max_steps 2 --save_steps 1 --template_date '2020-02-29 01:02:03'").code, 0);
   const json record = json::parse(read_bytes(folder_ / "out/prompt_template.json"));
   EXPECT_FALSE(record.contains("prompt_template")) << "no row was written by it";
   EXPECT_EQ(record.at("chat_template"), "chat_template.jinja");
-  const std::string date = record.at("template_date");
-  EXPECT_EQ(date.size(), 19u);
+  const std::string date = "2020-02-29 01:02:03";
+  EXPECT_EQ(record.at("template_date"), date);
   EXPECT_EQ(read_bytes(folder_ / "out/chat_template.jinja"), read_bytes(folder_ / "model/chat_template.jinja"));
-  std::this_thread::sleep_for(std::chrono::milliseconds(1100));
+  // Also where the folder has another template since: the checkpoint's record counts.
+  const std::string own = read_bytes(folder_ / "model/chat_template.jinja");
+  folder_.write("model/chat_template.jinja", "{{ messages[0].content }}");
   const Outcome resumed = train("--max_steps 3 --resume_from_checkpoint auto");
   EXPECT_EQ(resumed.code, 0) << resumed.err;
+  folder_.write("model/chat_template.jinja", own);
   EXPECT_EQ(json::parse(read_bytes(folder_ / "out/prompt_template.json")).at("template_date"), date);
 
   // The record decides, also for a bare prompt, and when the folder has another template since.
@@ -371,18 +379,30 @@ TEST_F(Programs, ConversationsAreWrittenByTheFoldersTemplate) {
   const Outcome said = run(generate + "--messages chat.json --max_new_tokens 3");
   EXPECT_EQ(said.code, 0) << said.err;
   EXPECT_EQ(said.out, run(generate + "--prompt 'What is 1?' --max_new_tokens 3").out);
-  const Outcome measured = run("lora-eval --model_name_or_path model --adapter_name_or_path out --dataset data.json "
-                               "--terms terms --max_new_tokens 3");
+  const Outcome measured =
+      run("lora-eval --model_name_or_path model --adapter_name_or_path out --dataset data.json "
+          "--terms terms --max_new_tokens 3");
   EXPECT_EQ(measured.code, 0) << measured.err;
   int64_t learnt = 0;
   for (const json& label : first.at("labels")) learnt += label != -100;
   EXPECT_EQ(json::parse(measured.out).at("tokens"), 2 * learnt);
+  folder_.write("model/additional_chat_templates/brief.jinja", "brief");
   ASSERT_EQ(run("lora-merge --model_name_or_path model --adapter_name_or_path out --output_dir merged").code, 0);
+  EXPECT_EQ(read_bytes(folder_ / "merged/additional_chat_templates/brief.jinja"), "brief");
   EXPECT_EQ(run("lora-generate --model_name_or_path merged --messages chat.json --print_prompt").out, expected);
 }
 
+TEST_F(Programs, AWrittenConfigRepeatsItsRun) {
+  ASSERT_EQ(train("--chat_template chatml --max_steps 1 --dump_rows first.jsonl").code, 0);
+  ASSERT_EQ(run("lora-train out/rankfold_config.json --output_dir again --dry_run --dump_rows second.jsonl").code, 0);
+  EXPECT_EQ(read_bytes(folder_ / "first.jsonl"), read_bytes(folder_ / "second.jsonl"));
+  ASSERT_EQ(train("--chat_template '' --dry_run --dump_rows third.jsonl").code, 0);
+  EXPECT_NE(read_bytes(folder_ / "first.jsonl"), read_bytes(folder_ / "third.jsonl"));
+}
+
 TEST_F(Programs, WrongConversationsAreNamed) {
-  folder_.write("model/chat_template.jinja", "{% if messages|length > 1 %}{{ raise_exception('one message, please') }}{% endif %}");
+  folder_.write("model/chat_template.jinja",
+                "{% if messages|length > 1 %}{{ raise_exception('one message, please') }}{% endif %}");
   folder_.write("data.json", R"([{"question": "a", "answer": "b"}, {"messages": [{"role": "user", "content": "a"},
                                  {"role": "assistant", "content": "b"}]}])");
   expect_refused("data.json:1: the chat template refuses the messages: one message, please");

@@ -28,8 +28,10 @@ class ChatTest : public ::testing::Test {
       const bool is_plain = (byte >= '!' && byte <= '~') || (byte >= 0xA1 && byte <= 0xAC) || byte >= 0xAE;
       const int character = is_plain ? byte : 0x100 + moved_++;
       std::string text;
-      if (character < 0x80) text = {static_cast<char>(character)};
-      else text = {static_cast<char>(0xC0 | character >> 6), static_cast<char>(0x80 | (character & 0x3F))};
+      if (character < 0x80)
+        text = {static_cast<char>(character)};
+      else
+        text = {static_cast<char>(0xC0 | character >> 6), static_cast<char>(0x80 | (character & 0x3F))};
       vocabulary[text] = byte;
     }
     json added = json::array();
@@ -41,16 +43,17 @@ class ChatTest : public ::testing::Test {
                        {"rstrip", false},
                        {"normalized", false},
                        {"special", true}});
-    const json byte_level = {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", true}};
-    folder_.write("tokenizer.json",
-                  json{{"version", "1.0"},
-                       {"added_tokens", added},
-                       {"pre_tokenizer", byte_level},
-                       {"decoder", byte_level},
-                       {"model", {{"type", "BPE"}, {"vocab", vocabulary}, {"merges", json::array()}}}}
-                      .dump());
-    set_template("{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
-                 "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}");
+    const json byte_level = {
+        {"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", true}};
+    folder_.write("tokenizer.json", json{{"version", "1.0"},
+                                         {"added_tokens", added},
+                                         {"pre_tokenizer", byte_level},
+                                         {"decoder", byte_level},
+                                         {"model", {{"type", "BPE"}, {"vocab", vocabulary}, {"merges", json::array()}}}}
+                                        .dump());
+    set_template(
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}");
   }
 
   void set_template(const std::string& source) {
@@ -100,27 +103,41 @@ TEST_F(ChatTest, LearnsAnswersAndTheirEnds) {
   EXPECT_EQ(learnt(kTurns),
             "<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\na<|im_end|>\n"
             "<|im_start|>user\nr<|im_end|>\n<|im_start|>assistant\n[b<|im_end|>]\n");
+  const char* const off = R"([{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"},
+                              {"role": "assistant", "content": "b", "weight": 0}])";
+  EXPECT_EQ(learnt(off),
+            "<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\n[a<|im_end|>]\n"
+            "<|im_start|>assistant\nb<|im_end|>\n");
+  config_.train_on_last_turn = false;
   config_.train_on_prompt = true;
-  EXPECT_EQ(learnt(R"([{"role": "user", "content": "q"}])"), "[<|im_start|>user\nq<|im_end|>\n]");
+  EXPECT_EQ(learnt(R"([{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}])"),
+            "[<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\na<|im_end|>\n]");
+  EXPECT_EQ(learnt(off),
+            "[<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\na<|im_end|>\n<|im_start|>assistant\n]"
+            "b<|im_end|>[\n]");
 }
 
 TEST_F(ChatTest, GenerationBlocksDecide) {
-  set_template("{% for m in messages %}{{ m.role }}:{% if m.role == 'assistant' %}{% generation %}({{ m.content }})"
-               "{% endgeneration %}{% else %}{{ m.content }}{% endif %};{% endfor %}");
+  set_template(
+      "{% for m in messages %}{{ m.role }}:{% if m.role == 'assistant' %}{% generation %}({{ m.content }})"
+      "{% endgeneration %}{% else %}{{ m.content }}{% endif %};{% endfor %}");
   EXPECT_EQ(learnt(kTurns), "user:q;assistant:[(a)];user:r;assistant:[(b)];");
   config_.train_on_last_turn = true;
   EXPECT_EQ(learnt(kTurns), "user:q;assistant:(a);user:r;assistant:[(b)];");
 }
 
 TEST_F(ChatTest, ControlTokensAreTheTemplatesAlone) {
-  const std::string text = learnt(R"([{"role": "user", "content": "<|im_end|></s>"}, {"role": "<|im_end|>", "content": "x"},
+  const std::string text =
+      learnt(R"([{"role": "user", "content": "<|im_end|></s>"}, {"role": "<|im_end|>", "content": "x"},
                                       {"role": "assistant", "content": "</s>"}])");
-  EXPECT_EQ(text, "<|im_start|>user\n<|im_end|></s><|im_end|>\n<|im_start|><|im_end|>\nx<|im_end|>\n"
-                  "<|im_start|>assistant\n[</s><|im_end|>]\n");
+  EXPECT_EQ(text,
+            "<|im_start|>user\n<|im_end|></s><|im_end|>\n<|im_start|><|im_end|>\nx<|im_end|>\n"
+            "<|im_start|>assistant\n[</s><|im_end|>]\n");
   const ChatTemplate chat = ChatTemplate::open(tokenizer(), config_);
-  const auto ids = chat.encode(R"([{"role": "user", "content": "<|im_end|></s>"}, {"role": "<|im_end|>", "content": "x"},
+  const auto ids =
+      chat.encode(R"([{"role": "user", "content": "<|im_end|></s>"}, {"role": "<|im_end|>", "content": "x"},
                                    {"role": "assistant", "content": "</s>"}])",
-                               false);
+                  false);
   EXPECT_EQ(std::count(ids.begin(), ids.end(), 258), 3);
   EXPECT_EQ(std::count(ids.begin(), ids.end(), 259), 3) << "one behind each message";
   EXPECT_EQ(std::count(ids.begin(), ids.end(), 257), 0);
@@ -138,9 +155,10 @@ TEST_F(ChatTest, FindsAnEndOfItsOwn) {
 }
 
 TEST_F(ChatTest, CallsOfToolsAreLearntFromTheHeader) {
-  set_template("{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.reasoning_content %}<think>{{ m.reasoning_content }}"
-               "</think>{% endif %}{{ m.content }}{% for c in m.tool_calls or [] %}<call>{{ c.function | tojson }}</call>"
-               "{% endfor %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}");
+  set_template(
+      "{% for m in messages %}<|im_start|>{{ m.role }}\n{% if m.reasoning_content %}<think>{{ m.reasoning_content }}"
+      "</think>{% endif %}{{ m.content }}{% for c in m.tool_calls or [] %}<call>{{ c.function | tojson }}</call>"
+      "{% endfor %}<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}");
   const std::string call = R"("tool_calls": [{"function": {"name": "f", "arguments": {"z": 1, "a": 1.0}}}])";
   const std::string asked = R"({"role": "user", "content": "q"}, )";
   EXPECT_EQ(learnt("[" + asked + R"({"role": "assistant", "content": "", )" + call + "}]"),
@@ -151,12 +169,61 @@ TEST_F(ChatTest, CallsOfToolsAreLearntFromTheHeader) {
             "[r</think>a<call>{\"name\": \"f\", \"arguments\": {\"z\": 1, \"a\": 1.0}}</call><|im_end|>]\n");
 }
 
+TEST_F(ChatTest, ACallBehindAResultIsLearntToo) {
+  set_template(
+      "{% for m in messages %}{% if m.role == 'user' %}<s>{{ m.content }}</ask>{% elif m.role == 'tool' %}<r>"
+      "{{ m.content }}</r>{% elif m.tool_calls %}<call>{{ m.tool_calls[0].function.name }}</s>{% else %}"
+      "{{ m.content }}</s>{% endif %}{% endfor %}");
+  const std::string call = R"({"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f"}}]})";
+  EXPECT_EQ(
+      learnt(R"([{"role": "user", "content": "q"}, )" + call + R"(, {"role": "tool", "content": "5"}, )" + call + "]"),
+      "<s>q</ask>[<call>f</s>]<r>5</r>[<call>f</s>]");
+}
+
+TEST_F(ChatTest, ABrokenTemplateThatIsNotUsedIsNoError) {
+  folder_.write("tokenizer_config.json", R"({"chat_template": [{"name": "default", "template": "plain"},
+                                             {"name": "tool_use", "template": "{% wrong %}"}]})");
+  EXPECT_EQ(render(R"([{"role": "user", "content": "q"}])"), "plain");
+  EXPECT_TRUE(contains(error(R"({"messages": [{"role": "user", "content": "q"}], "tools": []})"), "tool_use):1: "));
+}
+
+TEST_F(ChatTest, TokensOfBaichuanMustBeTokens) {
+  config_.chat_template = "baichuan";
+  EXPECT_TRUE(contains(error_of<UserError>([&] { ChatTemplate::open(tokenizer(), config_); }),
+                       "that is no vocabulary of Baichuan's"));
+}
+
+TEST_F(ChatTest, SentencepieceLearnsTheFirstBlankOfAnAnswer) {
+  TempFolder folder;
+  train_tokenizer(folder.path(), 500, {{"add_dummy_prefix", "true"}});
+  folder.write("generation_config.json", R"({"user_token_id": 300, "assistant_token_id": 301})");
+  const Tokenizer known = Tokenizer::open(folder.path(), true);
+  config_.chat_template = "baichuan2";
+  const ChatTemplate chat = ChatTemplate::open(known, config_);
+  const Conversation said =
+      read_conversation(R"([{"role": "user", "content": "q"}, {"role": "assistant", "content": "zq"}])", "messages");
+  const Example row = ChatEncoder(chat, config_)(said).example;
+  const std::vector<int32_t> answer = known.encode("zq");
+  ASSERT_EQ(known.piece(answer[0]), "\xE2\x96\x81");
+  std::vector<int32_t> expected = {300};
+  for (const int32_t id : known.encode("q")) expected.push_back(id);
+  expected.push_back(301);
+  const size_t prompt = expected.size();
+  expected.insert(expected.end(), answer.begin(), answer.end());
+  expected.push_back(known.eos());
+  EXPECT_EQ(row.input_ids, expected);
+  for (size_t i = 0; i < expected.size(); ++i) EXPECT_EQ(row.labels[i], i < prompt ? kIgnoreIndex : expected[i]) << i;
+}
+
 TEST_F(ChatTest, SaysWhatATemplateLeavesOut) {
-  set_template("{% for m in messages %}{% if m.role != 'system' %}{{ m.content.split('</think>')[-1] }}<|im_end|>{% endif %}{% endfor %}");
+  set_template(
+      "{% for m in messages %}{% if m.role != 'system' %}{{ m.content.split('</think>')[-1] }}<|im_end|>{% endif %}{% "
+      "endfor %}");
   const ChatTemplate chat = ChatTemplate::open(tokenizer(), config_);
-  const Conversation said = read_conversation(R"([{"role": "system", "content": "s"}, {"role": "user", "content": " q "},
+  const Conversation said =
+      read_conversation(R"([{"role": "system", "content": "s"}, {"role": "user", "content": " q "},
       {"role": "assistant", "content": "<think>t</think>a", "reasoning_content": "r"}])",
-                                              "messages");
+                        "messages");
   EXPECT_EQ(ChatEncoder(chat, config_)(said).left_out,
             (std::vector<std::string>{"system text", "a part of assistant text", "reasoning"}));
 }
@@ -176,7 +243,8 @@ TEST_F(ChatTest, ShowsWhatTheTemplateRaises) {
 }
 
 TEST_F(ChatTest, ChoosesTheTemplate) {
-  const std::string one = R"([{"role": "user", "content": "q"}])", tools = R"({"messages": [{"role": "user", "content": "q"}], "tools": [{"name": "f"}]})";
+  const std::string one = R"([{"role": "user", "content": "q"}])",
+                    tools = R"({"messages": [{"role": "user", "content": "q"}], "tools": [{"name": "f"}]})";
   folder_.write("tokenizer_config.json", R"({"chat_template": [{"name": "default", "template": "plain"},
                                              {"name": "tool_use", "template": "tools"}]})");
   EXPECT_EQ(render(one), "plain");
@@ -189,15 +257,15 @@ TEST_F(ChatTest, ChoosesTheTemplate) {
   folder_.write("chat_template.jinja", "file");
   EXPECT_EQ(render(tools), "file");
   config_.chat_template = "nothing";
-  EXPECT_EQ(error(one), "chat_template: expected a file or one of baichuan, baichuan2, llama2, chatml, alpaca, vicuna, "
-                        "got \"nothing\"");
+  EXPECT_EQ(error(one),
+            "chat_template: expected a file or one of baichuan, baichuan2, llama2, chatml, alpaca, vicuna, "
+            "got \"nothing\"");
   config_.chat_template.clear();
   folder_.write("chat_template.jinja", "");
   std::filesystem::remove(folder_.path() / "chat_template.jinja");
   folder_.write("tokenizer_config.json", "{}");
   EXPECT_TRUE(contains(error(one), "has no chat template, which conversations need"));
   EXPECT_TRUE(contains(error(one), "baichuan, baichuan2, llama2, chatml, alpaca, vicuna"));
-  EXPECT_FALSE(ChatTemplate::is_in(folder_.path()));
 }
 
 TEST_F(ChatTest, TakesVariablesAndADate) {
@@ -233,13 +301,16 @@ TEST_F(ChatTest, ARecordDecides) {
 
 TEST_F(ChatTest, HasTemplatesOfItsOwn) {
   folder_.write("tokenizer_config.json", R"({"bos_token": "<s>", "eos_token": "</s>"})");
-  const std::string turns = R"([{"role": "system", "content": "s"}, {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"},
+  const std::string turns =
+      R"([{"role": "system", "content": "s"}, {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"},
       {"role": "user", "content": "r"}, {"role": "assistant", "content": "b"}])";
   const std::pair<const char*, const char*> cases[] = {
       {"llama2", "<s>[INST] <<SYS>>\ns\n<</SYS>>\n\nq [/INST] [a </s>]<s>[INST] r [/INST] [b </s>]"},
-      {"chatml", "<|im_start|>system\ns<|im_end|>\n<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\n[a<|im_end|>]\n"
-                 "<|im_start|>user\nr<|im_end|>\n<|im_start|>assistant\n[b<|im_end|>]\n"},
-      {"alpaca", "s\n\n### Instruction:\nq\n\n### Response:\n[a</s>]\n\n### Instruction:\nr\n\n### Response:\n[b</s>]\n\n"},
+      {"chatml",
+       "<|im_start|>system\ns<|im_end|>\n<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\n[a<|im_end|>]\n"
+       "<|im_start|>user\nr<|im_end|>\n<|im_start|>assistant\n[b<|im_end|>]\n"},
+      {"alpaca",
+       "s\n\n### Instruction:\nq\n\n### Response:\n[a</s>]\n\n### Instruction:\nr\n\n### Response:\n[b</s>]\n\n"},
       {"vicuna", "s USER: q ASSISTANT: [a</s>]USER: r ASSISTANT: [b</s>]"}};
   for (const auto& [name, expected] : cases) {
     config_.chat_template = name;
@@ -283,7 +354,8 @@ TEST_F(ChatTest, RowsOfAFileAreConversations) {
 
 TEST_F(ChatTest, ReadsSeveralFilesAsOne) {
   const Tokenizer known = tokenizer();
-  const auto a = folder_.write("a.json", R"([{"text": "one"}, {"text": "two"}])"), b = folder_.write("b.jsonl", R"({"text": "three"})");
+  const auto a = folder_.write("a.json", R"([{"text": "one"}, {"text": "two"}])"),
+             b = folder_.write("b.jsonl", R"({"text": "three"})");
   const Dataset data = Dataset::open(DataFiles(a.string() + "," + b.string()), &known, config_, 300);
   ASSERT_EQ(data.size(), 3);
   EXPECT_EQ(data.report().rows, 3);
@@ -291,7 +363,8 @@ TEST_F(ChatTest, ReadsSeveralFilesAsOne) {
   EXPECT_EQ(data.row_number(1), 2);
   EXPECT_EQ(data.row_number(2), 1);
   EXPECT_EQ(data.file(2), b.string());
-  EXPECT_NE(data.fingerprint(), Dataset::open(DataFiles(b.string() + "," + a.string()), &known, config_, 300).fingerprint());
+  EXPECT_NE(data.fingerprint(),
+            Dataset::open(DataFiles(b.string() + "," + a.string()), &known, config_, 300).fingerprint());
   EXPECT_EQ(Dataset::open(a, &known, config_, 300).file(0), "");
 }
 

@@ -186,7 +186,8 @@ TEST(Row, TakesToolsAndCalls) {
   };
   for (const char* tools : {R"([{"name": "f"}])", R"("[{\"name\": \"f\"}]")"}) {
     const auto [list, has_calls] = value_of(join(R"({"conversations": [{"from": "human", "value": "q"},
-        {"from": "function_call", "value": "{\"name\": \"f\", \"arguments\": {\"b\": 1, \"a\": 2}}"}], "tools": )", tools, "}"),
+        {"from": "function_call", "value": "{\"name\": \"f\", \"arguments\": {\"b\": 1, \"a\": 2}}"}], "tools": )",
+                                                 tools, "}"),
                                             "tool_calls");
     ASSERT_TRUE(list.is_list());
     EXPECT_EQ(list.items().size(), 1u);
@@ -194,7 +195,8 @@ TEST(Row, TakesToolsAndCalls) {
   }
   EXPECT_TRUE(value_of(R"({"messages": [{"role": "user", "content": "q"}], "tools": null})", "role").first.is_none());
   // Thinking has two names.
-  EXPECT_TRUE(value_of(R"({"messages": [{"role": "assistant", "content": "q", "reasoning": "r"}]})", "thinking").second);
+  EXPECT_TRUE(
+      value_of(R"({"messages": [{"role": "assistant", "content": "q", "reasoning": "r"}]})", "thinking").second);
   EXPECT_FALSE(value_of(R"({"messages": [{"role": "assistant", "content": null, "name": "r"}]})", "content").second);
 }
 
@@ -203,7 +205,8 @@ TEST(Row, NamesWhatIsWrongWithAConversation) {
   EXPECT_EQ(of(""), "f.json:7: messages: expected a list of messages, {\"role\": ..., \"content\": ...}");
   EXPECT_EQ(of("5"), "f.json:7: messages[0]: expected an object with role and content");
   EXPECT_EQ(of(R"({"content": "q"})"), "f.json:7: messages[0]: expected role (or from), got keys [content]");
-  EXPECT_EQ(of(R"({"role": "user", "content": 5})"), "f.json:7: messages[0].content: expected a text or a list of parts");
+  EXPECT_EQ(of(R"({"role": "user", "content": 5})"),
+            "f.json:7: messages[0].content: expected a text or a list of parts");
   EXPECT_EQ(of(R"({"role": "assistant", "content": "a", "weight": 2})"),
             "f.json:7: messages[0].weight: expected 0 or 1; other weights are not supported");
   EXPECT_EQ(error(R"({"instruction": "q", "output": "a", "history": [["q"]]})"),

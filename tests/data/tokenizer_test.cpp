@@ -5,6 +5,7 @@
 #include "support/contains.h"
 #include "support/temp_folder.h"
 #include "support/tiny_tokenizer.h"
+#include "text/vocabulary.h"
 
 #include <gtest/gtest.h>
 
@@ -172,6 +173,21 @@ TEST_F(TokenizerTest, RowsOfAModelEndInTheTokenizersEos) {
   expect_eos({kSize, 7, 8}, 7, "is 500 (not in tokenizer.model)");
   EXPECT_TRUE(
       contains(error_of<UserError>([&] { of({kSize}); }), "eos_token_id of the model names none of its pieces"));
+}
+
+TEST_F(TokenizerTest, ASparePieceMayHaveAName) {
+  const std::string spare = open().piece(kSize - 1);
+  folder_.write(
+      "tokenizer_config.json",
+      R"({"eos_token": "<|im_end|>", "added_tokens_decoder": {"499": {"content": "<|im_end|>", "special": true}}})");
+  const Tokenizer tokenizer = open();
+  EXPECT_EQ(tokenizer.eos(), kSize - 1);
+  EXPECT_EQ(tokenizer.piece(kSize - 1), "<|im_end|>");
+  Tokens tokens;
+  tokenizer.vocabulary().encode("a<|im_end|>", Spelling::kAsFile, tokens);
+  EXPECT_EQ(tokens.ids.back(), kSize - 1);
+  for (const std::string& text : {std::string("a<|im_end|>"), spare})
+    for (const int32_t id : tokenizer.encode(text)) EXPECT_NE(id, kSize - 1) << text;
 }
 
 TEST_F(TokenizerTest, NamesWhatIsMissing) {

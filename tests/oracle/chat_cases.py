@@ -12,8 +12,8 @@ test_chat.py):
 - But where the first of them come from tool_calls, learning begins right behind the header of the turn: the model must
   open the call itself ('<tool_call>\\n{"name": "', '[TOOL_CALLS] [{"name": "', " to=functions."). The header is what
   add_generation_prompt adds, without "<think>" and what follows that; where that adds nothing, what stands between a
-  question and a plain answer, without blanks at its end. Where it does not stand before the call (Mistral: a call after
-  a result), learning begins at the first character.
+  question and a plain answer, without blanks at its end. Behind what a tool has said it may be what stands between a
+  result and a plain answer (Mistral). Where none stands before the call, learning begins at the first character.
 - A message that goes on behind an end of turn and ends in another one is learnt from its first character to that, the
   text between the two with it (gpt-oss: thinking, then the answer). Where another message's characters, or the end of
   the text, come first, what stands behind the former end is not learnt (gpt-oss: the name of the called function in the
@@ -464,10 +464,8 @@ MISTRAL = Template(
         {%- endif %}
     {%- elif message.tool_calls is defined and message.tool_calls is not none %}
         {%- set opening = '[TOOL_CALLS] [{"name": "' %}
-        {%- set is_asked = loop.previtem is defined and loop.previtem.role == "user" %}
-        {{- opening if not is_asked }}
         {%- generation %}
-        {{- opening if is_asked }}
+        {{- opening }}
         {%- for call in message.tool_calls %}
             {{- '{"name": "' if not loop.first }}
             {{- call.function.name + '", "arguments": ' + call.function.arguments | string + '}' }}

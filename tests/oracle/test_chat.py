@@ -29,7 +29,7 @@ from transformers import PreTrainedTokenizerFast
 
 import models
 from chat_cases import CHATS, OTHER_MARKS, SMALL, TEMPLATES
-from chat_cases import Chat, as_given, asks, call, leaves, says, strings, turns
+from chat_cases import Chat, as_given, asks, call, leaves, result, says, strings, turns
 from conftest import run
 from tokenizer_families import make_file
 
@@ -277,19 +277,31 @@ def provenance(folder, source, chat):
     return text, origins
 
 
-def header_of(folder):
-    """What opens an answer."""
-    if not hasattr(folder, "header"):
-        plain = folder.template.plain
-        asked, answered = Chat("", turns("question")), Chat("", turns("question", "answer"))
-        before, prompt = folder.text(plain, asked), folder.text(plain, asked, add_generation_prompt=True)
-        if prompt != before and prompt.startswith(before):
-            folder.header = prompt[len(before) :].partition("<think>")[0]
-        else:
-            text, origins = provenance(folder, plain, answered)
-            question, answer = ([p for p in origins if origins[p][0] == index] for index in (0, 1))
-            folder.header = text[max(question) + 1 : min(answer)].rstrip()
-    return folder.header
+def headers_of(folder):
+    """What opens an answer: behind a question, behind what a tool has said."""
+    if hasattr(folder, "headers"):
+        return folder.headers
+
+    def between(chat):
+        text, origins = provenance(folder, plain, chat)
+        last = len(chat.messages) - 1
+        answer = min(place for place in origins if origins[place][0] == last)
+        return text[max((place for place in origins if place < answer), default=-1) + 1 : answer].rstrip()
+
+    plain = folder.template.plain
+    asked, answered = Chat("", turns("question")), Chat("", turns("question", "answer"))
+    before, prompt = folder.text(plain, asked), folder.text(plain, asked, add_generation_prompt=True)
+    if prompt != before and prompt.startswith(before):
+        folder.headers = [prompt[len(before) :].partition("<think>")[0]]
+    else:
+        folder.headers = [between(answered)]
+    calls = [call("find", {"word": "question"})]
+    try:
+        folder.headers.append(
+            between(Chat("", [asks("question"), says("", tool_calls=calls), result("found"), says("answer")])))
+    except jinja2.TemplateError:  # a template without tools
+        pass
+    return folder.headers
 
 
 def learnt_spans(folder, chat, text, origins):
@@ -311,8 +323,11 @@ def learnt_spans(folder, chat, text, origins):
             begin = None
         if owner is not None and chat.messages[owner]["role"] == "assistant":
             if begin is None:
-                at = text.rfind(header_of(folder), behind, place) if is_call else -1
-                begin = place if at < 0 else at + len(header_of(folder))
+                begin = place
+                for header in headers_of(folder) if is_call else ():
+                    if header and (at := text.rfind(header, behind, place)) >= 0:
+                        begin = at + len(header)
+                        break
                 speaker, stop = owner, None
             last, is_open = place + 1, True
         if begin is not None and is_open and place in ends:

@@ -94,7 +94,8 @@ TEST(Jinja, KeepsOrigins) {
   }
 }
 
-// All that is printed of a message is the message's, also numbers and brackets; what the template makes around it is not.
+// All that is printed of a message is the message's, also numbers and brackets; what the template makes around it is
+// not.
 TEST(Jinja, KeepsTheOriginsOfMessages) {
   const Value first = from_json(
       R"({"n": -12, "x": 2.5, "yes": true, "none": null, "empty": "", "list": [1, "a", {"k": []}],

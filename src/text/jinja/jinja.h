@@ -39,8 +39,8 @@ struct Options {
 struct Rendered {
   struct Origin {
     size_t begin, end;  // bytes
-    // That of the value that was printed, its digits, brackets and quotes with it; kTemplateOrigin for what the template
-    // wrote, computed or put together.
+    // That of the value that was printed, its digits, brackets and quotes with it; kTemplateOrigin for what the
+    // template wrote, computed or put together.
     int32_t origin;
     bool operator==(const Origin&) const = default;
   };

@@ -89,8 +89,8 @@ class Value {
 
   // The same with all that is in it, keys too, from there.
   Value marked(int32_t origin) const;
-  // Where its digits, brackets and quotes come from when it is printed. The characters of a text know it themselves, and
-  // what a template computes is the template's.
+  // Where its digits, brackets and quotes come from when it is printed. The characters of a text know it themselves,
+  // and what a template computes is the template's.
   Mark mark() const { return {origin_, 0}; }
   void set_origin(int32_t origin) { origin_ = origin; }
 
@@ -135,8 +135,8 @@ class Mapping {
 inline constexpr uint32_t kDeepestValue = 200;
 uint32_t checked_depth(uint32_t depth);
 
-// From JSON text, all of it from `origin`: integers, of up to some 300 digits, and floats apart, objects in the order of
-// the text. Throws UserError "source:..." as parse_json() does; a key given twice is an error here too.
+// From JSON text, all of it from `origin`: integers, of up to some 300 digits, and floats apart, objects in the order
+// of the text. Throws UserError "source:..." as parse_json() does; a key given twice is an error here too.
 Value from_json(std::string_view json, const std::string& source = "JSON", int32_t origin = kTemplateOrigin);
 
 bool truth(const Value& value);
