@@ -66,6 +66,10 @@ class Dataset {
   // `stop` is asked now and then; true: throws Stopped.
   static Dataset open(const std::filesystem::path& path, const Tokenizer* tokenizer, const DataConfig& config,
                       int64_t vocab_size, const Stop& stop = {});
+  static Dataset open(const char* path, const Tokenizer* tokenizer, const DataConfig& config, int64_t vocab_size,
+                      const Stop& stop = {}) {
+    return open(std::filesystem::path(path), tokenizer, config, vocab_size, stop);
+  }
   // The rows of several files, one file after another.
   static Dataset open(const DataFiles& files, const Tokenizer* tokenizer, const DataConfig& config, int64_t vocab_size,
                       const Stop& stop = {});
