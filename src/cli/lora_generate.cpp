@@ -8,6 +8,7 @@
 #include "data/chat.h"
 #include "data/template.h"
 #include "rankfold/generate.h"
+#include "text/vocabulary.h"
 
 #include <unistd.h>
 
@@ -95,7 +96,9 @@ void run(GenerateOptions& options, const Given& given) {
   const LoadedModel loaded = load_model(options.model);
   leave_if(stop_requested);
   const Tokenizer& tokenizer = loaded.model.tokenizer();
-  std::cerr << "tokenizer: " << one_line(tokenizer.path().string()) << "\n";
+  const auto other = tokenizer.path().parent_path() / kTokenizerModel;
+  if (tokenizer.path() != other && what_stands_at(other) != "nothing")
+    std::cerr << "tokenizer: " << one_line(tokenizer.path().string()) << "\n";
   if (!tokenizer.note().empty()) std::cerr << "warning: " << tokenizer.note() << "\n";
   std::vector<int32_t> ids;
   if (options.is_chat()) {
