@@ -1,7 +1,7 @@
 """How fast rows become ids: rankfold-encode beside PyPI's tokenizers on the same tokenizer.json, texts and threads, and
 a million rows by lora-train --dry_run.
 
-    build/venv/bin/python tests/bench/tokenize.py BIN [--rows 1000000]
+    build/venv/bin/python tests/bench/against_tokenizers.py BIN [--rows 1000000]
 
 The vocabulary (8,000 pieces, Qwen2's pipeline) and the sentencepiece model (6,000) are trained on our own questions and
 answers, of which the texts are put together. Ratios are above 1 where ours is faster.
