@@ -2,9 +2,7 @@
 
 #include "core/check.h"
 #include "core/json.h"
-
-#define PCRE2_CODE_UNIT_WIDTH 8
-#include <pcre2.h>
+#include "core/pcre2.h"
 
 #include <nlohmann/json.hpp>
 
@@ -35,27 +33,9 @@ constexpr char kAlike[] = R"((?x)
     | (?: [*+?] | \{ [0-9]+ (?: , [0-9]* )? \} ) \?? (?! [*+?{] )
   )*+)";
 
-std::chrono::nanoseconds thread_time() {
-  timespec now = {};
-  ::clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
-  return std::chrono::seconds(now.tv_sec) + std::chrono::nanoseconds(now.tv_nsec);
-}
-
-template <class T>
-std::shared_ptr<T> owned(T* pointer, void (*free)(T*)) {
-  if (pointer == nullptr) throw std::bad_alloc();
-  return {pointer, free};
-}
-
-std::string message(int error) {
-  PCRE2_UCHAR text[256];
-  return ::pcre2_get_error_message(error, text, sizeof text) < 0 ? join("error ", error)
-                                                                 : reinterpret_cast<const char*>(text);
-}
-
 // Null for what is not a regular expression: `error` says why and `at` at which byte.
 std::shared_ptr<pcre2_code> compile(std::string_view pattern, uint32_t options, int& error, size_t& at) {
-  const auto context = owned(::pcre2_compile_context_create(nullptr), ::pcre2_compile_context_free);
+  const auto context = pcre2::owned(::pcre2_compile_context_create(nullptr), ::pcre2_compile_context_free);
   ::pcre2_set_newline(context.get(), PCRE2_NEWLINE_LF);  // as in Python, the dot matches all but \n
   pcre2_code* const code =
       ::pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern.data()), pattern.size(),
@@ -66,8 +46,8 @@ std::shared_ptr<pcre2_code> compile(std::string_view pattern, uint32_t options, 
 
 // How many bytes from `begin` match; an error's number, below 0, where none do.
 ptrdiff_t matched(const pcre2_code* code, size_t pattern_size, std::string_view text, size_t begin) {
-  const auto context = owned(::pcre2_match_context_create(nullptr), ::pcre2_match_context_free);
-  const auto data = owned(::pcre2_match_data_create(1, nullptr), ::pcre2_match_data_free);
+  const auto context = pcre2::owned(::pcre2_match_context_create(nullptr), ::pcre2_match_context_free);
+  const auto data = pcre2::owned(::pcre2_match_data_create(1, nullptr), ::pcre2_match_data_free);
   ::pcre2_set_match_limit(context.get(), static_cast<uint32_t>(std::min(kSteps, kStepsOfAByte / (pattern_size + 1))));
   ::pcre2_set_heap_limit(context.get(), kHeap);
   const int result =
@@ -87,13 +67,14 @@ Regex::Regex(std::string key, std::string_view pattern, std::shared_ptr<Patience
   static const std::shared_ptr<pcre2_code> alike = compile(kAlike, 0, error, at);
   const ptrdiff_t length = matched(alike.get(), sizeof kAlike, pattern, 0);
   if (length < 0)
-    fail(key_, ": ", brief(pattern_), " is not a regular expression: ", message(static_cast<int>(length)));
+    fail(key_, ": ", brief(pattern_), " is not a regular expression: ", pcre2::message(static_cast<int>(length)));
   at = static_cast<size_t>(length);
   if (at < pattern.size())
     fail(key_, ": ", brief(pattern_), " is not a regular expression that is supported (byte ", at, ": ",
          brief(pattern_.substr(at, 4)), ")");
   code_ = compile(pattern, PCRE2_ENDANCHORED, error, at);
-  if (!code_) fail(key_, ": ", brief(pattern_), " is not a regular expression: ", message(error), " (byte ", at, ")");
+  if (!code_)
+    fail(key_, ": ", brief(pattern_), " is not a regular expression: ", pcre2::message(error), " (byte ", at, ")");
 }
 
 bool Regex::match(std::string_view name) const { return match_from(name, 0); }
@@ -109,13 +90,13 @@ bool Regex::match_after_dot(std::string_view name) const {
 bool Regex::match_from(std::string_view name, size_t begin) const {
   if (name.size() > kLongestName)
     fail(key_, ": expected names of at most ", kLongestName, " bytes for a regular expression, got '", name, "'");
-  const auto start = thread_time();
+  const auto start = pcre2::thread_time();
   const ptrdiff_t result = matched(code_.get(), pattern_.size(), name, begin);
-  patience_->left -= thread_time() - start;
+  patience_->left -= pcre2::thread_time() - start;
   if (patience_->left.count() < 0) fail(key_, ": the regular expression ", brief(pattern_), " takes too long to match");
   if (result < 0 && result != PCRE2_ERROR_NOMATCH)
     fail(key_, ": the regular expression ", brief(pattern_), " cannot be matched with '", name,
-         "': ", message(static_cast<int>(result)));
+         "': ", pcre2::message(static_cast<int>(result)));
   return result >= 0;
 }
 

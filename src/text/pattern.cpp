@@ -2,9 +2,7 @@
 
 #include "core/check.h"
 #include "core/json.h"
-
-#define PCRE2_CODE_UNIT_WIDTH 8
-#include <pcre2.h>
+#include "core/pcre2.h"
 
 #include <nlohmann/json.hpp>
 
@@ -22,24 +20,6 @@ constexpr uint32_t kHeap = 64 << 10;    // KiB
 constexpr size_t kMatchesATick = 256;   // between two looks at the clock, which takes longer than a match
 constexpr auto kPatience = std::chrono::seconds(2);
 constexpr auto kPatienceOfAByte = std::chrono::microseconds(2);  // 20 times what an ordinary expression takes
-
-std::chrono::nanoseconds thread_time() {
-  timespec now = {};
-  ::clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
-  return std::chrono::seconds(now.tv_sec) + std::chrono::nanoseconds(now.tv_nsec);
-}
-
-template <class T>
-std::shared_ptr<T> owned(T* pointer, void (*free)(T*)) {
-  if (pointer == nullptr) throw std::bad_alloc();
-  return {pointer, free};
-}
-
-std::string message(int error) {
-  PCRE2_UCHAR text[256];
-  return ::pcre2_get_error_message(error, text, sizeof text) < 0 ? join("error ", error)
-                                                                 : reinterpret_cast<const char*>(text);
-}
 
 void add(std::vector<Match>& parts, size_t begin, size_t end, bool is_match) {
   if (begin < end) parts.push_back({static_cast<uint32_t>(begin), static_cast<uint32_t>(end), is_match});
@@ -64,12 +44,12 @@ Pattern Pattern::of_regex(const std::string& key, const std::string& regex, By b
   const std::string translated = translated_regex(key, regex);
   int error = 0;
   size_t at = 0;
-  const auto context = owned(::pcre2_compile_context_create(nullptr), ::pcre2_compile_context_free);
+  const auto context = pcre2::owned(::pcre2_compile_context_create(nullptr), ::pcre2_compile_context_free);
   ::pcre2_set_newline(context.get(), PCRE2_NEWLINE_LF);
   pcre2_code* const code = ::pcre2_compile(reinterpret_cast<PCRE2_SPTR>(translated.data()), translated.size(),
                                            PCRE2_UTF | PCRE2_UCP, &error, &at, context.get());
   if (code == nullptr)
-    fail(key, ": ", brief(regex), " is not a regular expression that is supported: ", message(error));
+    fail(key, ": ", brief(regex), " is not a regular expression that is supported: ", pcre2::message(error));
   pattern.code_ = {code, ::pcre2_code_free};
   uint32_t may_be_empty = 0;
   ::pcre2_pattern_info(code, PCRE2_INFO_MATCHEMPTY, &may_be_empty);
@@ -98,11 +78,11 @@ void Pattern::find_text(std::string_view text, std::vector<Match>& parts) const 
 }
 
 void Pattern::find_regex(std::string_view text, std::vector<Match>& parts) const {
-  const auto context = owned(::pcre2_match_context_create(nullptr), ::pcre2_match_context_free);
-  const auto data = owned(::pcre2_match_data_create(1, nullptr), ::pcre2_match_data_free);
+  const auto context = pcre2::owned(::pcre2_match_context_create(nullptr), ::pcre2_match_context_free);
+  const auto data = pcre2::owned(::pcre2_match_data_create(1, nullptr), ::pcre2_match_data_free);
   ::pcre2_set_match_limit(context.get(), kSteps);
   ::pcre2_set_heap_limit(context.get(), kHeap);
-  const auto deadline = thread_time() + kPatience + kPatienceOfAByte * text.size();
+  const auto deadline = pcre2::thread_time() + kPatience + kPatienceOfAByte * text.size();
   const size_t* const found = ::pcre2_get_ovector_pointer(data.get());
   size_t done = 0;
   for (size_t matches = 1; done < text.size(); ++matches) {
@@ -114,9 +94,9 @@ void Pattern::find_regex(std::string_view text, std::vector<Match>& parts) const
     if (result == PCRE2_ERROR_JIT_STACKLIMIT) result = match(PCRE2_NO_JIT);
     if (result == PCRE2_ERROR_NOMATCH) break;
     if (result == PCRE2_ERROR_NOMEMORY) throw std::bad_alloc();
-    if (result < 0 || (matches % kMatchesATick == 0 && thread_time() > deadline))
+    if (result < 0 || (matches % kMatchesATick == 0 && pcre2::thread_time() > deadline))
       fail(key_, ": the regular expression ", brief(text_), " takes too long to match a text",
-           result < 0 ? join(" (", message(result), ")") : "");
+           result < 0 ? join(" (", pcre2::message(result), ")") : "");
     add(parts, done, found[0], false);
     add(parts, found[0], found[1], true);
     done = found[1];
