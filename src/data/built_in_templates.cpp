@@ -1,45 +1,41 @@
 #include "data/chat.h"
 
 namespace rankfold {
+namespace {
+
+// `answer`: what is written of an assistant's message.
+std::string baichuan(const std::string& answer) {
+  return R"({%- set eos = eos_token if eos_token is defined else '</s>' -%}
+{%- for message in messages -%}
+{%- if message.role == 'assistant' -%}
+{{ @ASSISTANT@ }}{% generation %})" +
+         answer + R"({% endgeneration %}
+{%- elif message.role == 'user' -%}
+{{ @USER@ + message.content }}
+{%- elif message.role == 'system' and loop.first -%}
+{{ message.content }}
+{%- else -%}
+{{ raise_exception('this template has no place for a message of the role ' + message.role) }}
+{%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{ @ASSISTANT@ }}{%- endif -%}
+)";
+}
+
+}  // namespace
 
 // Written anew after the formats that these families were trained with. A system text stands where each has it; nothing
 // is trimmed. The end of an answer is eos_token, </s> where the folder names none.
 const std::vector<BuiltInTemplate>& built_in_templates() {
   static const std::vector<BuiltInTemplate> templates = {
-      {.name = "baichuan",  // every answer ends in eos
-       .source = R"({%- set eos = eos_token if eos_token is defined else '</s>' -%}
-{%- for message in messages -%}
-{%- if message.role == 'assistant' -%}
-{{ @ASSISTANT@ }}{% generation %}{{ message.content + eos }}{% endgeneration %}
-{%- elif message.role == 'user' -%}
-{{ @USER@ + message.content }}
-{%- elif message.role == 'system' and loop.first -%}
-{{ message.content }}
-{%- else -%}
-{{ raise_exception('this template has no place for a message of the role ' + message.role) }}
-{%- endif -%}
-{%- endfor -%}
-{%- if add_generation_prompt -%}{{ @ASSISTANT@ }}{%- endif -%}
-)",
+      {.name = "baichuan",
+       .source = baichuan("{{ message.content + eos }}"),
        .user_id = 195,
        .assistant_id = 196,
        .user_text = "<reserved_102>",
        .assistant_text = "<reserved_103>"},
       {.name = "baichuan2",  // the last answer alone ends in eos
-       .source = R"({%- set eos = eos_token if eos_token is defined else '</s>' -%}
-{%- for message in messages -%}
-{%- if message.role == 'assistant' -%}
-{{ @ASSISTANT@ }}{% generation %}{{ message.content }}{% if loop.last %}{{ eos }}{% endif %}{% endgeneration %}
-{%- elif message.role == 'user' -%}
-{{ @USER@ + message.content }}
-{%- elif message.role == 'system' and loop.first -%}
-{{ message.content }}
-{%- else -%}
-{{ raise_exception('this template has no place for a message of the role ' + message.role) }}
-{%- endif -%}
-{%- endfor -%}
-{%- if add_generation_prompt -%}{{ @ASSISTANT@ }}{%- endif -%}
-)",
+       .source = baichuan("{{ message.content }}{% if loop.last %}{{ eos }}{% endif %}"),
        .user_id = 195,
        .assistant_id = 196,
        .user_text = "<reserved_106>",

@@ -39,11 +39,10 @@ class ChatEncoder {
   const DataConfig& config_;
 };
 
-// Of those that are built in; null where there is none of that name. `user` and `assistant` are the tokens before a
-// turn where the template has such. Uses bos_token and eos_token of the folder.
+// One that is built in. It uses bos_token and eos_token of the folder; @USER@ and @ASSISTANT@ stand for the tokens.
 struct BuiltInTemplate {
   const char* name;
-  const char* source;
+  std::string source;
   // Tokens before a turn, where the family has some that are no text: their ids by default, and their texts.
   int32_t user_id = -1, assistant_id = -1;
   const char *user_text = "", *assistant_text = "";

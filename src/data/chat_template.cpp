@@ -23,7 +23,6 @@ namespace rankfold {
 namespace fs = std::filesystem;
 namespace {
 
-using jinja::None;
 using jinja::Value;
 using Sources = std::map<std::string, std::string>;  // name -> source
 
@@ -76,6 +75,12 @@ std::optional<int32_t> id_in_generation_config(const fs::path& folder, const cha
     fail(path.string(), ": ", key, ": expected an id, got ", brief(*found));
   return found->get<int32_t>();
 }
+
+// Characters of a text that come from a message.
+struct Written {
+  TextRange range;
+  Origin origin;
+};
 
 }  // namespace
 
@@ -132,21 +137,16 @@ struct ChatTemplate::State {
 
   void learn_form(Compiled& one) const;
   void add_end(Compiled& one, const std::string& after, const std::string& later) const;
-  void mark_generations(const jinja::Rendered& rendered, const Conversation& conversation, ChatText& chat) const;
+  void mark_generations(const jinja::Rendered& rendered, const Conversation& conversation,
+                        const std::vector<Written>& parts, ChatText& chat) const;
   void mark_answers(const Compiled& one, const jinja::Rendered& rendered, const Conversation& conversation,
-                    ChatText& chat) const;
+                    const std::vector<Written>& parts, ChatText& chat) const;
   void choose(const fs::path& folder, const DataConfig& config, const FolderTokens& tokens, const Tokenizer* tokenizer);
   void read_record(const fs::path& folder);
   bool take_built_in(const std::string& name, const fs::path& folder, const Tokenizer* tokenizer);
 };
 
 namespace {
-
-// The characters of a text that are not the template's, and those of each message, as ranges.
-struct Written {
-  TextRange range;
-  Origin origin;
-};
 
 std::vector<TextRange> users_of(const jinja::Rendered& rendered) {
   std::vector<TextRange> users;
@@ -206,13 +206,13 @@ std::string without_blanks_at_end(std::string text) {
   return text;
 }
 
-}  // namespace
-
 constexpr const char* kCall = R"([{"role": "user", "content": "question"},
   {"role": "assistant", "content": "", "tool_calls": [
     {"id": "callnumb1", "type": "function", "function": {"name": "find", "arguments": {"word": "question"}}}]},
   {"role": "tool", "name": "find", "tool_call_id": "callnumb1", "content": "found"},
   {"role": "assistant", "content": "answer"}])";
+
+}  // namespace
 
 // What the template writes around a question and its answer, by an example.
 void ChatTemplate::State::learn_form(Compiled& one) const {
@@ -472,8 +472,9 @@ std::vector<int32_t> ChatTemplate::encode(const Conversation& conversation, bool
 namespace {
 
 // Templates that know texts alone print a list of parts as Python does, which no model was trained on.
-void refuse_printed_parts(const Conversation& conversation, const jinja::Rendered& rendered) {
-  for (const Written& part : parts_of(rendered)) {
+void refuse_printed_parts(const Conversation& conversation, const jinja::Rendered& rendered,
+                          const std::vector<Written>& parts) {
+  for (const Written& part : parts) {
     const Value* content = conversation.messages[part.origin.message].value.find("content");
     if (part.origin.part != MessagePart::kText || !content || !content->is_list() || content->items().empty()) continue;
     const Value& first = content->items().front();
@@ -487,14 +488,14 @@ void refuse_printed_parts(const Conversation& conversation, const jinja::Rendere
 }
 
 // Messages with something in it that the text lacks, in words.
-std::vector<std::string> left_out_of(const Conversation& conversation, const jinja::Rendered& rendered) {
+std::vector<std::string> left_out_of(const Conversation& conversation, const jinja::Rendered& rendered,
+                                     const std::vector<Written>& parts) {
   const size_t count = conversation.messages.size();
   std::vector<std::array<size_t, 2>> written(count, {0, 0});
-  for (const Written& part : parts_of(rendered)) {
+  for (const Written& part : parts) {
     if (part.origin.message >= count || part.origin.part > MessagePart::kThinking) continue;
     const auto text = std::string_view(rendered.text).substr(part.range.begin, part.range.end - part.range.begin);
-    written[part.origin.message][static_cast<size_t>(part.origin.part)] += static_cast<size_t>(
-        std::count_if(text.begin(), text.end(), [](char c) { return c != ' ' && (c < '\t' || c > '\r'); }));
+    written[part.origin.message][static_cast<size_t>(part.origin.part)] += size_without_blanks(text);
   }
   std::vector<std::string> left_out;
   const auto add = [&left_out](const std::string& what) {
@@ -512,10 +513,6 @@ std::vector<std::string> left_out_of(const Conversation& conversation, const jin
   return left_out;
 }
 
-}  // namespace
-
-namespace {
-
 bool is_of(const Written& part, TextRange range) {
   return part.range.begin < range.end && part.range.end > range.begin;
 }
@@ -524,8 +521,7 @@ bool is_of(const Written& part, TextRange range) {
 
 // What a generation block wrote, unless it is of an answer that is not to be learnt.
 void ChatTemplate::State::mark_generations(const jinja::Rendered& rendered, const Conversation& conversation,
-                                           ChatText& chat) const {
-  const std::vector<Written> parts = parts_of(rendered);
+                                           const std::vector<Written>& parts, ChatText& chat) const {
   const auto& messages = conversation.messages;
   const bool all_learnt =
       std::all_of(messages.begin(), messages.end(), [](const Message& m) { return m.is_learnt || !m.is_assistant; });
@@ -542,8 +538,8 @@ void ChatTemplate::State::mark_generations(const jinja::Rendered& rendered, cons
 // of the turn. What stands before it is the template's, but for what opens a call of tools, which the model must say
 // itself.
 void ChatTemplate::State::mark_answers(const Compiled& one, const jinja::Rendered& rendered,
-                                       const Conversation& conversation, ChatText& chat) const {
-  const std::vector<Written> parts = parts_of(rendered);
+                                       const Conversation& conversation, const std::vector<Written>& parts,
+                                       ChatText& chat) const {
   const std::string& text = rendered.text;
   const auto next_user = [&](size_t from) {
     const auto at = std::lower_bound(chat.users.begin(), chat.users.end(), from,
@@ -589,12 +585,14 @@ void ChatTemplate::State::mark_answers(const Compiled& one, const jinja::Rendere
 ChatText ChatTemplate::render(const Conversation& conversation, bool add_generation_prompt) const {
   const State::Compiled& one = state_->of(conversation);
   jinja::Rendered rendered = state_->render(one, conversation, add_generation_prompt);
-  refuse_printed_parts(conversation, rendered);
-  ChatText chat{.text = {}, .users = users_of(rendered), .learnt = {}, .left_out = left_out_of(conversation, rendered)};
+  const std::vector<Written> parts = parts_of(rendered);
+  refuse_printed_parts(conversation, rendered, parts);
+  ChatText chat{
+      .text = {}, .users = users_of(rendered), .learnt = {}, .left_out = left_out_of(conversation, rendered, parts)};
   if (one.has_generation)
-    state_->mark_generations(rendered, conversation, chat);
+    state_->mark_generations(rendered, conversation, parts, chat);
   else
-    state_->mark_answers(one, rendered, conversation, chat);
+    state_->mark_answers(one, rendered, conversation, parts, chat);
   chat.text = std::move(rendered.text);
   return chat;
 }

@@ -9,7 +9,6 @@ namespace rankfold {
 namespace {
 
 using jinja::Entry;
-using jinja::Text;
 using jinja::Value;
 
 struct RoleName {
@@ -33,12 +32,7 @@ bool is_one_of(const Names& names, std::string_view name) {
   return std::find(names.begin(), names.end(), name) != names.end();
 }
 
-bool is_blank_byte(char c) { return c == ' ' || (c >= '\t' && c <= '\r'); }
-size_t size_of(const Value& value) {
-  if (!value.is_text()) return 0;
-  const std::string_view text = value.text().view();
-  return static_cast<size_t>(std::count_if(text.begin(), text.end(), [](char c) { return !is_blank_byte(c); }));
-}
+size_t size_of(const Value& value) { return value.is_text() ? size_without_blanks(value.text().view()) : 0; }
 
 std::string keys_of(const Value& dict) {
   std::string list;
@@ -79,6 +73,11 @@ bool is_switched_off(const Value& message, const std::string& place) {
 
 }  // namespace
 
+size_t size_without_blanks(std::string_view text) {
+  return static_cast<size_t>(
+      std::count_if(text.begin(), text.end(), [](char c) { return c != ' ' && (c < '\t' || c > '\r'); }));
+}
+
 std::optional<Origin> Origin::of(int32_t number) {
   if (number < 0 || number == kElsewhere) return std::nullopt;
   const auto whole = static_cast<size_t>(number);
@@ -115,7 +114,6 @@ void Conversation::add(const Value& given, const std::string& place) {
   };
   std::vector<Entry> entries;
   const Value* thinking = nullptr;
-  std::string thinks_under;
   for (const Entry& entry : given.mapping().entries()) {
     const std::string key = entry.first.text().string();
     const Value& value = entry.second;
@@ -146,6 +144,12 @@ void Conversation::add(const Value& given, const std::string& place) {
   }
   message.value = Value::dict(std::move(entries));
   messages.push_back(std::move(message));
+}
+
+void Conversation::add_all(const Value& list, const std::string& place) {
+  if (!list.is_list() || list.items().empty())
+    fail(place, ": expected a list of messages, {\"role\": ..., \"content\": ...}");
+  for (size_t i = 0; i < list.items().size(); ++i) add(list.items()[i], join(place, "[", i, "]"));
 }
 
 void Conversation::say(const std::string& role, const std::string& content) {
@@ -191,9 +195,7 @@ Conversation read_conversation(std::string_view json, const std::string& source)
       else if (key != "messages")
         fail(source, ": unknown key '", key, "'; expected messages, tools, documents");
   }
-  if (!messages->is_list() || messages->items().empty()) fail(source, ": expected a list of messages");
-  for (size_t i = 0; i < messages->items().size(); ++i)
-    conversation.add(messages->items()[i], join(source, ": messages[", i, "]"));
+  conversation.add_all(*messages, source + ": messages");
   return conversation;
 }
 

@@ -27,6 +27,8 @@ struct Origin {
   static std::optional<Origin> of(int32_t number);
 };
 
+size_t size_without_blanks(std::string_view text);
+
 struct Message {
   jinja::Value value;  // a dict
   std::string role;
@@ -44,6 +46,7 @@ struct Conversation {
   // Adds a message {"role": ..., "content": ...} as a row has it, {"from": ..., "value": ...} too. `place` opens the
   // error where it is none.
   void add(const jinja::Value& message, const std::string& place);
+  void add_all(const jinja::Value& list, const std::string& place);  // a list of messages
   void say(const std::string& role, const std::string& content);
   void set_tools(const jinja::Value& list, const std::string& place);  // or a text that holds one, as JSON
   void set_documents(const jinja::Value& list, const std::string& place);

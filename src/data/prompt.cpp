@@ -251,14 +251,6 @@ const jinja::Value* column_of(const jinja::Value& row, const std::string& key) {
   return value ? value : row.find(std::string(kByteOrderMark) + key);
 }
 
-// The messages of a list, behind a system text of its own column.
-void add_messages(const jinja::Value& row, const std::string& key, const std::string& place, Conversation& chat) {
-  const jinja::Value& list = *column_of(row, key);
-  if (!list.is_list() || list.items().empty())
-    fail(place, ": ", key, ": expected a list of messages, {\"role\": ..., \"content\": ...}");
-  for (size_t i = 0; i < list.items().size(); ++i) chat.add(list.items()[i], join(place, ": ", key, "[", i, "]"));
-}
-
 // What a row has beside its messages. It is read anew: numbers and the order of keys are a template's matter.
 Conversation conversation_of(const JsonRow& row, const RowReader::Keys& keys, std::string_view text,
                              const std::string& place) {
@@ -270,14 +262,14 @@ Conversation conversation_of(const JsonRow& row, const RowReader::Keys& keys, st
     chat.set_documents(*documents, place + ": " + keys.documents);
   const size_t systems = chat.messages.size();
   if (keys.is_chat) {
-    add_messages(whole, keys.answer, place, chat);
+    chat.add_all(*column_of(whole, keys.answer), join(place, ": ", keys.answer));
   } else if (row.is_list(keys.question) || row.is_list(keys.answer)) {  // TRL's prompt and completion
     for (const std::string& key : {keys.history, keys.input})
       if (row.holds_something(key))
         row.fail_at(key, "is given beside lists of messages, which hold every turn: leave it out");
     const auto add = [&](const std::string& key, const char* role) {
       if (row.is_list(key))
-        add_messages(whole, key, place, chat);
+        chat.add_all(*column_of(whole, key), join(place, ": ", key));
       else
         chat.say(role, row.text(key));
     };
