@@ -19,6 +19,9 @@ uint64_t mix(uint64_t x) {  // of splitmix64
   return x ^ x >> 31;
 }
 
+// A list by id has room for each of them: ids far beyond the count of pieces are a small file's way to much memory.
+constexpr int64_t kMostSpareIds = 1 << 16, kMostIdsOfAPiece = 4;
+
 const uint64_t kSeed = std::random_device()() * uint64_t{0x9E3779B97F4A7C15};
 
 }  // namespace
@@ -60,6 +63,8 @@ Pieces::Pieces(std::vector<std::pair<std::string, int32_t>> pieces, const std::s
     : count_(static_cast<int32_t>(pieces.size())) {
   int32_t highest = -1;
   for (const auto& [text, id] : pieces) highest = std::max(highest, id);
+  if (const int64_t ids = kMostSpareIds + kMostIdsOfAPiece * count_; highest >= ids)
+    fail(name, ": model.vocab: expected ids below ", ids, " for ", count_, " pieces, got ", highest);
   texts_.resize(static_cast<size_t>(highest + 1));
   is_piece_.resize(texts_.size());
   table_.reserve(pieces.size());

@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <array>
 #include <cstdio>
+#include <map>
 #include <set>
 #include <span>
 
@@ -23,6 +24,7 @@ struct SentencepieceModel {
   size_t longest_text = 0;
   uint64_t fingerprint = kChecksumSeed;
   std::vector<AddedToken> added;
+  std::map<int32_t, std::string> added_text;  // the first of each id
 
   bool is_piece(int32_t id) const { return id >= 0 && id < model.GetPieceSize(); }
 };
@@ -76,8 +78,7 @@ class SentencepieceVocabulary : public Vocabulary {
   std::unique_ptr<IncrementalDecoder> decoder(Controls controls) const override;
 
   std::string piece(int32_t id) const override {
-    for (const AddedToken& token : pieces_->added)
-      if (token.id == id) return token.text;
+    if (const auto added = pieces_->added_text.find(id); added != pieces_->added_text.end()) return added->second;
     return pieces_->is_piece(id) ? pieces_->model.IdToPiece(id) : "";
   }
   std::optional<int32_t> id_of(std::string_view text) const override {
@@ -280,6 +281,7 @@ TokenizerModel read_tokenizer_model(const std::filesystem::path& path, const std
     if (token.text.empty() || (is_piece && pieces->model.IdToPiece(token.id) == token.text)) continue;
     if (is_piece && pieces->model.IsByte(token.id)) continue;  // every text needs it
     pieces->added.push_back(token);
+    pieces->added_text.emplace(token.id, token.text);
     if (is_piece) controls.insert(token.id);  // a spare piece that has got a name, as InternLM2's
   }
   return {std::make_shared<SentencepieceVocabulary>(pieces, std::move(controls)), pieces->model.bos_id(),

@@ -290,6 +290,8 @@ TEST_F(TokenizerJson, RefusesByName) {
   EXPECT_EQ(refusal("/model/vocab/th", 5), "model.vocab: pieces \"th\" and \"\\u0105\" have one id, 5");
   EXPECT_EQ(refusal("/model/vocab/th", 1 << 20),
             "model.vocab: piece \"th\": expected an id below 1048576, got 1048576");
+  EXPECT_EQ(refusal("/model/vocab/th", (1 << 20) - 1),
+            "model.vocab: expected ids below 66576 for 260 pieces, got 1048575");
   EXPECT_EQ(refusal("/model/vocab/th", -1), "model.vocab: piece \"th\": expected an id, got -1");
   EXPECT_EQ(refusal(("/model/vocab/" + std::string(3000, 'x')).c_str(), 262),
             "model.vocab: a piece of 3000 bytes; at most 2048 are supported");
