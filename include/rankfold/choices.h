@@ -40,6 +40,14 @@ inline constexpr Word<Overlong> kOverlongs[] = {
 enum class Finetuning { kLora, kFull };
 inline constexpr Word<Finetuning> kFinetunings[] = {{"lora", Finetuning::kLora}, {"full", Finetuning::kFull}};
 
+// When the held-out rows are evaluated. Auto: by steps where eval_steps says so, else after each epoch; without held-out
+// rows, never.
+enum class EvalStrategy { kAuto, kNo, kSteps, kEpoch };
+inline constexpr Word<EvalStrategy> kEvalStrategies[] = {{"auto", EvalStrategy::kAuto},
+                                                         {"no", EvalStrategy::kNo},
+                                                         {"steps", EvalStrategy::kSteps},
+                                                         {"epoch", EvalStrategy::kEpoch}};
+
 // What a finished run does that cannot be saved for want of space.
 enum class DiskFull { kWait, kFail };
 inline constexpr Word<DiskFull> kDiskFulls[] = {{"wait", DiskFull::kWait}, {"fail", DiskFull::kFail}};

@@ -15,6 +15,7 @@
 #include "rankfold/choices.h"
 #include "rankfold/ordered_map.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <initializer_list>
@@ -289,6 +290,17 @@ struct TrainConfig {
   std::string on_disk_full = "wait";
   std::string gradient_checkpointing = "auto";
   std::string memory_budget = {};
+  std::string eval_strategy = "auto";
+  double eval_steps = 0;  // 0: logging_steps; below 1: a share of all steps
+  bool eval_on_start = false;
+  int64_t per_device_eval_batch_size = 8;
+  int64_t eval_samples = 3;
+  int64_t eval_max_new_tokens = 64;
+  std::string metric_for_best_model = "eval_loss";
+  bool load_best_model_at_end = false;
+  int64_t early_stopping_patience = 0;  // 0: never
+  double early_stopping_threshold = 0;
+  StringList report_to = {};
 
   template <class V>
   void fields(V&& v) {
@@ -337,6 +349,40 @@ struct TrainConfig {
       [](const std::string& x) { return !parse_bool(x); }, "auto or a path", {"resume"});
     v("on_disk_full", on_disk_full, on_resume::free("what a finished run does that cannot be saved for want of space"),
       allow::word_of<kDiskFulls>, words_of<kDiskFulls>(), {});
+    v("report_to", report_to, on_resume::free("tensorboard: event files for TensorBoard below output_dir/runs; none"),
+      [](const StringList& names) {
+        return std::all_of(names.begin(), names.end(),
+                           [](const std::string& x) { return x == "none" || x == "tensorboard" || x == "all"; });
+      },
+      "tensorboard or none", {});
+    section(v, "evaluation");
+    v("eval_strategy", eval_strategy,
+      on_resume::free("when held-out rows are evaluated; auto: every eval_steps where that is given, else each epoch"),
+      allow::word_of<kEvalStrategies>, words_of<kEvalStrategies>(), {"evaluation_strategy"});
+    v("eval_steps", eval_steps,
+      on_resume::free("steps between evaluations; below 1 a share of all steps; 0: logging_steps"),
+      [](double x) { return x >= 0 && (x < 1 || x == std::floor(x)) && std::isfinite(x); },
+      "an integer, or a share in [0, 1)", {});
+    v("eval_on_start", eval_on_start, on_resume::free("evaluate before the first step, too"), allow::any,
+      "true or false", {});
+    v("per_device_eval_batch_size", per_device_eval_batch_size, on_resume::free("most rows in a batch of evaluation"),
+      allow::count, "an integer in [1, 1048576]", {"eval_batch_size"});
+    v("eval_samples", eval_samples,
+      on_resume::free("held-out rows whose prompts the model answers at each evaluation; 0: none"), allow::not_negative,
+      "an integer of 0 or more", {});
+    v("eval_max_new_tokens", eval_max_new_tokens, on_resume::free("longest of these answers in tokens"),
+      allow::positive, "an integer above 0", {});
+    v("metric_for_best_model", metric_for_best_model,
+      on_resume::free("metric of an evaluation that tells the best step; the lower of losses, else the higher"),
+      allow::text, "a name such as eval_loss", {});
+    v("load_best_model_at_end", load_best_model_at_end, on_resume::free("the result is that of the best step"),
+      allow::any, "true or false", {});
+    v("early_stopping_patience", early_stopping_patience,
+      on_resume::free("end after so many evaluations without a new best; 0: never"), allow::not_negative,
+      "an integer of 0 or more", {});
+    v("early_stopping_threshold", early_stopping_threshold,
+      on_resume::free("what counts as a new best for early_stopping_patience: better by more than this"),
+      allow::not_negative, "a number of 0 or more", {});
     section(v, "memory");
     v("gradient_checkpointing", gradient_checkpointing,
       on_resume::free("what the backward pass computes again instead of keeping it; auto: the least that fits"),
@@ -353,8 +399,13 @@ struct RunConfig {
   DataFiles dataset;
   std::string finetuning_type = "lora";
   std::string adapter_name_or_path;
+  DataFiles eval_dataset;
+  double val_size = 0;  // below 1: a share of the rows
   std::string dump_rows;
   bool dry_run = false;
+  bool plan = false;
+  std::string plan_output;
+  std::string list;
   LoadConfig load;
   LoraConfig lora;
   DataConfig data;
@@ -369,6 +420,13 @@ struct RunConfig {
     section(v, "data");
     v("dataset", dataset, on_resume::same_result("JSON array or JSON Lines; several with commas between"), allow::files,
       "a path or a list of paths", {"data_path", "train_file", "data"});
+    v("eval_dataset", eval_dataset, on_resume::free("held-out rows to evaluate on while training"),
+      [](const DataFiles& x) { return x.paths.empty() || allow::files(x); }, "a path or a list of paths",
+      {"validation_file", "val_file"});
+    v("val_size", val_size,
+      on_resume::same_result("hold out so many rows of the data, chosen by seed; below 1 a share of them"),
+      [](double x) { return x >= 0 && (x < 1 || x == std::floor(x)) && std::isfinite(x); },
+      "an integer, or a share in [0, 1)", {"val_set_size"});
     v("dump_rows", dump_rows, on_resume::free("JSON Lines file for the input_ids and labels of every row"), allow::any,
       "a path", {});
     section(v, "training");
@@ -382,6 +440,13 @@ struct RunConfig {
     v("dry_run", dry_run,
       on_resume::free("do all that comes before the first step, then end; output_dir stays as it is"), allow::any,
       "true or false", {});
+    v("plan", plan,
+      on_resume::free("dry_run, with time and memory from a few steps that are measured, and advice on the method"),
+      allow::any, "true or false", {});
+    v("plan_output", plan_output, on_resume::free("JSON file for the plan, besides standard output"), allow::any,
+      "a path", {});
+    v("list", list, on_resume::free("print the runs below this folder, their metrics and what differs, then end"),
+      allow::any, "a folder", {});
     load.fields(v);
     lora.fields(v);
     data.fields(v);

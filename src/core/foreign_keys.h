@@ -10,7 +10,7 @@ struct ForeignKey {
   const char* advice;
 };
 
-inline constexpr const char* kNoEvaluation = "leave it out: lora-eval measures a finished adapter";
+inline constexpr const char* kEvaluation = "leave it out: --eval_dataset or --val_size gives rows to evaluate on";
 inline constexpr const char* kNoEffect = "leave it out: nothing here depends on it";
 inline constexpr const char* kNotSupported = "leave it out: it is not supported";
 inline constexpr const char* kOwnLog = "leave it out: the log is train_log.jsonl in output_dir";
@@ -27,23 +27,12 @@ inline constexpr ForeignKey kForeignKeys[] = {
     {"logging_strategy", "leave it out: --logging_steps says when"},
     {"logging_first_step", "leave it out: --logging_steps 1 logs every step"},
     {"do_train", "leave it out: lora-train trains"},
-    {"do_eval", kNoEvaluation},
-    {"do_predict", kNoEvaluation},
-    {"eval_strategy", kNoEvaluation},
-    {"evaluation_strategy", kNoEvaluation},
-    {"eval_steps", kNoEvaluation},
-    {"eval_dataset", kNoEvaluation},
-    {"eval_on_start", kNoEvaluation},
-    {"per_device_eval_batch_size", kNoEvaluation},
-    {"val_set_size", kNoEvaluation},
-    {"val_size", kNoEvaluation},
-    {"load_best_model_at_end", kNoEvaluation},
-    {"metric_for_best_model", kNoEvaluation},
-    {"greater_is_better", kNoEvaluation},
-    {"report_to", kOwnLog},
+    {"do_eval", kEvaluation},
+    {"do_predict", "leave it out: lora-eval and lora-generate answer"},
+    {"greater_is_better", "leave it out: losses and perplexities are better when lower, other metrics when higher"},
     {"run_name", kOwnLog},
-    {"logging_dir", kOwnLog},
-    {"plot_loss", kOwnLog},
+    {"logging_dir", "leave it out: event files lie below output_dir/runs"},
+    {"plot_loss", "leave it out: training_loss.svg is always written"},
     {"wandb_project", kOwnLog},
     {"disable_tqdm", kNoEffect},
     {"overwrite_output_dir", "leave it out: output_dir may hold an earlier run"},
