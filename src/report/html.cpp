@@ -3,6 +3,7 @@
 #include "core/utf8.h"
 #include "report/chart.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 
@@ -96,10 +97,14 @@ std::string table_html(const Table& table) {
     if (column.is_number) return is_best ? " class=\"number best\"" : " class=\"number\"";
     return is_best ? " class=\"best\"" : "";
   };
-  std::string html = "<div class=\"scroll\"><table>\n<thead><tr>";
-  for (const Column& column : table.columns)
-    html += "<th" + class_of(column, false) + ">" + escaped(column.head) + "</th>";
-  html += "</tr></thead>\n<tbody>\n";
+  std::string html = "<div class=\"scroll\"><table>\n";
+  if (std::any_of(table.columns.begin(), table.columns.end(), [](const Column& c) { return !c.head.empty(); })) {
+    html += "<thead><tr>";
+    for (const Column& column : table.columns)
+      html += "<th" + class_of(column, false) + ">" + escaped(column.head) + "</th>";
+    html += "</tr></thead>\n";
+  }
+  html += "<tbody>\n";
   for (const auto& row : table.rows) {
     html += "<tr>";
     for (size_t i = 0; i < row.size() && i < table.columns.size(); ++i)

@@ -29,8 +29,8 @@ struct Column {
   bool is_number = false;  // numbers stand at the right
 };
 struct Table {
-  std::vector<Column> columns;
-  std::vector<std::vector<Cell>> rows;  // of as many cells as there are columns
+  std::vector<Column> columns = {};          // no heads are shown where all are empty
+  std::vector<std::vector<Cell>> rows = {};  // of as many cells as there are columns
 };
 // Scrolls by itself where the window is narrower than the table.
 std::string table_html(const Table& table);

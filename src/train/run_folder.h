@@ -5,6 +5,8 @@
 #include "rankfold/config.h"
 #include "rankfold/error.h"
 #include "rankfold/trainer.h"
+#include "train/event_file.h"
+#include "train/run_page.h"
 #include "train/run_state.h"
 #include "train/stepper.h"
 
@@ -21,9 +23,10 @@ namespace rankfold {
 
 class RunFolder {
  public:
-  // `steps` and `config` are to outlive it. `say` hears what was resumed, saved and not; `stop` is asked while a full disk
+  // `steps`, `config` and `messages` are to outlive it. `say` hears what was resumed, saved and not; `stop` is asked while a full disk
   // is waited for.
-  RunFolder(Stepper& steps, const TrainConfig& config, std::function<void(const std::string&)> say, Stop stop);
+  RunFolder(Stepper& steps, const TrainConfig& config, std::function<void(const std::string&)> say, Stop stop,
+            const RunMessages& messages);
   void add_file(const std::string& name, const std::string& text) { files_.emplace_back(name, text); }
 
   void resume();  // as config.resume_from_checkpoint says; nothing is written
@@ -32,6 +35,8 @@ class RunFolder {
   // Adds rows. What cannot be written now comes with the next ones: a log must not end a run.
   void log(std::vector<LogRow> rows);
   const std::vector<LogRow>& rows() const { return log_.rows; }
+  // Answers of an evaluation, for the page. Given before its row, so that the page that is written then has them.
+  void add_samples(std::vector<SampleAnswer> samples);
   const LogRow* row_of_last_step() const;  // of training; null where that step logged none
 
   // The callbacks of a step may add rows to its log. Of a step that is saved before they have returned, a checkpoint says
@@ -52,6 +57,7 @@ class RunFolder {
   void write_log(const std::function<void(const std::filesystem::path&)>& add);
   void write_files(const std::filesystem::path& folder) const;
   void write_at_the_end(const std::function<void()>& write) const;
+  RunReport report() const;
 
   Stepper& steps_;
   const TrainConfig& config_;
@@ -63,7 +69,11 @@ class RunFolder {
   std::string run_id_;
   RunLog log_;
   bool log_is_behind_ = false;  // rows are missing in the file
-  int64_t saved_step_ = 0;      // the newest checkpoint in the folder; -1: none that auto would find
+  std::vector<SampleAnswer> samples_;
+  const RunMessages& messages_;
+  std::optional<EventFile> events_;  // where config.report_to asks for it
+  RunPage page_;
+  int64_t saved_step_ = 0;  // the newest checkpoint in the folder; -1: none that auto would find
   std::optional<std::chrono::steady_clock::time_point> next_try_;  // where the last checkpoint could not be written
 };
 

@@ -50,6 +50,7 @@ struct Trainer::State {
   std::vector<std::function<void(StepView&)>> after_step;
   Stop stop;
   std::function<bool()> save_now;
+  RunMessages messages;
   Stepper steps;
   RunFolder folder;
   Pace pace;
@@ -57,7 +58,7 @@ struct Trainer::State {
   State(CausalLM model, Adapter adapter, Dataset dataset, TrainConfig c)
       : config(std::move(c)),
         steps(std::move(model), std::move(adapter), std::move(dataset), config, speaker(), stopper()),
-        folder(steps, config, speaker(), stopper()) {}
+        folder(steps, config, speaker(), stopper(), messages) {}
 
   // The callbacks may be set later than what is given these.
   std::function<void(const std::string&)> speaker() {
@@ -66,7 +67,8 @@ struct Trainer::State {
   Stop stopper() {
     return [this] { return stop && stop(); };
   }
-  void say(const std::string& line) const {
+  void say(const std::string& line) {
+    messages.add(steps.state.step, line);
     if (on_message) on_message(line);
   }
   const LogRow* log_row(double rate);
