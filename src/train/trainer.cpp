@@ -54,6 +54,7 @@ struct Trainer::State {
   Stepper steps;
   RunFolder folder;
   Pace pace;
+  Clock::time_point began = Clock::now();  // run()
 
   State(CausalLM model, Adapter adapter, Dataset dataset, TrainConfig c)
       : config(std::move(c)),
@@ -97,7 +98,8 @@ Progress Trainer::State::progress(const LogRow* logged) const {
           .epoch = steps.state.epoch,
           .tokens_per_second = pace.tokens_per_second(),
           .seconds_left = pace.seconds_for(total - step),
-          .logged = logged};
+          .logged = logged,
+          .seconds_elapsed = seconds_since(began)};
 }
 
 // Until all have returned, what is saved says that they are still to be called.
@@ -164,6 +166,7 @@ bool Trainer::run() try {
   if (const std::string warning = rate_warning(s.config, total_steps()); !warning.empty()) s.say(warning);
   s.folder.begin();
   s.pace = {};
+  s.began = Clock::now();
   try {
     if (s.folder.callbacks_are_due()) {
       const Progress progress = s.progress(s.folder.row_of_last_step());
