@@ -8,7 +8,7 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cmath>
+#include <cstdlib>
 
 namespace rankfold {
 namespace fs = std::filesystem;
@@ -16,6 +16,7 @@ namespace {
 
 constexpr const char* kEventFolder = "runs/rankfold";
 constexpr std::string_view kEventFile = "events.out.tfevents.", kEventFileEnd = ".rankfold";
+constexpr int64_t kLatest = int64_t{1} << 40;  // seconds since 1970 that a name may say
 
 double now() { return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count(); }
 
@@ -64,8 +65,10 @@ void EventFile::begin(const std::vector<LogRow>& rows) {
   for (size_t i = 0; i < rows.size(); ++i)
     times_.push_back(i < before.size() && before[i].step == rows[i].step ? before[i].wall_time : now());
   auto second = static_cast<int64_t>(now());
-  for (const fs::path& file : old)  // also where the clock was turned back
-    second = std::max(second, int64_t{1} + std::atoll(file.filename().string().c_str() + kEventFile.size()));
+  for (const fs::path& file : old) {  // also where the clock was turned back
+    const int64_t named = std::atoll(file.filename().string().c_str() + kEventFile.size());
+    if (named < kLatest) second = std::max(second, named + 1);
+  }
   path_ = folder_ / join(kEventFile, second, kEventFileEnd);
   attempt([&] { write_all(rows); });
 }

@@ -11,7 +11,7 @@ namespace rankfold {
 // Empty, or what is wrong.
 inline std::string xml_problem(const std::string& text) {
   static const std::regex tag(
-      "<(/?)([A-Za-z][A-Za-z0-9]*)((?: [A-Za-z:-]+=\"[^\"<&]*(?:&[a-z0-9#]+;[^\"<&]*)*\")*) ?(/?)>");
+      "<(/?)([A-Za-z][A-Za-z0-9]*)((?: [A-Za-z0-9:-]+=\"[^\"<&]*(?:&[a-z0-9#]+;[^\"<&]*)*\")*) ?(/?)>");
   static const std::regex reference("&(amp|lt|gt|quot|#39);");
   std::vector<std::string> open;
   size_t at = 0;
