@@ -41,7 +41,7 @@ bool spans_much(const std::vector<Series>& series) {
 
 std::vector<Series> with_average(const Curve& curve, const std::string& name, int color) {
   if (curve.points.size() < kSmoothed) return {{.name = name, .points = curve.points, .color = color}};
-  const double window = std::clamp(static_cast<double>(curve.points.size()) / 25, 5.0, 500.0);
+  const double window = std::clamp(static_cast<double>(curve.points.size()) / 50, 4.0, 250.0);
   return {{.name = name, .points = curve.points, .is_faint = true, .color = color},
           {.name = name + ", moving average", .points = smoothed(curve.points, 1 - 1 / window), .color = color}};
 }
