@@ -20,6 +20,7 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr const char* kLogName = "train_log.jsonl";
+constexpr const char* kSamplesName = "eval_samples.jsonl";
 constexpr auto kBetweenTries = 60s;  // of a checkpoint that could not be written
 constexpr auto kWait = 2s;           // for space on a full disk, at the end
 
@@ -28,9 +29,19 @@ constexpr auto kWait = 2s;           // for space on a full disk, at the end
 RunFolder::RunFolder(Stepper& steps, const TrainConfig& config, std::function<void(const std::string&)> say, Stop stop)
     : steps_(steps), config_(config), path_(config.output_dir), say_(std::move(say)), stop_(std::move(stop)) {}
 
-void RunFolder::resume() {
+void RunFolder::resume(const Evaluation& evaluation) {
+  eval_steps_ = evaluation.steps_between();
   identity_ = identity_of(steps_.model(), steps_.adapter(), steps_.dataset(), config_, stop_);
   clean_up(path_);
+  read_checkpoint();
+  const Best before = log_.best;
+  if (evaluation.begin(log_.best))
+    say_(join("the best step so far, ", before.step, ", was found ",
+              before.metric == log_.best.metric ? "on other held-out rows" : "by " + before.metric,
+              ": the best is looked for anew"));
+}
+
+void RunFolder::read_checkpoint() {
   if (config_.resume_from_checkpoint.empty()) return;
   fs::path folder = config_.resume_from_checkpoint;
   if (config_.resume_from_checkpoint == "auto") {
@@ -45,6 +56,7 @@ void RunFolder::resume() {
   const int64_t step = steps_.state.step, total = steps_.plan().total_steps;
   steps_.optimizer.steps = steps_.state.optimizer_steps;
   run_id_ = run_of(folder);
+  resumed_from_ = fs::absolute(folder).lexically_normal();
   if (step > total)
     throw Error(ExitCode::kResumeRefused,
                 join(folder.string(), ": it is at step ", step, ", beyond the ", total, " steps of this run"));
@@ -63,6 +75,8 @@ void RunFolder::begin() {
   else
     continue_run(path_, run_id_);
   write_text(path_ / kLogName, log_lines(log_.rows));  // a resumed run forgets rows beyond its checkpoint
+  write_samples();
+  bring_best();
   if (!is_saved()) try_to_save();
 }
 
@@ -71,6 +85,34 @@ void RunFolder::log(std::vector<LogRow> rows) {
     log_.rows.push_back(std::move(row));
     write_log([this](const fs::path& path) { append_line(path, log_line(log_.rows.back())); });
   }
+}
+
+void RunFolder::add_samples(std::vector<SampleAnswer> samples) {
+  if (samples.empty()) return;
+  std::move(samples.begin(), samples.end(), std::back_inserter(log_.samples));
+  try {
+    write_samples();
+  } catch (const StorageError& error) {
+    say_(join("going on without the sample answers: ", error.what()));
+  }
+}
+
+// All of them, or none of an earlier run's.
+void RunFolder::write_samples() {
+  if (log_.samples.empty())
+    remove_file(path_ / kSamplesName);
+  else
+    write_text(path_ / kSamplesName, sample_lines(log_.samples));
+}
+
+// The checkpoint of the best step, into an output_dir that is not the one where it was found.
+void RunFolder::bring_best() {
+  Best& best = log_.best;
+  if (best.step == 0 || best.step == steps_.state.step) return;
+  if (carry_checkpoint(resumed_from_.parent_path(), path_, run_id_, best.step)) return;
+  say_(join("the best step so far, ", best.step, ", has no whole checkpoint in ", resumed_from_.parent_path().string(),
+            ": the best is looked for anew"));
+  best.value.reset(), best.step = 0;
 }
 
 const LogRow* RunFolder::row_of_last_step() const {
@@ -107,7 +149,8 @@ void RunFolder::write_files(const fs::path& folder) const {
                   join("step ", steps_.state.step, ": trained values are not finite numbers; not saved"));
   write_adapter_files(steps_.adapter(), *steps_.model().shared_model(), folder);
   for (const auto& [name, text] : files_) write_text(folder / name, text);
-  write_text(folder / "trainer_state.json", trainer_state_json(steps_.state, log_.rows, config_, steps_.plan()));
+  write_text(folder / "trainer_state.json",
+             trainer_state_json(steps_.state, log_, config_, steps_.plan(), eval_steps_));
 }
 
 void RunFolder::save() {
@@ -120,7 +163,7 @@ void RunFolder::save() {
   next_try_.reset();
   try {
     clean_up(path_);
-    remove_old_checkpoints(path_, run_id_, config_.save_total_limit);
+    remove_old_checkpoints(path_, run_id_, config_.save_total_limit, log_.best.step);
   } catch (const StorageError& error) {  // the checkpoint stands
     say_(error.what());
   }
@@ -171,6 +214,9 @@ void RunFolder::finish() {
   write_at_the_end([this] {
     if (!is_saved()) save();
   });
+  const int64_t best = log_.best.step;
+  if (config_.load_best_model_at_end && best > 0 && best != steps_.state.step)
+    load_values(path_ / join("checkpoint-", best), steps_.adapter(), steps_.optimizer);
   write_at_the_end([this] {
     FileSet result(path_);
     write_files(result.path());
