@@ -238,7 +238,7 @@ TEST_F(Evaluations, AreTheSameWhereverARunIsEnded) {
   int64_t questions = 0;
   config.output_dir = (folder_ / "count").string();
   EXPECT_TRUE(run(config, "held_out.jsonl", [&] { return ++questions < 0; }));
-  for (int64_t end = 0; end < questions; end += 3) {
+  for (int64_t end = 0; end < questions; end += 11) {
     const std::string name = "ended-" + std::to_string(end);
     config.output_dir = (folder_ / name).string();
     config.resume_from_checkpoint = "";
