@@ -54,6 +54,7 @@ struct Progress {
   double tokens_per_second = 0;
   double seconds_left = 0;
   const LogRow* logged = nullptr;  // the row, on steps that log
+  double seconds_elapsed = 0;      // since this call of run() began
 };
 
 // A step that is finished: the adapter holds its values, and no checkpoint of it is written yet. What is asked for here is

@@ -3,14 +3,14 @@
 #include "core/check.h"
 #include "core/utf8.h"
 
-#include <poll.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <cmath>
 #include <cstdio>
-#include <iostream>
+#include <cstdlib>
 #include <map>
+#include <ostream>
 #include <regex>
 
 namespace rankfold {
@@ -20,11 +20,6 @@ std::string format(const char* pattern, auto... values) {
   char text[256];
   std::snprintf(text, sizeof text, pattern, values...);
   return text;
-}
-
-std::string clock(double seconds) {
-  const long s = std::isfinite(seconds) ? std::lround(std::clamp(seconds, 0.0, 3.6e6)) : 0;
-  return s < 3600 ? format("%02ld:%02ld", s / 60, s % 60) : format("%ld:%02ld:%02ld", s / 3600, s / 60 % 60, s % 60);
 }
 
 // The pieces of ids [begin, end), what decode() leaves out by name or number.
@@ -61,6 +56,14 @@ std::string numbers(const std::vector<int32_t>& ids, size_t begin, size_t end) {
 
 std::string harmless(const std::string& text) {
   return printable(text, Shown::kProse, [](std::string_view) { return " "; });
+}
+
+size_t terminal_columns(size_t otherwise) {
+  winsize size{};
+  if (::ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 0) return size.ws_col;
+  const char* said = std::getenv("COLUMNS");
+  const int columns = said ? std::atoi(said) : 0;
+  return columns > 0 ? static_cast<size_t>(columns) : otherwise;
 }
 
 std::string with_commas(int64_t number) {
@@ -171,51 +174,6 @@ void print_sample(std::ostream& out, const Dataset& dataset, const Tokenizer* to
   }
   out << "first row, " << size << " tokens, " << count << " of them learnt, in [[ ]]:\n"
       << harmless(text) << (shown < size ? " ..." : "") << "\n";
-}
-
-ProgressDisplay::ProgressDisplay() : terminal_(::isatty(STDOUT_FILENO) == 1) {}
-
-constexpr size_t kPipeTakes = 4096;  // at once, where it is ready
-
-// A reader that has stopped reading must not hold up the run: what it would block on it does not get.
-bool ProgressDisplay::is_heard() {
-  pollfd out = {.fd = STDOUT_FILENO, .events = POLLOUT, .revents = 0};
-  return ::poll(&out, 1, 0) == 1 && (out.revents & POLLOUT);
-}
-
-void ProgressDisplay::show(const Progress& progress) {
-  if (!is_heard()) return;
-  if (progress.logged) loss_ = progress.logged->loss;
-  const std::string tail =
-      format("%.0f tokens/s  %s left", progress.tokens_per_second, clock(progress.seconds_left).c_str());
-  if (terminal_) {
-    constexpr size_t kWidth = 24;
-    const size_t filled = kWidth * static_cast<size_t>(progress.step) / static_cast<size_t>(progress.total_steps);
-    std::cout << "\r[" << std::string(filled, '#') << std::string(kWidth - filled, '.') << "] " << progress.step << "/"
-              << progress.total_steps << (loss_ > 0 ? format("  loss %.4f", loss_) : "") << "  " << tail << "\x1b[K"
-              << std::flush;
-    drawn_ = true;
-    if (progress.step == progress.total_steps) clear_bar();
-  } else if (progress.logged) {
-    const LogRow& row = *progress.logged;
-    std::cout << format("step %lld/%lld  epoch %.2f  loss %.4f  grad_norm %.3f  lr %.3e  ",
-                        static_cast<long long>(row.step), static_cast<long long>(progress.total_steps), row.epoch,
-                        row.loss, row.grad_norm, row.learning_rate)
-              << tail << std::endl;
-  }
-}
-
-void ProgressDisplay::message(const std::string& text) {
-  if (!is_heard()) return;
-  clear_bar();
-  const std::string line = text.ends_with('\n') ? text : text + "\n";
-  for (size_t at = 0; at < line.size() && is_heard(); at += kPipeTakes)
-    std::cout << line.substr(at, kPipeTakes) << std::flush;
-}
-
-void ProgressDisplay::clear_bar() {
-  if (drawn_) std::cout << "\n";
-  drawn_ = false;
 }
 
 }  // namespace rankfold

@@ -6,11 +6,15 @@
 #include "rankfold/dataset.h"
 #include "rankfold/trainer.h"
 
+#include <cstddef>
 #include <cstdint>
 #include <iosfwd>
 #include <string>
 
 namespace rankfold {
+
+// Of the terminal that standard output is, asked at each call; else as COLUMNS says, else `otherwise`.
+size_t terminal_columns(size_t otherwise);
 
 std::string with_commas(int64_t number);  // 1234567 -> 1,234,567
 
@@ -27,20 +31,5 @@ void print_spelled_tokens(std::ostream& out, const Tokenizer& tokenizer, const s
                           const std::string& text);
 // The first row as text; what is learnt stands in brackets. `tokenizer` may be null.
 void print_sample(std::ostream& out, const Dataset& dataset, const Tokenizer* tokenizer);
-
-// A bar that is drawn over and over on a terminal, a line for each logged step elsewhere.
-class ProgressDisplay {
- public:
-  ProgressDisplay();
-  void show(const Progress& progress);
-  void message(const std::string& text);
-
- private:
-  static bool is_heard();
-  void clear_bar();
-  bool terminal_ = false;
-  bool drawn_ = false;
-  double loss_ = 0;
-};
 
 }  // namespace rankfold

@@ -1,5 +1,6 @@
 #include "cli/help.h"
 
+#include "cli/console.h"
 #include "core/check.h"
 
 #include <nlohmann/json.hpp>
@@ -10,16 +11,18 @@
 namespace rankfold {
 namespace {
 
-constexpr size_t kColumns = 100, kNames = 32;  // wide; the names of flags stand in the first of them
+constexpr size_t kNames = 32;                     // columns of the names of flags
+constexpr size_t kNarrowest = 60, kWidest = 100;  // lines
 
 // `first` and then the words of `text`, whose lines all begin at column `indent`.
 std::string paragraph(const std::string& first, const std::string& text, size_t indent) {
+  const size_t most = std::clamp(terminal_columns(kWidest), kNarrowest, kWidest);
   std::string all, line = first;
   line.resize(std::max(line.size(), indent), ' ');
   bool is_empty = true;  // of words
   std::istringstream words(text);
   for (std::string word; words >> word; is_empty = false) {
-    if (!is_empty && line.size() + 1 + word.size() > kColumns) {
+    if (!is_empty && line.size() + 1 + word.size() > most) {
       all += line + "\n";
       line = std::string(indent, ' ');
       is_empty = true;
@@ -32,13 +35,16 @@ std::string paragraph(const std::string& first, const std::string& text, size_t 
 std::string default_of(const Field& field) {
   nlohmann::ordered_json value;
   field.get(value);
-  if (value == "" || (value.is_structured() && value.empty())) return "";
-  return " [" + (field.is_word ? value.get<std::string>() : value.dump()) + "]";
+  if (value == "" || value.is_null() || (value.is_structured() && value.empty())) return "";
+  std::string text = value.dump();  // a text in quotes, which are wanted where it has more than letters
+  if (value.is_string() && text.find_first_of(" \\") == std::string::npos) text = value.get<std::string>();
+  if (value.is_number_float() && text.ends_with(".0")) text.resize(text.size() - 2);
+  return " [" + text + "]";
 }
 
 std::string help_of(const Field& field) {
   std::string text = field.help;
-  if (field.is_word) text += ": " + field.expected;
+  if (field.is_word) text += " (" + field.expected + ")";
   text += default_of(field);
   for (size_t i = 0; i < field.aliases.size(); ++i) text += (i ? ", --" : "; also --") + field.aliases[i];
   return paragraph("  --" + field.name, text, kNames);
@@ -68,7 +74,7 @@ std::string help_text(const AppSpec& spec, const Fields& fields) {
   text += "\n" + paragraph("",
                            "--key value and --key=value are the same; a value that opens with -- needs the second. "
                            "Underscores and hyphens are the same. Of a flag given twice the last counts. "
-                           "Lists: a,b or [\"a\", \"b\"]; objects: k=v,k=v or {\"k\": v}.",
+                           "Lists: a,b or [\"a\", \"b\"]; objects: k=v,k=v or {\"k\": v}. [ ] holds the default.",
                            0);
   return text + paragraph("", exit_codes(), 0);
 }

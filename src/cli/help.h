@@ -7,7 +7,7 @@
 
 namespace rankfold {
 
-// The fields under their sections, no line longer than 100 columns.
+// The fields under their sections, in lines as wide as the terminal, of 100 columns at most.
 std::string help_text(const AppSpec& spec, const Fields& fields);
 
 }  // namespace rankfold

@@ -5,6 +5,7 @@
 #include "cli/app.h"
 #include "cli/console.h"
 #include "cli/inference.h"
+#include "cli/progress.h"
 #include "cli/signals.h"
 #include "core/check.h"
 #include "core/file.h"

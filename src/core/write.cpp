@@ -270,15 +270,17 @@ FolderLock::~FolderLock() {
   ::close(fd_);
 }
 
-void append_line(const fs::path& path, std::string_view line) {
+void append_line(const fs::path& path, std::string_view line) { append_bytes(path, std::string(line) + "\n"); }
+
+// In one write, so that those of two writers do not mix.
+void append_bytes(const fs::path& path, std::string_view bytes) {
   const Descriptor file(retried([&] { return ::open(path.c_str(), O_WRONLY | O_APPEND | O_CLOEXEC); }));
   if (file.get() < 0) call_failed(path, "cannot be opened");
   const off_t before = ::lseek(file.get(), 0, SEEK_END);
-  const std::string text = std::string(line) + "\n";  // one write, so that lines of two writers do not mix
   try {
-    write_all(file.get(), text.data(), text.size(), path);
+    write_all(file.get(), bytes.data(), bytes.size(), path);
   } catch (const StorageError&) {
-    static_cast<void>(::ftruncate(file.get(), before) == 0);  // no part of a line stays
+    static_cast<void>(::ftruncate(file.get(), before) == 0);  // no part of it stays
     throw;
   }
 }

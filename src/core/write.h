@@ -118,6 +118,7 @@ class FolderLock {
 // Adds one line to a log that is there, opened and closed at each call so that a reader sees whole lines; what fails adds
 // nothing. A log that has gone is not begun anew: the lines before would be missing in it.
 void append_line(const std::filesystem::path& path, std::string_view line);
+void append_bytes(const std::filesystem::path& path, std::string_view bytes);  // the same for a log of records
 class File;
 void copy_atomically(const File& from, const std::filesystem::path& to);  // through AtomicFile
 // Creates the folder (and parents) and proves that it can be written to, by a file whose name begins so.

@@ -38,6 +38,15 @@ std::optional<double> LogRow::metric(std::string_view name) const {
   return std::visit([](auto value) { return static_cast<double>(value); }, at->value);
 }
 
+bool is_of_training(std::string_view metric) {
+  return std::find(std::begin(kOfTraining), std::end(kOfTraining), metric) != std::end(kOfTraining);
+}
+
+bool is_of_evaluation(const LogRow& row) {
+  return std::any_of(row.metrics.begin(), row.metrics.end(),
+                     [](const Metric& metric) { return metric.name.starts_with("eval_"); });
+}
+
 LogRow make_row(int64_t step, double epoch, std::vector<Metric> metrics) {
   const auto place = [](const Metric& m) { return std::find(std::begin(kOfTraining), std::end(kOfTraining), m.name); };
   std::sort(metrics.begin(), metrics.end(), [&](const Metric& a, const Metric& b) {

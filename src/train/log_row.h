@@ -6,9 +6,13 @@
 #include <nlohmann/json_fwd.hpp>
 
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace rankfold {
+
+bool is_of_training(std::string_view metric);  // one of LogRow's members
+bool is_of_evaluation(const LogRow& row);      // has a metric whose name begins with eval_
 
 // Orders the metrics: those of training as in LogRow, then the others by name. Fills the members that they belong to.
 LogRow make_row(int64_t step, double epoch, std::vector<Metric> metrics);

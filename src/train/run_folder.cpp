@@ -9,6 +9,7 @@
 #include "train/log_row.h"
 
 #include <filesystem>
+#include <iterator>
 #include <thread>
 
 namespace rankfold {
@@ -26,8 +27,18 @@ constexpr auto kWait = 2s;           // for space on a full disk, at the end
 
 }  // namespace
 
-RunFolder::RunFolder(Stepper& steps, const TrainConfig& config, std::function<void(const std::string&)> say, Stop stop)
-    : steps_(steps), config_(config), path_(config.output_dir), say_(std::move(say)), stop_(std::move(stop)) {}
+RunFolder::RunFolder(Stepper& steps, const TrainConfig& config, std::function<void(const std::string&)> say, Stop stop,
+                     const RunMessages& messages)
+    : steps_(steps),
+      config_(config),
+      path_(config.output_dir),
+      say_(std::move(say)),
+      stop_(std::move(stop)),
+      messages_(messages),
+      page_(path_, say_) {
+  for (const std::string& name : config.report_to)
+    if (name != "none") events_.emplace(path_, say_);
+}
 
 void RunFolder::resume(const Evaluation& evaluation) {
   eval_steps_ = evaluation.steps_between();
@@ -77,14 +88,30 @@ void RunFolder::begin() {
   write_text(path_ / kLogName, log_lines(log_.rows));  // a resumed run forgets rows beyond its checkpoint
   write_samples();
   bring_best();
+  if (events_) events_->begin(log_.rows);
   if (!is_saved()) try_to_save();
 }
 
 void RunFolder::log(std::vector<LogRow> rows) {
+  bool has_evaluation = false;
   for (LogRow& row : rows) {
     log_.rows.push_back(std::move(row));
+    has_evaluation |= is_of_evaluation(log_.rows.back());
     write_log([this](const fs::path& path) { append_line(path, log_line(log_.rows.back())); });
+    if (events_) events_->add(log_.rows);
   }
+  const auto now = [this] { return report(); };
+  if (has_evaluation)
+    page_.write(now);
+  else if (!rows.empty())
+    page_.write_now_and_then(now);
+}
+
+RunReport RunFolder::report() const {
+  std::string settings;
+  for (const auto& [name, text] : files_)
+    if (name == "rankfold_config.json") settings = text;
+  return report_of(steps_, log_.rows, config_, settings, log_.samples, messages_);
 }
 
 void RunFolder::add_samples(std::vector<SampleAnswer> samples) {
@@ -167,6 +194,7 @@ void RunFolder::save() {
   } catch (const StorageError& error) {  // the checkpoint stands
     say_(error.what());
   }
+  page_.write([this] { return report(); });
 }
 
 void RunFolder::try_to_save() {
@@ -223,6 +251,7 @@ void RunFolder::finish() {
     commit_result(result, {{"run_id", run_id_}, {"step", steps_.state.step}});
   });
   write_log({});
+  page_.write([this] { return report(); });
 }
 
 }  // namespace rankfold

@@ -5,6 +5,8 @@
 #include "rankfold/config.h"
 #include "rankfold/error.h"
 #include "rankfold/trainer.h"
+#include "train/event_file.h"
+#include "train/run_page.h"
 #include "train/run_state.h"
 #include "train/stepper.h"
 
@@ -21,9 +23,10 @@ namespace rankfold {
 
 class RunFolder {
  public:
-  // `steps` and `config` are to outlive it. `say` hears what was resumed, saved and not; `stop` is asked while a full disk
-  // is waited for.
-  RunFolder(Stepper& steps, const TrainConfig& config, std::function<void(const std::string&)> say, Stop stop);
+  // `steps`, `config` and `messages` are to outlive it. `say` hears what was resumed, saved and not; `stop` is asked while
+  // a full disk is waited for.
+  RunFolder(Stepper& steps, const TrainConfig& config, std::function<void(const std::string&)> say, Stop stop,
+            const RunMessages& messages);
   void add_file(const std::string& name, const std::string& text) { files_.emplace_back(name, text); }
 
   // As config.resume_from_checkpoint says; nothing is written.
@@ -35,13 +38,14 @@ class RunFolder {
   const std::vector<LogRow>& rows() const { return log_.rows; }
   const LogRow* row_of_last_step() const;  // of training; null where that step logged none
 
-  // Evaluation and callbacks of a step may add rows to its log. Of a step that is saved before they have returned, a
-  // checkpoint says that they are still to come.
-  const std::vector<SampleAnswer>& samples() const { return log_.samples; }
+  // Answers of an evaluation. Given before its row, so that the page that is written then has them.
   void add_samples(std::vector<SampleAnswer> samples);
+  const std::vector<SampleAnswer>& samples() const { return log_.samples; }
   Best& best() { return log_.best; }
   const Best& best() const { return log_.best; }
 
+  // Evaluation and callbacks of a step may add rows to its log. Of a step that is saved before they have returned, a
+  // checkpoint says that they are still to come.
   bool callbacks_are_due() const { return log_.callbacks_are_due; }
   void expect_callbacks() { log_.callbacks_are_due = true; }
   void callbacks_returned(std::vector<LogRow> rows);
@@ -61,6 +65,7 @@ class RunFolder {
   void bring_best();
   void write_files(const std::filesystem::path& folder) const;
   void write_at_the_end(const std::function<void()>& write) const;
+  RunReport report() const;
 
   Stepper& steps_;
   const TrainConfig& config_;
@@ -74,6 +79,9 @@ class RunFolder {
   bool log_is_behind_ = false;  // rows are missing in the file
   std::filesystem::path resumed_from_;
   int64_t eval_steps_ = 0;
+  const RunMessages& messages_;
+  std::optional<EventFile> events_;  // where config.report_to asks for it
+  RunPage page_;
   int64_t saved_step_ = 0;  // the newest checkpoint in the folder; -1: none that auto would find
   std::optional<std::chrono::steady_clock::time_point> next_try_;  // where the last checkpoint could not be written
 };

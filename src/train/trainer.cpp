@@ -51,16 +51,18 @@ struct Trainer::State {
   std::vector<std::function<void(StepView&)>> after_step;
   Stop stop;
   std::function<bool()> save_now;
+  RunMessages messages;
   Stepper steps;
   RunFolder folder;
   std::optional<Dataset> held_out;
   std::optional<Evaluation> evaluation;  // while it runs
   Pace pace;
+  Clock::time_point began = Clock::now();  // run()
 
   State(CausalLM model, Adapter adapter, Dataset dataset, TrainConfig c)
       : config(std::move(c)),
         steps(std::move(model), std::move(adapter), std::move(dataset), config, speaker(), stopper()),
-        folder(steps, config, speaker(), stopper()) {}
+        folder(steps, config, speaker(), stopper(), messages) {}
 
   // The callbacks may be set later than what is given these.
   std::function<void(const std::string&)> speaker() {
@@ -69,7 +71,8 @@ struct Trainer::State {
   Stop stopper() {
     return [this] { return stop && stop(); };
   }
-  void say(const std::string& line) const {
+  void say(const std::string& line) {
+    messages.add(steps.state.step, line);
     if (on_message) on_message(line);
   }
   const LogRow* log_row(double rate);
@@ -101,7 +104,8 @@ Progress Trainer::State::progress(const LogRow* logged) const {
           .epoch = steps.state.epoch,
           .tokens_per_second = pace.tokens_per_second(),
           .seconds_left = pace.seconds_for(total - step),
-          .logged = logged};
+          .logged = logged,
+          .seconds_elapsed = seconds_since(began)};
 }
 
 void Trainer::State::prepare_evaluation(const MemoryPlan& memory) {
@@ -207,6 +211,7 @@ bool Trainer::run() try {
   s.say(memory.table());
   if (const std::string warning = rate_warning(s.config, total_steps()); !warning.empty()) s.say(warning);
   s.folder.begin();
+  s.began = Clock::now();
   try {
     s.evaluate_at_start();
     s.pace = {};

@@ -703,9 +703,11 @@ TEST_F(Programs, HelpFitsTheScreenAndIsInSections) {
     for (const std::string& title : titles) EXPECT_TRUE(contains(help.out, "\n\n" + title + ":\n  --"));
     std::istringstream lines(help.out);
     for (std::string line; std::getline(lines, line);) EXPECT_LE(line.size(), 100u) << line;
+    std::istringstream narrow(run(program + " --help", "COLUMNS=72").out);
+    for (std::string line; std::getline(narrow, line);) EXPECT_LE(line.size(), 72u) << line;
   }
   const std::string help = std::regex_replace(run("lora-train --help").out, std::regex("\\s+"), " ");
-  for (const char* part : {"[5e-05]; also --lr --lr_scheduler_type", "none, mlp, full or auto [auto]", "[CONFIG.json]"})
+  for (const char* part : {"[5e-05]; also --lr --lr_scheduler_type", "(none, mlp, full or auto) [auto]", "[CONFIG.json]"})
     EXPECT_TRUE(contains(help, part));
 }
 
