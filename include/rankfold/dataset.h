@@ -11,6 +11,7 @@
 #include <filesystem>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace rankfold {
@@ -74,6 +75,11 @@ class Dataset {
   static Dataset open(const DataFiles& files, const Tokenizer* tokenizer, const DataConfig& config, int64_t vocab_size,
                       const Stop& stop = {});
 
+  // Splits the rows: {those to train on, those held out}, each in the order of the files. `val_size` above 0: so many rows
+  // are held out, below 1 a share of them, rounded up. Which ones depends on the seed and the number of rows alone.
+  // report() stays that of the files. UserError where no row is left to train on.
+  std::pair<Dataset, Dataset> hold_out(double val_size, uint64_t seed) const;
+
   // Where open() keeps the rows of this file; empty without a cache_dir.
   static std::filesystem::path cache_file(const std::filesystem::path& path, const DataConfig& config);
 
@@ -98,6 +104,7 @@ class Dataset {
   Batch batch(const std::vector<int64_t>& indices) const;
 
  private:
+  struct Files;
   struct State;
   std::shared_ptr<const State> state_;
 };

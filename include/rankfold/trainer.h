@@ -40,6 +40,12 @@ struct LogRow {
   std::optional<double> metric(std::string_view name) const;  // nothing where the row has none of this name
 };
 
+// What the model answered to the prompt of a held-out row at an evaluation, greedily, and the row's own answer.
+struct SampleAnswer {
+  int64_t step = 0;
+  std::string prompt = {}, expected = {}, answer = {};
+};
+
 // What a progress display may want to know; called after every step.
 struct Progress {
   int64_t step = 0;
@@ -60,7 +66,7 @@ class StepView {
 
   // Adds a row of the log, with the step and its epoch: log({{"eval_loss", 1.25}}). The names are those of LogRow's
   // metrics or new ones; "step" and "epoch" are taken. In trainer_state.json, which is the same for equal runs, names that
-  // end in tokens_per_second or peak_memory_bytes are left out.
+  // end in _per_second, _runtime or peak_memory_bytes are left out.
   void log(std::vector<Metric> metrics);
   void save() { wants_save_ = true; }  // writes a checkpoint of this step; the run goes on
   void stop() {
@@ -79,6 +85,12 @@ class Trainer {
  public:
   // Nothing is read or written before run(). The model, adapter and data set are shared handles.
   Trainer(CausalLM model, Adapter adapter, Dataset dataset, TrainConfig config);
+
+  // Rows to evaluate on while training, as config.eval_strategy says; none of them should train. Each evaluation adds a
+  // row to the log: eval_loss, eval_runtime, eval_samples_per_second, eval_steps_per_second, as transformers names them.
+  // It comes before the callbacks of its step. A step with a new best config.metric_for_best_model, which may be one
+  // that a callback logs, is saved at once and kept apart from save_total_limit.
+  void evaluate_on(Dataset held_out);
 
   // Extra files that go beside every saved adapter or model: name -> text (the prompt template, the resolved config).
   void add_file(const std::string& name, const std::string& text);
@@ -100,6 +112,7 @@ class Trainer {
   bool run();
 
   const std::vector<LogRow>& log() const;
+  const std::vector<SampleAnswer>& samples() const;  // of every evaluation so far
   // What run() says of its memory before the first step. Throws UserError where the run does not fit.
   std::string memory_plan();
   int64_t total_steps() const;

@@ -82,15 +82,22 @@ void clean_up(const fs::path& output_dir) {
   }
 }
 
+namespace {
+
+// Makes room for one of this run: what another run has left under its name, as far as can be told, is kept aside.
+void step_aside(const fs::path& output_dir, const std::string& run_id, int64_t step) {
+  for (const Checkpoint& other : list_checkpoints(output_dir))
+    if (other.run_id != run_id && other.step == step) rename_folder(other.path, aside(other));
+}
+
+}  // namespace
+
 void save_checkpoint(const fs::path& output_dir, const std::string& run_id, int64_t step,
                      const std::function<void(const fs::path&)>& fill) {
   int64_t save = 1;
-  for (const Checkpoint& other : list_checkpoints(output_dir)) {
-    if (other.run_id == run_id)
-      save = std::max(save, other.save + 1);
-    else if (other.step == step)  // not ours to replace, as far as can be told
-      rename_folder(other.path, aside(other));
-  }
+  for (const Checkpoint& other : list_checkpoints(output_dir))
+    if (other.run_id == run_id) save = std::max(save, other.save + 1);
+  step_aside(output_dir, run_id, step);
   AtomicFolder folder(output_dir / join(kPrefix, step));
   fill(folder.path());
   write_manifest(folder.path(), {{"run_id", run_id}, {"step", step}, {"save", save}});
@@ -149,11 +156,35 @@ std::optional<Checkpoint> newest_checkpoint(const fs::path& output_dir, const Me
   return std::nullopt;
 }
 
-void remove_old_checkpoints(const fs::path& output_dir, const std::string& run_id, int64_t limit) {
+bool has_checkpoint(const fs::path& output_dir, const std::string& run_id, int64_t step) {
+  const fs::path path = output_dir / join(kPrefix, step);
+  try {
+    const nlohmann::json manifest = read_manifest(path);
+    return run_id_in(manifest) == run_id && manifest.value("step", nlohmann::json()) == step && damage(path).empty();
+  } catch (const Error&) {
+    return false;
+  }
+}
+
+bool carry_checkpoint(const fs::path& from, const fs::path& output_dir, const std::string& run_id, int64_t step) {
+  if (has_checkpoint(output_dir, run_id, step)) return true;
+  if (!has_checkpoint(from, run_id, step)) return false;
+  const fs::path source = from / join(kPrefix, step);
+  step_aside(output_dir, run_id, step);
+  AtomicFolder folder(output_dir / join(kPrefix, step));
+  const nlohmann::json manifest = read_manifest(source);
+  for (const auto& entry : manifest.at("files").items())
+    copy_atomically(*File::open(source / entry.key()), folder.path() / entry.key());
+  write_manifest(folder.path(), {{"run_id", run_id}, {"step", step}, {"save", 0}});
+  folder.commit_over();
+  return true;
+}
+
+void remove_old_checkpoints(const fs::path& output_dir, const std::string& run_id, int64_t limit, int64_t best) {
   if (limit <= 0) return;
   int64_t kept = 0;
   for (const Checkpoint& checkpoint : list_checkpoints(output_dir)) {
-    if (checkpoint.run_id != run_id) continue;
+    if (checkpoint.run_id != run_id || checkpoint.step == best) continue;
     // The limit is of checkpoints to go on from. One that has lost a file is a person's to look at.
     if (damage(checkpoint.path, Look::kAtSizes).empty() && ++kept > limit) remove_folder(checkpoint.path);
   }

@@ -51,7 +51,15 @@ inline constexpr const char* kForeignCheckpoint =
 // whole: Error(kResumeRefused), as starting again would hide the loss.
 std::optional<Checkpoint> newest_checkpoint(const std::filesystem::path& output_dir, const Messages& say);
 
-// Keeps the newest `limit` checkpoints of this run (0: all) and what is of other runs.
-void remove_old_checkpoints(const std::filesystem::path& output_dir, const std::string& run_id, int64_t limit);
+// Keeps the newest `limit` checkpoints of this run (0: all), that of step `best`, and what is of other runs.
+void remove_old_checkpoints(const std::filesystem::path& output_dir, const std::string& run_id, int64_t limit,
+                            int64_t best);
+
+// Copies the whole checkpoint of step `step` into output_dir, where it stands as one of the run `run_id`, older than any
+// other. False: there is none in `from` that is whole and of that run. One that is there already stays.
+bool carry_checkpoint(const std::filesystem::path& from, const std::filesystem::path& output_dir,
+                      const std::string& run_id, int64_t step);
+// Whether output_dir has the checkpoint, whole and of this run.
+bool has_checkpoint(const std::filesystem::path& output_dir, const std::string& run_id, int64_t step);
 
 }  // namespace rankfold

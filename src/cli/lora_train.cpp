@@ -21,6 +21,7 @@
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
+#include <optional>
 #include <span>
 #include <sstream>
 
@@ -150,6 +151,9 @@ void validate(RunConfig& config, const Given& given, ProgressDisplay& display) {
   choose_chat_template(from, config.data, folders_to_resume(config));
   choose_date(config.model_name_or_path, config.data, folders_to_resume(config));
   check_data(config.dataset, data_of(config), given);
+  if (!config.eval_dataset.paths.empty()) check_data(config.eval_dataset, data_of(config), given);
+  if (!config.eval_dataset.paths.empty() && config.val_size > 0)
+    fail(where("val_size"), ": expected this or eval_dataset, got both");
   check_writable("--dump_rows", config.dump_rows);
 }
 
@@ -165,6 +169,27 @@ void warn_of_long_rows(std::ostream& out, const Dataset& dataset, const ModelCon
   if (model.max_position_embeddings > 0 && longest > model.max_position_embeddings)
     out << "warning: rows of up to " << longest << " tokens, but the model was trained on "
         << model.max_position_embeddings << " positions (max_position_embeddings)\n";
+}
+
+// The rows that train, and those to evaluate on, where there are any.
+std::pair<Dataset, std::optional<Dataset>> open_rows(const RunConfig& config, const CausalLM& model,
+                                                     const Tokenizer* tokenizer, std::ostream& out) {
+  const auto open = [&](const DataFiles& files, const Tokenizer* shown) {
+    Dataset rows = Dataset::open(files, tokenizer, data_of(config), model.config().vocab_size, stop_requested);
+    leave_if(stop_requested);
+    print_report(out, files, rows, config.data, shown);
+    return rows;
+  };
+  const Dataset rows = open(config.dataset, tokenizer);
+  if (config.val_size > 0) {
+    const auto parts = rows.hold_out(config.val_size, static_cast<uint64_t>(config.train.seed));
+    out << "of these " << with_commas(parts.first.size()) << " train, " << with_commas(parts.second.size())
+        << " are held out for evaluation\n";
+    return parts;
+  }
+  if (config.eval_dataset.paths.empty()) return {rows, std::nullopt};
+  out << "for evaluation, ";
+  return {rows, open(config.eval_dataset, nullptr)};
 }
 
 void dump_rows(const Dataset& dataset, const fs::path& path) {
@@ -205,18 +230,16 @@ void run(RunConfig& config, const Given& given) {
   for (const std::string& note : notes_of(config.model_name_or_path, config.adapter_name_or_path, model))
     display.message(note);
   leave_if(stop_requested);
-  const Dataset dataset =
-      Dataset::open(config.dataset, tokenizer, data_of(config), model.config().vocab_size, stop_requested);
-  leave_if(stop_requested);
   std::ostringstream text;
   print_modules(text, model, adapter);
-  print_report(text, config.dataset, dataset, config.data, tokenizer);
+  const auto [dataset, held_out] = open_rows(config, model, tokenizer, text);
   print_sample(text, dataset, tokenizer);
   warn_of_long_rows(text, dataset, model.config(), config.data);
   display.message(text.str());
   if (!config.dump_rows.empty()) dump_rows(dataset, config.dump_rows);
 
   Trainer trainer(model, adapter, dataset, config.train);
+  if (held_out) trainer.evaluate_on(*held_out);
   if (config.dry_run) {
     display.message(trainer.memory_plan());
     display.message(join(with_commas(trainer.total_steps()), " steps; dry_run: nothing is trained"));

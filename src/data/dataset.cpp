@@ -14,6 +14,7 @@
 #include <nlohmann/json.hpp>
 
 #include <algorithm>
+#include <cmath>
 #include <numeric>
 #include <optional>
 #include <span>
@@ -37,18 +38,30 @@ struct Part {
 
 }  // namespace
 
-struct Dataset::State {
+// What copies that hold different rows share.
+struct Dataset::Files {
   std::vector<Part> parts;
   int64_t size = 0;
   DatasetReport report;
-  uint64_t fingerprint = 0;
   Notes notes;
   std::optional<ChatTemplate> chat_template;
+};
 
-  const Part& part_of(int64_t index) const {
-    const auto after = std::upper_bound(parts.begin(), parts.end(), index,
+struct Dataset::State {
+  std::shared_ptr<const Files> files;
+  std::optional<std::vector<int64_t>> chosen;  // of the files' rows; nothing: all
+  uint64_t fingerprint = 0;
+
+  int64_t size() const { return chosen ? static_cast<int64_t>(chosen->size()) : files->size; }
+  // What `read` gives of the part that the row is of, and of its number there.
+  template <class Read>
+  auto at(int64_t index, const Read& read) const {
+    RANKFOLD_CHECK(index >= 0 && index < size(), "Dataset: expected an index in [0, ", size(), "), got ", index);
+    if (chosen) index = (*chosen)[static_cast<size_t>(index)];
+    const auto after = std::upper_bound(files->parts.begin(), files->parts.end(), index,
                                         [](int64_t wanted, const Part& part) { return wanted < part.begin; });
-    return *(after - 1);
+    const Part& part = *(after - 1);
+    return read(part, index - part.begin);
   }
 };
 
@@ -89,6 +102,15 @@ class SplitMix {
  private:
   uint64_t state_;
 };
+
+std::vector<int64_t> shuffled(int64_t size, uint64_t seed, int64_t epoch) {
+  std::vector<int64_t> order(static_cast<size_t>(size));
+  std::iota(order.begin(), order.end(), int64_t{0});
+  // The seed is mixed before the epoch is added: (seed, epoch + 1) and (seed + 1, epoch) are unrelated.
+  SplitMix random(SplitMix(SplitMix(seed).next() + static_cast<uint64_t>(epoch)).next());
+  for (size_t i = order.size(); i > 1; --i) std::swap(order[i - 1], order[random.below(i)]);
+  return order;
+}
 
 struct Source {
   const fs::path& path;
@@ -274,10 +296,10 @@ Dataset Dataset::open(const fs::path& path, const Tokenizer* tokenizer, const Da
   return open(one, tokenizer, config, vocab_size, stop);
 }
 
-Dataset Dataset::open(const DataFiles& files, const Tokenizer* tokenizer, const DataConfig& config, int64_t vocab_size,
-                      const Stop& stop) try {
+Dataset Dataset::open(const DataFiles& data_files, const Tokenizer* tokenizer, const DataConfig& config,
+                      int64_t vocab_size, const Stop& stop) try {
   RANKFOLD_CHECK(vocab_size > 0, "Dataset::open: vocab_size must be above 0, got ", vocab_size);
-  RANKFOLD_CHECK(!files.paths.empty(), "Dataset::open: got no file");
+  RANKFOLD_CHECK(!data_files.paths.empty(), "Dataset::open: got no file");
   check_fields(config);
   RowReader(config.columns, vocab_size);  // refuses columns that no layout has
   if (config.train_on_prompt && config.train_on_last_turn)
@@ -285,24 +307,26 @@ Dataset Dataset::open(const DataFiles& files, const Tokenizer* tokenizer, const 
   if (!config.template_is_saved) check_template(config.prompt_template);
 
   const Stop asked = from_caller(stop);
+  const auto files = std::make_shared<Files>();
   const auto state = std::make_shared<State>();
   Hash hash;
-  for (const std::string& name : files.paths) {
+  for (const std::string& name : data_files.paths) {
     const fs::path path = name;
     Notes notes;
-    Part part{.file = files.paths.size() > 1 ? name : "",
+    Part part{.file = data_files.paths.size() > 1 ? name : "",
               .tokens = open_file({path, tokenizer, config, vocab_size, asked}, notes),
-              .begin = state->size};
-    state->size += part.tokens.size();
-    add(part.tokens.summary().report, state->report);
+              .begin = files->size};
+    files->size += part.tokens.size();
+    add(part.tokens.summary().report, files->report);
     state->fingerprint = part.tokens.summary().fingerprint;
     hash.add(state->fingerprint);
-    state->notes.cache += (state->notes.cache.empty() || notes.cache.empty() ? "" : "\n") + notes.cache;
-    state->notes.bad_rows.insert(state->notes.bad_rows.end(), notes.bad_rows.begin(), notes.bad_rows.end());
-    state->parts.push_back(std::move(part));
+    files->notes.cache += (files->notes.cache.empty() || notes.cache.empty() ? "" : "\n") + notes.cache;
+    files->notes.bad_rows.insert(files->notes.bad_rows.end(), notes.bad_rows.begin(), notes.bad_rows.end());
+    files->parts.push_back(std::move(part));
   }
-  if (files.paths.size() > 1) state->fingerprint = hash.value();
-  if (state->report.conversations > 0) state->chat_template = ChatTemplate::open(*tokenizer, config);
+  if (data_files.paths.size() > 1) state->fingerprint = hash.value();
+  if (files->report.conversations > 0) files->chat_template = ChatTemplate::open(*tokenizer, config);
+  state->files = files;
   Dataset dataset;
   dataset.state_ = state;
   return dataset;
@@ -310,36 +334,63 @@ Dataset Dataset::open(const DataFiles& files, const Tokenizer* tokenizer, const 
   rethrow_as_error();
 }
 
-int64_t Dataset::size() const { return state_->size; }
-const DatasetReport& Dataset::report() const { return state_->report; }
+std::pair<Dataset, Dataset> Dataset::hold_out(double val_size, uint64_t seed) const try {
+  const auto rows = static_cast<double>(size());
+  if (!(val_size > 0) || (val_size >= 1 && val_size != std::floor(val_size)))
+    fail("val_size: expected an integer above 0, or a share in (0, 1), got ", val_size);
+  const double wanted = val_size < 1 ? std::ceil(val_size * rows) : val_size;
+  if (wanted >= rows)
+    fail("val_size: expected fewer than the ", size(), " rows of the data, of which some must train, got ", val_size);
+  constexpr int64_t kEpoch = -1;  // of an order that no epoch has
+  std::vector<int64_t> order = shuffled(size(), seed, kEpoch);
+  const auto held_out = order.begin() + static_cast<int64_t>(wanted);
+  std::sort(order.begin(), held_out);  // the order of the files
+  std::sort(held_out, order.end());
+  const auto part = [&](auto begin, auto end) {
+    const auto state = std::make_shared<State>();
+    state->files = state_->files;
+    state->chosen.emplace(begin, end);
+    Hash hash;
+    hash.add(state_->fingerprint);
+    for (int64_t& row : *state->chosen) {
+      hash.add(static_cast<uint64_t>(row));
+      if (state_->chosen) row = (*state_->chosen)[static_cast<size_t>(row)];
+    }
+    state->fingerprint = hash.value();
+    Dataset dataset;
+    dataset.state_ = state;
+    return dataset;
+  };
+  return {part(held_out, order.end()), part(order.begin(), held_out)};
+} catch (...) {
+  rethrow_as_error();
+}
+
+int64_t Dataset::size() const { return state_->size(); }
+const DatasetReport& Dataset::report() const { return state_->files->report; }
 uint64_t Dataset::fingerprint() const { return state_->fingerprint; }
-const ChatTemplate* Dataset::chat_template() const { return state_->chat_template ? &*state_->chat_template : nullptr; }
-const std::string& Dataset::cache_note() const { return state_->notes.cache; }
-const std::vector<std::string>& Dataset::bad_rows() const { return state_->notes.bad_rows; }
+const ChatTemplate* Dataset::chat_template() const {
+  return state_->files->chat_template ? &*state_->files->chat_template : nullptr;
+}
+const std::string& Dataset::cache_note() const { return state_->files->notes.cache; }
+const std::vector<std::string>& Dataset::bad_rows() const { return state_->files->notes.bad_rows; }
 
 Example Dataset::operator[](int64_t index) const try {
-  RANKFOLD_CHECK(index >= 0 && index < size(), "Dataset: expected an index in [0, ", size(), "), got ", index);
-  const Part& part = state_->part_of(index);
-  return part.tokens[index - part.begin];
+  return state_->at(index, [](const Part& part, int64_t row) -> Example { return part.tokens[row]; });
 } catch (...) {
   rethrow_as_error();
 }
 
 int64_t Dataset::length(int64_t index) const {
-  RANKFOLD_CHECK(index >= 0 && index < size(), "Dataset: expected an index in [0, ", size(), "), got ", index);
-  const Part& part = state_->part_of(index);
-  return part.tokens.length(index - part.begin);
+  return state_->at(index, [](const Part& part, int64_t row) -> int64_t { return part.tokens.length(row); });
 }
 
 int64_t Dataset::row_number(int64_t index) const {
-  RANKFOLD_CHECK(index >= 0 && index < size(), "Dataset: expected an index in [0, ", size(), "), got ", index);
-  const Part& part = state_->part_of(index);
-  return part.tokens.number(index - part.begin);
+  return state_->at(index, [](const Part& part, int64_t row) -> int64_t { return part.tokens.number(row); });
 }
 
 const std::string& Dataset::file(int64_t index) const {
-  RANKFOLD_CHECK(index >= 0 && index < size(), "Dataset: expected an index in [0, ", size(), "), got ", index);
-  return state_->part_of(index).file;
+  return *state_->at(index, [](const Part& part, int64_t) { return &part.file; });
 }
 
 Batch Dataset::batch(const std::vector<int64_t>& indices) const try {
@@ -377,12 +428,9 @@ Batch Batches::operator[](int64_t index) const {
 
 std::vector<int64_t> epoch_order(int64_t size, uint64_t seed, int64_t epoch, bool shuffle) {
   RANKFOLD_CHECK(size >= 0, "epoch_order: size must not be negative, got ", size);
+  if (shuffle) return shuffled(size, seed, epoch);
   std::vector<int64_t> order(static_cast<size_t>(size));
   std::iota(order.begin(), order.end(), int64_t{0});
-  if (!shuffle) return order;
-  // The seed is mixed before the epoch is added: (seed, epoch + 1) and (seed + 1, epoch) are unrelated.
-  SplitMix random(SplitMix(SplitMix(seed).next() + static_cast<uint64_t>(epoch)).next());
-  for (size_t i = order.size(); i > 1; --i) std::swap(order[i - 1], order[random.below(i)]);
   return order;
 }
 

@@ -192,8 +192,8 @@ std::string other_metrics_section(const RunReport& run) {
 // Of each prompt the newest answer, and the earlier ones behind it.
 std::string samples_section(const RunReport& run) {
   std::vector<std::string> prompts;
-  std::map<std::string, std::vector<const SampleAnswer*>> answers;
-  for (const SampleAnswer& sample : run.samples) {
+  std::map<std::string, std::vector<const RunReport::Sample*>> answers;
+  for (const RunReport::Sample& sample : run.samples) {
     auto& of_prompt = answers[sample.prompt];
     if (of_prompt.empty()) prompts.push_back(sample.prompt);
     of_prompt.push_back(&sample);
@@ -201,7 +201,7 @@ std::string samples_section(const RunReport& run) {
   std::string body;
   for (const std::string& prompt : prompts) {
     const auto& of_prompt = answers[prompt];
-    const SampleAnswer& newest = *of_prompt.back();
+    const RunReport::Sample& newest = *of_prompt.back();
     Table now = {.columns = {{""}, {""}}};
     now.rows = {{"Prompt", prompt}, {"Expected", newest.expected}};
     now.rows.push_back({"Step " + std::to_string(newest.step), newest.answer});
@@ -210,7 +210,7 @@ std::string samples_section(const RunReport& run) {
     Table before = {.columns = {{"step", true}, {"answer"}}};
     const size_t count = of_prompt.size() - 1, shown = std::min(count, kShownAnswers);
     for (size_t i = 0; i < shown; ++i) {  // evenly, the first and the last among them
-      const SampleAnswer& sample = *of_prompt[shown < 2 ? 0 : i * (count - 1) / (shown - 1)];
+      const RunReport::Sample& sample = *of_prompt[shown < 2 ? 0 : i * (count - 1) / (shown - 1)];
       before.rows.push_back({std::to_string(sample.step), sample.answer});
     }
     body +=

@@ -11,12 +11,6 @@
 
 namespace rankfold {
 
-// What the model answered in an evaluation to the prompt of a held-out row.
-struct SampleAnswer {
-  int64_t step = 0;
-  std::string prompt, expected, answer;
-};
-
 struct RunReport {
   struct Curve {
     std::string metric;              // a name of the log: loss, grad_norm, learning_rate, eval_loss, one of a caller's
@@ -30,6 +24,10 @@ struct RunReport {
   struct ModuleNorm {
     std::string module;  // "model.layers.0.self_attn.W_pack"
     double norm = 0;     // Frobenius', of the update scale * B A
+  };
+  struct Sample {  // what the model answered in an evaluation to the prompt of a held-out row
+    int64_t step = 0;
+    std::string prompt, expected, answer;
   };
   struct Setting {
     std::string name, value, usual;  // usual: the default
@@ -49,7 +47,7 @@ struct RunReport {
   std::vector<Evaluation> evaluations = {};
   std::string best_metric = "eval_loss";  // of an evaluation; of a loss the lowest is the best, else the highest
   std::vector<ModuleNorm> norms = {};     // empty where no update of low rank trains
-  std::vector<SampleAnswer> samples = {};
+  std::vector<Sample> samples = {};
   std::vector<Setting> settings = {};
   std::vector<Message> messages = {};
   int64_t messages_left_out = 0;

@@ -16,7 +16,7 @@ constexpr std::string_view kOfTraining[] = {"loss", "grad_norm", "learning_rate"
                                             "peak_memory_bytes"};
 
 bool depends_on_machine(std::string_view name) {
-  return name.ends_with("tokens_per_second") || name.ends_with("peak_memory_bytes");
+  return name.ends_with("_per_second") || name.ends_with("peak_memory_bytes") || name.ends_with("_runtime");
 }
 
 // JSON has no text for a number that is not finite: it stands there as null.

@@ -21,6 +21,7 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr const char* kLogName = "train_log.jsonl";
+constexpr const char* kSamplesName = "eval_samples.jsonl";
 constexpr auto kBetweenTries = 60s;  // of a checkpoint that could not be written
 constexpr auto kWait = 2s;           // for space on a full disk, at the end
 
@@ -39,9 +40,19 @@ RunFolder::RunFolder(Stepper& steps, const TrainConfig& config, std::function<vo
     if (name != "none") events_.emplace(path_, say_);
 }
 
-void RunFolder::resume() {
+void RunFolder::resume(const Evaluation& evaluation) {
+  eval_steps_ = evaluation.steps_between();
   identity_ = identity_of(steps_.model(), steps_.adapter(), steps_.dataset(), config_, stop_);
   clean_up(path_);
+  read_checkpoint();
+  const Best before = log_.best;
+  if (evaluation.begin(log_.best))
+    say_(join("the best step so far, ", before.step, ", was found ",
+              before.metric == log_.best.metric ? "on other held-out rows" : "by " + before.metric,
+              ": the best is looked for anew"));
+}
+
+void RunFolder::read_checkpoint() {
   if (config_.resume_from_checkpoint.empty()) return;
   fs::path folder = config_.resume_from_checkpoint;
   if (config_.resume_from_checkpoint == "auto") {
@@ -56,6 +67,7 @@ void RunFolder::resume() {
   const int64_t step = steps_.state.step, total = steps_.plan().total_steps;
   steps_.optimizer.steps = steps_.state.optimizer_steps;
   run_id_ = run_of(folder);
+  resumed_from_ = fs::absolute(folder).lexically_normal();
   if (step > total)
     throw Error(ExitCode::kResumeRefused,
                 join(folder.string(), ": it is at step ", step, ", beyond the ", total, " steps of this run"));
@@ -74,6 +86,8 @@ void RunFolder::begin() {
   else
     continue_run(path_, run_id_);
   write_text(path_ / kLogName, log_lines(log_.rows));  // a resumed run forgets rows beyond its checkpoint
+  write_samples();
+  bring_best();
   if (events_) events_->begin(log_.rows);
   if (!is_saved()) try_to_save();
 }
@@ -93,15 +107,39 @@ void RunFolder::log(std::vector<LogRow> rows) {
     page_.write_now_and_then(now);
 }
 
-void RunFolder::add_samples(std::vector<SampleAnswer> samples) {
-  samples_.insert(samples_.end(), std::make_move_iterator(samples.begin()), std::make_move_iterator(samples.end()));
-}
-
 RunReport RunFolder::report() const {
   std::string settings;
   for (const auto& [name, text] : files_)
     if (name == "rankfold_config.json") settings = text;
-  return report_of(steps_, log_.rows, config_, settings, samples_, messages_);
+  return report_of(steps_, log_.rows, config_, settings, log_.samples, messages_);
+}
+
+void RunFolder::add_samples(std::vector<SampleAnswer> samples) {
+  if (samples.empty()) return;
+  std::move(samples.begin(), samples.end(), std::back_inserter(log_.samples));
+  try {
+    write_samples();
+  } catch (const StorageError& error) {
+    say_(join("going on without the sample answers: ", error.what()));
+  }
+}
+
+// All of them, or none of an earlier run's.
+void RunFolder::write_samples() {
+  if (log_.samples.empty())
+    remove_file(path_ / kSamplesName);
+  else
+    write_text(path_ / kSamplesName, sample_lines(log_.samples));
+}
+
+// The checkpoint of the best step, into an output_dir that is not the one where it was found.
+void RunFolder::bring_best() {
+  Best& best = log_.best;
+  if (best.step == 0 || best.step == steps_.state.step) return;
+  if (carry_checkpoint(resumed_from_.parent_path(), path_, run_id_, best.step)) return;
+  say_(join("the best step so far, ", best.step, ", has no whole checkpoint in ", resumed_from_.parent_path().string(),
+            ": the best is looked for anew"));
+  best.value.reset(), best.step = 0;
 }
 
 const LogRow* RunFolder::row_of_last_step() const {
@@ -138,7 +176,8 @@ void RunFolder::write_files(const fs::path& folder) const {
                   join("step ", steps_.state.step, ": trained values are not finite numbers; not saved"));
   write_adapter_files(steps_.adapter(), *steps_.model().shared_model(), folder);
   for (const auto& [name, text] : files_) write_text(folder / name, text);
-  write_text(folder / "trainer_state.json", trainer_state_json(steps_.state, log_.rows, config_, steps_.plan()));
+  write_text(folder / "trainer_state.json",
+             trainer_state_json(steps_.state, log_, config_, steps_.plan(), eval_steps_));
 }
 
 void RunFolder::save() {
@@ -151,7 +190,7 @@ void RunFolder::save() {
   next_try_.reset();
   try {
     clean_up(path_);
-    remove_old_checkpoints(path_, run_id_, config_.save_total_limit);
+    remove_old_checkpoints(path_, run_id_, config_.save_total_limit, log_.best.step);
   } catch (const StorageError& error) {  // the checkpoint stands
     say_(error.what());
   }
@@ -203,6 +242,9 @@ void RunFolder::finish() {
   write_at_the_end([this] {
     if (!is_saved()) save();
   });
+  const int64_t best = log_.best.step;
+  if (config_.load_best_model_at_end && best > 0 && best != steps_.state.step)
+    load_values(path_ / join("checkpoint-", best), steps_.adapter(), steps_.optimizer);
   write_at_the_end([this] {
     FileSet result(path_);
     write_files(result.path());

@@ -23,24 +23,29 @@ namespace rankfold {
 
 class RunFolder {
  public:
-  // `steps`, `config` and `messages` are to outlive it. `say` hears what was resumed, saved and not; `stop` is asked while a full disk
-  // is waited for.
+  // `steps`, `config` and `messages` are to outlive it. `say` hears what was resumed, saved and not; `stop` is asked while
+  // a full disk is waited for.
   RunFolder(Stepper& steps, const TrainConfig& config, std::function<void(const std::string&)> say, Stop stop,
             const RunMessages& messages);
   void add_file(const std::string& name, const std::string& text) { files_.emplace_back(name, text); }
 
-  void resume();  // as config.resume_from_checkpoint says; nothing is written
-  void begin();   // marks the folder as this run's
+  // As config.resume_from_checkpoint says; nothing is written.
+  void resume(const Evaluation& evaluation);
+  void begin();  // marks the folder as this run's
 
   // Adds rows. What cannot be written now comes with the next ones: a log must not end a run.
   void log(std::vector<LogRow> rows);
   const std::vector<LogRow>& rows() const { return log_.rows; }
-  // Answers of an evaluation, for the page. Given before its row, so that the page that is written then has them.
-  void add_samples(std::vector<SampleAnswer> samples);
   const LogRow* row_of_last_step() const;  // of training; null where that step logged none
 
-  // The callbacks of a step may add rows to its log. Of a step that is saved before they have returned, a checkpoint says
-  // that they are still to be called.
+  // Answers of an evaluation. Given before its row, so that the page that is written then has them.
+  void add_samples(std::vector<SampleAnswer> samples);
+  const std::vector<SampleAnswer>& samples() const { return log_.samples; }
+  Best& best() { return log_.best; }
+  const Best& best() const { return log_.best; }
+
+  // Evaluation and callbacks of a step may add rows to its log. Of a step that is saved before they have returned, a
+  // checkpoint says that they are still to come.
   bool callbacks_are_due() const { return log_.callbacks_are_due; }
   void expect_callbacks() { log_.callbacks_are_due = true; }
   void callbacks_returned(std::vector<LogRow> rows);
@@ -51,10 +56,13 @@ class RunFolder {
   void try_to_save();
   bool is_time_to_try_again() const;
   void save_after_failure();  // for what ends the run by an exception: never throws
-  void finish();              // the last checkpoint, and the result
+  void finish();  // the last checkpoint, and the result: with config.load_best_model_at_end the values of the best step
 
  private:
   void write_log(const std::function<void(const std::filesystem::path&)>& add);
+  void write_samples();
+  void read_checkpoint();
+  void bring_best();
   void write_files(const std::filesystem::path& folder) const;
   void write_at_the_end(const std::function<void()>& write) const;
   RunReport report() const;
@@ -69,7 +77,8 @@ class RunFolder {
   std::string run_id_;
   RunLog log_;
   bool log_is_behind_ = false;  // rows are missing in the file
-  std::vector<SampleAnswer> samples_;
+  std::filesystem::path resumed_from_;
+  int64_t eval_steps_ = 0;
   const RunMessages& messages_;
   std::optional<EventFile> events_;  // where config.report_to asks for it
   RunPage page_;

@@ -123,7 +123,7 @@ RunReport report_of(const Stepper& steps, const std::vector<LogRow>& rows, const
   const std::string& best = config.metric_for_best_model;
   run.best_metric = best.starts_with("eval_") ? best : "eval_" + best;
   run.norms = update_norms(adapter);
-  run.samples = samples;
+  for (const SampleAnswer& s : samples) run.samples.push_back({s.step, s.prompt, s.expected, s.answer});
   run.settings = settings_of(config_of(adapter, config, config_text));
   run.messages = messages.lines(), run.messages_left_out = messages.left_out();
   return run;

@@ -95,6 +95,26 @@ nlohmann::json identity_of(const CausalLM& model, const Adapter& adapter, const 
   return identity;
 }
 
+namespace {
+
+Json best_json(const Best& best) {
+  Json json = {{"rows", best.rows}, {"metric", best.metric}, {"without_gain", best.without_gain}};
+  if (best.value) json.update({{"step", best.step}, {"value", *best.value}});
+  return json;
+}
+
+Best read_best(const nlohmann::json& json) {
+  Best best{.rows = json.at("rows"), .metric = json.at("metric"), .without_gain = json.at("without_gain")};
+  if (json.contains("value")) best.value = json.at("value").get<double>(), best.step = json.at("step");
+  return best;
+}
+
+Json sample_json(const SampleAnswer& sample) {
+  return {{"step", sample.step}, {"prompt", sample.prompt}, {"expected", sample.expected}, {"answer", sample.answer}};
+}
+
+}  // namespace
+
 std::string run_state_json(const StepState& state, const RunLog& log, const nlohmann::json& identity,
                            const TrainConfig& config) {
   Json rows = Json::array();
@@ -116,6 +136,8 @@ std::string run_state_json(const StepState& state, const RunLog& log, const nloh
                {"log", rows}};
   if (const Json set = environment(); !set.empty()) json["environment"] = set;
   if (log.callbacks_are_due) json["callbacks_are_due"] = true;
+  if (!log.best.rows.empty()) json["best"] = best_json(log.best);
+  for (const SampleAnswer& sample : log.samples) json["samples"].push_back(sample_json(sample));
   return json.dump(2, ' ', false, Json::error_handler_t::replace);  // a switch may be any bytes
 }
 
@@ -153,6 +175,9 @@ std::pair<StepState, RunLog> read_run_state(const fs::path& checkpoint, nlohmann
     RunLog log;
     for (const nlohmann::json& row : json.at("log")) log.rows.push_back(read_row(row));
     log.callbacks_are_due = json.value("callbacks_are_due", false);
+    if (json.contains("best")) log.best = read_best(json["best"]);
+    for (const nlohmann::json& sample : json.value("samples", nlohmann::json::array()))
+      log.samples.push_back({sample.at("step"), sample.at("prompt"), sample.at("expected"), sample.at("answer")});
     const nlohmann::json before = json.value("settings", nlohmann::json::object());
     const Json now = values_of(config, Resume::kMayChange);
     for (const auto& [key, value] : now.items())
@@ -174,35 +199,51 @@ void save_optimizer(const fs::path& folder, const Adapter& adapter, const AdamW&
   write_tensor_file(folder / "optimizer.safetensors", tensors);
 }
 
-void load_optimizer(const fs::path& folder, const Adapter& adapter, AdamW& optimizer) {
-  const TensorFile file = TensorFile::open(folder / "optimizer.safetensors");
-  const auto load = [](at::Tensor target, const at::Tensor& stored, const std::string& where) {
-    if (stored.numel() != target.numel() || stored.scalar_type() != at::kFloat)
-      fail(where, ": expected ", target.numel(), " float32 values, got ", stored.numel(), " ",
-           c10::toString(stored.scalar_type()));
-    at::NoGradGuard no_grad;
-    target.copy_(stored.view_as(target));
-  };
-  const auto moment = [&](const std::string& name, const at::Tensor& target) {
-    load(target, file.tensor(name), file.path().string() + ": " + name);
-  };
-  moment("exp_avg", optimizer.first_moment);
-  moment("exp_avg_sq", optimizer.second_moment);
-  if (adapter.is_full()) return moment("master", optimizer.values);
-  const TensorFile values = TensorFile::open(folder / "adapter_model.safetensors");
-  for (const Parameter& p : adapter.named_parameters())
-    load(p.value, values.tensor(p.name), values.path().string() + ": " + p.name);
+namespace {
+
+void load_tensor(at::Tensor target, const TensorFile& file, const std::string& name) {
+  const at::Tensor stored = file.tensor(name);
+  if (stored.numel() != target.numel() || stored.scalar_type() != at::kFloat)
+    fail(file.path().string(), ": ", name, ": expected ", target.numel(), " float32 values, got ", stored.numel(), " ",
+         c10::toString(stored.scalar_type()));
+  at::NoGradGuard no_grad;
+  target.copy_(stored.view_as(target));
 }
 
-std::string trainer_state_json(const StepState& state, const std::vector<LogRow>& log, const TrainConfig& config,
-                               const StepPlan& plan) {
+}  // namespace
+
+void load_values(const fs::path& folder, const Adapter& adapter, AdamW& optimizer) {
+  if (adapter.is_full())
+    return load_tensor(optimizer.values, TensorFile::open(folder / "optimizer.safetensors"), "master");
+  const TensorFile values = TensorFile::open(folder / "adapter_model.safetensors");
+  for (const Parameter& p : adapter.named_parameters()) load_tensor(p.value, values, p.name);
+}
+
+void load_optimizer(const fs::path& folder, const Adapter& adapter, AdamW& optimizer) {
+  const TensorFile file = TensorFile::open(folder / "optimizer.safetensors");
+  load_tensor(optimizer.first_moment, file, "exp_avg");
+  load_tensor(optimizer.second_moment, file, "exp_avg_sq");
+  load_values(folder, adapter, optimizer);
+}
+
+std::string sample_lines(const std::vector<SampleAnswer>& samples) {
+  std::string lines;
+  for (const SampleAnswer& sample : samples)
+    lines += sample_json(sample).dump(-1, ' ', false, Json::error_handler_t::replace) + "\n";
+  return lines;
+}
+
+std::string trainer_state_json(const StepState& state, const RunLog& log, const TrainConfig& config,
+                               const StepPlan& plan, int64_t eval_steps) {
+  const Best& best = log.best;
+  const auto of_best = [&best](const Json& value) { return best.value ? value : Json(); };
   Json rows = Json::array();
-  for (const LogRow& row : log) rows.push_back(repeatable_row_json(row));
-  return Json{{"best_global_step", nullptr},
-              {"best_metric", nullptr},
-              {"best_model_checkpoint", nullptr},
+  for (const LogRow& row : log.rows) rows.push_back(repeatable_row_json(row));
+  return Json{{"best_global_step", of_best(best.step)},
+              {"best_metric", of_best(best.value.value_or(0))},
+              {"best_model_checkpoint", of_best(join("checkpoint-", best.step))},
               {"epoch", state.epoch},
-              {"eval_steps", nullptr},
+              {"eval_steps", eval_steps > 0 ? Json(eval_steps) : Json()},
               {"global_step", state.step},
               {"is_hyper_param_search", false},
               {"is_local_process_zero", true},

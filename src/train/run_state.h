@@ -2,6 +2,7 @@
 #pragma once
 
 #include "rankfold/trainer.h"
+#include "train/evaluation.h"
 #include "train/optimizer.h"
 #include "train/schedule.h"
 #include "train/stepper.h"
@@ -16,9 +17,12 @@
 
 namespace rankfold {
 
-// Rows so far, and whether the callbacks of the last step, which may add some, are still to be called.
+// Rows and answers so far, the best step, and whether evaluation and callbacks of the last step, which may add some, are
+// still to come.
 struct RunLog {
   std::vector<LogRow> rows;
+  std::vector<SampleAnswer> samples;
+  Best best;
   bool callbacks_are_due = false;
 };
 
@@ -36,8 +40,12 @@ std::pair<StepState, RunLog> read_run_state(const std::filesystem::path& checkpo
 
 void save_optimizer(const std::filesystem::path& folder, const Adapter& adapter, const AdamW& optimizer);
 void load_optimizer(const std::filesystem::path& folder, const Adapter& adapter, AdamW& optimizer);
+// The trained values alone.
+void load_values(const std::filesystem::path& folder, const Adapter& adapter, AdamW& optimizer);
 
-std::string trainer_state_json(const StepState& state, const std::vector<LogRow>& log, const TrainConfig& config,
-                               const StepPlan& plan);
+// `eval_steps`: steps between evaluations; 0: it does not go by steps.
+std::string trainer_state_json(const StepState& state, const RunLog& log, const TrainConfig& config,
+                               const StepPlan& plan, int64_t eval_steps);
+std::string sample_lines(const std::vector<SampleAnswer>& samples);  // JSON Lines
 
 }  // namespace rankfold

@@ -5,6 +5,7 @@
 #include "core/guard.h"
 #include "core/write.h"
 #include "rankfold/memory.h"
+#include "train/evaluation.h"
 #include "train/log_row.h"
 #include "train/memory_plan.h"
 #include "train/run_folder.h"
@@ -53,6 +54,8 @@ struct Trainer::State {
   RunMessages messages;
   Stepper steps;
   RunFolder folder;
+  std::optional<Dataset> held_out;
+  std::optional<Evaluation> evaluation;  // while it runs
   Pace pace;
   Clock::time_point began = Clock::now();  // run()
 
@@ -74,8 +77,11 @@ struct Trainer::State {
   }
   const LogRow* log_row(double rate);
   Progress progress(const LogRow* logged) const;
-  void call_back(StepView& view);
-  void save_where_due(const StepView& view);
+  void prepare_evaluation(const MemoryPlan& memory);
+  void evaluate_at_start();
+  void finish_step(StepView& view);
+  void save_where_due(const StepView& view, bool is_best);
+  bool is_done() const { return steps.is_done() || evaluation->ends_run(folder.best()); }
 };
 
 const LogRow* Trainer::State::log_row(double rate) {
@@ -102,22 +108,59 @@ Progress Trainer::State::progress(const LogRow* logged) const {
           .seconds_elapsed = seconds_since(began)};
 }
 
-// Until all have returned, what is saved says that they are still to be called.
-void Trainer::State::call_back(StepView& view) {
-  const auto start = Clock::now();
-  for (const auto& callback : after_step) callback(view);
-  folder.callbacks_returned(std::move(view.rows_));
-  pace.leave_out(Clock::now() - start);
+void Trainer::State::prepare_evaluation(const MemoryPlan& memory) {
+  evaluation.emplace(held_out, config, steps.plan());
+  evaluation->limit_batches(memory.batch.tokens);
+  if (held_out && after_step.empty() && metric_name(config) != "eval_loss")
+    fail("metric_for_best_model: expected eval_loss, or a metric that a callback logs, got ",
+         config.metric_for_best_model);
 }
 
-void Trainer::State::save_where_due(const StepView& view) {
-  if (steps.is_done()) return;  // which saves and ends
+void Trainer::State::evaluate_at_start() {
+  const bool has_row = !folder.rows().empty() && folder.rows().front().step == 0;
+  if (steps.state.step > 0 || has_row || !evaluation->is_due(0)) return;
+  LogRow row = make_row(0, 0, evaluation->metrics(steps.model(), stopper()));
+  folder.add_samples(evaluation->answers(steps.model(), 0, stopper()));
+  say(join("step 0/", steps.plan().total_steps, "  eval_loss ", *row.metric("eval_loss")));
+  folder.log({std::move(row)});
+}
+
+// Evaluation, then the callbacks, then a checkpoint where one is due. Until all callbacks have returned, what is saved says
+// that they are still to come.
+void Trainer::State::finish_step(StepView& view) {
+  const auto start = Clock::now();
+  const int64_t step = steps.state.step;
+  const Best before = folder.best();
+  bool is_best = false;
+  if (evaluation->is_due(step)) {
+    view.log(evaluation->metrics(steps.model(), stopper()));
+    const double loss = *view.rows_.front().metric("eval_loss");
+    std::vector<SampleAnswer> samples = evaluation->answers(steps.model(), step, stopper());
+    for (const auto& callback : after_step) callback(view);
+    is_best = evaluation->update(folder.best(), step, view.rows_);
+    folder.add_samples(std::move(samples));
+    say(join("step ", step, "/", steps.plan().total_steps, "  eval_loss ", loss, "  ",
+             is_best ? "best so far" : text_of(folder.best())));
+  } else {
+    for (const auto& callback : after_step) callback(view);
+  }
+  folder.callbacks_returned(std::move(view.rows_));
+  pace.leave_out(Clock::now() - start);
+  save_where_due(view, is_best);
+  if (is_best && !is_done() && !folder.is_saved()) {  // a best that no file holds is none
+    folder.best().value = before.value;
+    folder.best().step = before.step;
+  }
+  if (view.wants_stop_ && !is_done()) throw Stopped();
+}
+
+void Trainer::State::save_where_due(const StepView& view, bool is_best) {
+  if (is_done()) return;  // which saves and ends
   const int64_t step = steps.state.step;
   const bool asked = (save_now && save_now()) || view.wants_save_;
-  if (asked || (config.save_steps > 0 && step % config.save_steps == 0) || folder.is_time_to_try_again())
+  if (asked || is_best || (config.save_steps > 0 && step % config.save_steps == 0) || folder.is_time_to_try_again())
     folder.try_to_save();
   if (asked && folder.is_saved()) say(join("saved step ", step, ", going on"));
-  if (view.wants_stop_) throw Stopped();
 }
 
 void StepView::log(std::vector<Metric> metrics) {
@@ -135,6 +178,7 @@ Trainer::Trainer(CausalLM model, Adapter adapter, Dataset dataset, TrainConfig c
   rethrow_as_error();
 }
 
+void Trainer::evaluate_on(Dataset held_out) { state_->held_out = std::move(held_out); }
 void Trainer::add_file(const std::string& name, const std::string& text) { state_->folder.add_file(name, text); }
 void Trainer::on_progress(std::function<void(const Progress&)> callback) {
   state_->on_progress = from_caller(std::move(callback));
@@ -149,6 +193,7 @@ void Trainer::after_step(std::function<void(StepView&)> callback) {
   state_->after_step.push_back(from_caller(std::move(callback)));
 }
 const std::vector<LogRow>& Trainer::log() const { return state_->folder.rows(); }
+const std::vector<SampleAnswer>& Trainer::samples() const { return state_->folder.samples(); }
 int64_t Trainer::total_steps() const { return state_->steps.plan().total_steps; }
 
 std::string Trainer::memory_plan() try { return state_->steps.plan_memory().table(); } catch (...) {
@@ -158,33 +203,38 @@ std::string Trainer::memory_plan() try { return state_->steps.plan_memory().tabl
 bool Trainer::run() try {
   State& s = *state_;
   const MemoryPlan memory = s.steps.plan_memory();
+  s.prepare_evaluation(memory);
   const FolderLock lock(s.config.output_dir);
   if (!lock.is_held())
     s.say(join(s.config.output_dir, ": this file system has no locks: let no other run write to it"));
-  s.folder.resume();
+  s.folder.resume(*s.evaluation);
   s.say(memory.table());
   if (const std::string warning = rate_warning(s.config, total_steps()); !warning.empty()) s.say(warning);
   s.folder.begin();
-  s.pace = {};
   s.began = Clock::now();
   try {
+    s.evaluate_at_start();
+    s.pace = {};
     if (s.folder.callbacks_are_due()) {
       const Progress progress = s.progress(s.folder.row_of_last_step());
       StepView view(progress);
-      s.call_back(view);
-      s.save_where_due(view);
+      s.finish_step(view);
     }
-    while (!s.steps.is_done()) {
+    while (!s.is_done()) {
       const Stepper::Taken taken = s.steps.take();
-      if (!s.after_step.empty()) s.folder.expect_callbacks();
+      if (!s.after_step.empty() || s.evaluation->is_due(s.steps.state.step)) s.folder.expect_callbacks();
       s.pace.add(taken.tokens);
       const Progress progress = s.progress(s.log_row(taken.rate));
       StepView view(progress);
       if (s.on_progress) s.on_progress(progress);
-      s.call_back(view);
-      s.save_where_due(view);
+      s.finish_step(view);
     }
+    if (!s.steps.is_done())
+      s.say(join("early stopping at step ", s.steps.state.step, ": ", s.folder.best().without_gain,
+                 " evaluations without a better ", s.folder.best().metric));
     s.folder.finish();
+    if (const Best& best = s.folder.best(); s.config.load_best_model_at_end && best.step > 0)
+      s.say("the result is that of the " + text_of(best));
   } catch (const Stopped&) {
     if (!s.folder.is_saved()) s.folder.save();
     s.say(join("stopped at step ", s.steps.state.step, " of ", total_steps(),

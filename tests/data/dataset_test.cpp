@@ -310,6 +310,49 @@ TEST_F(DatasetTest, MakesBatches) {
   EXPECT_THROW(data.length(3), std::invalid_argument);
 }
 
+TEST_F(DatasetTest, HoldsRowsOut) {
+  std::string lines;
+  for (int i = 3; i < 23; ++i) lines += "{\"input_ids\": [1, " + std::to_string(i) + "]}\n";
+  const Dataset all = open(lines);
+  const auto [training, held_out] = all.hold_out(0.11, 42);  // of 20 rows: rounded up
+  EXPECT_EQ(training.size(), 17);
+  EXPECT_EQ(held_out.size(), 3);
+  std::vector<int64_t> rows;
+  for (const Dataset* part : {&training, &held_out})
+    for (int64_t i = 0; i < part->size(); ++i) {
+      EXPECT_EQ((*part)[i].input_ids, all[part->row_number(i) - 1].input_ids);
+      EXPECT_EQ(part->length(i), 2);
+      if (i > 0) {
+        EXPECT_LT(part->row_number(i - 1), part->row_number(i));
+      }
+      rows.push_back(part->row_number(i));
+    }
+  std::sort(rows.begin(), rows.end());
+  for (size_t i = 0; i < rows.size(); ++i) EXPECT_EQ(rows[i], static_cast<int64_t>(i) + 1);
+  EXPECT_EQ(held_out.batch({2}).samples, std::vector<int64_t>{2});
+
+  EXPECT_EQ(all.hold_out(3, 42).second.fingerprint(), held_out.fingerprint());
+  EXPECT_NE(all.hold_out(3, 43).second.fingerprint(), held_out.fingerprint());
+  EXPECT_NE(training.fingerprint(), held_out.fingerprint());
+  EXPECT_NE(training.fingerprint(), all.fingerprint());
+  const Dataset twice = training.hold_out(16, 1).first;  // of a part
+  EXPECT_EQ(twice[0].input_ids, all[twice.row_number(0) - 1].input_ids);
+  EXPECT_THROW(all.hold_out(20, 42), UserError);
+  EXPECT_THROW(all.hold_out(0, 42), UserError);
+  EXPECT_THROW(all.hold_out(1.5, 42), UserError);
+  EXPECT_THROW(held_out[3], std::invalid_argument);
+}
+
+// Which rows are held out is part of a run: the same on every machine.
+TEST_F(DatasetTest, HoldsTheSameRowsOutEverywhere) {
+  std::string lines;
+  for (int i = 0; i < 10; ++i) lines += "{\"input_ids\": [1, 2]}\n";
+  const Dataset held_out = open(lines).hold_out(3, 42).second;
+  std::vector<int64_t> rows;
+  for (int64_t i = 0; i < held_out.size(); ++i) rows.push_back(held_out.row_number(i));
+  EXPECT_EQ(rows, (std::vector<int64_t>{2, 9, 10}));
+}
+
 // Dropout draws by the step: no two batches of a run may share one.
 TEST_F(DatasetTest, StepsCountOnFromEpochToEpoch) {
   const Dataset data = open(kThree);

@@ -1,4 +1,5 @@
-// A run that is killed at any moment of its life goes on from its newest checkpoint to the same bytes.
+// A run that is killed at any moment of its life goes on from its newest checkpoint to the same bytes, those of its best
+// step.
 #include "checkpoint/checkpoint.h"
 #include "faults/flags.h"
 #include "faults/program.h"
@@ -13,7 +14,9 @@ namespace {
 
 TEST(KillInstants, EveryOneIsResumedToTheSameBytes) {
   const Job job;
-  const Outcome whole = job.train("whole", {}, kWholeLife);
+  const std::vector<std::string> evaluation = {"--val_size=0.1", "--eval_steps=7", "--eval_max_new_tokens=4",
+                                               "--load_best_model_at_end=true"};
+  const Outcome whole = job.train("whole", evaluation, kWholeLife);
   ASSERT_EQ(whole.code, 0) << whole.err;
   const std::string wanted = job.result("whole");
   double life = whole.seconds;
@@ -27,7 +30,7 @@ TEST(KillInstants, EveryOneIsResumedToTheSameBytes) {
     for (int tries = 0; tries < 4 && !met; ++tries) {  // a machine that gets less busy shortens the life
       fs::remove_all(job / out);
       instant = instant_of(i, flags.instants, life, kSteps, random);
-      Program run("lora-train", job.arguments(out), kWholeLife);
+      Program run("lora-train", job.arguments(out, evaluation), kWholeLife);
       await(run, instant);
       run.signal(SIGKILL);
       struck = run.wait();
@@ -37,7 +40,7 @@ TEST(KillInstants, EveryOneIsResumedToTheSameBytes) {
     SCOPED_TRACE("killed " + instant.text());
     killed += met;
     with_result += fs::exists(job / out / "adapter_model.safetensors");
-    const Resumed resumed = job.resume(out);
+    const Resumed resumed = job.resume(out, evaluation);
     with_checkpoint += resumed.from > 0;
     // It said a step before it saved that.
     const bool keeps_all = resumed.from >= last_step(struck.out) - kSaveSteps;

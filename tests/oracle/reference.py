@@ -131,8 +131,8 @@ def spared(name):
     return "norm" in name or "bias" in name
 
 
-def train(model, rows, plan, settings, masks=None):
-    """Plain AdamW on one row at a time. Returns log rows as in trainer_state.json."""
+def train(model, rows, plan, settings, masks=None, after_step=None):
+    """Plain AdamW on one row at a time. Returns log rows as in trainer_state.json. after_step(number) follows each step."""
     named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
     parameters = [p for _, p in named]
     groups = [
@@ -158,6 +158,8 @@ def train(model, rows, plan, settings, masks=None):
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
+        if after_step:
+            after_step(len(log))
     return log
 
 

@@ -109,6 +109,33 @@ def test_dropout_is_off_in_evaluation(zoo, adapters, rows, probe):
     assert plain["eval_loss"].item() == pytest.approx(plain["loss"].item(), rel=1e-6)
 
 
+def test_evaluation_while_training(zoo, adapters, data, tmp_path, lora_train, check):
+    """eval_loss of the held-out rows at each evaluation, the best step and the result against PEFT and a plain loop."""
+    rows, path = data
+    held_out = make_rows(7, seed=4)
+    adapter = adapters("gqa", lora_dropout=0)
+    every = {"eval_steps": 2, "load_best_model_at_end": True, "eval_dataset": held_out.save_json_lines(tmp_path / "held_out.jsonl")}
+    run = lora_train(
+        model_name_or_path=zoo["gqa"].folder, dataset=path, adapter_name_or_path=adapter, max_steps=10, **SETTINGS, **LOOP, **every
+    )
+    state = json.loads((run.folder / "trainer_state.json").read_text())
+    ours = {row["step"]: row["eval_loss"] for row in state["log_history"] if "eval_loss" in row}
+    assert sorted(ours) == [2, 4, 6, 8, 10]
+    model, theirs = open_adapter(zoo["gqa"].load(), adapter), {}
+
+    def evaluate(step):
+        with torch.no_grad():
+            losses = sum(row_loss(model, i, t)[1].item() for i, t in zip(held_out.ids, held_out.labels))
+        theirs[step] = losses / held_out.label_count()
+
+    train(model, rows, windows(len(rows), 2, 4, 10), SETTINGS, after_step=evaluate)
+    for step, loss in ours.items():
+        check("training: eval_loss, relative", abs(loss / theirs[step] - 1), None, f"step {step}")
+    best = min(ours, key=ours.get)
+    assert state["best_global_step"] == best and state["best_metric"] == ours[best]
+    assert state["best_model_checkpoint"] == f"checkpoint-{best}"
+
+
 @pytest.mark.parametrize("name", ["baichuan", "tied"])
 def test_full(name, zoo, data, lora_train, check):
     compare_full(check, zoo[name], *data, windows(len(data[0]), 2, 4, 5), LOOP, lora_train)

@@ -1,0 +1,62 @@
+// Evaluation while a run trains: when it is due, the metrics and sample answers of the held-out rows, and which step is
+// the best so far. Knows no files: train/run_folder.h keeps what is found here.
+#pragma once
+
+#include "rankfold/causal_lm.h"
+#include "rankfold/config.h"
+#include "rankfold/dataset.h"
+#include "rankfold/error.h"
+#include "rankfold/trainer.h"
+#include "train/schedule.h"
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace rankfold {
+
+// The best step so far, as a checkpoint keeps it.
+struct Best {
+  std::string rows = {};    // checksum of the held-out rows that it was found on; empty: nothing was evaluated
+  std::string metric = {};  // by which it is the best: "eval_loss"
+  std::optional<double> value = {};
+  int64_t step = 0;          // 0: none
+  int64_t without_gain = 0;  // evaluations since early_stopping_patience counts
+};
+std::string text_of(const Best& best);  // "best eval_loss 1.25 at step 40"; empty where there is none
+
+class Evaluation {
+ public:
+  // `config` is to outlive it. Throws UserError where the settings ask for held-out rows that are not there.
+  // `largest_batch`: tokens of the run's largest micro-batch, which no batch of evaluation exceeds unless a single row
+  // does: the memory plan of the training holds.
+  Evaluation(std::optional<Dataset> rows, const TrainConfig& config, const StepPlan& plan);
+  void limit_batches(int64_t tokens) { most_tokens_ = tokens; }
+
+  bool is_due(int64_t step) const;  // after this step, 0: before the first
+  int64_t steps_between() const;    // where it goes by steps, else 0
+
+  // eval_loss, eval_runtime (seconds), eval_samples_per_second, eval_steps_per_second, as transformers names them.
+  std::vector<Metric> metrics(const CausalLM& model, const Stop& stop) const;
+  // Answers to the first rows that have a prompt, greedily. None where the model has no tokenizer.
+  std::vector<SampleAnswer> answers(const CausalLM& model, int64_t step, const Stop& stop) const;
+
+  // Forgets a best that was found on other rows or by another metric; true where there was one.
+  bool begin(Best& best) const;
+  // Takes an evaluation's rows of the log into account; true where the step is the best so far. Throws UserError where no
+  // row has the metric.
+  bool update(Best& best, int64_t step, const std::vector<LogRow>& rows) const;
+  bool ends_run(const Best& best) const;  // early_stopping_patience is at its end
+
+ private:
+  std::optional<Dataset> rows_;
+  const TrainConfig& config_;
+  StepPlan plan_;
+  EvalStrategy strategy_ = EvalStrategy::kNo;
+  int64_t most_tokens_ = 0;
+};
+
+std::string metric_name(const TrainConfig& config);  // metric_for_best_model with its "eval_"
+
+}  // namespace rankfold
