@@ -105,14 +105,6 @@ std::string bar_line(const BarState& state, size_t columns, bool unicode) {
   return bar.empty() ? line.substr(0, room) : line;
 }
 
-std::string evaluation_line(const LogRow& row, bool is_best) {
-  std::string line = "step " + with_commas(row.step);
-  for (const Metric& metric : row.metrics)
-    if (metric.name.starts_with("eval_") && !metric.name.ends_with("_runtime") && !metric.name.ends_with("_per_second"))
-      line += "  " + harmless(metric.name) + printed(" %.4f", *row.metric(metric.name));
-  return line + (is_best ? "  best so far" : "");
-}
-
 ProgressDisplay::ProgressDisplay() : has_unicode_(is_utf8_locale()) {
   const char* terminal = std::getenv("TERM");
   is_terminal_ = ::isatty(STDOUT_FILENO) == 1 && terminal && *terminal && std::string_view(terminal) != "dumb";

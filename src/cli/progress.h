@@ -23,9 +23,6 @@ struct BarState {
 // first. Without `unicode` it is ASCII.
 std::string bar_line(const BarState& state, size_t columns, bool unicode);
 
-// "step 40  eval_loss 1.2340  eval_accuracy 0.912  best so far": the row of an evaluation, without how fast that was.
-std::string evaluation_line(const LogRow& row, bool is_best);
-
 class ProgressDisplay {
  public:
   ProgressDisplay();

@@ -2,7 +2,6 @@
 
 #include "core/utf8.h"
 #include "support/contains.h"
-#include "train/log_row.h"
 
 #include <gtest/gtest.h>
 
@@ -69,21 +68,6 @@ TEST(BarLine, FillsInProportion) {
   EXPECT_TRUE(contains(bar(1, true), "█████░"));  // 5 of 40
   EXPECT_TRUE(contains(bar(3, true), "███████████████░"));
   EXPECT_EQ(bar(8, true).find("░"), std::string::npos);
-}
-
-TEST(EvaluationLine, SaysStepMetricsAndTheBest) {
-  const LogRow row = make_row(40, 1,
-                              {{"eval_loss", 1.25},
-                               {"eval_accuracy", 0.5},
-                               {"eval_runtime", 3.0},
-                               {"eval_samples_per_second", 7.0},
-                               {"eval_\x1b[2J", 1.0}});
-  const std::string line = evaluation_line(row, true);
-  EXPECT_TRUE(line.starts_with("step 40  ")) << line;
-  EXPECT_TRUE(contains(line, "eval_loss 1.2500"));
-  EXPECT_TRUE(line.ends_with("  best so far"));
-  for (const char* part : {"runtime", "per_second", "\x1b"}) EXPECT_EQ(line.find(part), std::string::npos);
-  EXPECT_FALSE(evaluation_line(row, false).ends_with("best so far"));
 }
 
 }  // namespace
