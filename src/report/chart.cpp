@@ -78,24 +78,23 @@ std::string tick_text(double value, double step) {
   return text;
 }
 
-// Not finite where it cannot be drawn.
+// Not finite where it cannot be drawn. Numbers near the ends of their type are taken so, too: no axis could go beyond.
 double drawable(const LineChart& chart, const Point& p) {
-  return std::isfinite(p.x) && std::isfinite(p.y) && (!chart.is_log || p.y > 0) ? p.y : kNaN;
+  constexpr double kLargest = 1e300, kSmallest = 1e-300;
+  const bool is_there = std::abs(p.x) <= kLargest && std::abs(p.y) <= kLargest && (!chart.is_log || p.y >= kSmallest);
+  return is_there ? p.y : kNaN;
 }
 
 Axis y_axis(const LineChart& chart, Range y, double top, double bottom) {
   if (y.is_empty()) y = {1, 1};
   if (chart.is_log) {
-    const double factor = y.low == y.high ? 2 : std::pow(y.high / y.low, 0.05);
-    return {std::max(y.low / factor, std::numeric_limits<double>::min()), std::min(y.high * factor, 1e308), bottom, top,
-            true};
+    const double factor = y.low == y.high ? 2 : std::pow(y.high, 0.05) / std::pow(y.low, 0.05);
+    return {y.low / factor, y.high * factor, bottom, top, true};
   }
   if (chart.starts_at_0) y.add(0);
-  // Halves: the distance of two numbers of the largest kind is no number.
-  double margin = y.low == y.high ? std::max(std::abs(y.low) / 10, 1e-12) : 0.1 * (y.high / 2 - y.low / 2);
-  margin = std::min(margin, 1e306);
+  const double margin = y.low == y.high ? std::max(std::abs(y.low) / 10, 1e-12) : 0.05 * (y.high - y.low);
   const bool is_ground = chart.starts_at_0 && y.low == 0;
-  return {is_ground ? 0 : std::max(y.low - margin, -8e307), std::min(y.high + margin, 8e307), bottom, top, false};
+  return {is_ground ? 0 : y.low - margin, y.high + margin, bottom, top, false};
 }
 
 std::string path_of(const LineChart& chart, const Series& series, const Axis& x, const Axis& y) {

@@ -77,7 +77,7 @@ std::string short_number(double value, int digits) {
   double shown = value;
   const char* unit = "";
   for (const auto& [size, name] : {std::pair{1e9, "G"}, {1e6, "M"}, {1e3, "k"}})
-    if (std::abs(value) >= 1e4 && std::abs(value) >= size) {
+    if (std::abs(value) >= 1e4 && std::abs(value) >= size && std::abs(value) < 1e15) {
       shown = value / size, unit = name;
       break;
     }
