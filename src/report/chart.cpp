@@ -80,7 +80,7 @@ std::string tick_text(double value, double step) {
 
 // Not finite where it cannot be drawn. Numbers near the ends of their type are taken so, too: no axis could go beyond.
 double drawable(const LineChart& chart, const Point& p) {
-  constexpr double kLargest = 1e300, kSmallest = 1e-300;
+  constexpr double kLargest = 1e250, kSmallest = 1e-250;
   const bool is_there = std::abs(p.x) <= kLargest && std::abs(p.y) <= kLargest && (!chart.is_log || p.y >= kSmallest);
   return is_there ? p.y : kNaN;
 }

@@ -110,6 +110,7 @@ TEST(LineChart, IsXmlWhateverItsTextsAndNumbers) {
                                                            {0, 0, 0},
                                                            {-1, 1e308, -1e308},
                                                            {1e-320, 1e-300, 1e300},
+                                                           {1e-249, 1e249},
                                                            {5, kNan, 6, kNan, 7},
                                                            {1, 2, 3}}) {
       LineChart chart = {.title = hostile, .x_label = hostile, .series = {{.name = hostile}}, .is_log = is_log};
