@@ -92,9 +92,12 @@ std::string bar_line(const BarState& state, size_t columns, bool unicode) {
       {clock_text(now.seconds_left) + " left", 2},
   };
   const size_t room = columns > 1 ? columns - 1 : 0;  // the last column makes some terminals wrap
-  const size_t bar_room = percent.size() + 1 + kNarrowestBar;
+  // The time that is left counts more than the bar, which counts more than the rest.
+  const auto fits = [&](int rank) {
+    return percent.size() + (rank > 2 ? 1 + kNarrowestBar : 0) + width_of_parts(parts, rank) <= room;
+  };
   int rank = 6;
-  while (rank > 1 && bar_room + width_of_parts(parts, rank) > room) --rank;
+  while (rank > 1 && !fits(rank)) --rank;
   std::string tail;
   for (const Part& part : parts)
     if (part.rank <= rank && !part.text.empty()) tail += "  " + part.text;

@@ -23,7 +23,7 @@ h1 { font-size: 24px; line-height: 1.25; margin: 0 0 4px; font-weight: 600; over
 h2 { font-size: 17px; margin: 36px 0 12px; padding-bottom: 6px; font-weight: 600; border-bottom: 1px solid var(--rule); }
 p { margin: 0 0 10px; max-width: 75ch; overflow-wrap: anywhere; }
 p.lead { color: var(--quiet); max-width: none; }
-.figures { display: grid; gap: 20px 28px; grid-template-columns: repeat(auto-fit, minmax(min(100%, 420px), 1fr)); }
+.figures { display: grid; gap: 20px 28px; grid-template-columns: repeat(auto-fill, minmax(min(100%, 420px), 1fr)); }
 figure { margin: 0; min-width: 0; }
 figcaption { font-weight: 600; font-size: 14px; margin-bottom: 2px; }
 .scroll { overflow-x: auto; margin: 0 0 12px; }

@@ -12,8 +12,8 @@ namespace {
 
 using Curve = RunReport::Curve;
 
-constexpr size_t kSmoothed = 30;  // points from which on a moving average is drawn
-constexpr double kSpan = 50;      // highest to lowest from which on an axis is logarithmic
+constexpr size_t kSmoothed = 100;  // points from which on a moving average is drawn
+constexpr double kSpan = 50;       // highest to lowest from which on an axis is logarithmic
 constexpr size_t kShownEvaluations = 50, kShownAnswers = 12;
 
 const Curve* find(const RunReport& run, const std::string& metric) {
@@ -223,7 +223,8 @@ std::string settings_section(const RunReport& run) {
   if (run.settings.empty()) return "";
   Table changed = {.columns = {{"setting"}, {"value"}, {"default"}}}, all = {.columns = {{"setting"}, {"value"}}};
   for (const auto& setting : run.settings) {
-    if (!setting.is_usual()) changed.rows.push_back({setting.name, setting.value, setting.usual});
+    if (!setting.is_usual())
+      changed.rows.push_back({setting.name, setting.value, setting.usual == "[]" ? "" : setting.usual});
     all.rows.push_back({setting.name, setting.value});
   }
   return section_html(

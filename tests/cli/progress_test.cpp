@@ -56,6 +56,7 @@ TEST(BarLine, LeavesOutTheLeastImportantFirst) {
   EXPECT_EQ(narrow.find("epoch"), std::string::npos);
   const std::string least = bar_line(half_way(), 40, false);
   for (const char* part : {" 50%", "1,234/2,468", "loss 0.9877"}) EXPECT_TRUE(contains(least, part));
+  EXPECT_TRUE(contains(bar_line(half_way(), 44, false), "01:15 left"));
 }
 
 TEST(BarLine, FillsInProportion) {
