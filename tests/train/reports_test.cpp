@@ -10,6 +10,7 @@
 #include "train/run_page.h"
 #include "train/stepper.h"
 
+#include <c10/core/GradMode.h>
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
