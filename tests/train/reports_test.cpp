@@ -100,7 +100,7 @@ TEST_F(Reports, AreThereAtTheEnd) {
   expect_events_of_the_log("out");
   const std::string page = read_bytes(folder_ / "out/report.html");
   for (const char* part : {"8 / 8", "Evaluation", "eval_loss", "Learning rate", "Norms of the updates", "&lt;noted&gt;",
-                           ">W_pack</text>", ">0.005</td>", ">default<", "saved "})
+                           ">W_pack</text>", ">0.005</td>", ">default<", ">Messages<"})
     EXPECT_TRUE(page.find(part) != std::string::npos) << part;
   EXPECT_EQ(page.find("<noted>"), std::string::npos);
   EXPECT_TRUE(read_bytes(folder_ / "out/training_loss.svg").starts_with("<svg "));
