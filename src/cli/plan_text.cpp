@@ -16,7 +16,7 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-constexpr size_t kLabel = 14, kMethod = 28;  // columns
+constexpr size_t kLabel = 17, kMethod = 28;  // columns
 
 std::string duration(double seconds) {
   char text[48];
@@ -145,8 +145,8 @@ void print_plan(std::ostream& out, const RunPlan& plan, const Advice& advice, co
   print_wrapped(out, "  ", rows_text(plan.data.rows) + " here; " + advice.yours);
   out << "\nnewer evidence (\"LoRA Without Regret\", Thinking Machines Lab, 2025), and your settings:\n";
   for (const Finding& finding : advice.findings) {
-    print_wrapped(out, left("  " + finding.topic, kLabel + 4), finding.finding + ".");
-    print_wrapped(out, left("", kLabel + 4), "Yours: " + finding.yours + ".");
+    print_wrapped(out, left("  " + finding.topic, kLabel + 1), finding.finding + ".");
+    print_wrapped(out, left("", kLabel + 1), "Yours: " + finding.yours + ".");
   }
 }
 

@@ -176,7 +176,8 @@ class Search {
   void look(const fs::path& folder, int depth) {
     struct stat status;
     if (::stat(folder.c_str(), &status) != 0 || !seen_.insert({status.st_dev, status.st_ino}).second) return;
-    ListedRun run{.path = folder, .name = folder.lexically_relative(root_).string()};
+    ListedRun run;
+    run.path = folder, run.name = folder.lexically_relative(root_).string();
     const bool is_run = read_run(folder, run);
     if (is_run) {
       add_files(folder, run);

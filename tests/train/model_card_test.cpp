@@ -94,7 +94,7 @@ TEST_F(ModelCard, IsFilledAndTheSameForEqualRuns) {
                        "tags:\n- \"base_model:adapter:" + base + "\"\n- lora\n- rankfold\n- transformers\n---\n"))
       << text;
   const nlohmann::json identity = read_json(folder_ / "a/checkpoint-4/training_state.json")["run"];
-  for (const std::string part :
+  for (const std::string& part :
        {std::string("for 4 of 4 steps"), identity["base_model"].get<std::string>(),
         identity["dataset"].get<std::string>(), std::string("\nr: 2\n"), std::string("\nlearning_rate: "),
         std::string("was 3, at step 2"), std::string("| 2 | "), std::string("PeftModel.from_pretrained"),
