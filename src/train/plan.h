@@ -64,7 +64,7 @@ struct PlanRequest {
   Dataset rows;
   std::optional<Dataset> held_out = {};
   double start_seconds = 0;      // from the program's start to here, as a run takes them too
-  double measuring_seconds = 5;  // for each method, where steps are fast
+  double measuring_seconds = 6;  // for each method, where steps are fast
   Stop stop = {};
   // Hears the model and what trains on it of the method that is configured, unless it does not fit.
   std::function<void(const CausalLM&, const Adapter&)> on_configured = {};
