@@ -256,8 +256,8 @@ std::vector<MemoryPlan> plan_levels_of_full(Model& model, const Adapter& adapter
   const bool is_fp32 = model.dtype == at::kFloat;
   const int64_t element = c10::elementSize(model.dtype);
   int64_t parameters = network.embedding.numel();
-  plan.mapped = 0;
-  plan.copied = is_fp32 ? 0 : parameters * element;  // in float32 the model computes with the trained values themselves
+  // The embedding is read from its fp32 values; in float32 so is every weight.
+  plan.mapped = plan.copied = 0;
   for (const Projection* p : network.projections()) {
     const int64_t weights = p->out_features() * p->in_features();
     const bool is_tied = network.is_tied_head(p);

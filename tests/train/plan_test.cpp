@@ -179,7 +179,7 @@ TEST_F(PlanTest, Advises) {
     return std::string();
   };
   EXPECT_TRUE(contains(yours("target_modules"), "W_pack alone: 512 parameters; all-linear trains "));
-  EXPECT_TRUE(contains(yours("learning_rate"), "for full tuning try 2e-05"));
+  EXPECT_TRUE(contains(yours("learning_rate"), "for full tuning try 5e-06"));
   EXPECT_TRUE(contains(yours("batch"), "4 rows a step: moderate"));
   EXPECT_TRUE(contains(yours("r"), "room enough"));
   p.rows_per_step = 512;
