@@ -8,6 +8,7 @@
 #include "rankfold/error.h"
 
 #include <cstdint>
+#include <filesystem>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -81,6 +82,14 @@ class StepView {
   bool wants_save_ = false, wants_stop_ = false;
 };
 
+// What the parts of a run do not know of it. Stands in the model card, README.md, of its checkpoints and its result, which
+// is the same for equal runs where this is.
+struct RunDescription {
+  std::string command = {};           // that repeats the run, a line of a shell; empty: not said
+  std::string data = {};              // where its rows come from; empty: not said
+  std::filesystem::path parent = {};  // folder of the adapter that it starts from; empty: a new one, or the base
+};
+
 class Trainer {
  public:
   // Nothing is read or written before run(). The model, adapter and data set are shared handles.
@@ -94,6 +103,9 @@ class Trainer {
 
   // Extra files that go beside every saved adapter or model: name -> text (the prompt template, the resolved config).
   void add_file(const std::string& name, const std::string& text);
+  // For the model card, and for the record of the run's parents in run.json and in manifests. A run that is resumed keeps
+  // the parents of its checkpoint. run() throws UserError or StorageError where the parent cannot be read.
+  void describe(const RunDescription& description);
   void on_progress(std::function<void(const Progress&)> callback);
   // Human-readable notes: what was resumed, skipped, saved.
   void on_message(std::function<void(const std::string&)> callback);

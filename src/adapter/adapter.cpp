@@ -4,6 +4,7 @@
 #include "adapter/flat_leaves.h"
 #include "adapter/full_tuning.h"
 #include "adapter/peft_format.h"
+#include "core/card_file.h"
 #include "core/check.h"
 #include "core/config.h"
 #include "core/file.h"
@@ -287,8 +288,12 @@ void check_is_of_folder(const Adapter& adapter, const Model& model) {
        model.folder.path().string(), ": merge() that one into a folder, load it, and train there");
 }
 
-void write_adapter_files(const Adapter& adapter, const Model& model, const fs::path& folder) {
-  if (adapter.is_full()) return write_trained_model(model, adapter.named_parameters(), folder);
+void write_adapter_files(const Adapter& adapter, const Model& model, const fs::path& folder, const std::string& card) {
+  if (adapter.is_full()) {
+    write_trained_model(model, adapter.named_parameters(), folder);
+    if (!card.empty()) write_text(folder / kCard, card);
+    return;
+  }
   check_is_of_folder(adapter, model);
   std::vector<std::pair<std::string, at::Tensor>> tensors;
   for (const Parameter& p : adapter.named_parameters()) tensors.emplace_back(p.name, p.value.detach());
@@ -300,7 +305,7 @@ void write_adapter_files(const Adapter& adapter, const Model& model, const fs::p
         more.try_emplace(base_weight_key(m.name), stored_value(model, base, m.name + kWeightSuffix));
   }
   tensors.insert(tensors.end(), more.begin(), more.end());
-  write_adapter_folder(folder, adapter.config(), model.folder.path().string(), tensors);
+  write_adapter_folder(folder, adapter.config(), model.folder.path().string(), tensors, card);
 }
 
 AdapterFolder read_checked_adapter(const fs::path& folder) {
@@ -311,6 +316,7 @@ AdapterFolder read_checked_adapter(const fs::path& folder) {
 void Adapter::save(const fs::path& folder) const try {
   FileSet files(folder);
   write_adapter_files(*this, *state_->model, files.path());
+  keep_own_readme(files.path(), folder);
   commit_result(files, nlohmann::json::object());
 } catch (...) {
   rethrow_as_error();

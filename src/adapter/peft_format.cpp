@@ -1,5 +1,6 @@
 #include "adapter/peft_format.h"
 
+#include "core/card_file.h"
 #include "core/check.h"
 #include "core/config.h"
 #include "core/file.h"
@@ -258,9 +259,10 @@ std::string config_text(const LoraConfig& config, const std::string& base_model,
 
 std::string readme_text(const LoraConfig& config, const std::string& base_model) {
   const std::string base = Json(base_model).dump();  // a JSON string is a YAML string
-  return join("---\nbase_model: ", base, "\nlibrary_name: peft\npipeline_tag: text-generation\ntags:\n- lora\n---\n\n",
-              "# LoRA adapter\n\nRank ", config.r, ", alpha ", config.lora_alpha, ", for ", base_model,
-              ".\nTrained with Rankfold; loads with `peft.PeftModel.from_pretrained(base, folder)`.\n");
+  return sign_card(join("---\nbase_model: ", base,
+                        "\nlibrary_name: peft\npipeline_tag: text-generation\ntags:\n- lora\n---\n\n",
+                        "# LoRA adapter\n\nRank ", config.r, ", alpha ", config.lora_alpha, ", for ", base_model,
+                        ".\nTrained with Rankfold; loads with `peft.PeftModel.from_pretrained(base, folder)`.\n"));
 }
 
 }  // namespace
@@ -476,10 +478,10 @@ bool saves_base_weights(const LoraConfig& config, const std::vector<std::string>
 }
 
 void write_adapter_folder(const fs::path& path, const LoraConfig& config, const std::string& base_model,
-                          const std::vector<std::pair<std::string, at::Tensor>>& tensors) {
+                          const std::vector<std::pair<std::string, at::Tensor>>& tensors, const std::string& card) {
   write_tensor_file(path / kAdapterName, tensors);
   write_text(path / kConfigName, config_text(config, base_model, tensors));
-  write_text(path / "README.md", readme_text(config, base_model));
+  write_text(path / kCard, card.empty() ? readme_text(config, base_model) : card);
 }
 
 }  // namespace rankfold

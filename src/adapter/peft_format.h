@@ -58,8 +58,8 @@ bool saves_base_weights(const LoraConfig& config, const std::vector<std::string>
 
 // adapter_config.json, adapter_model.safetensors and README.md, each through AtomicFile, into a folder that is there.
 // `tensors` by their keys: "base_model.model.model.layers.0.self_attn.W_pack.lora_A.weight". The config holds the keys that
-// PEFT 0.17 knows.
+// PEFT 0.17 knows. `card`: the text of README.md; empty: a short one.
 void write_adapter_folder(const std::filesystem::path& path, const LoraConfig& config, const std::string& base_model,
-                          const std::vector<std::pair<std::string, at::Tensor>>& tensors);
+                          const std::vector<std::pair<std::string, at::Tensor>>& tensors, const std::string& card = {});
 
 }  // namespace rankfold

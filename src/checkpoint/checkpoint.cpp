@@ -51,14 +51,16 @@ std::string run_id_in(const nlohmann::json& json) {
 
 }  // namespace
 
-void continue_run(const fs::path& output_dir, const std::string& run_id) {
-  write_text(output_dir / kRun, nlohmann::json{{"run_id", run_id}}.dump(2) + "\n");
+void continue_run(const fs::path& output_dir, const std::string& run_id, const nlohmann::json* facts) {
+  nlohmann::json run = facts ? *facts : nlohmann::json::object();
+  run["run_id"] = run_id;
+  write_text(output_dir / kRun, run.dump(2) + "\n");
 }
 
-std::string start_run(const fs::path& output_dir) {
+std::string start_run(const fs::path& output_dir, const nlohmann::json* facts) {
   std::random_device device;  // an id, no part of any result
   const uint64_t id = (static_cast<uint64_t>(device()) << 32) | device();
-  continue_run(output_dir, checksum_text(id));
+  continue_run(output_dir, checksum_text(id), facts);
   return checksum_text(id);
 }
 
@@ -93,14 +95,16 @@ void step_aside(const fs::path& output_dir, const std::string& run_id, int64_t s
 }  // namespace
 
 void save_checkpoint(const fs::path& output_dir, const std::string& run_id, int64_t step,
-                     const std::function<void(const fs::path&)>& fill) {
+                     const std::function<void(const fs::path&)>& fill, const nlohmann::json* facts) {
   int64_t save = 1;
   for (const Checkpoint& other : list_checkpoints(output_dir))
     if (other.run_id == run_id) save = std::max(save, other.save + 1);
   step_aside(output_dir, run_id, step);
   AtomicFolder folder(output_dir / join(kPrefix, step));
   fill(folder.path());
-  write_manifest(folder.path(), {{"run_id", run_id}, {"step", step}, {"save", save}});
+  nlohmann::json manifest = facts ? *facts : nlohmann::json::object();
+  manifest.update({{"run_id", run_id}, {"step", step}, {"save", save}});
+  write_manifest(folder.path(), manifest);
   folder.commit_over();
 }
 

@@ -3,6 +3,8 @@
 
 #include "core/manifest.h"
 
+#include <nlohmann/json_fwd.hpp>
+
 #include <cstdint>
 #include <filesystem>
 #include <functional>
@@ -22,9 +24,10 @@ struct Checkpoint {
 using Messages = std::function<void(const std::string&)>;
 
 // A fresh start marks output_dir with a new id (run.json); checkpoints carry the id of their run. What an earlier run
-// left in the folder is neither resumed by itself nor deleted.
-std::string start_run(const std::filesystem::path& output_dir);
-void continue_run(const std::filesystem::path& output_dir, const std::string& run_id);
+// left in the folder is neither resumed by itself nor deleted. `facts`: an object that run.json holds besides; may be null.
+std::string start_run(const std::filesystem::path& output_dir, const nlohmann::json* facts = nullptr);
+void continue_run(const std::filesystem::path& output_dir, const std::string& run_id,
+                  const nlohmann::json* facts = nullptr);
 std::string run_of(const std::filesystem::path& folder);  // by its run.json or manifest.json; empty where there is none
 
 // Takes away what a crash or a failing disk has left in the middle of a save. For the process that holds the folder's
@@ -33,9 +36,10 @@ void clean_up(const std::filesystem::path& output_dir);
 
 // Writes output_dir/checkpoint-<step> through a temporary name; `fill` writes the files into the folder it is given. A
 // manifest with sizes and checksums is added. One of this run of the same number gives way to it; any other is kept as
-// checkpoint-<step>-of-<its run's id, or unknown>.
+// checkpoint-<step>-of-<its run's id, or unknown>. `facts`: an object that the manifest holds besides; may be null.
 void save_checkpoint(const std::filesystem::path& output_dir, const std::string& run_id, int64_t step,
-                     const std::function<void(const std::filesystem::path&)>& fill);
+                     const std::function<void(const std::filesystem::path&)>& fill,
+                     const nlohmann::json* facts = nullptr);
 
 // All that is called checkpoint-N in output_dir, whole or not, of any run: what has no readable manifest first, then the
 // newest first. StorageError where the folder is there but cannot be listed.

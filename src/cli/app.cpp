@@ -21,6 +21,7 @@
 #include <exception>
 #include <filesystem>
 #include <iostream>
+#include <set>
 
 namespace rankfold {
 namespace {
@@ -104,8 +105,11 @@ Given parse(CLI::App& app, const AppSpec& spec, int argc, char** argv, const Fie
   std::vector<std::string> arguments = plain_arguments(fields, spec.takes_config, argc, argv);
   std::reverse(arguments.begin(), arguments.end());  // as CLI11 wants them
   app.parse(std::move(arguments));
+  std::set<std::string> spared;
+  for (const auto& [key, others] : spec.spares)
+    if (given.contains(key)) spared.insert(others.begin(), others.end());
   for (const auto& key : spec.required)
-    if (!given.contains(key)) fail("--", key, " is missing: ", find_field(fields, key)->help);
+    if (!given.contains(key) && !spared.contains(key)) fail("--", key, " is missing: ", find_field(fields, key)->help);
   return given;
 }
 

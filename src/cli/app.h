@@ -14,11 +14,13 @@ struct AppSpec {
   std::string name = {};
   std::string description = {};
   std::vector<std::string> required = {};  // keys that must not be empty
-  std::string needs_less_memory = {};      // what a person may make smaller, for the error line
-  bool takes_config = false;               // a CONFIG.json may stand anywhere among the flags, which win over it
-  bool keeps_pages = true;                 // see core/process.h
-  bool stops_in_order = false;             // SIGINT and SIGTERM are the job's to see: cli/signals.h
-  bool prints_result = true;               // standard output is the result, not the story of one in files
+  std::map<std::string, std::vector<std::string>> spares =
+      {};                              // a key that is given -> of `required`, what need not be
+  std::string needs_less_memory = {};  // what a person may make smaller, for the error line
+  bool takes_config = false;           // a CONFIG.json may stand anywhere among the flags, which win over it
+  bool keeps_pages = true;             // see core/process.h
+  bool stops_in_order = false;         // SIGINT and SIGTERM are the job's to see: cli/signals.h
+  bool prints_result = true;           // standard output is the result, not the story of one in files
 };
 
 // The keys that were set, canonical name -> how a person wrote it ("run.json: lora_rank", "--r").

@@ -5,8 +5,11 @@
 #include "cli/app.h"
 #include "cli/console.h"
 #include "cli/inference.h"
+#include "cli/plan_text.h"
 #include "cli/progress.h"
+#include "cli/run_list.h"
 #include "cli/signals.h"
+#include "core/card_file.h"
 #include "core/check.h"
 #include "core/file.h"
 #include "core/json.h"
@@ -19,9 +22,12 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <chrono>
 #include <cstring>
 #include <filesystem>
+#include <iostream>
 #include <optional>
+#include <set>
 #include <span>
 #include <sstream>
 
@@ -103,12 +109,31 @@ void check_resume(const std::string& where, const fs::path& path) {
          ": give that or auto");
 }
 
+// What repeats a run: the settings that differ from their defaults. Where the result goes is for whoever repeats it to say.
+std::string command_of(RunConfig config) {
+  static const std::set<std::string> kLeftOut = {
+      "output_dir", "resume_from_checkpoint", "dump_rows", "dry_run", "plan", "plan_output", "list", "cache_dir"};
+  RunConfig defaults;
+  const Fields given = fields_of(config), usual = fields_of(defaults);
+  std::string command = "lora-train --output_dir OUT";
+  for (size_t i = 0; i < given.size(); ++i) {
+    nlohmann::ordered_json value, standard;
+    given[i].get(value), usual[i].get(standard);
+    if (value == standard || kLeftOut.contains(given[i].name)) continue;
+    const std::string text = value.is_string()
+                                 ? value.get<std::string>()
+                                 : value.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace);
+    command += " --" + given[i].name + (text.starts_with("--") ? "=" : " ") + shell_word(text);
+  }
+  return command;
+}
+
 // The rows are kept with the result, and not elsewhere unless a person says so. The config that is written stays as it
 // was given: used for another run it must not lead into this one's folder.
 DataConfig data_of(const RunConfig& config) {
   DataConfig data = config.data;
   if (data.cache_dir.empty()) data.cache_dir = fs::path(config.train.output_dir) / "cache";
-  if (config.dry_run) data.cache_dir.clear();
+  if (config.dry_run || config.plan) data.cache_dir.clear();
   return data;
 }
 
@@ -137,11 +162,12 @@ void validate(RunConfig& config, const Given& given, ProgressDisplay& display) {
          "the other continues one");
   if (continues && trains_all(config))
     fail(where("adapter_name_or_path"), ": expected finetuning_type lora with it, got ", config.finetuning_type);
+  if (config.plan && config.train.output_dir.empty()) config.train.output_dir = "out";  // which is not looked at
   if (same_folder(config.train.output_dir, config.model_name_or_path))
     fail(where("output_dir"), ": expected another folder than the model's, got ", config.train.output_dir);
-  check_output_dir(where("output_dir"), config.train.output_dir);
+  if (given.contains("output_dir")) check_output_dir(where("output_dir"), config.train.output_dir);
   check_resume(where("resume_from_checkpoint"), config.train.resume_from_checkpoint);
-  if (what_stands_at(config.train.output_dir) == "a folder" && !config.dry_run)
+  if (what_stands_at(config.train.output_dir) == "a folder" && !config.dry_run && !config.plan)
     FolderLock(config.train.output_dir);  // free for now?
   if (continues) take_adapter_settings(config, given);
   std::string why_cpu;
@@ -155,6 +181,7 @@ void validate(RunConfig& config, const Given& given, ProgressDisplay& display) {
   if (!config.eval_dataset.paths.empty() && config.val_size > 0)
     fail(where("val_size"), ": expected this or eval_dataset, got both");
   check_writable("--dump_rows", config.dump_rows);
+  check_writable("--plan_output", config.plan_output);
 }
 
 Adapter make_adapter(const CausalLM& model, const RunConfig& config) {
@@ -218,7 +245,22 @@ void add_records(Trainer& trainer, const Dataset& dataset, const DataConfig& dat
   trainer.add_file(kTemplateFile, record.dump(2) + "\n");
 }
 
+void print_plan_of(const RunConfig& config, const PlanRequest& request, ProgressDisplay& display) {
+  const RunPlan plan = make_plan(request);
+  const Advice advice = advise(plan, config);
+  const DatasetReport& report = request.rows.report();
+  std::ostringstream text;
+  print_plan(text, plan, advice, report);
+  display.message(plan.methods.front().memory.table());
+  display.message(text.str());
+  if (!config.plan_output.empty()) write_text(config.plan_output, plan_json(plan, advice, report).dump(2) + "\n");
+}
+
 void run(RunConfig& config, const Given& given) {
+  using Clock = std::chrono::steady_clock;
+  const auto start = Clock::now();
+  if (!config.list.empty()) return print_runs(std::cout, config.list, find_runs(config.list));
+  config.plan = config.plan || !config.plan_output.empty();
   const ModuleNames targets = config.lora.target_modules;
   ProgressDisplay display;
   validate(config, given, display);
@@ -226,19 +268,34 @@ void run(RunConfig& config, const Given& given) {
   for (const std::string& note : model.config().notes) display.message(note);
   const Tokenizer* tokenizer = model.has_tokenizer() ? &model.tokenizer() : nullptr;
   check_targets(model, config, targets, given);
-  const Adapter adapter = make_adapter(model, config);
   for (const std::string& note : notes_of(config.model_name_or_path, config.adapter_name_or_path, model))
     display.message(note);
+  std::optional<Adapter> adapter;  // a plan makes its own
+  if (!config.plan) adapter = make_adapter(model, config);
   leave_if(stop_requested);
-  std::ostringstream text;
-  print_modules(text, model, adapter);
-  const auto [dataset, held_out] = open_rows(config, model, tokenizer, text);
-  print_sample(text, dataset, tokenizer);
-  warn_of_long_rows(text, dataset, model.config(), config.data);
-  display.message(text.str());
+  std::ostringstream rows_text;
+  const auto [dataset, held_out] = open_rows(config, model, tokenizer, rows_text);
+  print_sample(rows_text, dataset, tokenizer);
+  warn_of_long_rows(rows_text, dataset, model.config(), config.data);
   if (!config.dump_rows.empty()) dump_rows(dataset, config.dump_rows);
+  const auto say_modules = [&](const CausalLM& trained, const Adapter& by) {
+    std::ostringstream text;
+    print_modules(text, trained, by);
+    display.message(text.str());
+  };
+  if (adapter) say_modules(model, *adapter);
+  display.message(rows_text.str());
+  if (config.plan)
+    return print_plan_of(config,
+                         {.config = config,
+                          .rows = dataset,
+                          .held_out = held_out,
+                          .start_seconds = std::chrono::duration<double>(Clock::now() - start).count(),
+                          .stop = stop_requested,
+                          .on_configured = say_modules},
+                         display);
 
-  Trainer trainer(model, adapter, dataset, config.train);
+  Trainer trainer(model, *adapter, dataset, config.train);
   if (held_out) trainer.evaluate_on(*held_out);
   if (config.dry_run) {
     display.message(trainer.memory_plan());
@@ -247,6 +304,9 @@ void run(RunConfig& config, const Given& given) {
   }
   add_records(trainer, dataset, config.data);
   trainer.add_file("rankfold_config.json", to_json(config).dump(2) + "\n");
+  trainer.describe({.command = command_of(config),
+                    .data = config.dataset.text(),
+                    .parent = trains_all(config) ? std::string() : config.adapter_name_or_path});
   trainer.on_progress([&display](const Progress& progress) { display.show(progress); });
   trainer.on_message([&display](const std::string& text) { display.message(text); });
 
@@ -262,6 +322,9 @@ int main(int argc, char** argv) {
   return rankfold::run_app({.name = "lora-train",
                             .description = "Trains a LoRA adapter, or the whole model, on a data set.",
                             .required = {"model_name_or_path", "dataset", "output_dir"},
+                            .spares = {{"list", {"model_name_or_path", "dataset", "output_dir"}},
+                                       {"plan", {"output_dir"}},
+                                       {"plan_output", {"output_dir"}}},
                             .needs_less_memory = "a smaller per_device_train_batch_size or max_length",
                             .takes_config = true,
                             .stops_in_order = true,

@@ -28,10 +28,12 @@ const char* name_of(Checkpointing level) { return word_for(kCheckpointings, leve
 // Bytes of a token, or of a whole layer, at a time.
 class Estimate {
  public:
-  Estimate(Model& model, const BatchSize& batch)
+  // trains_all: as if every parameter trained, and nothing else.
+  Estimate(Model& model, const BatchSize& batch, bool trains_all = false)
       : model_(model),
         network_(model.network()),
         batch_(batch),
+        trains_all_(trains_all),
         tokens_(ops::product_rows(batch.tokens)),
         e_(c10::elementSize(model.dtype)) {
     const ModelConfig& c = model.config;
@@ -42,6 +44,7 @@ class Estimate {
   // Rank sums of a projection's updates, in bytes.
   int64_t sums(const Projection& p) const {
     int64_t ranks = 0;
+    if (trains_all_) return 0;
     for (const LowRank& u : p.updates) ranks += u.rank();
     return ranks * e_;
   }
@@ -91,6 +94,7 @@ class Estimate {
 
  private:
   size_t first_trained_layer() const {
+    if (trains_all_) return 0;
     if (network_.embedding_master.defined() || !network_.embedding_updates.empty()) return 0;
     for (const Norm* norm : network_.norms())
       if (norm != &network_.norm && norm->master.defined()) return 0;  // where one of the layers' trains, the others do
@@ -103,6 +107,7 @@ class Estimate {
   }
   // Of a layer.
   bool trains_weights() const {
+    if (trains_all_) return true;
     for (const Layer& layer : network_.layers)
       for (const Projection* p : layer.projections())
         for (const Module& m : p->modules)
@@ -110,6 +115,7 @@ class Estimate {
     return false;
   }
   int64_t embedding_gradient() const {
+    if (trains_all_) return network_.embedding.numel() * 4;
     int64_t bytes = network_.embedding_master.defined() ? network_.embedding_master.numel() * 4 : 0;
     for (const LowRank& u : network_.embedding_updates) bytes += (u.a.numel() + u.b.numel()) * 4;
     return bytes;
@@ -117,6 +123,7 @@ class Estimate {
   // Of a projection's leaves, beside the flat gradient that it is added to.
   int64_t gradient(const Projection& p) const {
     int64_t bytes = 0;
+    if (trains_all_) return p.out_features() * p.in_features() * (e_ == 2 ? 6 : 4);
     for (const Module& m : p.modules) {
       if (m.master.defined()) bytes += m.master.numel() * (e_ == 2 ? 6 : 4);
     }
@@ -127,6 +134,7 @@ class Estimate {
   Model& model_;
   Network& network_;
   const BatchSize& batch_;
+  bool trains_all_;
   int64_t tokens_, e_, hidden_ = 0, inner_ = 0, query_ = 0, qkv_ = 0;
 };
 
@@ -207,9 +215,22 @@ int64_t memory_limit(const TrainConfig& config, const Model& model, const Memory
   return static_cast<int64_t>(free) + plan.copied + plan.adapter + plan.optimizer;  // ours lie there already
 }
 
+std::vector<MemoryPlan> at_every_level(MemoryPlan plan, const Estimate& estimate) {
+  std::vector<MemoryPlan> plans;
+  plan.temporary = estimate.temporary();
+  for (const auto& [name, level, short_name] : kCheckpointings) {  // the least first
+    if (!level) continue;
+    plan.checkpointing = *level;
+    plan.kept = estimate.kept(*level);
+    plans.push_back(plan);
+  }
+  return plans;
+}
+
 }  // namespace
 
-MemoryPlan plan_memory(Model& model, const Adapter& adapter, const TrainConfig& config, const BatchSize& batch) {
+std::vector<MemoryPlan> plan_levels(Model& model, const Adapter& adapter, const TrainConfig& config,
+                                    const BatchSize& batch) {
   MemoryPlan plan;
   plan.batch = batch;
   const int64_t unfilled = add_weights(model, adapter.flat_values(), plan);
@@ -224,21 +245,51 @@ MemoryPlan plan_memory(Model& model, const Adapter& adapter, const TrainConfig& 
   } else {
     plan.libraries = kDeviceLibraries;
   }
-  const Estimate estimate(model, batch);
-  plan.temporary = estimate.temporary();
-  const int64_t limit = plan.limit = memory_limit(config, model, plan);
-  const auto at_level = [&](Checkpointing level) {
-    plan.checkpointing = level;
-    plan.kept = estimate.kept(level);
-    return plan;
-  };
-  const std::optional<Checkpointing> wanted = meaning_of(kCheckpointings, config.gradient_checkpointing);
-  for (const auto& [name, level, short_name] : kCheckpointings) {  // the least first
-    if (!level || (wanted && wanted != level)) continue;
-    if (at_level(*level).total() <= limit || limit == 0) return plan;
+  plan.limit = memory_limit(config, model, plan);
+  return at_every_level(plan, Estimate(model, batch));
+}
+
+std::vector<MemoryPlan> plan_levels_of_full(Model& model, const Adapter& adapter, const TrainConfig& config,
+                                            const BatchSize& batch) {
+  MemoryPlan plan = plan_levels(model, adapter, config, batch).front();
+  Network& network = model.adapters.base();
+  const bool is_fp32 = model.dtype == at::kFloat;
+  const int64_t element = c10::elementSize(model.dtype);
+  int64_t parameters = network.embedding.numel();
+  // The embedding is read from its fp32 values; in float32 so is every weight.
+  plan.mapped = plan.copied = 0;
+  for (const Projection* p : network.projections()) {
+    const int64_t weights = p->out_features() * p->in_features();
+    const bool is_tied = network.is_tied_head(p);
+    if (!is_tied) parameters += weights;
+    if (!is_fp32 || p->has_unit_rows) plan.copied += weights * element;
+    if (p->bias.defined()) parameters += p->bias.numel(), plan.copied += static_cast<int64_t>(p->bias.nbytes());
   }
-  const MemoryPlan asked = plan, least = at_level(Checkpointing::full);
-  const int64_t fixed = least.total() - least.kept - least.temporary;
+  for (const Norm* norm : network.norms()) {
+    parameters += norm->weight.numel();
+    plan.copied += static_cast<int64_t>(norm->weight.nbytes());
+  }
+  plan.adapter = plan.optimizer = 8 * parameters;
+  return at_every_level(plan, Estimate(model, batch, /*trains_all=*/true));
+}
+
+const MemoryPlan& chosen_plan(const std::vector<MemoryPlan>& levels, const TrainConfig& config) {
+  const std::optional<Checkpointing> wanted = meaning_of(kCheckpointings, config.gradient_checkpointing);
+  const MemoryPlan* chosen = nullptr;
+  for (const MemoryPlan& plan : levels) {
+    if (wanted && *wanted != plan.checkpointing) continue;
+    chosen = &plan;
+    if (plan.fits()) break;
+  }
+  RANKFOLD_ASSERT(chosen);
+  return *chosen;
+}
+
+MemoryPlan plan_memory(Model& model, const Adapter& adapter, const TrainConfig& config, const BatchSize& batch) {
+  const std::vector<MemoryPlan> levels = plan_levels(model, adapter, config, batch);
+  const MemoryPlan &asked = chosen_plan(levels, config), &least = levels.back();
+  if (asked.fits()) return asked;
+  const int64_t fixed = least.total() - least.kept - least.temporary, limit = asked.limit;
   fail(config.memory_budget.empty() ? "memory: " : "memory_budget: ", bytes_text(limit), " are there, ",
        bytes_text(asked.total()), " are needed at gradient_checkpointing ", name_of(asked.checkpointing), " (weights ",
        bytes_text(asked.mapped + asked.copied), ", adapter and optimizer ", bytes_text(asked.adapter + asked.optimizer),

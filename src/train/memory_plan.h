@@ -7,6 +7,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 namespace rankfold {
 
@@ -30,6 +31,7 @@ struct MemoryPlan {
   int64_t libraries = 0;
   int64_t limit = 0;  // --memory_budget, or what is there; 0: the system does not say
 
+  bool fits() const { return limit == 0 || total() <= limit; }
   int64_t total() const { return mapped + copied + adapter + optimizer + kept + temporary + libraries; }
   std::string table() const;  // for people
 };
@@ -39,5 +41,14 @@ std::string bytes_text(int64_t bytes);  // "1.25 GiB", "12 MiB"
 // The plan at config.gradient_checkpointing; for auto, at the least recomputation that fits. To be asked when model, adapter
 // and optimizer are there. Throws UserError with the numbers where nothing that was asked for fits.
 MemoryPlan plan_memory(Model& model, const Adapter& adapter, const TrainConfig& config, const BatchSize& batch);
+
+// The plans at all levels of gradient_checkpointing, the least recomputation first; none is refused.
+std::vector<MemoryPlan> plan_levels(Model& model, const Adapter& adapter, const TrainConfig& config,
+                                    const BatchSize& batch);
+// The same for full tuning of a model on which `adapter` is now: nothing of it is made for that.
+std::vector<MemoryPlan> plan_levels_of_full(Model& model, const Adapter& adapter, const TrainConfig& config,
+                                            const BatchSize& batch);
+// The first that fits of those that config.gradient_checkpointing allows, else the last of those.
+const MemoryPlan& chosen_plan(const std::vector<MemoryPlan>& levels, const TrainConfig& config);
 
 }  // namespace rankfold

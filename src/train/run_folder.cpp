@@ -2,11 +2,13 @@
 
 #include "adapter/adapter_files.h"
 #include "checkpoint/checkpoint.h"
+#include "core/card_file.h"
 #include "core/check.h"
 #include "core/write.h"
 #include "model/model.h"
 #include "ops/finite.h"
 #include "train/log_row.h"
+#include "train/model_card.h"
 
 #include <filesystem>
 #include <iterator>
@@ -43,6 +45,7 @@ RunFolder::RunFolder(Stepper& steps, const TrainConfig& config, std::function<vo
 void RunFolder::resume(const Evaluation& evaluation) {
   eval_steps_ = evaluation.steps_between();
   identity_ = identity_of(steps_.model(), steps_.adapter(), steps_.dataset(), config_, stop_);
+  lineage_ = lineage_of(steps_.model().folder(), description_.parent);
   clean_up(path_);
   read_checkpoint();
   const Best before = log_.best;
@@ -68,6 +71,7 @@ void RunFolder::read_checkpoint() {
   steps_.optimizer.steps = steps_.state.optimizer_steps;
   run_id_ = run_of(folder);
   resumed_from_ = fs::absolute(folder).lexically_normal();
+  lineage_ = read_lineage(read_manifest(folder));
   if (step > total)
     throw Error(ExitCode::kResumeRefused,
                 join(folder.string(), ": it is at step ", step, ", beyond the ", total, " steps of this run"));
@@ -81,10 +85,11 @@ void RunFolder::read_checkpoint() {
 
 void RunFolder::begin() {
   prepare_folder(path_);
+  const nlohmann::json more = facts();
   if (run_id_.empty())
-    run_id_ = start_run(path_);
+    run_id_ = start_run(path_, &more);
   else
-    continue_run(path_, run_id_);
+    continue_run(path_, run_id_, &more);
   write_text(path_ / kLogName, log_lines(log_.rows));  // a resumed run forgets rows beyond its checkpoint
   write_samples();
   bring_best();
@@ -167,25 +172,37 @@ void RunFolder::write_log(const std::function<void(const fs::path&)>& add) {
   }
 }
 
-// What a result and a checkpoint have in common.
-void RunFolder::write_files(const fs::path& folder) const {
+nlohmann::json RunFolder::facts() const {
+  nlohmann::json facts = lineage_json(lineage_);
+  facts["finetuning_type"] = identity_.at("finetuning_type");
+  facts["max_steps"] = steps_.plan().total_steps;
+  return facts;
+}
+
+// What a result and a checkpoint have in common. The folder's files are to come into `target`.
+void RunFolder::write_files(const fs::path& folder, const fs::path& target) const {
   const AdamW& optimizer = steps_.optimizer;
   for (const at::Tensor& saved : {optimizer.values, optimizer.first_moment, optimizer.second_moment})
     if (!ops::all_finite(saved))
       throw Error(ExitCode::kDiverged,
                   join("step ", steps_.state.step, ": trained values are not finite numbers; not saved"));
-  write_adapter_files(steps_.adapter(), *steps_.model().shared_model(), folder);
+  write_adapter_files(steps_.adapter(), *steps_.model().shared_model(), folder,
+                      model_card({steps_, config_, log_.rows, identity_, description_, lineage_}));
   for (const auto& [name, text] : files_) write_text(folder / name, text);
   write_text(folder / "trainer_state.json",
              trainer_state_json(steps_.state, log_, config_, steps_.plan(), eval_steps_));
+  if (keep_own_readme(folder, target))
+    say_(join((target / kCard).string(), " is not Rankfold's and stays; the model card is ", kCardBeside));
 }
 
 void RunFolder::save() {
-  save_checkpoint(path_, run_id_, steps_.state.step, [&](const fs::path& folder) {
-    write_files(folder);
+  const nlohmann::json more = facts();
+  const auto fill = [&](const fs::path& folder) {
+    write_files(folder, path_ / join("checkpoint-", steps_.state.step));
     save_optimizer(folder, steps_.adapter(), steps_.optimizer);
     write_text(folder / "training_state.json", run_state_json(steps_.state, log_, identity_, config_));
-  });
+  };
+  save_checkpoint(path_, run_id_, steps_.state.step, fill, &more);
   saved_step_ = steps_.state.step;
   next_try_.reset();
   try {
@@ -247,8 +264,10 @@ void RunFolder::finish() {
     load_values(path_ / join("checkpoint-", best), steps_.adapter(), steps_.optimizer);
   write_at_the_end([this] {
     FileSet result(path_);
-    write_files(result.path());
-    commit_result(result, {{"run_id", run_id_}, {"step", steps_.state.step}});
+    write_files(result.path(), path_);
+    nlohmann::json more = facts();
+    more.update({{"run_id", run_id_}, {"step", steps_.state.step}});
+    commit_result(result, more);
   });
   write_log({});
   page_.write([this] { return report(); });

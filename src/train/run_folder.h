@@ -6,6 +6,7 @@
 #include "rankfold/error.h"
 #include "rankfold/trainer.h"
 #include "train/event_file.h"
+#include "train/lineage.h"
 #include "train/run_page.h"
 #include "train/run_state.h"
 #include "train/stepper.h"
@@ -28,6 +29,7 @@ class RunFolder {
   RunFolder(Stepper& steps, const TrainConfig& config, std::function<void(const std::string&)> say, Stop stop,
             const RunMessages& messages);
   void add_file(const std::string& name, const std::string& text) { files_.emplace_back(name, text); }
+  void describe(const RunDescription& description) { description_ = description; }
 
   // As config.resume_from_checkpoint says; nothing is written.
   void resume(const Evaluation& evaluation);
@@ -63,7 +65,8 @@ class RunFolder {
   void write_samples();
   void read_checkpoint();
   void bring_best();
-  void write_files(const std::filesystem::path& folder) const;
+  void write_files(const std::filesystem::path& folder, const std::filesystem::path& target) const;
+  nlohmann::json facts() const;  // of the run, in run.json and in manifests, besides its id and step
   void write_at_the_end(const std::function<void()>& write) const;
   RunReport report() const;
 
@@ -73,7 +76,9 @@ class RunFolder {
   std::function<void(const std::string&)> say_;
   Stop stop_;
   std::vector<std::pair<std::string, std::string>> files_;  // beside every adapter or model: name -> text
-  nlohmann::json identity_;                                 // reads all of the base: made once
+  RunDescription description_;
+  Lineage lineage_;
+  nlohmann::json identity_;  // reads all of the base: made once
   std::string run_id_;
   RunLog log_;
   bool log_is_behind_ = false;  // rows are missing in the file

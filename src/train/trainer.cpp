@@ -180,6 +180,7 @@ Trainer::Trainer(CausalLM model, Adapter adapter, Dataset dataset, TrainConfig c
 
 void Trainer::evaluate_on(Dataset held_out) { state_->held_out = std::move(held_out); }
 void Trainer::add_file(const std::string& name, const std::string& text) { state_->folder.add_file(name, text); }
+void Trainer::describe(const RunDescription& description) { state_->folder.describe(description); }
 void Trainer::on_progress(std::function<void(const Progress&)> callback) {
   state_->on_progress = from_caller(std::move(callback));
 }

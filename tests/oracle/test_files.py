@@ -10,6 +10,7 @@ import warnings
 import pytest
 import torch
 from conftest import ROOT, run
+from huggingface_hub import ModelCard
 from models import load, make_rows, tokenizer
 from peft import LoraConfig, PeftModel, get_peft_model
 from reference import forward, greedy, open_adapter, weights, worst
@@ -57,7 +58,11 @@ def test_peft_reads_ours(title, name, config, zoo, rows, tmp_path, lora_train, p
                 "layers_to_transform", "fan_in_fan_out", "use_dora", "inference_mode"):  # fmt: skip
         assert written.get(key) == reference[key], key
     assert written["task_type"] == "CAUSAL_LM"
-    assert (trained.folder / "README.md").exists()
+    card = ModelCard.load(trained.folder / "README.md").data
+    theirs = ModelCard.load(expected / "README.md").data
+    assert (card.library_name, card.pipeline_tag) == (theirs.library_name, theirs.pipeline_tag)
+    assert card.base_model == str(zoo[name].folder)
+    assert set(card.tags) == {*theirs.tags, "rankfold"}
 
     # loads without a warning, nothing missing, nothing left over
     with warnings.catch_warnings(), caplog.at_level(logging.WARNING):

@@ -1,0 +1,81 @@
+// What a run will be, before it is: its data, steps, memory and time, for the method that is configured and for the other.
+// Reads and computes; writes nothing.
+#pragma once
+
+#include "rankfold/adapter.h"
+#include "rankfold/causal_lm.h"
+#include "rankfold/config.h"
+#include "rankfold/dataset.h"
+#include "rankfold/error.h"
+#include "train/memory_plan.h"
+#include "train/schedule.h"
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace rankfold {
+
+struct LengthBin {
+  int64_t first = 0, last = 0;  // tokens
+  int64_t rows = 0;
+};
+
+struct DataPlan {
+  int64_t rows = 0, held_out_rows = 0;
+  int64_t tokens = 0, learnt_tokens = 0;  // of one epoch
+  int64_t shortest = 0, longest = 0;      // as the rows are trained on
+  int64_t duplicates = 0;                 // rows with the ids and labels of an earlier one
+  std::vector<LengthBin> lengths = {};
+};
+
+// Seconds.
+struct TimePlan {
+  double step = 0;  // on average
+  double training = 0, evaluation = 0, saving = 0, start = 0;
+  double tokens_per_second = 0;  // while it trains
+  int64_t measured = 0;          // micro-batches; 0: the time is an estimate
+  std::string basis;             // how it was found, in words
+  double total() const { return start + training + evaluation + saving; }
+};
+
+struct MethodPlan {
+  Finetuning method = Finetuning::kLora;
+  int64_t trained = 0;      // parameters
+  int64_t all_linear = 0;   // LoRA: as many on all linear layers at the same ranks
+  StringList targets = {};  // LoRA: kinds of modules, by the last part of their names
+  MemoryPlan memory = {};
+  std::string remedy = {};  // where it does not fit: what would make it fit
+  std::optional<TimePlan> time = {};
+  std::string no_time = {};  // why there is none
+};
+
+struct RunPlan {
+  DataPlan data;
+  int64_t steps = 0, steps_per_epoch = 0, rows_per_step = 0;
+  int64_t evaluations = 0, saves = 0;
+  std::vector<MethodPlan> methods;  // the one that is configured, then the other
+};
+
+struct PlanRequest {
+  const RunConfig& config;
+  Dataset rows;
+  std::optional<Dataset> held_out = {};
+  double start_seconds = 0;      // from the program's start to here, as a run takes them too
+  double measuring_seconds = 6;  // for each method, where steps are fast
+  Stop stop = {};
+  // Hears the model and what trains on it of the method that is configured, unless it does not fit.
+  std::function<void(const CausalLM&, const Adapter&)> on_configured = {};
+};
+
+// Loads the model of config.model_name_or_path once for each method. UserError as a run; what does not fit in memory is
+// no error but has a remedy.
+RunPlan make_plan(const PlanRequest& request);
+
+// How often a run evaluates and how often it saves: the result is one save.
+int64_t count_evaluations(const TrainConfig& config, const std::optional<Dataset>& held_out, const StepPlan& plan);
+int64_t count_saves(const TrainConfig& config, int64_t steps);
+
+}  // namespace rankfold
