@@ -2,6 +2,7 @@
 
 #include <c10/core/CPUAllocator.h>
 #include <c10/util/Exception.h>
+#include <malloc.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <unistd.h>
@@ -65,6 +66,19 @@ class Arena {
     }
     used_.emplace(offset, bytes);
     return base_ + offset;
+  }
+
+  // The pages of the holes leave memory; they are zero when they are touched again.
+  void give_back() {
+    const std::lock_guard lock(mutex_);
+    const size_t page = static_cast<size_t>(::sysconf(_SC_PAGESIZE));
+    const auto drop = [&](size_t begin, size_t end) {
+      begin = (begin + page - 1) / page * page;
+      end = end / page * page;
+      if (begin < end) ::madvise(base_ + begin, end - begin, MADV_DONTNEED);
+    };
+    for (const auto& [offset, bytes] : free_) drop(offset, offset + bytes);
+    drop(top_, open_);
   }
 
   // False where the block is not one of ours.
@@ -135,6 +149,13 @@ void set_up_memory(bool keep_pages) {
   static Allocator allocator;
   if (keep_pages && !Allocator::arena) Allocator::arena = new Arena;
   c10::SetCPUAllocator(&allocator);
+}
+
+void release_free_memory() {
+  if (Allocator::arena) Allocator::arena->give_back();
+#ifdef __GLIBC__
+  ::malloc_trim(0);
+#endif
 }
 
 void set_up_libraries(char** argv) {

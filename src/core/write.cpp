@@ -307,6 +307,11 @@ void prepare_folder(const fs::path& path) {
   if (put != 1) call_failed(folder, "cannot be written to");
 }
 
+bool tell_system(const char* file, std::string_view text) {
+  const Descriptor descriptor(retried([&] { return ::open(file, O_WRONLY | O_CLOEXEC); }));
+  return descriptor.get() >= 0 && retried([&] { return ::write(descriptor.get(), text.data(), text.size()); }) >= 0;
+}
+
 void remove_file(const fs::path& path) {
   if (retried([&] { return ::remove(path.c_str()); }) != 0 && errno != ENOENT) call_failed(path, "cannot be removed");
 }
