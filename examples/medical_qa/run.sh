@@ -48,7 +48,7 @@ step full "$work/base.done" configs/quickstart.json "$data/medical_qa.json" -- \
 compare() {
   "$bin/lora-eval" --compare base "$work/lora" "$work/full" --model_name_or_path "$work/base" \
     --dataset "$data/medical_qa_heldout.json" --train_dataset "$data/medical_qa.json" --terms terms \
-    --max_new_tokens 48 --max_length 128 --report "$work/compare" >"$work/compare.txt"
+    --max_new_tokens 48 --report "$work/compare" >"$work/compare.txt"
 }
 step compare "$work/base.done" "$work/lora.done" "$work/full.done" "$data/medical_qa.json" \
   "$data/medical_qa_heldout.json" -- compare

@@ -34,6 +34,12 @@ bool is_meant_for_bool(const std::string& text, bool takes_config) {
   return !text.starts_with('-') && !(takes_config && std::filesystem::exists(text, ignored));
 }
 
+bool is_list(const Field& field) {
+  nlohmann::ordered_json value;
+  field.get(value);  // nothing is set yet
+  return value.is_array();
+}
+
 // The values of a list, from `i`, which moves to the last argument before the next flag: "a b", "a, b" and "a,b" are the
 // same.
 std::string list_argument(const std::vector<std::string>& arguments, size_t& i) {
@@ -73,7 +79,7 @@ std::vector<std::string> plain_arguments(const Fields& fields, bool takes_config
       plain.push_back(!last && is_meant_for_bool(arguments[i + 1], takes_config) ? arguments[++i] : "true");
     else if (last || arguments[i + 1].starts_with("--"))
       fail(flag, ": expected ", field->expected, ", got ", last ? "nothing" : "the flag " + arguments[i + 1]);
-    else if (field->is_list && !takes_config)  // where no configuration file may follow
+    else if (is_list(*field) && !takes_config)  // where no configuration file may follow
       plain.push_back(list_argument(arguments, ++i));
     else
       plain.push_back(arguments[++i]);

@@ -13,7 +13,7 @@ namespace rankfold {
 
 // What was compared, in a person's words.
 struct ComparedOn {
-  std::string base, held_out, train, terms;  // the last two may be empty
+  std::string base = {}, held_out = {}, train = {}, terms = {};  // the last two may be empty
 };
 
 nlohmann::ordered_json comparison_json(const Comparison& comparison, const ComparedOn& on);

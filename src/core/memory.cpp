@@ -1,6 +1,6 @@
 #include "core/memory.h"
 
-#include "core/write.h"
+#include "core/peak_memory.h"
 #include "rankfold/error.h"
 
 #include <c10/util/Exception.h>
@@ -26,8 +26,6 @@ int64_t kilobytes_line(const char* file, const std::string& name) {
 int64_t resident_bytes() { return kilobytes_line("/proc/self/status", "VmRSS:"); }
 
 int64_t peak_resident_bytes() { return kilobytes_line("/proc/self/status", "VmHWM:"); }
-
-bool reset_peak_resident_bytes() { return tell_system("/proc/self/clear_refs", "5"); }
 
 int64_t available_bytes() {
   // What is mapped from files counts as available already.

@@ -14,8 +14,6 @@ namespace rankfold {
 // its control group.
 int64_t available_bytes();
 int64_t resident_bytes();                                       // held now
-int64_t peak_resident_bytes();                                  // most held so far, or since the reset
-bool reset_peak_resident_bytes();                               // false: the system cannot
 int64_t resident_bytes_of(const std::set<std::string>& files);  // of that: pages of mapped files, by their real paths
 
 // One line of what it asked for, perhaps empty; none where the exception is of another kind.

@@ -1,5 +1,7 @@
 #include "core/process.h"
 
+#include "core/peak_memory.h"
+
 #include <c10/core/CPUAllocator.h>
 #include <c10/util/Exception.h>
 #include <malloc.h>
@@ -72,13 +74,10 @@ class Arena {
   void give_back() {
     const std::lock_guard lock(mutex_);
     const size_t page = static_cast<size_t>(::sysconf(_SC_PAGESIZE));
-    const auto drop = [&](size_t begin, size_t end) {
-      begin = (begin + page - 1) / page * page;
-      end = end / page * page;
+    for (const auto& [offset, bytes] : free_) {
+      const size_t begin = (offset + page - 1) / page * page, end = (offset + bytes) / page * page;
       if (begin < end) ::madvise(base_ + begin, end - begin, MADV_DONTNEED);
-    };
-    for (const auto& [offset, bytes] : free_) drop(offset, offset + bytes);
-    drop(top_, open_);
+    }
   }
 
   // False where the block is not one of ours.

@@ -9,9 +9,6 @@ namespace rankfold {
 // aim is a low peak. To be called once, before the first tensor.
 void set_up_memory(bool keep_pages);
 
-// Gives memory back to the system that no tensor holds: the pages that set_up_memory() keeps, and the heap's.
-void release_free_memory();
-
 // Settings of the libraries underneath that can only be made before they are loaded: the program starts itself again
 // with them in its environment. What is set already stands.
 //   OMP_WAIT_POLICY=passive: OpenMP's threads sleep while they wait instead of spinning. When a core is shared with

@@ -125,17 +125,6 @@ std::string one_line(std::string_view text) {
 
 bool is_utf8(std::string_view text) { return first_invalid(text) == std::string_view::npos; }
 
-std::string sound_utf8(std::string_view text) {
-  std::string sound;
-  sound.reserve(text.size());
-  for (size_t at = 0; at < text.size();) {
-    const size_t length = utf8_length(text, at);
-    sound += length > 0 ? text.substr(at, length) : "\xEF\xBF\xBD";
-    at += std::max<size_t>(1, length);
-  }
-  return sound;
-}
-
 void refuse_utf16(std::string_view text, const std::string& name) {
   if (text.starts_with("\xFF\xFE") || text.starts_with("\xFE\xFF"))
     fail(name, ":1: not UTF-8, but UTF-16: convert it with iconv -f UTF-16 -t UTF-8");

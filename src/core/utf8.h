@@ -9,8 +9,6 @@
 namespace rankfold {
 
 bool is_utf8(std::string_view text);
-// The text with U+FFFD in place of each byte that is no part of a character.
-std::string sound_utf8(std::string_view text);
 
 inline constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";
 

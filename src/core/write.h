@@ -123,8 +123,6 @@ void copy_atomically(const File& from, const std::filesystem::path& to);  // thr
 // Creates the folder (and parents) and proves that it can be written to, by a file whose name begins so.
 inline constexpr const char* kProbe = ".rankfold-probe-";
 void prepare_folder(const std::filesystem::path& path);
-// Writes to a file of /proc, which is none on a disk but a word to the kernel. False where it is not taken.
-bool tell_system(const char* file, std::string_view text);
 void remove_file(const std::filesystem::path& path);  // or an empty folder; nothing there is no error
 // The folder (or file) and all in it; it loses its name first, so that no part of it ever stands under that. What cannot
 // be removed stays.

@@ -49,8 +49,6 @@ int64_t peak_memory(c10::DeviceIndex device) {
   return c10::cuda::CUDACachingAllocator::getDeviceStats(device).allocated_bytes[all].peak;
 }
 
-void reset_peak_memory(c10::DeviceIndex device) { c10::cuda::CUDACachingAllocator::resetPeakStats(device); }
-
 ops::Backend make_backend() {
   ops::Backend backend{};
   backend.kernels = kernels::table_of_kernels();
@@ -61,7 +59,6 @@ ops::Backend make_backend() {
   backend.attention_backward = &attention_backward;
   backend.attention_name = &attention_name;
   backend.peak_memory = &peak_memory;
-  backend.reset_peak_memory = &reset_peak_memory;
   return backend;
 }
 

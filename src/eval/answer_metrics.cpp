@@ -58,7 +58,7 @@ std::pair<std::vector<size_t>, std::vector<size_t>> numbered(std::string_view a,
   std::unordered_map<std::string, size_t> numbers;
   const auto number = [&numbers](std::string_view text) {
     std::vector<size_t> list;
-    for (Word& word : words_of(text))
+    for (TextWord& word : words_of(text))
       list.push_back(numbers.emplace(std::move(word.text), numbers.size()).first->second);
     return list;
   };
@@ -91,10 +91,10 @@ int64_t longest_common(const std::vector<size_t>& a, const std::vector<size_t>& 
 
 }  // namespace
 
-std::vector<Word> words_of(std::string_view text) {
+std::vector<TextWord> words_of(std::string_view text) {
   using namespace unicode;
   const Properties& properties = Properties::get();
-  std::vector<Word> words;
+  std::vector<TextWord> words;
   bool grows = false;  // the last word
   for (size_t at = 0; at < text.size();) {
     const size_t begin = at;
@@ -121,9 +121,9 @@ bool exact_match(std::string_view answer, std::string_view reference) {
 double char_f1(std::string_view answer, std::string_view reference) {
   std::unordered_map<uint32_t, int64_t> counts;
   int64_t a = 0, r = 0, common = 0;
-  for (const Word& word : words_of(reference))
+  for (const TextWord& word : words_of(reference))
     for (size_t at = 0; at < word.text.size(); ++r) ++counts[unicode::next_character(word.text, at)];
-  for (const Word& word : words_of(answer))
+  for (const TextWord& word : words_of(answer))
     for (size_t at = 0; at < word.text.size(); ++a) common += counts[unicode::next_character(word.text, at)]-- > 0;
   return f1(common, a, r);
 }

@@ -1,4 +1,4 @@
-// How near a generated answer is to the answer that its row has. All texts are UTF-8 (core/utf8.h: sound_utf8); every
+// How near a generated answer is to the answer that its row has. All texts are UTF-8; every
 // result lies in [0, 1].
 #pragma once
 
@@ -12,11 +12,11 @@ namespace rankfold {
 // A text as the measures see it. Letters, digits and marks, in lower case, make words. White space, punctuation and the
 // symbols of ASCII separate words and are left out. Words by themselves are: each character of a script that writes no
 // spaces between words (Chinese, Japanese kana, Thai, Lao, Khmer, Burmese), and each symbol beyond ASCII.
-struct Word {
-  std::string text;
+struct TextWord {
+  std::string text = {};
   size_t begin = 0, end = 0;  // bytes of the text that it was found in
 };
-std::vector<Word> words_of(std::string_view text);
+std::vector<TextWord> words_of(std::string_view text);
 
 // Whether both are the same text. White space at the ends does not count, and a run of it counts as one space.
 bool exact_match(std::string_view answer, std::string_view reference);

@@ -90,10 +90,10 @@ AnswerMeans means_of(const std::vector<ScoredAnswer>& answers, double tokens_per
 
 // The files as a model reads them.
 struct Rows {
-  Dataset held_out;
-  std::optional<Dataset> train;
-  std::vector<Question> questions;
-  GenerateConfig generate;  // ends where the chat template ends an answer
+  Dataset held_out = {};
+  std::optional<Dataset> train = {};
+  std::vector<Question> questions = {};
+  GenerateConfig generate = {};  // ends where the chat template ends an answer
 };
 
 // All that decides on the text of a row, but for the tokenizer.

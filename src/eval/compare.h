@@ -26,21 +26,21 @@ enum class ModelKind { kBase, kAdapter, kWhole };
 ModelKind kind_of_folder(const std::filesystem::path& folder);
 
 struct Contender {
-  std::string name;  // in the result
+  std::string name = {};  // in the result
   ModelKind kind = ModelKind::kBase;
-  std::filesystem::path folder;  // of the base: the base's own
-  DataConfig data;               // how rows are written for it
+  std::filesystem::path folder = {};  // of the base: the base's own
+  DataConfig data = {};               // how rows are written for it
 };
 
 struct CompareConfig {
-  std::vector<Contender> contenders;
-  std::filesystem::path base;
-  DataConfig base_data;  // how rows are written for the base
-  LoadConfig load;
-  DataFiles held_out;
-  std::optional<DataFiles> train;
-  TermSource terms;
-  GenerateConfig generate;
+  std::vector<Contender> contenders = {};
+  std::filesystem::path base = {};
+  DataConfig base_data = {};  // how rows are written for the base
+  LoadConfig load = {};
+  DataFiles held_out = {};
+  std::optional<DataFiles> train = {};
+  TermSource terms = {};
+  GenerateConfig generate = {};
   int64_t rows_per_batch = 16;
 };
 
@@ -51,8 +51,8 @@ Overfitting overfitting_of(double gap, double base_loss);
 const char* text_of(Overfitting overfitting);  // low, medium, high
 
 struct ScoredAnswer {
-  std::string text;
-  std::optional<double> terms;  // share of the row's terms in it; none where the row has no term
+  std::string text = {};
+  std::optional<double> terms = {};  // share of the row's terms in it; none where the row has no term
   bool is_exact = false;
   double char_f1 = 0, rouge_l = 0;
 
@@ -67,22 +67,22 @@ struct TrainFit {  // on training rows
   Overfitting overfitting = Overfitting::kLow;
 };
 
-struct AnswerMeans {                    // over the questions
-  std::optional<double> term_accuracy;  // over those with terms; none: there are none
+struct AnswerMeans {                         // over the questions
+  std::optional<double> term_accuracy = {};  // over those with terms; none: there are none
   double exact_match = 0, char_f1 = 0, rouge_l = 0;
   double tokens_per_second = 0;
 };
 
 struct ComparedModel {
-  std::string name;
+  std::string name = {};
   ModelKind kind = ModelKind::kBase;
   double loss = 0, perplexity = 0;
-  std::optional<TrainFit> train;       // none without training rows
-  std::optional<AnswerMeans> answers;  // none where no row asks anything
+  std::optional<TrainFit> train = {};       // none without training rows
+  std::optional<AnswerMeans> answers = {};  // none where no row asks anything
   int64_t peak_memory_bytes = 0;
   int64_t trainable_parameters = 0;
-  int64_t bytes_on_disk = 0;       // of weights
-  std::vector<ScoredAnswer> each;  // answer to each question
+  int64_t bytes_on_disk = 0;            // of weights
+  std::vector<ScoredAnswer> each = {};  // answer to each question
 };
 
 struct ComparedPair {
@@ -92,13 +92,13 @@ struct ComparedPair {
 };
 
 struct Comparison {
-  std::vector<ComparedModel> models;  // in the order of the contenders
-  std::vector<ComparedPair> pairs;    // each two, in that order
-  std::vector<Question> questions;    // without prompts
+  std::vector<ComparedModel> models = {};  // in the order of the contenders
+  std::vector<ComparedPair> pairs = {};    // each two, in that order
+  std::vector<Question> questions = {};    // without prompts
   int64_t rows_without_question = 0, rows_without_answer = 0;
   int64_t rows_with_terms = 0;
-  std::optional<double> base_loss;  // by which gaps are measured
-  std::vector<std::string> notes;   // lines on what cannot be told apart, or not compared
+  std::optional<double> base_loss = {};  // by which gaps are measured
+  std::vector<std::string> notes = {};   // lines on what cannot be told apart, or not compared
 };
 
 ComparedPair compare_answers(const std::vector<ComparedModel>& models, size_t a, size_t b);

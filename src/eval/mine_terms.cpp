@@ -25,14 +25,14 @@ struct Phrase {
 using Phrases = std::unordered_map<std::string, Phrase>;
 
 // Nothing but a space between two words.
-bool adjoin(std::string_view text, const Word& a, const Word& b) {
+bool adjoin(std::string_view text, const TextWord& a, const TextWord& b) {
   const std::string_view between = text.substr(a.end, b.begin - a.end);
   return between.empty() || between == " ";
 }
 
 // Calls visit(first, last) for each run of `count` words that adjoin.
 template <class Visit>
-void each_phrase(std::string_view text, const std::vector<Word>& words, size_t count, const Visit& visit) {
+void each_phrase(std::string_view text, const std::vector<TextWord>& words, size_t count, const Visit& visit) {
   size_t run = 0;  // words that follow each other up to here
   for (size_t i = 0; i < words.size(); ++i) {
     run = i > 0 && adjoin(text, words[i - 1], words[i]) ? run + 1 : 1;
@@ -40,7 +40,7 @@ void each_phrase(std::string_view text, const std::vector<Word>& words, size_t c
   }
 }
 
-std::string text_of(std::string_view text, const std::vector<Word>& words, size_t first, size_t last) {
+std::string text_of(std::string_view text, const std::vector<TextWord>& words, size_t first, size_t last) {
   return std::string(text.substr(words[first].begin, words[last].end - words[first].begin));
 }
 
@@ -59,7 +59,7 @@ std::vector<std::string> mine_terms(const std::vector<std::string>& all_texts,
                                     const std::vector<std::string>& base_texts) {
   const std::set<std::string> distinct(all_texts.begin(), all_texts.end());
   const std::vector<std::string> texts(distinct.begin(), distinct.end());
-  std::vector<std::vector<Word>> words;
+  std::vector<std::vector<TextWord>> words;
   for (const std::string& text : texts) words.push_back(words_of(text));
   Phrases shorter, found;
   const auto is_frequent = [&shorter](const std::string& phrase) {
@@ -70,7 +70,7 @@ std::vector<std::string> mine_terms(const std::vector<std::string>& all_texts,
   for (size_t count = 1; count <= kLongestPhrase; ++count) {
     Phrases here;
     for (size_t t = 0; t < texts.size(); ++t) {
-      const std::vector<Word>& list = words[t];
+      const std::vector<TextWord>& list = words[t];
       each_phrase(texts[t], list, count, [&](size_t first, size_t last) {
         if (count > 1 && !(is_frequent(text_of(texts[t], list, first, last - 1)) &&
                            is_frequent(text_of(texts[t], list, first + 1, last))))
@@ -95,7 +95,7 @@ std::vector<std::string> mine_terms(const std::vector<std::string>& all_texts,
   }
 
   for (size_t t = 0; t < base_texts.size(); ++t) {
-    const std::vector<Word> list = words_of(base_texts[t]);
+    const std::vector<TextWord> list = words_of(base_texts[t]);
     std::set<Phrase*> seen;
     for (size_t count = 1; count <= kLongestPhrase; ++count)
       each_phrase(base_texts[t], list, count, [&](size_t first, size_t last) {

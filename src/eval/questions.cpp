@@ -19,6 +19,19 @@
 namespace rankfold {
 namespace {
 
+// The text with U+FFFD in place of each byte that is no part of a character.
+std::string sound(const std::string& text) {
+  if (is_utf8(text)) return text;
+  std::string result;
+  for (size_t at = 0, length = 0; at < text.size(); at += length) {
+    for (length = 1; length < 4 && !is_utf8(text.substr(at, length)); ++length) continue;  // up to a whole character
+    const bool is_character = is_utf8(text.substr(at, length));
+    if (!is_character) length = 1;
+    result += is_character ? text.substr(at, length) : "\xEF\xBF\xBD";
+  }
+  return result;
+}
+
 std::string content_of(const Message& message) {
   const jinja::Value* content = message.value.find("content");
   if (content && content->is_text()) return content->text().string();
@@ -193,7 +206,7 @@ Answers answer(const CausalLM& model, const std::vector<Question>& questions, co
     answers.seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     for (const std::vector<int32_t>& ids : completions) {
       answers.tokens += static_cast<int64_t>(ids.size());
-      answers.texts.push_back(sound_utf8(model.tokenizer().decode(ids)));
+      answers.texts.push_back(sound(model.tokenizer().decode(ids)));
     }
   }
   return answers;

@@ -16,24 +16,24 @@ namespace rankfold {
 
 // Where the terms of a row come from: a field of the row, else a list (eval/terms.h: terms_wanted), else there are none.
 struct TermSource {
-  std::string field;
-  std::vector<std::string> list;
+  std::string field = {};
+  std::vector<std::string> list = {};
   bool is_mined = false;  // the list
   bool is_none() const { return field.empty() && list.empty(); }
 };
 
 struct Question {
-  std::string text;             // of a conversation, its last message before the answer
-  std::string reference;        // the row's answer; of a conversation, its last
-  std::vector<int32_t> prompt;  // ids
-  std::vector<std::string> terms;
-  std::string place;  // "file:line" of the row
+  std::string text = {};             // of a conversation, its last message before the answer
+  std::string reference = {};        // the row's answer; of a conversation, its last
+  std::vector<int32_t> prompt = {};  // ids
+  std::vector<std::string> terms = {};
+  std::string place = {};  // "file:line" of the row
 };
 
 struct Questions {
-  std::vector<Question> list;
-  int64_t without = 0;        // rows that ask nothing: texts, ready ids, conversations that open with an answer
-  std::string first_without;  // "file:line" of the first of these
+  std::vector<Question> list = {};
+  int64_t without = 0;             // rows that ask nothing: texts, ready ids, conversations that open with an answer
+  std::string first_without = {};  // "file:line" of the first of these
 };
 
 // What `said` means. Nothing where it is empty; a field of the rows where any of them has it; else "mined": the terms of
@@ -55,8 +55,8 @@ Questions read_questions(const DataFiles& files, const DataConfig& config, const
                          const Stop& stop = {});
 
 struct Answers {
-  std::vector<std::string> texts;  // UTF-8
-  int64_t tokens = 0;              // generated
+  std::vector<std::string> texts = {};  // UTF-8
+  int64_t tokens = 0;                   // generated
   double seconds = 0;
   double tokens_per_second() const { return seconds > 0 ? static_cast<double>(tokens) / seconds : 0; }
 };

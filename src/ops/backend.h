@@ -33,9 +33,8 @@ struct Backend {
                                                                        const Sequences& sequences);
   // Which kernels attention took last, for a run's report.
   std::string (*attention_name)();
-  // Most bytes of the device's memory that tensors have held at a time, since the reset if there was one.
+  // Most bytes of the device's memory that tensors have held at a time.
   int64_t (*peak_memory)(c10::DeviceIndex device);
-  void (*reset_peak_memory)(c10::DeviceIndex device);
 };
 
 // The backend that works on tensors of x's device type; null: the CPU path. Throws where x is on a device that has none.

@@ -108,7 +108,7 @@ TEST_F(Comparisons, TheReportIsAsPromisedAndAsEachModelAlone) {
     EXPECT_NEAR(m.at("gap").get<double>(), gap, 1e-12);
     const double share = gap / r.at("models")[0].at("loss").get<double>();
     EXPECT_EQ(m.at("overfitting"), share < 0.1 ? "low" : share < 0.3 ? "medium" : "high");
-    EXPECT_TRUE(contains(compared.out, std::string(m.at("overfitting")) + " ("));
+    EXPECT_TRUE(contains(compared.out, m.at("overfitting").get<std::string>() + " ("));
   }
   EXPECT_EQ(r["models"][0]["trainable_parameters"], 0);
   EXPECT_EQ(r["models"][1]["trainable_parameters"], 2 * 4 * (32 + 96));  // layers, r, in and out of W_pack

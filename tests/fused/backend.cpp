@@ -66,7 +66,6 @@ const ops::Backend& host_backend() {
     b.attention_backward = attention_backward;
     b.attention_name = [] { return std::string("plain"); };
     b.peak_memory = [](c10::DeviceIndex) { return fake_cuda_peak(); };
-    b.reset_peak_memory = [](c10::DeviceIndex) { reset_fake_cuda_peak(); };
     return b;
   }();
   return backend;

@@ -81,10 +81,6 @@ class Memory {
     const std::lock_guard lock(mutex_);
     return peak_;
   }
-  void reset_peak() {
-    const std::lock_guard lock(mutex_);
-    peak_ = held_;
-  }
 
  private:
   Memory() {
@@ -277,7 +273,6 @@ OpenMemory::OpenMemory() { Memory::get().open(); }
 OpenMemory::~OpenMemory() { Memory::get().close(); }
 
 int64_t fake_cuda_peak() { return static_cast<int64_t>(Memory::get().peak()); }
-void reset_fake_cuda_peak() { Memory::get().reset_peak(); }
 
 void install_fake_cuda() {
   Memory::get();

@@ -22,6 +22,5 @@ class OpenMemory {
 
 // Most bytes that tensors have held at a time.
 int64_t fake_cuda_peak();
-void reset_fake_cuda_peak();
 
 }  // namespace rankfold::testing

@@ -210,7 +210,7 @@ void answers(const Options& options) {
   for (const auto& one : nlohmann::json::parse(in)) {
     const std::string answer = one[0], expected = one[1];
     nlohmann::json words = nlohmann::json::array();
-    for (const Word& word : words_of(answer)) words.push_back(word.text);
+    for (const TextWord& word : words_of(answer)) words.push_back(word.text);
     out.push_back({{"words", words},
                    {"exact_match", exact_match(answer, expected)},
                    {"char_f1", char_f1(answer, expected)},
