@@ -287,7 +287,9 @@ std::string comparison_text(const Comparison& comparison) {
   if (!comparison.pairs.empty() && !comparison.questions.empty())
     text += "\n" + join("better answers, ", judged_text(comparison), "; p of a two-sided sign test:\n") +
             table_text(pairs_of(comparison));
-  for (const std::string& note : notes_of_rows(comparison)) text += "note: " + one_line(note) + "\n";
+  const std::vector<std::string> notes = notes_of_rows(comparison);
+  if (!notes.empty()) text += "\n";
+  for (const std::string& note : notes) text += "note: " + one_line(note) + "\n";
   return text;
 }
 
@@ -316,7 +318,7 @@ std::string comparison_page(const Comparison& comparison, const ComparedOn& on) 
   body += section_html("What the columns say", meanings());
   std::string lead =
       join(with_commas(static_cast<int64_t>(all)), all == 1 ? " question of " : " questions of ", on.held_out);
-  if (!on.terms.empty()) lead += "; terms: " + on.terms;
+  if (!on.what_terms.empty()) lead += "; terms: " + on.what_terms;
   if (!on.train.empty()) lead += "; training rows: " + on.train;
   std::string title = "Comparison:";
   for (const std::string& name : short_names(comparison.models)) title += (title.ends_with(':') ? " " : ", ") + name;

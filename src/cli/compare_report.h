@@ -11,9 +11,10 @@
 
 namespace rankfold {
 
-// What was compared, in a person's words.
+// What was compared, in a person's words. All but the first two may be empty.
 struct ComparedOn {
-  std::string base = {}, held_out = {}, train = {}, terms = {};  // the last two may be empty
+  std::string base = {}, held_out = {}, train = {};
+  std::string terms = {}, what_terms = {};  // as they were asked for, and what they are
 };
 
 nlohmann::ordered_json comparison_json(const Comparison& comparison, const ComparedOn& on);

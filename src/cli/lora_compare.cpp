@@ -77,6 +77,12 @@ std::string answers_by_model(const Comparison& comparison) {
   return lines;
 }
 
+std::string what_terms(const TermSource& terms, const std::string& said) {
+  if (!terms.field.empty()) return "the rows' field " + terms.field;
+  if (terms.is_none()) return "";
+  return with_commas(static_cast<int64_t>(terms.list.size())) + (terms.is_mined ? " mined" : " of " + said);
+}
+
 CompareEvents events_of(const EvalOptions& options, const TermSource& terms) {
   CompareEvents events;
   events.on_open = [&options](const CausalLM& model, const Contender& contender) {
@@ -137,7 +143,7 @@ void run_comparison(EvalOptions& options, const Given& given) {
 
   const Comparison comparison = compare(config, events_of(options, config.terms), stop_requested);
   const ComparedOn on{options.model.model_name_or_path, options.dataset.text(), options.train_dataset.text(),
-                      options.terms};
+                      options.terms, what_terms(config.terms, options.terms)};
   if (!options.predictions.empty()) write_text(options.predictions, answers_by_model(comparison));
   if (!options.report.empty()) {
     const std::string name = report_name(options.report);

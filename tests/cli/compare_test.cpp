@@ -22,7 +22,7 @@ using nlohmann::json;
 using testing::contains;
 using testing::read_bytes;
 
-struct Run {
+struct Ended {
   int code = -1;
   std::string out, err;
 };
@@ -42,7 +42,7 @@ class Comparisons : public ::testing::Test {
     for (const char* flags :
          {"--target_modules W_pack --r 4 --output_dir lora", "--finetuning_type full --output_dir full",
           "--target_modules W_pack --output_dir 'base'"}) {
-      const Run trained = run(train + flags);
+      const Ended trained = run(train + flags);
       ASSERT_EQ(trained.code, 0) << trained.err;
     }
   }
@@ -59,20 +59,20 @@ class Comparisons : public ::testing::Test {
     return text;
   }
 
-  static Run run(const std::string& arguments) {
+  static Ended run(const std::string& arguments) {
     const std::string line = "cd '" + folder_->path().string() + "' && OMP_NUM_THREADS=2 '" RANKFOLD_BIN "'/" +
                              arguments + " >.out 2>.err </dev/null";
     const int status = std::system(line.c_str());
     return {WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status), read_bytes(*folder_ / ".out"),
             read_bytes(*folder_ / ".err")};
   }
-  static Run eval(const std::string& arguments) {
+  static Ended eval(const std::string& arguments) {
     return run("lora-eval --model_name_or_path model --dataset data.json --max_new_tokens 6 " + arguments);
   }
   static json report(const std::string& name = "r") { return json::parse(read_bytes(*folder_ / (name + ".json"))); }
 
   static void expect_refused(const std::string& arguments, const std::string& line) {
-    const Run refused = eval(arguments);
+    const Ended refused = eval(arguments);
     EXPECT_EQ(refused.code, 2) << refused.err;
     EXPECT_EQ(refused.err, "lora-eval: " + line + "\n");
     EXPECT_EQ(refused.out, "");
@@ -83,7 +83,7 @@ class Comparisons : public ::testing::Test {
 testing::TempFolder* Comparisons::folder_ = nullptr;
 
 TEST_F(Comparisons, TheReportIsAsPromisedAndAsEachModelAlone) {
-  const Run compared = eval("--compare base lora full --train_dataset train.json --terms terms --report r");
+  const Ended compared = eval("--compare base lora full --train_dataset train.json --terms terms --report r");
   ASSERT_EQ(compared.code, 0) << compared.err;
   const json r = report();
   const std::vector<std::pair<std::string, std::string>> alone{
@@ -96,12 +96,12 @@ TEST_F(Comparisons, TheReportIsAsPromisedAndAsEachModelAlone) {
                             "rouge_l", "generate_tokens_per_second"})
       EXPECT_TRUE(m.at(key).is_number()) << key;
     EXPECT_GT(m.at("peak_memory_bytes"), 1000000);
-    const Run single = eval("--terms terms --output one.json " + alone[i].second);
+    const Ended single = eval("--terms terms --output one.json " + alone[i].second);
     ASSERT_EQ(single.code, 0) << single.err;
     const json one = report("one");
     EXPECT_EQ(m.at("loss"), one.at("loss"));
     EXPECT_EQ(m.at("term_accuracy"), one.at("term_accuracy"));
-    const Run on_train = eval("--dataset train.json --output one.json " + alone[i].second);
+    const Ended on_train = eval("--dataset train.json --output one.json " + alone[i].second);
     ASSERT_EQ(on_train.code, 0) << on_train.err;
     EXPECT_EQ(m.at("perplexity_train"), report("one").at("perplexity"));
     const double gap = m.at("loss").get<double>() - report("one").at("loss").get<double>();
@@ -127,7 +127,7 @@ TEST_F(Comparisons, TheReportIsAsPromisedAndAsEachModelAlone) {
 
 TEST_F(Comparisons, ThePageNeedsNothingFromElsewhere) {
   folder_->write("markup.json", json{{"question", "<script>alert(1)</script>"}, {"answer", "<b>&amp;"}}.dump() + "\n");
-  const Run compared = eval("--dataset markup.json --compare base --report page.html");
+  const Ended compared = eval("--dataset markup.json --compare base --report page.html");
   ASSERT_EQ(compared.code, 0) << compared.err;
   const std::string page = read_bytes(*folder_ / "page.html");
   EXPECT_TRUE(fs::exists(*folder_ / "page.json"));
@@ -163,7 +163,7 @@ TEST_F(Comparisons, BaseIsTheModelAndAFolderOfThatNameIsWrittenAsOne) {
   EXPECT_EQ(models[1].at("bytes_on_disk"), fs::file_size(*folder_ / "base/adapter_model.safetensors"));
   const double loss = models[0].at("loss");
   // Gaps are by the base's loss, compared or not.
-  const Run without = eval("--compare full ./base --train_dataset train.json --report r");
+  const Ended without = eval("--compare full ./base --train_dataset train.json --report r");
   ASSERT_EQ(without.code, 0) << without.err;
   EXPECT_EQ(report().at("base_loss"), loss);
   EXPECT_TRUE(contains(without.out, "note: gaps are measured by the loss of the base"));
@@ -192,7 +192,7 @@ TEST_F(Comparisons, WrongNamesAreRefusedBeforeAnyWork) {
 
 TEST_F(Comparisons, RowsThatAskNothingAreCounted) {
   folder_->write("mixed.json", rows(0, 3) + json{{"text", "a text"}}.dump() + "\n");
-  const Run compared = eval("--dataset mixed.json --compare base lora --report r --predictions p.jsonl");
+  const Ended compared = eval("--dataset mixed.json --compare base lora --report r --predictions p.jsonl");
   ASSERT_EQ(compared.code, 0) << compared.err;
   EXPECT_TRUE(contains(compared.out, "note: 1 row without a question: counted in the losses alone"));
   EXPECT_EQ(report().at("rows_asked"), 3);
@@ -214,10 +214,10 @@ TEST_F(Comparisons, TermsOfAFileAndMined) {
   EXPECT_EQ(report().at("rows_with_terms"), 8);  // "13" is in its row's question, "answer" in no question
   EXPECT_EQ(report().at("terms"), "terms.txt");
   folder_->write("general.txt", "the\nWhat is it?\n");
-  const Run mined = eval("--compare base --terms mined --base_text general.txt --report r");
+  const Ended mined = eval("--compare base --terms mined --base_text general.txt --report r");
   ASSERT_EQ(mined.code, 2);  // all answers say "the answer" and nothing else in common that varies
   EXPECT_TRUE(contains(mined.err, "lora-eval: --terms mined: expected phrases"));
-  const Run wrong = eval("--compare base --terms term");
+  const Ended wrong = eval("--compare base --terms term");
   EXPECT_EQ(wrong.code, 2);
   EXPECT_TRUE(contains(wrong.err, "data.json:1: no field 'term' (did you mean 'terms'?)"));
   EXPECT_EQ(eval("--compare base --terms terms --base_text general.txt").code, 2);
