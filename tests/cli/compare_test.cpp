@@ -215,8 +215,13 @@ TEST_F(Comparisons, TermsOfAFileAndMined) {
   EXPECT_EQ(report().at("terms"), "terms.txt");
   folder_->write("general.txt", "the\nWhat is it?\n");
   const Ended mined = eval("--compare base --terms mined --base_text general.txt --report r");
-  ASSERT_EQ(mined.code, 2);  // all answers say "the answer" and nothing else in common that varies
-  EXPECT_TRUE(contains(mined.err, "lora-eval: --terms mined: expected phrases"));
+  EXPECT_EQ(mined.code, 0) << mined.err;
+  EXPECT_TRUE(contains(mined.err, " terms mined: "));
+  EXPECT_EQ(report().at("rows_with_terms"), 8);
+  folder_->write("general.txt", "the answer\n");
+  const Ended common = eval("--compare base --terms mined --base_text general.txt");
+  EXPECT_EQ(common.code, 2);
+  EXPECT_TRUE(contains(common.err, "lora-eval: --terms mined: expected phrases"));
   const Ended wrong = eval("--compare base --terms term");
   EXPECT_EQ(wrong.code, 2);
   EXPECT_TRUE(contains(wrong.err, "data.json:1: no field 'term' (did you mean 'terms'?)"));
