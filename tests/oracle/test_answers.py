@@ -84,7 +84,7 @@ def test_answers(tmp_path, check):
     assert compared > 400
 
 
-@pytest.mark.parametrize("most", [12, 300, 5000])
+@pytest.mark.parametrize("most", [12, 300, 1000])
 def test_signs(most, tmp_path, check):
     draw = random.Random(most)
     cases = [(draw.randint(0, most), draw.randint(0, most)) for _ in range(60)] + [(0, 0), (most, 0), (most, most)]
