@@ -35,6 +35,23 @@ bool is_meant_for_bool(const std::string& text, bool takes_config) {
   return !text.starts_with('-') && !(takes_config && std::filesystem::exists(text, ignored));
 }
 
+bool is_list(const Field& field) {
+  nlohmann::ordered_json value;
+  field.get(value);  // nothing is set yet
+  return value.is_array();
+}
+
+// The values of a list, from `i`, which moves to the last argument before the next flag: "a b", "a, b" and "a,b" are the
+// same.
+std::string list_argument(const std::vector<std::string>& arguments, size_t& i) {
+  std::string list = arguments[i];
+  while (i + 1 < arguments.size() && !arguments[i + 1].starts_with('-')) {
+    if (!list.ends_with(',')) list += ',';
+    list += arguments[++i];
+  }
+  return list;
+}
+
 // The command line as pairs (canonical flag, value) and a positional, which leaves CLI11 nothing to guess: 2.1 takes the
 // argument after an empty "--key=" for its value.
 std::vector<std::string> plain_arguments(const Fields& fields, bool takes_config, int argc, char** argv) {
@@ -63,6 +80,8 @@ std::vector<std::string> plain_arguments(const Fields& fields, bool takes_config
       plain.push_back(!last && is_meant_for_bool(arguments[i + 1], takes_config) ? arguments[++i] : "true");
     else if (last || arguments[i + 1].starts_with("--"))
       fail(flag, ": expected ", field->expected, ", got ", last ? "nothing" : "the flag " + arguments[i + 1]);
+    else if (is_list(*field) && !takes_config)  // where no configuration file may follow
+      plain.push_back(list_argument(arguments, ++i));
     else
       plain.push_back(arguments[++i]);
   }

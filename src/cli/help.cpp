@@ -74,7 +74,9 @@ std::string help_text(const AppSpec& spec, const Fields& fields) {
   text += "\n" + paragraph("",
                            "--key value and --key=value are the same; a value that opens with -- needs the second. "
                            "Underscores and hyphens are the same. Of a flag given twice the last counts. "
-                           "Lists: a,b or [\"a\", \"b\"]; objects: k=v,k=v or {\"k\": v}. [ ] holds the default.",
+                           "Lists: a,b or [\"a\", \"b\"]" +
+                               std::string(spec.takes_config ? "" : "; of names and files also: a b") +
+                               "; objects: k=v,k=v or {\"k\": v}. [ ] holds the default.",
                            0);
   return text + paragraph("", exit_codes(), 0);
 }

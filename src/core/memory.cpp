@@ -1,5 +1,6 @@
 #include "core/memory.h"
 
+#include "core/peak_memory.h"
 #include "rankfold/error.h"
 
 #include <c10/util/Exception.h>
@@ -23,6 +24,8 @@ int64_t kilobytes_line(const char* file, const std::string& name) {
 }  // namespace
 
 int64_t resident_bytes() { return kilobytes_line("/proc/self/status", "VmRSS:"); }
+
+int64_t peak_resident_bytes() { return kilobytes_line("/proc/self/status", "VmHWM:"); }
 
 int64_t available_bytes() {
   // What is mapped from files counts as available already.

@@ -1,7 +1,10 @@
 #include "core/process.h"
 
+#include "core/peak_memory.h"
+
 #include <c10/core/CPUAllocator.h>
 #include <c10/util/Exception.h>
+#include <malloc.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <unistd.h>
@@ -65,6 +68,16 @@ class Arena {
     }
     used_.emplace(offset, bytes);
     return base_ + offset;
+  }
+
+  // The pages of the holes leave memory; they are zero when they are touched again.
+  void give_back() {
+    const std::lock_guard lock(mutex_);
+    const size_t page = static_cast<size_t>(::sysconf(_SC_PAGESIZE));
+    for (const auto& [offset, bytes] : free_) {
+      const size_t begin = (offset + page - 1) / page * page, end = (offset + bytes) / page * page;
+      if (begin < end) ::madvise(base_ + begin, end - begin, MADV_DONTNEED);
+    }
   }
 
   // False where the block is not one of ours.
@@ -135,6 +148,13 @@ void set_up_memory(bool keep_pages) {
   static Allocator allocator;
   if (keep_pages && !Allocator::arena) Allocator::arena = new Arena;
   c10::SetCPUAllocator(&allocator);
+}
+
+void release_free_memory() {
+  if (Allocator::arena) Allocator::arena->give_back();
+#ifdef __GLIBC__
+  ::malloc_trim(0);
+#endif
 }
 
 void set_up_libraries(char** argv) {

@@ -2,6 +2,7 @@
 
 #include "core/descriptor.h"
 #include "core/file.h"
+#include "core/peak_memory.h"
 
 #include <fcntl.h>
 #include <stdio.h>
@@ -307,6 +308,11 @@ void prepare_folder(const fs::path& path) {
   ::unlink(probe.c_str());
   errno = why;
   if (put != 1) call_failed(folder, "cannot be written to");
+}
+
+bool reset_peak_resident_bytes() {
+  const Descriptor file(retried([&] { return ::open("/proc/self/clear_refs", O_WRONLY | O_CLOEXEC); }));
+  return file.get() >= 0 && retried([&] { return ::write(file.get(), "5", 1); }) == 1;
 }
 
 void remove_file(const fs::path& path) {

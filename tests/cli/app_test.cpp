@@ -19,6 +19,7 @@ struct Options {
   int64_t steps = 5;
   bool raw = false;
   ModuleNames targets = StringList{};
+  StringList names;
 
   template <class V>
   void fields(V&& v) {
@@ -26,6 +27,7 @@ struct Options {
     v("max_steps", steps, "a number", allow::any, "an integer", {"steps"});
     v("raw", raw, "no template", allow::any, "true or false", {});
     v("target_modules", targets, "modules", allow::any, "a list of names or a string", {});
+    v("names", names, "names", allow::any, "names", {});
   }
 };
 
@@ -75,6 +77,25 @@ TEST(App, ValuesThatLookLikeFlags) {
   EXPECT_EQ(run({"--target_modules", "[\"a\",\"b\"]"}).options.targets, ModuleNames(StringList{"a", "b"}));
   EXPECT_EQ(run({"--prompt", "--raw"}).err, "app: --prompt: expected a text, got the flag --raw\n");
   EXPECT_EQ(run({"--prompt"}).err, "app: --prompt: expected a text, got nothing\n");
+}
+
+TEST(App, ListsMayBeSeveralArguments) {
+  const StringList expected{"a", "b", "c"};
+  for (const std::vector<std::string>& arguments : {std::vector<std::string>{"--names", "a", "b", "c"},
+                                                    {"--names", "a,b,c"},
+                                                    {"--names", "a,", "b,", "c"},
+                                                    {"--names", "a", "b,c", "--raw"},
+                                                    {"--names=a,b,c"},
+                                                    {"--names", "[\"a\", \"b\", \"c\"]"}}) {
+    const Outcome outcome = run(arguments);
+    EXPECT_EQ(outcome.code, 0) << outcome.err;
+    EXPECT_EQ(outcome.options.names, expected);
+    EXPECT_EQ(outcome.options.raw, arguments.back() == "--raw");
+  }
+  // A configuration file may follow, and --key= has one value.
+  EXPECT_NE(run({"--names", "a", "b"}, {.takes_config = true}).code, 0);
+  EXPECT_EQ(run({"--names=a", "b"}).err, "app: unexpected argument \"b\"\n");
+  EXPECT_EQ(run({"--prompt", "a", "b"}).err, "app: unexpected argument \"b\"\n");
 }
 
 TEST(App, BooleansAndAliases) {

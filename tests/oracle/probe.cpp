@@ -6,6 +6,8 @@
 //   tokenize MODEL TEXTS.json OUT     {"ids": [[...]], "text": [...], "bos": id or null, "eos": id}
 //   match    CASES.json OUT           of each [pattern, name]: [does target_modules, does rank_pattern match], or why not
 //   rewrite  FILE OUT                 the same tensors and metadata through write_tensor_file
+//   answers  CASES.json OUT           of each [answer, reference]: {"words", "exact_match", "char_f1", "rouge_l"}
+//   signs    CASES.json OUT           of each [wins, losses]: the sign test's p
 //
 // ADAPTER: a folder, "-" (none) or "full" (every parameter). ROWS: ids [T], lengths [B] and, as the command needs,
 // labels [T] (Hugging Face's convention), row [B] and step [B] (int64).
@@ -13,6 +15,8 @@
 #include "rankfold/rankfold.h"
 
 #include "core/regex.h"
+#include "eval/answer_metrics.h"
+#include "eval/sign_test.h"
 #include "ops/dropout.h"
 
 #include <ATen/ATen.h>
@@ -200,6 +204,28 @@ void match(const Options& options) {
   std::ofstream(options.word(2)) << out.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
 }
 
+void answers(const Options& options) {
+  std::ifstream in(options.word(1));
+  nlohmann::json out = nlohmann::json::array();
+  for (const auto& one : nlohmann::json::parse(in)) {
+    const std::string answer = one[0], expected = one[1];
+    nlohmann::json words = nlohmann::json::array();
+    for (const TextWord& word : words_of(answer)) words.push_back(word.text);
+    out.push_back({{"words", words},
+                   {"exact_match", exact_match(answer, expected)},
+                   {"char_f1", char_f1(answer, expected)},
+                   {"rouge_l", rouge_l(answer, expected)}});
+  }
+  std::ofstream(options.word(2)) << out.dump();
+}
+
+void signs(const Options& options) {
+  std::ifstream in(options.word(1));
+  nlohmann::json out = nlohmann::json::array();
+  for (const auto& one : nlohmann::json::parse(in)) out.push_back(sign_test(one[0], one[1]));
+  std::ofstream(options.word(2)) << out.dump();
+}
+
 void rewrite(const Options& options) {
   const TensorFile file = TensorFile::open(options.word(1));
   NamedTensors tensors;
@@ -213,8 +239,8 @@ int main(int argc, char** argv) {
   try {
     const Options options = parse(argc, argv);
     const std::map<std::string, void (*)(const Options&)> commands = {
-        {"forward", forward},   {"masks", masks}, {"generate", generate_rows},
-        {"tokenize", tokenize}, {"match", match}, {"rewrite", rewrite}};
+        {"forward", forward}, {"masks", masks},     {"generate", generate_rows}, {"tokenize", tokenize},
+        {"match", match},     {"rewrite", rewrite}, {"answers", answers},        {"signs", signs}};
     const auto command = commands.find(options.word(0));
     if (command == commands.end()) throw UserError("no command " + options.word(0));
     command->second(options);

@@ -1,0 +1,119 @@
+// Several models on the same rows: a base, adapters on it, whole models. What the table of lora-eval --compare holds;
+// docs/evaluation.md says what each column means.
+#pragma once
+
+#include "eval/questions.h"
+#include "rankfold/causal_lm.h"
+#include "rankfold/config.h"
+#include "rankfold/dataset.h"
+#include "rankfold/error.h"
+#include "rankfold/generate.h"
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace rankfold {
+
+enum class ModelKind { kBase, kAdapter, kWhole };
+
+// What a folder holds, by its files: adapter_config.json an adapter, config.json with weights a whole model. UserError,
+// which begins with the folder's name, for neither and for both.
+ModelKind kind_of_folder(const std::filesystem::path& folder);
+
+struct Contender {
+  std::string name = {};  // in the result
+  ModelKind kind = ModelKind::kBase;
+  std::filesystem::path folder = {};  // of the base: the base's own
+  DataConfig data = {};               // how rows are written for it
+};
+
+struct CompareConfig {
+  std::vector<Contender> contenders = {};
+  std::filesystem::path base = {};
+  DataConfig base_data = {};  // how rows are written for the base
+  LoadConfig load = {};
+  DataFiles held_out = {};
+  std::optional<DataFiles> train = {};
+  TermSource terms = {};
+  GenerateConfig generate = {};
+  int64_t rows_per_batch = 16;
+};
+
+// How far the loss on held-out rows lies above that on training rows, as a share of the base's held-out loss.
+enum class Overfitting { kLow, kMedium, kHigh };
+// Low below 10 %, medium below 30 %, else high.
+Overfitting overfitting_of(double gap, double base_loss);
+const char* text_of(Overfitting overfitting);  // low, medium, high
+
+struct ScoredAnswer {
+  std::string text = {};
+  std::optional<double> terms = {};  // share of the row's terms in it; none where the row has no term
+  bool is_exact = false;
+  double char_f1 = 0, rouge_l = 0;
+
+  double score() const { return terms.value_or(char_f1); }  // by which two models are compared on a row
+};
+ScoredAnswer scored(std::string answer, const Question& question);
+
+struct TrainFit {  // on training rows
+  double loss = 0, perplexity = 0;
+  double gap = 0;        // held-out loss less this loss
+  double gap_share = 0;  // of the base's held-out loss
+  Overfitting overfitting = Overfitting::kLow;
+};
+
+struct AnswerMeans {                         // over the questions
+  std::optional<double> term_accuracy = {};  // over those with terms; none: there are none
+  double exact_match = 0, char_f1 = 0, rouge_l = 0;
+  double tokens_per_second = 0;
+};
+
+struct ComparedModel {
+  std::string name = {};
+  ModelKind kind = ModelKind::kBase;
+  double loss = 0, perplexity = 0;
+  std::optional<TrainFit> train = {};       // none without training rows
+  std::optional<AnswerMeans> answers = {};  // none where no row asks anything
+  int64_t peak_memory_bytes = 0;
+  int64_t trainable_parameters = 0;
+  int64_t bytes_on_disk = 0;            // of weights
+  std::vector<ScoredAnswer> each = {};  // answer to each question
+};
+
+struct ComparedPair {
+  size_t a = 0, b = 0;                     // of Comparison::models
+  int64_t wins = 0, losses = 0, ties = 0;  // rows on which a is better, worse, as good
+  double p = 1;                            // sign_test(wins, losses)
+};
+
+struct Comparison {
+  std::vector<ComparedModel> models = {};  // in the order of the contenders
+  std::vector<ComparedPair> pairs = {};    // each two, in that order
+  std::vector<Question> questions = {};    // without prompts
+  int64_t rows_without_question = 0, rows_without_answer = 0;
+  int64_t rows_with_terms = 0;
+  std::optional<double> base_loss = {};  // by which gaps are measured
+  std::vector<std::string> notes = {};   // lines on what cannot be told apart, or not compared
+};
+
+ComparedPair compare_answers(const std::vector<ComparedModel>& models, size_t a, size_t b);
+
+// What compare() says while it works: of each model and adapter that it opens, of each data set as a model reads it, of
+// each row of the table.
+struct CompareEvents {
+  std::function<void(const CausalLM&, const Contender&)> on_open = {};
+  std::function<void(const Dataset&, const DataFiles&, const DataConfig&, const Tokenizer*)> on_data = {};
+  std::function<void(const ComparedModel&)> on_measured = {};
+};
+
+// Opens every contender before it measures any, so that a wrong one costs no work. The base is loaded once: it and the
+// adapters are measured first, then each whole model, with nothing else loaded. Throws UserError, which names the
+// contender, for one that cannot be opened; otherwise as evaluate() and generate(). `stop`: Stopped.
+Comparison compare(const CompareConfig& config, const CompareEvents& events = {}, const Stop& stop = {});
+
+}  // namespace rankfold
