@@ -96,7 +96,6 @@ std::vector<Question> read_questions(const EvalOptions& options, const Tokenizer
 // mean.
 void score_terms(const CausalLM& model, const EvalOptions& options, const std::vector<Question>& questions,
                  nlohmann::ordered_json& result) {
-  const Tokenizer& tokenizer = model.tokenizer();
   const size_t step = static_cast<size_t>(options.per_device_eval_batch_size);
   double score = 0, seconds = 0;
   int64_t tokens = 0;
@@ -106,12 +105,11 @@ void score_terms(const CausalLM& model, const EvalOptions& options, const std::v
     std::vector<std::vector<int32_t>> prompts;
     for (size_t i = begin; i < end; ++i) prompts.push_back(questions[i].prompt);
     const auto start = std::chrono::steady_clock::now();
-    const auto completions = generate(model, prompts, options.generate, {}, stop_requested);
+    const std::vector<Completion> completions = complete(model, prompts, options.generate, {}, stop_requested);
     seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     for (size_t i = begin; i < end; ++i) {
-      const auto& ids = completions[i - begin];
-      tokens += static_cast<int64_t>(ids.size());
-      const std::string answer = tokenizer.decode(ids);
+      const std::string& answer = completions[i - begin].text;
+      tokens += static_cast<int64_t>(completions[i - begin].ids.size());
       const auto found = terms_found(answer, questions[i].terms);
       score += static_cast<double>(found.size()) / static_cast<double>(questions[i].terms.size());
       const nlohmann::ordered_json line = {
