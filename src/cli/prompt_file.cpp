@@ -74,7 +74,8 @@ std::string completion_lines(const std::vector<GivenPrompt>& prompts, const std:
     if (config.log_probabilities) {
       line["ids"] = completion.ids;
       line["pieces"] = Json::array();
-      for (const int32_t id : completion.ids) line["pieces"].push_back(tokenizer.piece(id));
+      for (const int32_t id : completion.ids)  // a padded embedding has ids of no piece
+        line["pieces"].push_back(id < tokenizer.size() ? tokenizer.piece(id) : "");
       line["log_probabilities"] = completion.log_probabilities;
     }
     lines += as_line(line) + "\n";
