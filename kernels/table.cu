@@ -9,10 +9,13 @@ Table table_of_kernels() {
           .input_grad = input_grad,
           .rope = rope,
           .cross_entropy = cross_entropy,
+          .cache_append = cache_append,
+          .decode_attention = decode_attention,
           .embedding = embedding,
           .adamw = adamw,
           .square_sum = square_sum,
           .gemm = nullptr,
+          .decode_workspace = decode_workspace,
           .output_grad_workspace = output_grad_workspace,
           .input_grad_workspace = input_grad_workspace,
           .lay_out = lay_out};

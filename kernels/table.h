@@ -4,6 +4,7 @@
 
 #include "kernels/adamw.h"
 #include "kernels/cross_entropy.h"
+#include "kernels/decode_attention.h"
 #include "kernels/down.h"
 #include "kernels/embedding.h"
 #include "kernels/gemm.h"
@@ -19,11 +20,14 @@ struct Table {
   void (*input_grad)(const InputGrad&, Stream);
   void (*rope)(const Rope&, Stream);
   void (*cross_entropy)(const CrossEntropy&, Stream);
+  void (*cache_append)(const DecodeAttention&, Stream);
+  void (*decode_attention)(const DecodeAttention&, Stream);
   void (*embedding)(const Embedding&, Stream);
   void (*adamw)(const AdamW&, Stream);
   void (*square_sum)(const SquareSum&, Stream);
   void (*gemm)(const Gemm&, Stream);
   // Host functions: bytes of workspace, blocks of segments.
+  int64_t (*decode_workspace)(const DecodeAttention&);
   int64_t (*output_grad_workspace)(const OutputGrad&);
   int64_t (*input_grad_workspace)(const InputGrad&);
   int64_t (*lay_out)(Segment*, int64_t);

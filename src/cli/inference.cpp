@@ -114,6 +114,11 @@ void choose_templates(const ModelOptions& options, const Given& given, DataConfi
   }
 }
 
+bool is_trained_with_prompt_template(const ModelOptions& options) {
+  const Record record = record_of(options);
+  return record.said.contains("prompt_template") && !record.has_chat();
+}
+
 void choose_chat_template(const ModelOptions& options, DataConfig& data,
                           const std::vector<std::filesystem::path>& folders) {
   for (const std::filesystem::path& folder : folders) try {

@@ -47,6 +47,8 @@ std::vector<std::string> notes_of(const std::string& model_folder, const std::st
 // default, and where the record has a chat template alone. Says on standard error what a saved prompt_template holds
 // that is hardly meant, and which one is used where none was given or saved.
 void choose_templates(const ModelOptions& options, const Given& given, DataConfig& data);
+// Whether the record has a prompt_template and no chat template: what was trained answers questions so.
+bool is_trained_with_prompt_template(const ModelOptions& options);
 // The chat template alone. `folders`: whose record counts first, where one has a chat template: that of a run that goes
 // on.
 void choose_chat_template(const ModelOptions& options, DataConfig& data,

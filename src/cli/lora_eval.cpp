@@ -21,8 +21,7 @@ namespace {
 // mean.
 void score_terms(const CausalLM& model, const EvalOptions& options, const std::vector<Question>& questions,
                  nlohmann::ordered_json& result) {
-  const Answers answers =
-      answer(model, questions, options.generate, options.per_device_eval_batch_size, stop_requested);
+  const Answers answers = answer(model, questions, options.generate, stop_requested);
   double score = 0;
   std::string lines;
   for (size_t i = 0; i < questions.size(); ++i) {

@@ -1,14 +1,20 @@
-// lora-generate: a prompt or the messages of a conversation in, what the model says to it out.
+// lora-generate: a prompt, many of them from a file, or the messages of a conversation in, what the model says to it
+// out; or a conversation that goes on.
+#include "cli/chat_session.h"
 #include "cli/console.h"
 #include "cli/inference.h"
+#include "cli/prompt_file.h"
 #include "cli/signals.h"
 #include "core/check.h"
 #include "core/file.h"
 #include "core/utf8.h"
+#include "core/write.h"
 #include "data/chat.h"
 #include "data/template.h"
 #include "rankfold/generate.h"
 #include "text/vocabulary.h"
+
+#include <nlohmann/json.hpp>
 
 #include <unistd.h>
 
@@ -19,8 +25,8 @@ namespace {
 
 struct GenerateOptions {
   ModelOptions model;
-  std::string prompt, messages;
-  bool raw = false, add_generation_prompt = true, print_prompt = false;
+  std::string prompt, messages, prompts, output;
+  bool chat = false, raw = false, add_generation_prompt = true, print_prompt = false;
   DataConfig data;  // its templates
   GenerateConfig generate;
 
@@ -32,6 +38,13 @@ struct GenerateOptions {
     v("messages", messages,
       "JSON file of a conversation: a list of messages, or {\"messages\", \"tools\", \"documents\"}", allow::any,
       "a path", {});
+    v("prompts", prompts,
+      "file of several: a prompt on each line, or JSON Lines of {\"prompt\"} or {\"messages\"}; completions come as "
+      "JSON Lines",
+      allow::any, "a path", {});
+    v("chat", chat, "a conversation: a line of standard input is a turn; --messages is what was said before",
+      allow::any, "true or false", {});
+    v("output", output, "file for the completions of --prompts, in place of standard output", allow::any, "a path", {});
     v("raw", raw, "no template: the prompt is continued as it stands", allow::any, "true or false", {});
     v("print_prompt", print_prompt, "print the text that the model would be given, and nothing else", allow::any,
       "true or false", {});
@@ -50,8 +63,13 @@ struct GenerateOptions {
     v("template_date", data.template_date, "the date that a chat template writes; else that of training, else today's",
       allow::date, "a date such as 2025-03-07 or \"2025-03-07 09:05:03\"", {});
     generate.fields(v);
+    v("num_return_sequences", generate.num_return_sequences, "completions of each prompt, at a temperature above 0",
+      allow::count, "an integer in [1, 1048576]", {});
+    v("log_probabilities", generate.log_probabilities, "also print those of the chosen tokens, by the model alone",
+      allow::any, "true or false", {});
   }
 
+  // Of --prompt and --messages.
   bool is_chat() const { return !messages.empty() || (data.questions_are_turns && !raw); }
   Conversation conversation() const {
     constexpr uint64_t kLargest = 16 << 20;
@@ -63,43 +81,74 @@ struct GenerateOptions {
   }
 };
 
-void check(GenerateOptions& options, const Given& given) {
-  if (given.contains("prompt") == given.contains("messages"))
-    fail(given.contains("prompt") ? "--prompt: expected this or --messages, got both"
-                                  : "--prompt is missing: the question; or --messages: a conversation");
-  if (given.contains("prompt") && options.prompt.empty() && !options.raw) fail("--prompt: expected a text, got \"\"");
-  if (given.contains("messages") && options.messages.empty()) fail("--messages: expected a path, got \"\"");
-  if (!options.messages.empty() && options.raw) fail("--raw: expected --prompt with it, got --messages");
-  if (options.raw) {
-    options.data.prompt_template = "{question}";
-  } else {
-    if (options.messages.empty())
-      choose_templates(options.model, given, options.data);
-    else
-      choose_chat_template(options.model, options.data);
-    choose_date(options.model.model_name_or_path, options.data);
+// Exactly one of --prompt, --messages, --prompts and --chat, which may have --messages.
+void check_source(const GenerateOptions& options, const Given& given) {
+  std::string first;
+  for (const char* key : {"prompt", "messages", "prompts", "chat"}) {
+    if (!given.contains(key) || (key == std::string("chat") && !options.chat)) continue;
+    const bool is_opening = key == std::string("chat") && first == "messages";
+    if (!first.empty() && !is_opening) fail("--", first, ": expected this or --", key, ", got both");
+    first = key;
   }
+  if (first.empty())
+    fail(
+        "--prompt is missing: the question; or --messages: a conversation; or --prompts: a file of questions; or "
+        "--chat");
+  if (first == "prompt" && options.prompt.empty() && !options.raw) fail("--prompt: expected a text, got \"\"");
+  if (given.contains("messages") && options.messages.empty()) fail("--messages: expected a path, got \"\"");
+  if (first == "prompts" && options.prompts.empty()) fail("--prompts: expected a path, got \"\"");
+  if (!options.messages.empty() && options.raw) fail("--raw: expected --prompt with it, got --messages");
 }
 
-void run(GenerateOptions& options, const Given& given) {
-  check(options, given);
-  const DataConfig& data = options.data;
-  if (options.print_prompt) {
-    if (options.is_chat()) {
-      const ChatTemplate chat = ChatTemplate::open(options.model.model_name_or_path, data);
-      std::cout << chat.render(options.conversation(), options.add_generation_prompt).text << std::flush;
-    } else {
-      std::cout << render_prompt(data.prompt_template, options.prompt) << std::flush;
-    }
+void check_companions(const GenerateOptions& options) {
+  const GenerateConfig& generate = options.generate;
+  const bool is_many = !options.prompts.empty();
+  if (!options.output.empty() && !is_many) fail("--output: expected --prompts with it, got none");
+  if (options.print_prompt && (is_many || options.chat))
+    fail("--print_prompt: expected --prompt or --messages with it, got ", options.chat ? "--chat" : "--prompts");
+  if (!options.add_generation_prompt && options.chat)
+    fail("--add_generation_prompt: expected true with --chat, got false");
+  if (generate.num_return_sequences > 1 && !is_many)
+    fail("--num_return_sequences: expected --prompts with it, got none");
+  if (generate.log_probabilities && !is_many) fail("--log_probabilities: expected --prompts with it, got none");
+  check_writable("--output", options.output);
+}
+
+void check(GenerateOptions& options, const Given& given) {
+  check_source(options, given);
+  check_companions(options);
+  if (options.raw) {
+    options.data.prompt_template = "{question}";
     return;
   }
-  const LoadedModel loaded = load_model(options.model);
-  leave_if(stop_requested);
-  const Tokenizer& tokenizer = loaded.model.tokenizer();
+  // A conversation is written by the chat template where nothing speaks for the prompt template.
+  const bool is_chat_first = options.chat && options.messages.empty() && !given.contains("prompt_template") &&
+                             !is_trained_with_prompt_template(options.model);
+  if (options.messages.empty() && !is_chat_first)
+    choose_templates(options.model, given, options.data);
+  else
+    choose_chat_template(options.model, options.data);
+  choose_date(options.model.model_name_or_path, options.data);
+  if (is_chat_first) options.data.questions_are_turns = true;
+}
+
+std::string rendered(const GenerateOptions& options) {
+  const DataConfig& data = options.data;
+  if (!options.is_chat()) return render_prompt(data.prompt_template, options.prompt);
+  const ChatTemplate chat = ChatTemplate::open(options.model.model_name_or_path, data);
+  return chat.render(options.conversation(), options.add_generation_prompt).text;
+}
+
+void print_tokenizer(const Tokenizer& tokenizer) {
   const auto other = tokenizer.path().parent_path() / kTokenizerModel;
   if (tokenizer.path() != other && what_stands_at(other) != "nothing")
     std::cerr << "tokenizer: " << one_line(tokenizer.path().string()) << "\n";
   if (!tokenizer.note().empty()) std::cerr << "warning: " << tokenizer.note() << "\n";
+}
+
+void answer_one(GenerateOptions& options, const CausalLM& model) {
+  const DataConfig& data = options.data;
+  const Tokenizer& tokenizer = model.tokenizer();
   std::vector<int32_t> ids;
   if (options.is_chat()) {
     const Conversation chat = options.conversation();
@@ -112,10 +161,74 @@ void run(GenerateOptions& options, const Given& given) {
     ids = encode_prompt(tokenizer, data.prompt_template, options.prompt);
   }
   if (ids.empty())
-    fail(given.contains("prompt") ? "--prompt" : "--messages", ": expected a text of at least one token, got \"\"");
-  const auto completion = generate(loaded.model, {ids}, options.generate, {}, stop_requested);
-  const std::string text = tokenizer.decode(completion.at(0));
+    fail(options.messages.empty() ? "--prompt" : "--messages", ": expected a text of at least one token, got \"\"");
+  const std::string text = complete(model, {ids}, options.generate, {}, stop_requested).at(0).text;
   std::cout << (::isatty(STDOUT_FILENO) ? harmless(text) : text) << std::endl;
+}
+
+void answer_file(GenerateOptions& options, const std::vector<GivenPrompt>& prompts, const CausalLM& model) {
+  const Tokenizer& tokenizer = model.tokenizer();
+  std::optional<ChatTemplate> chat_template;
+  std::vector<std::vector<int32_t>> ids;
+  for (const GivenPrompt& prompt : prompts) try {
+      const auto* question = std::get_if<std::string>(&prompt.said);
+      if (question && !options.is_chat()) {
+        ids.push_back(encode_prompt(tokenizer, options.data.prompt_template, *question));
+      } else {
+        if (!chat_template) chat_template = ChatTemplate::open(tokenizer, options.data);
+        Conversation chat;
+        if (question)
+          chat.say("user", *question);
+        else
+          chat = std::get<Conversation>(prompt.said);
+        ids.push_back(chat_template->encode(chat, options.add_generation_prompt));
+      }
+      if (ids.back().empty()) fail("expected a text of at least one token, got \"\"");
+    } catch (const UserError& error) {
+      const std::string line = error.what();
+      fail(line.starts_with(prompt.place) ? "" : prompt.place + ": ", line);
+    }
+  if (chat_template) stop_at(chat_template->stop_token_ids(), options.generate);
+  const std::string lines = completion_lines(prompts, complete(model, ids, options.generate, {}, stop_requested),
+                                             options.generate, tokenizer);
+  if (options.output.empty())
+    std::cout << lines << std::flush;
+  else
+    write_text(options.output, lines);
+}
+
+void talk(GenerateOptions& options, const CausalLM& model) {
+  ChatSession session{model, {}, options.data.prompt_template, {}, {}};
+  const bool must_be_chat = !options.messages.empty() || !options.data.chat_template.empty();
+  if (options.is_chat()) try {
+      session.chat_template = ChatTemplate::open(model.tokenizer(), options.data);
+      stop_at(session.chat_template->stop_token_ids(), options.generate);
+    } catch (const UserError&) {
+      if (must_be_chat) throw;
+    }
+  if (!options.messages.empty()) session.opening = options.conversation();
+  session.generate = options.generate;
+  converse(session);
+}
+
+void run(GenerateOptions& options, const Given& given) {
+  check(options, given);
+  if (options.print_prompt) {
+    std::cout << rendered(options) << std::flush;
+    return;
+  }
+  std::vector<GivenPrompt> prompts;
+  if (!options.prompts.empty()) prompts = read_prompts(options.prompts);
+  const LoadedModel loaded = load_model(options.model);
+  const CausalLM& model = loaded.model;
+  leave_if(stop_requested);
+  print_tokenizer(model.tokenizer());
+  if (options.chat)
+    talk(options, model);
+  else if (!options.prompts.empty())
+    answer_file(options, prompts, model);
+  else
+    answer_one(options, model);
 }
 
 }  // namespace

@@ -16,6 +16,7 @@ namespace {
 
 std::atomic<int> noted = 0;
 std::atomic<bool> save_requested = false;
+std::atomic<bool> takes_interrupts = false, interrupted = false;
 const char* program_name = "";
 
 // But for what whoever started the program told it to ignore, as a shell does with SIGINT for what runs behind it. Held
@@ -46,6 +47,8 @@ constexpr auto kAtOnce = std::chrono::milliseconds(250);
     const auto now = std::chrono::steady_clock::now();
     if (signal == SIGUSR1) {
       save_requested = true;
+    } else if (signal == SIGINT && takes_interrupts) {
+      interrupted = true;
     } else if (noted == 0) {
       noted = signal;
       first = now;
@@ -79,6 +82,8 @@ void note_signals() { std::thread(take_signals, ours()).detach(); }
 
 bool stop_requested() { return noted != 0; }
 bool take_save_request() { return save_requested.exchange(false); }
+void take_interrupts() { takes_interrupts = true; }
+bool take_interrupt() { return interrupted.exchange(false); }
 
 Error stopped_by_signal() {
   RANKFOLD_ASSERT(noted != 0);

@@ -18,6 +18,10 @@ void note_signals();
 bool stop_requested();     // a Stop: SIGINT or SIGTERM has come
 bool take_save_request();  // SIGUSR1 has come since the last call
 
+// A conversation: from now on SIGINT stops an answer, not the program.
+void take_interrupts();
+bool take_interrupt();  // SIGINT has come since the last call
+
 // "stopped by SIGTERM" with its exit code, for a job that has left off; none of the two noted: a defect.
 Error stopped_by_signal();
 

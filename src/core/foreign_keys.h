@@ -76,7 +76,6 @@ inline constexpr ForeignKey kForeignKeys[] = {
     {"init_lora_weights", kNotSupported},
     {"do_sample", "write --temperature: 0 is greedy, above 0 samples"},
     {"num_beams", kNotSupported},
-    {"repetition_penalty", kNotSupported},
 };
 
 // Values that another trainer's users give to a setting of ours.

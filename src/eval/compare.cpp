@@ -240,7 +240,7 @@ class Comparer {
     }
     if (!rows.questions.empty()) {
       warm_up(model, rows);
-      Answers answers = answer(model, rows.questions, rows.generate, config_.rows_per_batch, stop_);
+      Answers answers = answer(model, rows.questions, rows.generate, stop_);
       for (size_t k = 0; k < answers.texts.size(); ++k)
         result.each.push_back(scored(std::move(answers.texts[k]), rows.questions[k]));
       result.answers = means_of(result.each, answers.tokens_per_second());
@@ -255,11 +255,10 @@ class Comparer {
 
   // Products are compiled, and pages touched, when they are first met: the first model would pay for all.
   void warm_up(const CausalLM& model, const Rows& rows) const {
-    const size_t few = std::min(rows.questions.size(), static_cast<size_t>(config_.rows_per_batch));
+    const size_t few = std::min(rows.questions.size(), static_cast<size_t>(rows.generate.batch_size));
     GenerateConfig brief = rows.generate;
     brief.max_new_tokens = std::min<int64_t>(4, brief.max_new_tokens);
-    answer(model, {rows.questions.begin(), rows.questions.begin() + static_cast<std::ptrdiff_t>(few)}, brief,
-           config_.rows_per_batch, stop_);
+    answer(model, {rows.questions.begin(), rows.questions.begin() + static_cast<std::ptrdiff_t>(few)}, brief, stop_);
   }
 
   static int64_t bytes_of(const CausalLM& model, const Contender& contender) {

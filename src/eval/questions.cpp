@@ -195,20 +195,16 @@ Questions read_questions(const DataFiles& files, const DataConfig& config, const
 }
 
 Answers answer(const CausalLM& model, const std::vector<Question>& questions, const GenerateConfig& config,
-               int64_t rows, const Stop& stop) {
+               const Stop& stop) {
+  std::vector<std::vector<int32_t>> prompts;
+  for (const Question& question : questions) prompts.push_back(question.prompt);
   Answers answers;
-  const auto step = static_cast<size_t>(rows);
-  for (size_t begin = 0; begin < questions.size(); begin += step) {
-    std::vector<std::vector<int32_t>> prompts;
-    for (size_t i = begin; i < std::min(begin + step, questions.size()); ++i) prompts.push_back(questions[i].prompt);
-    const auto start = std::chrono::steady_clock::now();
-    const auto completions = generate(model, prompts, config, {}, stop);
-    answers.seconds += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-    for (const std::vector<int32_t>& ids : completions) {
-      answers.tokens += static_cast<int64_t>(ids.size());
-      answers.texts.push_back(sound(model.tokenizer().decode(ids)));
-    }
+  const auto start = std::chrono::steady_clock::now();
+  for (const Completion& completion : complete(model, prompts, config, {}, stop)) {
+    answers.tokens += static_cast<int64_t>(completion.ids.size());
+    answers.texts.push_back(sound(completion.text));
   }
+  answers.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   return answers;
 }
 

@@ -61,8 +61,8 @@ struct Answers {
   double tokens_per_second() const { return seconds > 0 ? static_cast<double>(tokens) / seconds : 0; }
 };
 
-// The model's answers, `rows` questions at a time. Throws as generate() does.
+// The model's answers, config.batch_size at a time. Throws as complete() does.
 Answers answer(const CausalLM& model, const std::vector<Question>& questions, const GenerateConfig& config,
-               int64_t rows, const Stop& stop = {});
+               const Stop& stop = {});
 
 }  // namespace rankfold

@@ -39,16 +39,17 @@ class Decoder {
 
   at::Tensor loss(const Batch& batch, Checkpointing checkpointing = Checkpointing::none);
   at::Tensor logits(const Batch& batch);
-  // Appends the batch's sequences (row b to cache row b) and gives the logits [B, V] after the last token of each. No
+  // Appends the batch's sequences (row b to slot slots[b]) and gives the logits [B, V] after the last token of each. No
   // gradient.
-  at::Tensor next_logits(const Batch& batch, KvCache& cache);
+  at::Tensor next_logits(const Batch& batch, KvCache& cache, const std::vector<int64_t>& slots);
 
  private:
   using Attend = std::function<at::Tensor(const at::Tensor& qkv, Layer& layer, size_t number)>;
 
   at::Tensor embed(const Batch& batch);
-  bool turns_anew(int64_t before, int64_t after) const;   // RopeTable's, of any table
-  at::Tensor append(const Batch& batch, KvCache& cache);  // next_logits, where the cache has room and keys stay
+  bool turns_anew(int64_t before, int64_t after) const;  // RopeTable's, of any table
+  // next_logits, where the cache has room and keys stay.
+  at::Tensor append(const Batch& batch, KvCache& cache, const std::vector<int64_t>& slots);
   at::Tensor on_device(const at::Tensor& x) const { return x.to(device_, /*non_blocking=*/true); }
   // The layers, with attend(qkv, layer, its number) in the middle of each.
   at::Tensor hidden(const Batch& batch, const Pass& pass, const Attend& attend, Checkpointing checkpointing);

@@ -1,6 +1,7 @@
-// Keys and values of what has been decoded.
+// Keys and values of sequences that are being decoded.
 #pragma once
 
+#include "ops/decode_attention.h"
 #include "rankfold/causal_lm.h"
 
 #include <ATen/core/Tensor.h>
@@ -10,18 +11,17 @@
 
 namespace rankfold {
 
-// Keys (rotated) and values of a few sequences that are decoded together.
+// A sequence lies in a slot, in all layers. A slot whose sequence has ended is cleared and takes the next one.
 struct KvCache {
-  KvCache() = default;
-  KvCache(const ModelConfig& config, const at::TensorOptions& options, int64_t rows, int64_t capacity);
-  // Per layer [rows, key_value heads, capacity, head size], fp32: of the dtype that their products are summed in.
-  std::vector<at::Tensor> keys, values;
-  std::vector<int64_t> lengths;              // per row: positions filled
-  std::vector<std::vector<int32_t>> tokens;  // per row: what fills them
+  // options: of the model's dtype and device.
+  KvCache(const ModelConfig& config, const at::TensorOptions& options, int64_t slots, int64_t capacity);
+  std::vector<ops::HeadCache> layers;        // keys are rotated
+  std::vector<int64_t> lengths;              // per slot: positions filled
+  std::vector<std::vector<int32_t>> tokens;  // per slot: what fills them
   int64_t capacity = 0;
-  KvCache row(int64_t b) const;  // one row that shares this cache's memory, with its length and tokens
-  void keep_rows(const std::vector<int64_t>& rows);  // drops the others
-  void reserve(int64_t positions);                   // makes room, keeping what is there
+  void clear(int64_t slot);
+  void copy(int64_t from, int64_t to);  // a slot's sequence to another slot
+  void reserve(int64_t positions);      // makes room in every slot, keeping what is there
 };
 
 }  // namespace rankfold

@@ -17,7 +17,7 @@ os.environ["OMP_WAIT_POLICY"] = "passive"  # threads that spin slow down a busy 
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
-from safetensors.torch import load_file  # noqa: E402
+from safetensors.torch import load_file, save_file  # noqa: E402
 
 import families  # noqa: E402
 import models  # noqa: E402
@@ -89,6 +89,18 @@ class Probe:
     def generate(self, model, adapter, rows, **flags):
         out = self._tensors("generate", model, adapter, rows, flags)
         return [part.tolist() for part in out["ids"].split(out["lengths"].tolist())]
+
+    def log_probabilities(self, model, adapter, rows, **flags):
+        """Those of the ids that generate() gives, row by row."""
+        out = self._tensors("generate", model, adapter, rows, flags)
+        return out["log_probabilities"].split(out["lengths"].tolist())
+
+    def sample(self, logits, ids, **flags):
+        """Shares of the tokens that would be drawn from, as `logits`."""
+        given, out = self.folder / "logits.safetensors", self.folder / "shares.safetensors"
+        save_file({"logits": logits.contiguous(), "ids": ids.contiguous()}, given)
+        run("rankfold-probe", "sample", given, out, *(word for key, value in flags.items() for word in (f"--{key}", value)))
+        return load_file(out)["shares"]
 
     def masks(self, model, adapter, rows, **flags):
         return self._run("masks", model, adapter, rows, flags)

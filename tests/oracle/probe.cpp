@@ -2,7 +2,8 @@
 //
 //   forward  MODEL ADAPTER ROWS OUT   logits [T, V], loss (a sum), labels (how many count), grad.KEY of what is trained
 //   masks    MODEL ADAPTER ROWS OUT   mask.N.MODULE [length, in]: dropout of row N at its step
-//   generate MODEL ADAPTER ROWS OUT   ids and lengths of each row's greedy continuation
+//   generate MODEL ADAPTER ROWS OUT   ids, lengths and log_probabilities of each row's greedy continuation
+//   sample   LOGITS OUT               shares [N, V] of the tokens that a sampler draws from; logits [N, V], ids [N, L]
 //   tokenize MODEL TEXTS.json OUT     {"ids": [[...]], "text": [...], "bos": id or null, "eos": id}
 //   match    CASES.json OUT           of each [pattern, name]: [does target_modules, does rank_pattern match], or why not
 //   rewrite  FILE OUT                 the same tensors and metadata through write_tensor_file
@@ -11,11 +12,13 @@
 //
 // ADAPTER: a folder, "-" (none) or "full" (every parameter). ROWS: ids [T], lengths [B] and, as the command needs,
 // labels [T] (Hugging Face's convention), row [B] and step [B] (int64).
-// Options: --dtype T, --seed N, --step N, --first_row N, --max_new_tokens N.
+// Options: --dtype T, --seed N, --step N, --first_row N, and those of decoding.
 #include "rankfold/rankfold.h"
 
+#include "core/config.h"
 #include "core/regex.h"
 #include "eval/answer_metrics.h"
+#include "eval/sampler.h"
 #include "eval/sign_test.h"
 #include "ops/dropout.h"
 
@@ -161,19 +164,45 @@ void masks(const Options& options) {
   write_tensor_file(options.word(4), out);
 }
 
+GenerateConfig decoding(const Options& options) {
+  GenerateConfig config;
+  config.max_new_tokens = 16;
+  for (const Field& field : fields_of(config))
+    if (const auto it = options.flags.find(field.name); it != options.flags.end())
+      set_from_text(field, it->second, field.name);
+  return config;
+}
+
 void generate_rows(const Options& options) {
   const CausalLM model = open_model(options);
   const std::optional<Adapter> adapter = open_adapter(model, options);
-  GenerateConfig config;
-  config.max_new_tokens = options.number("max_new_tokens", 16);
-  const std::vector<std::vector<int32_t>> rows = generate(model, read_rows(options.word(3)).ids, config);
+  GenerateConfig config = decoding(options);
+  config.log_probabilities = true;
   std::vector<int64_t> ids, lengths;
-  for (const std::vector<int32_t>& row : rows) {
-    ids.insert(ids.end(), row.begin(), row.end());
-    lengths.push_back(static_cast<int64_t>(row.size()));
+  std::vector<double> log_probabilities;
+  for (const Completion& row : complete(model, read_rows(options.word(3)).ids, config)) {
+    ids.insert(ids.end(), row.ids.begin(), row.ids.end());
+    lengths.push_back(static_cast<int64_t>(row.ids.size()));
+    log_probabilities.insert(log_probabilities.end(), row.log_probabilities.begin(), row.log_probabilities.end());
   }
-  write_tensor_file(options.word(4),
-                    {{"ids", at::tensor(ids, at::kLong)}, {"lengths", at::tensor(lengths, at::kLong)}});
+  write_tensor_file(options.word(4), {{"ids", at::tensor(ids, at::kLong)},
+                                      {"lengths", at::tensor(lengths, at::kLong)},
+                                      {"log_probabilities", at::tensor(log_probabilities, at::kDouble)}});
+}
+
+void sample(const Options& options) {
+  const TensorFile file = TensorFile::open(options.word(1));
+  const at::Tensor logits = file.tensor("logits").to(at::kFloat).clone(), ids = file.tensor("ids").to(at::kInt);
+  const at::Tensor shares = at::zeros_like(logits, at::kDouble);
+  const GenerateConfig config = decoding(options);
+  for (int64_t row = 0; row < logits.size(0); ++row) {
+    const int32_t* first = ids.const_data_ptr<int32_t>() + row * ids.size(1);
+    Sampler sampler(config, 0, {first, first + ids.size(1)});
+    const Sampler::Kept kept = sampler.keep({logits[row].data_ptr<float>(), static_cast<size_t>(logits.size(1))});
+    for (size_t i = 0; i < kept.ids.size(); ++i)
+      shares[row][kept.ids[i]] = static_cast<double>(kept.weights[i]) / kept.sum;
+  }
+  write_tensor_file(options.word(2), {{"shares", shares}});
 }
 
 void tokenize(const Options& options) {
@@ -239,8 +268,9 @@ int main(int argc, char** argv) {
   try {
     const Options options = parse(argc, argv);
     const std::map<std::string, void (*)(const Options&)> commands = {
-        {"forward", forward}, {"masks", masks},     {"generate", generate_rows}, {"tokenize", tokenize},
-        {"match", match},     {"rewrite", rewrite}, {"answers", answers},        {"signs", signs}};
+        {"forward", forward}, {"masks", masks},       {"generate", generate_rows},
+        {"sample", sample},   {"tokenize", tokenize}, {"match", match},
+        {"rewrite", rewrite}, {"answers", answers},   {"signs", signs}};
     const auto command = commands.find(options.word(0));
     if (command == commands.end()) throw UserError("no command " + options.word(0));
     command->second(options);

@@ -91,8 +91,8 @@ class Coverage : public testing::Environment {
     if (tests.test_to_run_count() < tests.total_test_count()) return;  // filtered
     const auto launches = simt::launches();
     size_t kernels = 0;
-    for (const std::string entry :
-         {"down", "output_grad", "input_grad", "rope", "cross_entropy", "embedding", "adamw", "square_sum"}) {
+    for (const std::string entry : {"down", "output_grad", "input_grad", "rope", "cross_entropy", "cache_append",
+                                    "decode_attention", "embedding", "adamw", "square_sum"}) {
       bool launched = false;
       for (const auto& [name, count] : launches) {
         if (name != entry && !name.starts_with(entry + ' ')) continue;

@@ -63,7 +63,8 @@ struct ScoreRule {
   int64_t window;
   bool is_plain;
 
-  ScoreRule(const Attention<T>& u, int64_t head)
+  template <class Unit>
+  ScoreRule(const Unit& u, int64_t head)
       : scale(static_cast<S>(u.scale)),
         soft_cap(static_cast<S>(u.soft_cap)),
         slope(u.slopes ? static_cast<S>(u.slopes[head]) : 0),
@@ -85,6 +86,31 @@ struct ScoreRule {
 };
 
 template <class T>
+struct Weighed {
+  Sum<T> largest, sum;  // of the scores that the softmax sees; of the weights
+};
+// The row's scores p [first, seen) become weights, of which the largest is 1.
+template <class T>
+inline Weighed<T> weigh(const ScoreRule<T>& rule, Sum<T>* p, int64_t row, int64_t first, int64_t seen) {
+  using S = Sum<T>;
+  S scale = rule.scale;
+  if (!rule.is_plain) {
+#pragma omp simd
+    for (int64_t j = first; j < seen; ++j) p[j] = rule.score(p[j], row, j);
+    scale = 1;
+  }
+  S largest = p[first], sum = 0;
+#pragma omp simd reduction(max : largest)
+  for (int64_t j = first; j < seen; ++j) largest = p[j] > largest ? p[j] : largest;
+#pragma omp simd reduction(+ : sum)
+  for (int64_t j = first; j < seen; ++j) {
+    p[j] = exponential((p[j] - largest) * scale);
+    sum += p[j];
+  }
+  return {largest * scale, sum};
+}
+
+template <class T>
 void attention(const Attention<T>& u, void* block) {
   using S = Sum<T>;
   Scratch scratch(block);
@@ -104,24 +130,11 @@ void attention(const Attention<T>& u, void* block) {
       for (int64_t i = 0; i < rows; ++i) {
         S* p = room.score + i * room.ld;
         const int64_t row = begin + i, seen = row + 1, first = rule.first(row);
-        S scale = rule.scale;
-        if (!rule.is_plain) {
-#pragma omp simd
-          for (int64_t j = first; j < seen; ++j) p[j] = rule.score(p[j], row, j);
-          scale = 1;
-        }
-        S largest = p[first], sum = 0;
-#pragma omp simd reduction(max : largest)
-        for (int64_t j = first; j < seen; ++j) largest = p[j] > largest ? p[j] : largest;
-#pragma omp simd reduction(+ : sum)
-        for (int64_t j = first; j < seen; ++j) {
-          p[j] = exponential((p[j] - largest) * scale);
-          sum += p[j];
-        }
+        const Weighed<T> weighed = weigh(rule, p, row, first, seen);
         for (int64_t j = left; j < first; ++j) p[j] = 0;
         for (int64_t j = seen; j < wide; ++j) p[j] = 0;
-        u.lse[head * u.lse_pitch + row] = largest * scale + static_cast<S>(::log(static_cast<double>(sum)));
-        inverse[i] = 1 / sum;
+        u.lse[head * u.lse_pitch + row] = weighed.largest + static_cast<S>(::log(static_cast<double>(weighed.sum)));
+        inverse[i] = 1 / weighed.sum;
       }
       product<T>(rows, u.size, words<T>(end - left),
                  rows_operand<T>(room.score + left, room.ld, rows, wide - left, room.weight),

@@ -1,5 +1,5 @@
 // Compiled once per instruction set (CMakeLists.txt) with RANKFOLD_LOOPS = baseline, avx2, avx512 or avx512bf16.
-#include "ops/cpu/attention.h"
+#include "ops/cpu/decode_attention.h"
 #include "ops/cpu/low_rank.h"
 
 namespace rankfold::cpu {
@@ -155,6 +155,32 @@ void cross_entropy(T* x, const int64_t* label, int64_t m, int64_t v, double soft
   }
 }
 
+float largest(const float* x, int64_t count) {
+  float most = x[0], nothing = 0;
+#pragma omp simd reduction(max : most) reduction(+ : nothing)
+  for (int64_t i = 0; i < count; ++i) {
+    most = x[i] > most ? x[i] : most;
+    nothing += x[i] - x[i];  // NaN for what is not finite
+  }
+  return most + nothing;
+}
+
+double exponentials(const float* x, int64_t count, float largest, float scale, float* y) {
+  constexpr int64_t kPart = 4096;  // of fp32 sums, which are added in double
+  double all = 0;
+  for (int64_t begin = 0; begin < count; begin += kPart) {
+    const int64_t end = least(count, begin + kPart);
+    float sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t i = begin; i < end; ++i) {
+      y[i] = exponential((x[i] - largest) * scale);
+      sum += y[i];
+    }
+    all += static_cast<double>(sum);
+  }
+  return all;
+}
+
 template <class T>
 constexpr LoopTable<T> table() {
   return {.rms_norm = rms_norm<T>,
@@ -168,6 +194,11 @@ constexpr LoopTable<T> table() {
           .attention_scratch = attention_scratch<T>,
           .attention = attention<T>,
           .attention_backward = attention_backward<T>,
+          .cached_keys = cached_keys<T>,
+          .cached_values = cached_values<T>,
+          .cache_append = cache_append<T>,
+          .decode_scratch = decode_scratch<T>,
+          .decode_attention = decode_attention<T>,
           .low_rank_packed = low_rank_packed<T>,
           .low_rank_pack = low_rank_pack<T>,
           .low_rank_scratch = low_rank_scratch<T>,
@@ -183,7 +214,7 @@ constexpr LoopTable<T> table() {
 #define RANKFOLD_TEXT_2(name) #name
 #define RANKFOLD_TEXT(name) RANKFOLD_TEXT_2(name)
 extern const Loops RANKFOLD_NAME(RANKFOLD_LOOPS);
-const Loops RANKFOLD_NAME(RANKFOLD_LOOPS) = {RANKFOLD_TEXT(RANKFOLD_LOOPS), table<float>(), table<Bf16>(),
-                                             table<double>()};
+const Loops RANKFOLD_NAME(RANKFOLD_LOOPS) = {
+    RANKFOLD_TEXT(RANKFOLD_LOOPS), largest, exponentials, table<float>(), table<Bf16>(), table<double>()};
 
 }  // namespace rankfold::cpu

@@ -55,6 +55,27 @@ struct AttentionGradient {
   int64_t pitch;
 };
 
+// The cache of one key/value head of a row that is decoded; decode_attention.h has the layout.
+template <class T>
+struct CachedHead {
+  int64_t size;    // D
+  int64_t before;  // positions that are filled
+  void *keys, *values;
+};
+// The query heads that it serves, of tokens that cache_append has put after those positions.
+template <class T>
+struct DecodeAttention {
+  CachedHead<T> head;
+  int64_t group, added;  // query heads, tokens
+  double scale, soft_cap;
+  const float* slopes;  // as in Attention
+  int64_t window;
+  const T* q;  // prepared, [added] rows; query head g at q + g * size
+  int64_t pitch;
+  T* out;  // as q
+  int64_t out_pitch;
+};
+
 constexpr int64_t kLowRankColumns = 512;
 
 // act(x) = x * sigmoid(linear * x + cubic * x^3): SiLU, or GELU in its tanh form.
@@ -91,6 +112,14 @@ struct LoopTable {
   void (*attention)(const Attention<T>& unit, void* scratch);
   void (*attention_backward)(const Attention<T>& unit, const AttentionGradient<T>& gradient, void* scratch);
 
+  // Bytes of the keys and of the values of one cached head. More capacity leaves what is there in its place.
+  int64_t (*cached_keys)(int64_t capacity, int64_t size);
+  int64_t (*cached_values)(int64_t capacity, int64_t size);
+  // k, v: [added] rows of one head.
+  void (*cache_append)(const CachedHead<T>& head, const T* k, const T* v, int64_t pitch, int64_t added);
+  int64_t (*decode_scratch)(int64_t length, int64_t size, int64_t group);  // bytes; length: with the added tokens
+  void (*decode_attention)(const DecodeAttention<T>& unit, void* scratch);
+
   // Low-rank factors x [m, k] are packed first: with k summed (transposed) or with m summed.
   int64_t (*low_rank_packed)(int64_t m, int64_t k, bool transposed);  // bytes
   void (*low_rank_pack)(const T* x_MK, int64_t m, int64_t k, bool transposed, void* packed);
@@ -109,6 +138,9 @@ struct LoopTable {
 
 struct Loops {
   const char* name;
+  float (*largest)(const float* x, int64_t count);  // NaN where a value is not finite
+  // y = exp((x - largest) * scale), of which the sum is given; y may be x.
+  double (*exponentials)(const float* x, int64_t count, float largest, float scale, float* y);
   LoopTable<float> f32;
   LoopTable<Bf16> bf16;
   LoopTable<double> f64;

@@ -1,0 +1,173 @@
+// lora-generate: prompts from a file, and a conversation over pipes.
+#include "support/contains.h"
+#include "support/temp_folder.h"
+#include "support/tiny_model.h"
+#include "support/tiny_tokenizer.h"
+
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <nlohmann/json.hpp>
+
+#include <cstdlib>
+#include <sstream>
+
+namespace rankfold {
+namespace {
+
+class Generating : public ::testing::Test {
+ protected:
+  struct Said {
+    int code = -1;
+    std::string out, err;
+  };
+
+  Generating() {
+    testing::write_tiny_model(folder_ / "model", {.vocabulary = testing::kPieces});
+    testing::train_tokenizer(folder_ / "model");
+    folder_.write("chat.jinja",
+                  "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+                  "{% if add_generation_prompt %}<assistant>{% endif %}");
+  }
+
+  // `flags` is shell text; `input` is what comes from standard input.
+  Said generate(const std::string& flags, const std::string& input = "") {
+    folder_.write(".in", input);
+    const std::string line = "cd '" + folder_.path().string() +
+                             "' && OMP_NUM_THREADS=2 '" RANKFOLD_BIN
+                             "'/lora-generate --model_name_or_path model --max_new_tokens 6 " +
+                             flags + " <.in >.out 2>.err";
+    const int status = std::system(line.c_str());
+    return {WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status), testing::read_bytes(folder_ / ".out"),
+            testing::read_bytes(folder_ / ".err")};
+  }
+  std::string answer(const std::string& flags) {
+    const Said said = generate(flags);
+    EXPECT_EQ(said.code, 0) << said.err;
+    return said.out.substr(0, said.out.size() - 1);
+  }
+  static std::vector<nlohmann::json> lines_of(const std::string& text) {
+    std::vector<nlohmann::json> lines;
+    std::istringstream in(text);
+    for (std::string line; std::getline(in, line);) lines.push_back(nlohmann::json::parse(line));
+    return lines;
+  }
+  void expect_refused(const std::string& flags, const std::string& part) {
+    const Said said = generate(flags);
+    EXPECT_EQ(said.code, 2) << flags;
+    EXPECT_TRUE(said.out.empty()) << said.out;
+    EXPECT_TRUE(testing::contains(said.err, "lora-generate: " + part));
+  }
+
+  testing::TempFolder folder_;
+};
+
+TEST_F(Generating, PromptsFromALinesFile) {
+  folder_.write("prompts.txt", "What is aspirin?\r\n\n多喝水\nWhat");
+  const Said said = generate("--prompts prompts.txt");
+  ASSERT_EQ(said.code, 0) << said.err;
+  const auto lines = lines_of(said.out);
+  const std::vector<std::string> prompts{"What is aspirin?", "多喝水", "What"};
+  ASSERT_EQ(lines.size(), prompts.size());
+  for (size_t i = 0; i < lines.size(); ++i) {
+    EXPECT_EQ(lines[i].at("prompt"), prompts[i]);
+    EXPECT_EQ(lines[i].at("completion"), answer("--prompt '" + prompts[i] + "'"));
+    EXPECT_EQ(lines[i].at("finish_reason"), lines[i].at("tokens") == 6 ? "length" : "stop");
+  }
+  EXPECT_TRUE(generate("--prompts prompts.txt --output results/all.jsonl").out.empty());
+  EXPECT_EQ(testing::read_bytes(folder_ / "results/all.jsonl"), said.out);
+}
+
+TEST_F(Generating, PromptsFromRows) {
+  folder_.write("messages.json", R"([{"role": "user", "content": "What is 2?"}])");
+  folder_.write("prompts.jsonl", R"({"id": 7, "prompt": "What is 1?"})"
+                                 "\n"
+                                 R"({"messages": [{"role": "user", "content": "What is 2?"}], "note": "x"})");
+  const std::string chat = "--chat_template chat.jinja --prompt_template '{question}' ";
+  const Said said = generate(chat + "--prompts prompts.jsonl --log_probabilities true");
+  ASSERT_EQ(said.code, 0) << said.err;
+  const auto lines = lines_of(said.out);
+  ASSERT_EQ(lines.size(), 2);
+  EXPECT_EQ(lines[0].at("id"), 7);
+  EXPECT_EQ(lines[0].at("completion"), answer("--prompt_template '{question}' --prompt 'What is 1?'"));
+  EXPECT_EQ(lines[1].at("note"), "x");
+  EXPECT_EQ(lines[1].at("completion"), answer("--chat_template chat.jinja --messages messages.json"));
+  for (const auto& line : lines) {
+    EXPECT_EQ(line.at("ids").size(), line.at("tokens"));
+    EXPECT_EQ(line.at("pieces").size(), line.at("tokens"));
+    EXPECT_EQ(line.at("log_probabilities").size(), line.at("tokens"));
+    for (const double x : line.at("log_probabilities")) EXPECT_LT(x, 0);
+  }
+  const auto samples = lines_of(
+      generate(chat + "--prompts prompts.jsonl --num_return_sequences 3 --temperature 2 --top_p 0.9 --min_p 0.01").out);
+  ASSERT_EQ(samples.size(), 6);
+  for (size_t i = 0; i < 6; ++i) EXPECT_EQ(samples[i].at("sample"), i % 3);
+  EXPECT_NE(samples[0].at("completion"), samples[1].at("completion"));
+}
+
+TEST_F(Generating, AStopTextCutsTheAnswer) {
+  const std::string whole = answer("--prompt 'What is' --temperature 2");
+  ASSERT_GE(whole.size(), 4);
+  size_t begin = whole.size() / 2;
+  while ((whole[begin] & 0xC0) == 0x80) ++begin;
+  folder_.write("stop.json", nlohmann::json::array({whole.substr(begin)}).dump());
+  const std::string cut = answer("--prompt 'What is' --temperature 2 --stop \"$(cat stop.json)\"");
+  EXPECT_EQ(cut, whole.substr(0, whole.find(whole.substr(begin))));
+}
+
+TEST_F(Generating, AConversationOverPipes) {
+  const std::string chat = "--chat --chat_template chat.jinja ";
+  const Said said = generate(chat, "What is 1?\n/help\nWhat is 2?\n/reset\nWhat is 1?\n/exit\nnot answered\n");
+  ASSERT_EQ(said.code, 0) << said.err;
+  EXPECT_TRUE(testing::contains(said.err, "/reset  forget what was said\n"));
+  EXPECT_TRUE(testing::contains(said.err, "what was said is forgotten\n"));
+  // What the model was told is what the messages would be.
+  const auto of_messages = [&](const nlohmann::json& messages) {
+    folder_.write("messages.json", messages.dump());
+    return answer("--chat_template chat.jinja --messages messages.json");
+  };
+  nlohmann::json messages{{{"role", "user"}, {"content", "What is 1?"}}};
+  const std::string first = of_messages(messages);
+  messages.push_back({{"role", "assistant"}, {"content", first}});
+  messages.push_back({{"role", "user"}, {"content", "What is 2?"}});
+  const std::string second = of_messages(messages);
+  EXPECT_EQ(said.out, first + "\n" + second + "\n" + first + "\n");
+
+  folder_.write("messages.json", nlohmann::json{{{"role", "user"}, {"content", "What is 1?"}},
+                                                {{"role", "assistant"}, {"content", first}}}
+                                     .dump());
+  EXPECT_EQ(generate(chat + "--messages messages.json", "What is 2?").out, second + "\n");
+}
+
+TEST_F(Generating, AConversationWithoutAChatTemplate) {
+  const Said said = generate("--chat --prompt_template 'Q: {question} A:'", "What is 1?\nWhat is 1?\n");
+  ASSERT_EQ(said.code, 0) << said.err;
+  EXPECT_TRUE(testing::contains(said.err, "no chat template: each question stands by itself\n"));
+  const std::string alone = answer("--prompt_template 'Q: {question} A:' --prompt 'What is 1?'");
+  EXPECT_EQ(said.out, alone + "\n" + alone + "\n");
+  const Said broken = generate("--chat", "\xFF\n");
+  EXPECT_EQ(broken.code, 2);
+  EXPECT_TRUE(testing::contains(broken.err, "lora-generate: standard input:1: not UTF-8"));
+}
+
+TEST_F(Generating, WhatDoesNotGoTogetherIsRefused) {
+  folder_.write("prompts.txt", "a\n");
+  expect_refused("", "--prompt is missing: the question; or --messages");
+  expect_refused("--prompt a --prompts prompts.txt", "--prompt: expected this or --prompts, got both");
+  expect_refused("--prompts prompts.txt --chat", "--prompts: expected this or --chat, got both");
+  expect_refused("--prompt a --output x", "--output: expected --prompts with it, got none");
+  expect_refused("--prompt a --num_return_sequences 2 --temperature 1", "--num_return_sequences: expected --prompts");
+  expect_refused("--prompts prompts.txt --num_return_sequences 2", "num_return_sequences: expected 1 at temperature 0");
+  expect_refused("--prompts prompts.txt --print_prompt", "--print_prompt: expected --prompt or --messages with it");
+  expect_refused("--prompt a --stop '[\"\"]'", "--stop: expected a list of texts, got [\"\"]");
+  expect_refused("--prompt a --min_p 2", "--min_p: expected a number in [0, 1], got 2");
+  expect_refused("--prompt a --repetition_penalty 0", "--repetition_penalty: expected a number above 0, got 0");
+  folder_.write("prompts.jsonl", "{\"prompt\": \"a\"}\n{\"question\": \"a\"}\n");
+  expect_refused("--prompts prompts.jsonl", "prompts.jsonl:2: expected prompt or messages, got neither");
+  folder_.write("prompts.jsonl", "{\"prompt\": 3}\n");
+  expect_refused("--prompts prompts.jsonl", "prompts.jsonl:1: prompt: expected a text, got 3");
+  folder_.write("empty.txt", "\n\n");
+  expect_refused("--prompts empty.txt", "empty.txt: expected prompts, got none");
+}
+
+}  // namespace
+}  // namespace rankfold
