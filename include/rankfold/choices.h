@@ -48,6 +48,10 @@ inline constexpr Word<EvalStrategy> kEvalStrategies[] = {{"auto", EvalStrategy::
                                                          {"steps", EvalStrategy::kSteps},
                                                          {"epoch", EvalStrategy::kEpoch}};
 
+// Beside the log and the page that a run always writes.
+enum class Report { kNone, kTensorboard };
+inline constexpr Word<Report> kReports[] = {{"none", Report::kNone}, {"tensorboard", Report::kTensorboard, "all"}};
+
 // What a finished run does that cannot be saved for want of space.
 enum class DiskFull { kWait, kFail };
 inline constexpr Word<DiskFull> kDiskFulls[] = {{"wait", DiskFull::kWait}, {"fail", DiskFull::kFail}};

@@ -15,7 +15,6 @@
 #include "rankfold/choices.h"
 #include "rankfold/ordered_map.h"
 
-#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <initializer_list>
@@ -300,7 +299,7 @@ struct TrainConfig {
   bool load_best_model_at_end = false;
   int64_t early_stopping_patience = 0;  // 0: never
   double early_stopping_threshold = 0;
-  StringList report_to = {};
+  std::string report_to = "none";
 
   template <class V>
   void fields(V&& v) {
@@ -349,12 +348,8 @@ struct TrainConfig {
       [](const std::string& x) { return !parse_bool(x); }, "auto or a path", {"resume"});
     v("on_disk_full", on_disk_full, on_resume::free("what a finished run does that cannot be saved for want of space"),
       allow::word_of<kDiskFulls>, words_of<kDiskFulls>(), {});
-    v("report_to", report_to, on_resume::free("tensorboard: event files for TensorBoard below output_dir/runs; none"),
-      [](const StringList& names) {
-        return std::all_of(names.begin(), names.end(),
-                           [](const std::string& x) { return x == "none" || x == "tensorboard" || x == "all"; });
-      },
-      "tensorboard or none", {});
+    v("report_to", report_to, on_resume::free("who else is told; tensorboard: event files below output_dir/runs"),
+      allow::word_of<kReports>, words_of<kReports>(), {});
     section(v, "evaluation");
     v("eval_strategy", eval_strategy,
       on_resume::free("when held-out rows are evaluated; auto: every eval_steps where that is given, else each epoch"),

@@ -55,9 +55,9 @@ inline constexpr const char* kForeignCheckpoint =
 // whole: Error(kResumeRefused), as starting again would hide the loss.
 std::optional<Checkpoint> newest_checkpoint(const std::filesystem::path& output_dir, const Messages& say);
 
-// Keeps the newest `limit` checkpoints of this run (0: all), that of step `best`, and what is of other runs.
+// Keeps the newest `limit` checkpoints of this run (0: all), that of step `best` (0: none), and what is of other runs.
 void remove_old_checkpoints(const std::filesystem::path& output_dir, const std::string& run_id, int64_t limit,
-                            int64_t best);
+                            int64_t best = 0);
 
 // Copies the whole checkpoint of step `step` into output_dir, where it stands as one of the run `run_id`, older than any
 // other. False: there is none in `from` that is whole and of that run. One that is there already stays.

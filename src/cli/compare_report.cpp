@@ -159,8 +159,6 @@ std::string table_text(const Table& table) {
   return head + "\n" + rule + "\n" + body;
 }
 
-std::string rows_text(int64_t count) { return with_commas(count) + (count == 1 ? " row" : " rows"); }
-
 std::string judged_text(const Comparison& comparison) {
   const auto all = static_cast<int64_t>(comparison.questions.size());
   if (comparison.rows_with_terms == all) return "by their share of terms";

@@ -72,6 +72,8 @@ std::string with_commas(int64_t number) {
   return text;
 }
 
+std::string rows_text(int64_t rows) { return with_commas(rows) + (rows == 1 ? " row" : " rows"); }
+
 void print_modules(std::ostream& out, const CausalLM& model, const Adapter& adapter) {
   if (adapter.is_full()) {
     out << "full: every parameter of " << model.config().architecture << " is trained\n";
@@ -121,20 +123,20 @@ void print_report(std::ostream& out, const DataFiles& files, const Dataset& data
   out << "\n";
   for (const std::string& line : dataset.bad_rows()) out << "  left out: " << harmless(line) << "\n";
 
-  const auto rows_of = [](int64_t rows) { return join(with_commas(rows), rows == 1 ? " row" : " rows"); };
   if (report.conversations) {
-    out << rows_of(report.conversations) << " written by the chat template";
-    if (report.questions) out << ", " << rows_of(report.questions) << " by the prompt template";
+    out << rows_text(report.conversations) << " written by the chat template";
+    if (report.questions) out << ", " << rows_text(report.questions) << " by the prompt template";
     if (!config.template_date.empty() && dataset.chat_template()->uses_date())
       out << ", dated " << config.template_date;
     out << "\n";
   }
   std::string left_out;
   for (const auto& [what, rows] : report.left_out)
-    left_out += join(left_out.empty() ? "" : ", ", what.empty() ? "others" : one_line(what), " (", rows_of(rows), ")");
+    left_out +=
+        join(left_out.empty() ? "" : ", ", what.empty() ? "others" : one_line(what), " (", rows_text(rows), ")");
   if (!left_out.empty()) out << "the chat template leaves out: " << left_out << "\n";
   if (report.without_end)
-    out << "warning: " << rows_of(report.without_end)
+    out << "warning: " << rows_text(report.without_end)
         << " with an answer that no token ends: the model does not learn to stop there\n";
 
   std::string columns;

@@ -17,6 +17,7 @@ namespace rankfold {
 size_t terminal_columns(size_t otherwise);
 
 std::string with_commas(int64_t number);  // 1234567 -> 1,234,567
+std::string rows_text(int64_t rows);      // "1 row", "1,234 rows"
 
 // Text of a file or a model as a terminal may be shown it: nothing in it drives the terminal.
 std::string harmless(const std::string& text);

@@ -32,8 +32,6 @@ std::string duration(double seconds) {
   return text;
 }
 
-std::string rows_text(int64_t rows) { return join(with_commas(rows), rows == 1 ? " row" : " rows"); }
-
 void print_data(std::ostream& out, const DataPlan& data, const DatasetReport& report) {
   print_wrapped(out, left("  rows", kLabel),
                 join(rows_text(data.rows), " to learn from, ", with_commas(report.truncated), " of them cut (",

@@ -38,8 +38,7 @@ RunFolder::RunFolder(Stepper& steps, const TrainConfig& config, std::function<vo
       stop_(std::move(stop)),
       messages_(messages),
       page_(path_, say_) {
-  for (const std::string& name : config.report_to)
-    if (name != "none") events_.emplace(path_, say_);
+  if (meaning_of(kReports, config.report_to) == Report::kTensorboard) events_.emplace(path_, say_);
 }
 
 void RunFolder::resume(const Evaluation& evaluation) {

@@ -127,5 +127,33 @@ TEST_F(CheckpointTest, TheLimitIsOfWholeOnesOfTheRun) {
   EXPECT_TRUE(fs::exists(*this / "checkpoint-4"));
 }
 
+TEST_F(CheckpointTest, TheBestIsKeptBesideTheLimit) {
+  save(6), save(8);
+  remove_old_checkpoints(folder_.path(), run_, 1, 4);
+  for (const int step : {2, 4, 6, 8})
+    EXPECT_EQ(fs::exists(*this / ("checkpoint-" + std::to_string(step))), step == 4 || step == 8) << step;
+  remove_old_checkpoints(folder_.path(), run_, 1);
+  EXPECT_FALSE(fs::exists(*this / "checkpoint-4"));
+}
+
+TEST_F(CheckpointTest, OneIsCarriedIntoAnotherFolder) {
+  const fs::path other = folder_ / "other";
+  save(6);
+  EXPECT_FALSE(carry_checkpoint(folder_.path(), other, run_, 5));  // there is none
+  EXPECT_FALSE(carry_checkpoint(folder_.path(), other, "another", 4));
+  fs::create_directories(other / "checkpoint-4");  // of somebody else
+  EXPECT_TRUE(carry_checkpoint(folder_.path(), other, run_, 4));
+  EXPECT_TRUE(has_checkpoint(other, run_, 4));
+  EXPECT_FALSE(has_checkpoint(other, "another", 4));
+  EXPECT_TRUE(fs::exists(other / "checkpoint-4-of-unknown"));
+  EXPECT_TRUE(carry_checkpoint(folder_ / "nowhere", other, run_, 4));  // it is there
+  fs::remove(other / "checkpoint-4/state");
+  EXPECT_FALSE(has_checkpoint(other, run_, 4));
+  EXPECT_TRUE(carry_checkpoint(folder_.path(), other, run_, 4));
+  EXPECT_TRUE(carry_checkpoint(folder_.path(), other, run_, 6));
+  save_checkpoint(other, run_, 5, [](const fs::path& path) { write_text(path / "state", "5"); });
+  EXPECT_EQ(list_checkpoints(other).front().step, 5);  // newer than what was carried
+}
+
 }  // namespace
 }  // namespace rankfold

@@ -178,8 +178,8 @@ TEST(Config, WhatIsRefusedSaysWhatToWrite) {
   EXPECT_EQ(read_refusal({{"save_total_limit", nullptr}}),
             "run.json: save_total_limit: expected an integer of 0 or more, got null: leave it out");
   EXPECT_EQ(read_refusal({{"bf16", true}}), "run.json: unknown key 'bf16': write --dtype bfloat16");
-  EXPECT_EQ(read_refusal({{"per-device-eval-batch-size", 1}}),
-            "run.json: unknown key 'per-device-eval-batch-size': leave it out: lora-eval measures a finished adapter");
+  EXPECT_EQ(read_refusal({{"do-eval", true}}),
+            "run.json: unknown key 'do-eval': leave it out: --eval_dataset or --val_size gives rows to evaluate on");
   const std::string path = "expected auto or a path, got ";
   EXPECT_EQ(read_refusal({{"resume_from_checkpoint", true}}),
             "run.json: resume_from_checkpoint: " + path + "true: write auto");

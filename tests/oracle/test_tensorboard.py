@@ -46,7 +46,7 @@ def check_events(folder):
 def test_tensorboard_reads_a_run_and_one_that_goes_on(zoo, data, lora_train):
     settings = {
         "model_name_or_path": zoo["baichuan"].folder, "dataset": data, "target_modules": ["W_pack"], "logging_steps": 2,
-        "per_device_train_batch_size": 4, "save_steps": 4, "report_to": ["tensorboard"],
+        "per_device_train_batch_size": 4, "save_steps": 4, "report_to": "tensorboard",
     }  # fmt: skip
     run = lora_train(max_steps=10, **settings)
     assert check_events(run.folder) == [2, 4, 6, 8, 10]

@@ -43,7 +43,7 @@ class Reports : public ::testing::Test {
     config.learning_rate = 5e-3;
     config.logging_steps = 1;
     config.save_steps = 3;
-    config.report_to = {"tensorboard"};
+    config.report_to = "tensorboard";
     return config;
   }
   void run(const TrainConfig& config) {
@@ -108,7 +108,7 @@ TEST_F(Reports, AreThereAtTheEnd) {
 
 TEST_F(Reports, WithoutTensorBoardHaveNoEventFile) {
   TrainConfig settings = config("out", 4);
-  settings.report_to = {"none"};
+  settings.report_to = "none";
   run(settings);
   EXPECT_FALSE(fs::exists(folder_ / "out/runs"));
   EXPECT_TRUE(fs::exists(folder_ / "out/report.html"));
