@@ -21,7 +21,12 @@ std::string as_line(const Json& value) { return value.dump(-1, ' ', false, Json:
 GivenPrompt prompt_of(const Json& row, const std::string& place) {
   const bool has_prompt = row.contains("prompt"), has_messages = row.contains("messages");
   if (has_prompt == has_messages) fail(place, ": expected prompt or messages, got ", has_prompt ? "both" : "neither");
-  if (has_messages) return {place, read_conversation(row.dump(), place), as_line(row)};
+  if (has_messages) {
+    Json conversation;  // what else the row has is no part of it
+    for (const char* key : {"messages", "tools", "documents"})
+      if (row.contains(key)) conversation[key] = row.at(key);
+    return {place, read_conversation(conversation.dump(), place), as_line(row)};
+  }
   const Json& prompt = row.at("prompt");
   if (!prompt.is_string() || prompt.get<std::string>().empty())
     fail(place, ": prompt: expected a text, got ", brief(prompt));

@@ -73,8 +73,8 @@ TEST_F(Generating, PromptsFromALinesFile) {
     EXPECT_EQ(lines[i].at("completion"), answer("--prompt '" + prompts[i] + "'"));
     EXPECT_EQ(lines[i].at("finish_reason"), lines[i].at("tokens") == 6 ? "length" : "stop");
   }
-  EXPECT_TRUE(generate("--prompts prompts.txt --output results/all.jsonl").out.empty());
-  EXPECT_EQ(testing::read_bytes(folder_ / "results/all.jsonl"), said.out);
+  EXPECT_TRUE(generate("--prompts prompts.txt --output all.jsonl").out.empty());
+  EXPECT_EQ(testing::read_bytes(folder_ / "all.jsonl"), said.out);
 }
 
 TEST_F(Generating, PromptsFromRows) {
@@ -158,9 +158,9 @@ TEST_F(Generating, WhatDoesNotGoTogetherIsRefused) {
   expect_refused("--prompt a --num_return_sequences 2 --temperature 1", "--num_return_sequences: expected --prompts");
   expect_refused("--prompts prompts.txt --num_return_sequences 2", "num_return_sequences: expected 1 at temperature 0");
   expect_refused("--prompts prompts.txt --print_prompt", "--print_prompt: expected --prompt or --messages with it");
-  expect_refused("--prompt a --stop '[\"\"]'", "--stop: expected a list of texts, got [\"\"]");
-  expect_refused("--prompt a --min_p 2", "--min_p: expected a number in [0, 1], got 2");
-  expect_refused("--prompt a --repetition_penalty 0", "--repetition_penalty: expected a number above 0, got 0");
+  expect_refused("--prompt a --stop '[\"\"]'", "--stop: expected a list of texts, got \"[\\\"\\\"]\"");
+  expect_refused("--prompt a --min_p 2", "--min_p: expected a number in [0, 1], got \"2\"");
+  expect_refused("--prompt a --repetition_penalty 0", "--repetition_penalty: expected a number above 0, got \"0\"");
   folder_.write("prompts.jsonl", "{\"prompt\": \"a\"}\n{\"question\": \"a\"}\n");
   expect_refused("--prompts prompts.jsonl", "prompts.jsonl:2: expected prompt or messages, got neither");
   folder_.write("prompts.jsonl", "{\"prompt\": 3}\n");
