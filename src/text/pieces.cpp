@@ -19,7 +19,8 @@ uint64_t mix(uint64_t x) {  // of splitmix64
   return x ^ x >> 31;
 }
 
-// A list by id has room for each of them: ids far beyond the count of pieces are a small file's way to much memory.
+// The lists by id have a place for every id up to the highest: without a bound, a small file could claim much memory by
+// one high id.
 constexpr int64_t kMostSpareIds = 1 << 16, kMostIdsOfAPiece = 4;
 
 const uint64_t kSeed = std::random_device()() * uint64_t{0x9E3779B97F4A7C15};
