@@ -39,12 +39,12 @@ step tiny "$data/general_qa.json" -- \
 step base "$work/tiny.done" configs/quickstart.json "$data/general_qa.json" -- \
   train --model_name_or_path "$work/tiny" --dataset "$data/general_qa.json" --finetuning_type full \
   --per_device_train_batch_size 32 --learning_rate 1.5e-3 --num_train_epochs 3.5 --output_dir "$work/base"
-step lora "$work/base.done" configs/quickstart.json "$data/medical_qa.json" -- \
-  train --output_dir "$work/lora"
+step lora "$work/base.done" configs/quickstart.json "$data/medical_qa.json" "$data/medical_qa_heldout.json" -- \
+  train --output_dir "$work/lora" --eval_dataset "$data/medical_qa_heldout.json" --eval_steps 128
 step full "$work/base.done" configs/quickstart.json "$data/medical_qa.json" -- \
   train --finetuning_type full --learning_rate 5e-4 --num_train_epochs 8 --output_dir "$work/full"
 
-# The table; its page is $work/compare.html.
+# The table of the three; as a page with the answers: $work/compare.html.
 compare() {
   "$bin/lora-eval" --compare base "$work/lora" "$work/full" --model_name_or_path "$work/base" \
     --dataset "$data/medical_qa_heldout.json" --train_dataset "$data/medical_qa.json" --terms terms \
@@ -57,8 +57,9 @@ step merged "$work/lora.done" -- \
   "$bin/lora-merge" --model_name_or_path "$work/base" --adapter_name_or_path "$work/lora" --output_dir "$work/merged" \
   --verify
 
-say "208 questions in wordings that medical_qa.json does not have; a page with answers: $work/compare.html"
+say "208 questions in wordings that medical_qa.json does not have"
 cat "$work/compare.txt"
+say "the same with the answers: $work/compare.html; the LoRA run: $work/lora/report.html"
 
 say "three answers of the merged model"
 for question in "能介绍一下肺癌的典型表现吗？" "请简单说说高血压的治疗方法。" "能介绍一下阿司匹林的主要用途吗？"; do

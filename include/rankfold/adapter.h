@@ -99,9 +99,10 @@ struct MergeOptions {
   template <class V>
   void fields(V&& v) {
     section(v, "result");
-    v("dtype", dtype, "stored dtype of the result; auto: each tensor's own", allow::word_of<kDtypes>,
+    v("dtype", dtype, "dtype of the result's weights; auto: each tensor as in the base", allow::word_of<kDtypes>,
       words_of<kDtypes>(), {"torch_dtype"});
-    v("max_shard_size", max_shard_size, "5GB, 500MB, ...; empty: the base's own shards", allow::size,
+    v("max_shard_size", max_shard_size,
+      "largest size of a file of weights, such as 5GB; without it the base's own shards", allow::size,
       "a size such as 5GB or 500MB", {});
   }
 };

@@ -74,6 +74,10 @@ inline constexpr auto count = [](int64_t x) { return x >= 1 && x <= int64_t{1} <
 inline constexpr auto size = [](const std::string& x) { return x.empty() || parse_size(x); };
 inline constexpr auto date = [](const std::string& x) { return x.empty() || parse_date(x); };
 inline constexpr auto fraction = [](double x) { return x >= 0 && x < 1; };
+// A double holds every integer up to 2^53.
+inline constexpr auto count_or_share = [](double x) {
+  return fraction(x) || (x >= 1 && x <= 0x1p53 && x == std::floor(x));
+};
 inline constexpr auto files = [](const DataFiles& x) {
   for (const std::string& path : x.paths)
     if (path.empty()) return false;
@@ -134,10 +138,10 @@ struct LoadConfig {
   template <class V>
   void fields(V&& v) {
     section(v, "model");
-    v("device", device, on_resume::free("auto, cpu, cuda or cuda:N"), allow::text, "auto, cpu, cuda or cuda:N", {});
+    v("device", device, on_resume::free("where to compute: auto, cpu, cuda or cuda:N"), allow::text,
+      "auto, cpu, cuda or cuda:N", {});
     v("dtype", dtype,
-      on_resume::same_result(
-          "what the model computes in; auto: as stored (float16 becomes bfloat16 or float32 on a CPU)"),
+      on_resume::same_result("numbers to compute in; auto: as stored, on a CPU float16 as bfloat16 or float32"),
       allow::word_of<kDtypes>, words_of<kDtypes>(), {"torch_dtype"});
   }
 };
@@ -231,7 +235,7 @@ struct DataConfig {
   template <class V>
   void fields(V&& v) {
     section(v, "data");
-    v("max_length", max_length, on_resume::same_result("longest row in tokens"), allow::positive, "an integer above 0",
+    v("max_length", max_length, on_resume::same_result("most tokens in a row"), allow::positive, "an integer above 0",
       {"cutoff_len", "max_seq_length", "model_max_length", "sequence_len", "max_len"});
     v("truncation_strategy", truncation_strategy, on_resume::same_result("what happens to a longer row"),
       allow::word_of<kOverlongs>, words_of<kOverlongs>(), {"overlong"});
@@ -239,27 +243,28 @@ struct DataConfig {
       [](const std::string& x) { return x.find("{question}") != std::string::npos; }, "a text that holds {question}",
       {"template"});
     v("chat_template", chat_template,
-      on_resume::same_result("of conversations: a Jinja file, or baichuan, baichuan2, llama2, chatml, alpaca, vicuna; "
-                             "else the model folder's own"),
+      on_resume::same_result("template for conversations: a Jinja file, or baichuan, baichuan2, llama2, chatml, "
+                             "alpaca, vicuna; without it the model folder's own"),
       allow::any, "a file or a name", {});
     v("chat_template_kwargs", chat_template_kwargs,
       on_resume::same_result("variables for the chat template: {\"enable_thinking\": false}"), allow::any,
       "a JSON object", {});
     v("template_date", template_date,
-      on_resume::same_result("the date that a chat template writes; else that of the first start, kept with the run"),
+      on_resume::same_result(
+          "date that the chat template writes; without it the day of the first start, kept with the run"),
       allow::date, "a date such as 2025-03-07 or \"2025-03-07 09:05:03\"", {});
     v("train_on_prompt", train_on_prompt, on_resume::same_result("learn the prompt too"), allow::any, "true or false",
       {"train_on_inputs"});
-    v("train_on_last_turn", train_on_last_turn,
-      on_resume::same_result("of a conversation, learn the last answer alone"), allow::any, "true or false",
-      {"mask_history"});
-    v("columns", columns, on_resume::same_result("object: our name of a column -> the file's name"), allow::any,
-      "an object of texts", {});
+    v("train_on_last_turn", train_on_last_turn, on_resume::same_result("learn only the last answer of a conversation"),
+      allow::any, "true or false", {"mask_history"});
+    v("columns", columns, on_resume::same_result("columns with other names in the file: question=query,answer=reply"),
+      allow::any, "an object of texts", {});
     v("skip_bad_rows", skip_bad_rows,
-      on_resume::same_result("leave out rows that are broken, count and name them; else the first one is an error"),
+      on_resume::same_result("leave out broken rows, count and name them; without it the first one is an error"),
       allow::any, "true or false", {});
     v("cache_dir", cache_dir,
-      on_resume::free("folder for tokenised data, which later runs read; lora-train's default: output_dir/cache"),
+      on_resume::free(
+          "folder for tokenised data, which later runs read; lora-train takes output_dir/cache if not told"),
       allow::any, "a path", {"tokenized_path", "dataset_prepared_path"});
   }
 };
@@ -356,8 +361,7 @@ struct TrainConfig {
       allow::word_of<kEvalStrategies>, words_of<kEvalStrategies>(), {"evaluation_strategy"});
     v("eval_steps", eval_steps,
       on_resume::free("steps between evaluations; below 1 a share of all steps; 0: logging_steps"),
-      [](double x) { return x >= 0 && (x < 1 || x == std::floor(x)) && std::isfinite(x); },
-      "an integer, or a share in [0, 1)", {});
+      allow::count_or_share, "an integer, or a share in [0, 1)", {});
     v("eval_on_start", eval_on_start, on_resume::free("evaluate before the first step, too"), allow::any,
       "true or false", {});
     v("per_device_eval_batch_size", per_device_eval_batch_size, on_resume::free("most rows in a batch of evaluation"),
@@ -420,8 +424,7 @@ struct RunConfig {
       {"validation_file", "val_file"});
     v("val_size", val_size,
       on_resume::same_result("hold out so many rows of the data, chosen by seed; below 1 a share of them"),
-      [](double x) { return x >= 0 && (x < 1 || x == std::floor(x)) && std::isfinite(x); },
-      "an integer, or a share in [0, 1)", {"val_set_size"});
+      allow::count_or_share, "an integer, or a share in [0, 1)", {"val_set_size"});
     v("dump_rows", dump_rows, on_resume::free("JSON Lines file for the input_ids and labels of every row"), allow::any,
       "a path", {});
     section(v, "training");

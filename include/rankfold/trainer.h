@@ -98,7 +98,8 @@ class Trainer {
   // Rows to evaluate on while training, as config.eval_strategy says; none of them should train. Each evaluation adds a
   // row to the log: eval_loss, eval_runtime, eval_samples_per_second, eval_steps_per_second, as transformers names them.
   // It comes before the callbacks of its step. A step with a new best config.metric_for_best_model, which may be one
-  // that a callback logs, is saved at once and kept apart from save_total_limit.
+  // that a callback logs, is saved at once and kept apart from save_total_limit. Where config asks for evaluations and
+  // this was not called, run() throws UserError.
   void evaluate_on(Dataset held_out);
 
   // Extra files that go beside every saved adapter or model: name -> text (the prompt template, the resolved config).
@@ -125,7 +126,8 @@ class Trainer {
 
   const std::vector<LogRow>& log() const;
   const std::vector<SampleAnswer>& samples() const;  // of every evaluation so far
-  // What run() says of its memory before the first step. Throws UserError where the run does not fit.
+  // What run() says of its memory before the first step. Throws UserError where the run does not fit, and where it
+  // would refuse its settings of evaluation: evaluate_on() and after_step() come first.
   std::string memory_plan();
   int64_t total_steps() const;
 

@@ -176,10 +176,11 @@ bool carry_checkpoint(const fs::path& from, const fs::path& output_dir, const st
   const fs::path source = from / join(kPrefix, step);
   step_aside(output_dir, run_id, step);
   AtomicFolder folder(output_dir / join(kPrefix, step));
-  const nlohmann::json manifest = read_manifest(source);
+  nlohmann::json manifest = read_manifest(source);
   for (const auto& entry : manifest.at("files").items())
     copy_atomically(*File::open(source / entry.key()), folder.path() / entry.key());
-  write_manifest(folder.path(), {{"run_id", run_id}, {"step", step}, {"save", 0}});
+  manifest["save"] = 0;
+  write_manifest(folder.path(), manifest);
   folder.commit_over();
   return true;
 }

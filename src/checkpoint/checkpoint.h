@@ -59,8 +59,9 @@ std::optional<Checkpoint> newest_checkpoint(const std::filesystem::path& output_
 void remove_old_checkpoints(const std::filesystem::path& output_dir, const std::string& run_id, int64_t limit,
                             int64_t best = 0);
 
-// Copies the whole checkpoint of step `step` into output_dir, where it stands as one of the run `run_id`, older than any
-// other. False: there is none in `from` that is whole and of that run. One that is there already stays.
+// Copies the checkpoint of step `step` with the facts of its manifest into output_dir, where it counts as older than
+// any other. False: there is none in `from` that is whole and of the run `run_id`. One that is there already stays.
+// StorageError where it cannot be written.
 bool carry_checkpoint(const std::filesystem::path& from, const std::filesystem::path& output_dir,
                       const std::string& run_id, int64_t step);
 // Whether output_dir has the checkpoint, whole and of this run.

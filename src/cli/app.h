@@ -15,7 +15,7 @@ struct AppSpec {
   std::string description = {};
   std::vector<std::string> required = {};  // keys that must not be empty
   std::map<std::string, std::vector<std::string>> spares =
-      {};                              // a key that is given -> of `required`, what need not be
+      {};                              // a key -> what may be missing of `required` where it is given
   std::string needs_less_memory = {};  // what a person may make smaller, for the error line
   bool takes_config = false;           // a CONFIG.json may stand anywhere among the flags, which win over it
   bool keeps_pages = true;             // see core/process.h

@@ -9,6 +9,7 @@
 #include <poll.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <iostream>
 
@@ -16,7 +17,7 @@ namespace rankfold {
 namespace {
 
 constexpr const char* kHelp =
-    "/reset  forget what was said\n"
+    "/reset  forget what was said, but for --messages\n"
     "/exit   end, as Ctrl-D does\n"
     "/help   this\n"
     "Ctrl-C  stops an answer; twice at the prompt: end\n";
@@ -63,14 +64,17 @@ class Lines {
 class Talk {
  public:
   explicit Talk(const ChatSession& session)
-      : session_(session), said_(session.opening), is_terminal_(::isatty(STDIN_FILENO) && ::isatty(STDOUT_FILENO)) {}
+      : session_(session),
+        said_(session.opening),
+        is_shown_(::isatty(STDOUT_FILENO)),
+        is_terminal_(is_shown_ && ::isatty(STDIN_FILENO)) {}
 
   void run() {
     take_interrupts();
     if (is_terminal_) std::cerr << "/help lists the commands\n";
     if (!session_.chat_template) std::cerr << "no chat template: each question stands by itself\n";
     std::string line;
-    for (bool was_interrupted = false;;) {
+    for (bool was_interrupted = false; std::cout;) {  // for as long as somebody reads the answers
       if (is_terminal_) std::cout << "> " << std::flush;
       const Input input = lines_.read(line);
       if (input == Input::kEnd || (input == Input::kInterrupt && was_interrupted)) break;
@@ -127,9 +131,11 @@ class Talk {
     const auto show = [&](const TokenEvent& event) {
       write(event.text);
       shown += event.text.size();
-      return take_interrupt() ? Reply::kEndAll : Reply::kGoOn;
+      return take_interrupt() || !std::cout ? Reply::kEndAll : Reply::kGoOn;
     };
-    const Completion completion = complete(session_.model, {ids}, session_.generate, show, stop_requested).at(0);
+    GenerateConfig generate = session_.generate;
+    if (most > 0) generate.max_new_tokens = std::min(generate.max_new_tokens, most - size);
+    const Completion completion = complete(session_.model, {ids}, generate, show, stop_requested).at(0);
     write(std::string_view(completion.text).substr(shown));
     std::cout << std::endl;
     if (completion.reason != FinishReason::kStop) std::cerr << "(" << word_of(completion.reason) << ")\n";
@@ -137,13 +143,13 @@ class Talk {
   }
 
   void write(std::string_view text) const {
-    std::cout << (is_terminal_ ? harmless(std::string(text)) : std::string(text)) << std::flush;
+    std::cout << (is_shown_ ? harmless(std::string(text)) : std::string(text)) << std::flush;
   }
 
   const ChatSession& session_;
   Conversation said_;
   Lines lines_;
-  bool is_terminal_;
+  bool is_shown_, is_terminal_;  // answers go to a terminal; questions come from one, too
 };
 
 }  // namespace

@@ -20,9 +20,10 @@ struct ChatSession {
   GenerateConfig generate;
 };
 
-// Until the end of the input, /exit, or a second Ctrl-C at the prompt. Answers go to standard output as they come, all
-// else to standard error. Ctrl-C ends an answer; what was said of it stays in the history. On a terminal a turn that
-// cannot be answered is told and left out; elsewhere it is thrown.
+// Until the end of the input, /exit, a second Ctrl-C at the prompt, or until nobody reads the answers any more. Answers
+// go to standard output as they come, all else to standard error. Ctrl-C ends an answer; what was said of it stays in the
+// history. An answer ends where the model's max_position_embeddings are used up. On a terminal a turn that cannot be
+// answered is told and left out; elsewhere it is thrown.
 void converse(const ChatSession& session);
 
 }  // namespace rankfold

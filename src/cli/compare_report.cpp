@@ -1,15 +1,16 @@
 #include "cli/compare_report.h"
 
 #include "cli/console.h"
+#include "cli/text_columns.h"
 #include "core/check.h"
+#include "core/number_text.h"
 #include "report/chart.h"
-#include "text/unicode.h"
+#include "train/memory_plan.h"
 
 #include <nlohmann/json.hpp>
 
 #include <algorithm>
 #include <cmath>
-#include <cstdio>
 #include <filesystem>
 #include <functional>
 #include <optional>
@@ -20,20 +21,12 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-std::string formatted(const char* pattern, double value) {
-  char text[64];
-  std::snprintf(text, sizeof text, pattern, value);
-  return text;
-}
-std::string percent(double share) { return formatted("%.1f %%", 100 * share); }
+std::string percent(double share) { return printed("%.1f %%", 100 * share); }
 
-std::string size_text(int64_t bytes) {
-  const auto size = static_cast<double>(bytes);
-  if (size >= 1e9) return formatted("%.2f GB", size / 1e9);
-  return size >= 1e6 ? formatted("%.1f MB", size / 1e6) : formatted("%.1f kB", size / 1e3);
+std::string chance(double p) {
+  if (p < 1e-300) return "< 1e-300";  // less than a double can hold
+  return printed(p < 0.001 ? "%.1e" : "%.3f", p);
 }
-
-std::string chance(double p) { return p < 0.001 ? formatted("%.1e", p) : formatted("%.3f", p); }
 
 // A column of the tables: a number of each model, how it is written, which end is best.
 enum class Best { kHighest, kLowest, kNone };
@@ -54,45 +47,46 @@ auto of_answers(Member member) {
 
 const std::vector<Measure>& answer_measures() {
   static const std::vector<Measure> measures{
-      {"terms", "share of a row's terms that stand in the answer, mean over the rows with terms", Best::kHighest,
+      {"terms", "share of a row's terms that the answer contains; mean over the rows with terms", Best::kHighest,
        [](const ComparedModel& m) { return m.answers ? m.answers->term_accuracy : std::nullopt; }, percent},
-      {"exact", "answers that are the row's answer, character for character but for white space", Best::kHighest,
+      {"exact", "share of answers that equal the row's answer, white space aside", Best::kHighest,
        of_answers(&AnswerMeans::exact_match), percent},
-      {"char F1", "characters that answer and row's answer have in common, in any order, of those of both",
+      {"char F1", "how many characters the answer shares with the row's answer, in any order: 100 % is all of both",
        Best::kHighest, of_answers(&AnswerMeans::char_f1), percent},
-      {"ROUGE-L", "longest sequence of words (of Chinese: characters) that both have in this order, of those of both",
+      {"ROUGE-L",
+       "the same with the longest sequence of words that both have in one order; in Chinese a word is a character",
        Best::kHighest, of_answers(&AnswerMeans::rouge_l), percent},
-      {"tokens/s", "tokens generated in a second, over all answers", Best::kNone,
+      {"tokens/s", "generated tokens per second, over all answers", Best::kNone,
        of_answers(&AnswerMeans::tokens_per_second), [](double x) { return with_commas(std::llround(x)); }},
       {"peak memory", "most memory held while the model was measured", Best::kNone,
        [](const ComparedModel& m) { return std::optional(static_cast<double>(m.peak_memory_bytes)); },
-       [](double x) { return size_text(std::llround(x)); }}};
+       [](double x) { return bytes_text(std::llround(x)); }}};
   return measures;
 }
 
 const std::vector<Measure>& loss_measures() {
   static const std::vector<Measure> measures{
-      {"loss", "mean loss of a token of the held-out answers", Best::kLowest,
-       [](const ComparedModel& m) { return std::optional(m.loss); }, [](double x) { return formatted("%.4g", x); }},
+      {"loss", "mean loss per token of the held-out answers", Best::kLowest,
+       [](const ComparedModel& m) { return std::optional(m.loss); }, [](double x) { return printed("%.4g", x); }},
       {"perplexity", "e to the power of that loss", Best::kLowest,
        [](const ComparedModel& m) { return std::optional(m.perplexity); }, [](double x) { return short_number(x); }},
       {"on train", "perplexity on the training rows", Best::kNone,
        [](const ComparedModel& m) { return m.train ? std::optional(m.train->perplexity) : std::nullopt; },
        [](double x) { return short_number(x); }},
-      {"gap", "held-out loss less training loss", Best::kNone,
+      {"gap", "held-out loss minus training loss", Best::kNone,
        [](const ComparedModel& m) { return m.train ? std::optional(m.train->gap) : std::nullopt; },
-       [](double x) { return formatted("%.3g", x); }},
-      {"trained", "parameters that training changed: of an adapter its own, of a whole model all", Best::kNone,
+       [](double x) { return printed("%.3g", x); }},
+      {"trained", "number of trained parameters: an adapter's own, or all of a whole model", Best::kNone,
        [](const ComparedModel& m) { return std::optional(static_cast<double>(m.trainable_parameters)); },
        [](double x) { return with_commas(std::llround(x)); }},
-      {"on disk", "bytes of the files of weights", Best::kNone,
+      {"on disk", "size of the files of weights", Best::kNone,
        [](const ComparedModel& m) { return std::optional(static_cast<double>(m.bytes_on_disk)); },
-       [](double x) { return size_text(std::llround(x)); }}};
+       [](double x) { return size_text(static_cast<uint64_t>(x)); }}};
   return measures;
 }
 
 constexpr const char* kOverfittingMeaning =
-    "the gap as a share of the base's held-out loss: low below 10 %, medium below 30 %, else high";
+    "the gap divided by the base's held-out loss: low below 10 %, medium below 30 %, else high";
 
 std::string overfitting_text(const ComparedModel& m) {
   return m.train ? join(text_of(m.train->overfitting), " (", percent(m.train->gap_share), ")") : "-";
@@ -132,28 +126,24 @@ Table pairs_of(const Comparison& comparison) {
   return table;
 }
 
-std::string padded(const std::string& text, size_t width, bool at_right) {
-  const size_t size = unicode::count_characters(text);
-  const std::string blanks(width > size ? width - size : 0, ' ');
-  return at_right ? blanks + text : text + blanks;
-}
-
 // As Markdown, in columns.
 std::string table_text(const Table& table) {
   std::vector<size_t> widths;
   for (size_t c = 0; c < table.columns.size(); ++c) {
-    widths.push_back(unicode::count_characters(table.columns[c].head));
-    for (const auto& row : table.rows) widths[c] = std::max(widths[c], unicode::count_characters(row[c].text));
+    widths.push_back(columns_of(table.columns[c].head));
+    for (const auto& row : table.rows) widths[c] = std::max(widths[c], columns_of(row[c].text));
   }
+  const auto aligned = [&](const std::string& text, size_t c) {
+    return table.columns[c].is_number ? right(text, widths[c]) : left(text, widths[c]);
+  };
   std::string head = "|", rule = "|", body;
   for (size_t c = 0; c < table.columns.size(); ++c) {
-    head += " " + padded(table.columns[c].head, widths[c], table.columns[c].is_number) + " |";
+    head += " " + aligned(table.columns[c].head, c) + " |";
     rule += " " + std::string(widths[c] - 1, '-') + (table.columns[c].is_number ? ":" : "-") + " |";
   }
   for (const auto& row : table.rows) {
     body += "|";
-    for (size_t c = 0; c < row.size(); ++c)
-      body += " " + padded(row[c].text, widths[c], table.columns[c].is_number) + " |";
+    for (size_t c = 0; c < row.size(); ++c) body += " " + aligned(row[c].text, c) + " |";
     body += "\n";
   }
   return head + "\n" + rule + "\n" + body;
@@ -162,7 +152,8 @@ std::string table_text(const Table& table) {
 std::string judged_text(const Comparison& comparison) {
   const auto all = static_cast<int64_t>(comparison.questions.size());
   if (comparison.rows_with_terms == all) return "by their share of terms";
-  return comparison.rows_with_terms == 0 ? "by char F1" : "by their share of terms, where the row has none by char F1";
+  return comparison.rows_with_terms == 0 ? "by char F1"
+                                         : "by their share of terms, or by char F1 where a row has no terms";
 }
 
 // What of the rows was not asked.
@@ -216,8 +207,8 @@ std::string meanings() {
   for (const auto* measures : {&answer_measures(), &loss_measures()})
     for (const Measure& measure : *measures) table.rows.push_back({Cell(measure.head), Cell(measure.meaning)});
   table.rows.push_back({Cell("overfitting"), Cell(kOverfittingMeaning)});
-  table.rows.push_back({Cell("p"), Cell("how likely rows that differ would be split so unevenly, or more, by the throw "
-                                        "of a coin; below 0.05 is hardly chance")});
+  table.rows.push_back({Cell("p"), Cell("the chance that throwing a coin for each row on which the two differ gives a "
+                                        "split at least as uneven; below 0.05 the difference is hardly chance")});
   return table_html(table);
 }
 
@@ -283,7 +274,7 @@ std::string comparison_text(const Comparison& comparison) {
   std::string text = table_text(table_of(comparison.models, answer_measures(), true)) + "\n" +
                      table_text(table_of(comparison.models, loss_measures(), false));
   if (!comparison.pairs.empty() && !comparison.questions.empty())
-    text += "\n" + join("better answers, ", judged_text(comparison), "; p of a two-sided sign test:\n") +
+    text += "\n" + join("better answers, judged ", judged_text(comparison), "; p of a two-sided sign test:\n") +
             table_text(pairs_of(comparison));
   const std::vector<std::string> notes = notes_of_rows(comparison);
   if (!notes.empty()) text += "\n";
@@ -293,29 +284,31 @@ std::string comparison_text(const Comparison& comparison) {
 
 std::string comparison_page(const Comparison& comparison, const ComparedOn& on) {
   constexpr size_t kShown = 20, kFolded = 200;
-  const auto all = comparison.questions.size();
+  const size_t all = comparison.questions.size();
+  const auto count = static_cast<int64_t>(all);
   std::string body =
       section_html("Answers", table_html(table_of(comparison.models, answer_measures(), true)) + charts_of(comparison));
   body += section_html("Losses and size", table_html(table_of(comparison.models, loss_measures(), false)));
   if (!comparison.pairs.empty() && all > 0)
     body += section_html("Which answers better",
-                         paragraph_html("Rows on which each answers better, " + judged_text(comparison) +
-                                        "; p is that of a two-sided sign test.") +
+                         paragraph_html("For each two models: the rows that one or the other answers better, judged " +
+                                        judged_text(comparison) + "; p is that of a two-sided sign test.") +
                              table_html(pairs_of(comparison)));
   std::string notes;
   for (const std::string& note : notes_of_rows(comparison)) notes += paragraph_html(note);
   if (!notes.empty()) body += section_html("Notes", notes);
   if (all > 0) {
-    std::string samples = paragraph_html("The better answers to a question are bold, where the models differ.") +
+    std::string samples = paragraph_html("Where answers to a question differ in quality, the best are bold.") +
                           table_html(answers_of(comparison, 0, kShown));
     if (all > kShown)
-      samples += folded_html(join("questions ", kShown + 1, " to ", std::min(all, kFolded)),
+      samples += folded_html(join("Questions ", kShown + 1, " to ", std::min(all, kFolded)),
                              table_html(answers_of(comparison, kShown, kFolded)));
-    body += section_html(join("The first ", std::min(all, kShown), " of ", all, " questions"), samples);
+    body += section_html(all > kShown ? join("The first ", kShown, " of ", with_commas(count), " questions")
+                                      : join("Questions and answers"),
+                         samples);
   }
   body += section_html("What the columns say", meanings());
-  std::string lead =
-      join(with_commas(static_cast<int64_t>(all)), all == 1 ? " question of " : " questions of ", on.held_out);
+  std::string lead = with_commas(count) + (all == 1 ? " question of " : " questions of ") + on.held_out;
   if (!on.what_terms.empty()) lead += "; terms: " + on.what_terms;
   if (!on.train.empty()) lead += "; training rows: " + on.train;
   std::string title = "Comparison:";

@@ -7,7 +7,6 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <cstdio>
 #include <cstdlib>
 #include <map>
 #include <ostream>
@@ -15,12 +14,6 @@
 
 namespace rankfold {
 namespace {
-
-std::string format(const char* pattern, auto... values) {
-  char text[256];
-  std::snprintf(text, sizeof text, pattern, values...);
-  return text;
-}
 
 // The pieces of ids [begin, end), what decode() leaves out by name or number.
 std::string spelled(const Tokenizer& tokenizer, const std::vector<int32_t>& ids, size_t begin, size_t end) {
@@ -66,12 +59,6 @@ size_t terminal_columns(size_t otherwise) {
   return columns > 0 ? static_cast<size_t>(columns) : otherwise;
 }
 
-std::string with_commas(int64_t number) {
-  std::string text = std::to_string(number);
-  for (size_t i = text.size(); i > 3 && i - 3 > (number < 0 ? 1u : 0u); i -= 3) text.insert(i - 3, 1, ',');
-  return text;
-}
-
 std::string rows_text(int64_t rows) { return with_commas(rows) + (rows == 1 ? " row" : " rows"); }
 
 void print_modules(std::ostream& out, const CausalLM& model, const Adapter& adapter) {
@@ -98,7 +85,7 @@ void print_modules(std::ostream& out, const CausalLM& model, const Adapter& adap
   for (const Parameter& p : adapter.named_parameters())
     if (p.name.ends_with(bias == "all" ? ".bias" : ".base_layer.bias") && bias != "none") all -= p.value.numel();
   out << "trainable params: " << with_commas(trained) << " || all params: " << with_commas(all)
-      << " || trainable%: " << format("%.4f", 100.0 * static_cast<double>(trained) / static_cast<double>(all)) << "\n";
+      << " || trainable%: " << printed("%.4f", 100.0 * static_cast<double>(trained) / static_cast<double>(all)) << "\n";
 }
 
 void print_spelled_tokens(std::ostream& out, const Tokenizer& tokenizer, const std::string& what,

@@ -1,6 +1,7 @@
 // What lora-train says on standard output, and lora-eval of its data.
 #pragma once
 
+#include "core/number_text.h"  // for those who print counts
 #include "rankfold/adapter.h"
 #include "rankfold/causal_lm.h"
 #include "rankfold/dataset.h"
@@ -16,8 +17,7 @@ namespace rankfold {
 // Of the terminal that standard output is, asked at each call; else as COLUMNS says, else `otherwise`.
 size_t terminal_columns(size_t otherwise);
 
-std::string with_commas(int64_t number);  // 1234567 -> 1,234,567
-std::string rows_text(int64_t rows);      // "1 row", "1,234 rows"
+std::string rows_text(int64_t rows);  // "1 row", "1,234 rows"
 
 // Text of a file or a model as a terminal may be shown it: nothing in it drives the terminal.
 std::string harmless(const std::string& text);

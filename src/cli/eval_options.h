@@ -25,30 +25,32 @@ struct EvalOptions {
     const auto files_or_none = [](const DataFiles& x) { return x.paths.empty() || allow::files(x); };
     model.fields(v);
     section(v, "data");
-    v("dataset", dataset, "JSON array or JSON Lines; several with commas between", allow::files,
-      "a path or a list of paths", {"data_path", "eval_dataset", "data"});
+    v("dataset", dataset, "rows to measure on: JSON array or JSON Lines; several files with commas between",
+      allow::files, "a path or a list of paths", {"data_path", "eval_dataset", "data"});
     section(v, "evaluation");
-    v("output", output, "file for the result, besides standard output", allow::any, "a path", {});
+    v("output", output, "also write the result to this file", allow::any, "a path", {});
     v("terms", terms,
-      "terms that a generated answer should hold: the rows' field of this name, else mined (from the answers), else "
-      "a file with a term a line",
+      "terms that answers should contain: a field of the rows, or mined (found in the rows' answers), or a file with "
+      "one term per line",
       allow::any, "a name or a path", {});
-    v("base_text", base_text, "general text that terms are mined against: rows, or plain text; else the questions",
-      files_or_none, "a path or a list of paths", {});
-    v("predictions", predictions, "JSON Lines file for the generated answers (with --terms or --compare)", allow::any,
-      "a path", {});
-    v("per_device_eval_batch_size", per_device_eval_batch_size, "rows in a batch", allow::count,
+    v("base_text", base_text,
+      "general text, rows or plain, in which mined terms are rare; without it the rows' questions", files_or_none,
+      "a path or a list of paths", {});
+    v("predictions", predictions, "write the generated answers to this JSON Lines file (with --terms or --compare)",
+      allow::any, "a path", {});
+    v("per_device_eval_batch_size", per_device_eval_batch_size, "rows measured at the same time", allow::count,
       "an integer in [1, 1048576]", {"batch_size"});
     section(v, "comparison");
     v("compare", compare,
-      "models to compare: base (the model itself; a folder of that name is ./base), adapter folders, model folders",
+      "models to compare: base (the model itself), folders of adapters and of models; a folder called base is ./base",
       [](const StringList& names) {
         return std::none_of(names.begin(), names.end(), [](const std::string& name) { return name.empty(); });
       },
       "base or folders: base out/lora", {});
-    v("train_dataset", train_dataset, "rows that were trained on, for perplexity_train and overfitting", files_or_none,
+    v("train_dataset", train_dataset, "rows that the models were trained on, to measure overfitting", files_or_none,
       "a path or a list of paths", {});
-    v("report", report, "writes the comparison to this name with .json and .html", allow::any, "a path", {});
+    v("report", report, "write the comparison to two files: this name with .json, and with .html", allow::any, "a path",
+      {});
     data.fields(v);
     generate.fields(v);
   }

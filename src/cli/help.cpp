@@ -71,13 +71,13 @@ std::string help_text(const AppSpec& spec, const Fields& fields) {
     for (const Field& field : fields)
       if (field.section == section) text += help_of(field);
   }
-  text += "\n" + paragraph("",
-                           "--key value and --key=value are the same; a value that opens with -- needs the second. "
-                           "Underscores and hyphens are the same. Of a flag given twice the last counts. "
-                           "Lists: a,b or [\"a\", \"b\"]" +
-                               std::string(spec.takes_config ? "" : "; of names and files also: a b") +
-                               "; objects: k=v,k=v or {\"k\": v}. [ ] holds the default.",
-                           0);
+  text +=
+      "\n" + paragraph("",
+                       "[ ] holds the default. --key value and --key=value are the same; a value that starts with -- "
+                       "needs the second. Underscores and hyphens are the same. If a flag is given twice, the "
+                       "last counts. Write a list as a,b or [\"a\", \"b\"]" +
+                           std::string(spec.takes_config ? "" : " or a b") + ", an object as k=v,k=v or {\"k\": v}.",
+                       0);
   return text + paragraph("", exit_codes(), 0);
 }
 

@@ -3,11 +3,14 @@
 #include "cli/eval_options.h"
 #include "cli/signals.h"
 #include "core/check.h"
+#include "core/number_text.h"
 #include "core/write.h"
 #include "eval/compare.h"
 
 #include <nlohmann/json.hpp>
 
+#include <algorithm>
+#include <cmath>
 #include <filesystem>
 #include <iostream>
 #include <set>
@@ -48,6 +51,8 @@ void check_comparison(const EvalOptions& options) {
     fail("--adapter_name_or_path: expected none beside --compare, got ", adapter, ": name it in --compare");
   if (!options.output.empty()) fail("--output: expected --report with --compare, got ", options.output);
   if (options.report.empty()) return;
+  if (fs::path(options.report).filename().empty())
+    fail("--report: expected a name, such as ", options.report, "comparison, got the folder ", options.report);
   for (const char* ending : {".json", ".html"}) check_writable("--report", report_name(options.report) + ending);
 }
 
@@ -96,10 +101,10 @@ CompareEvents events_of(const EvalOptions& options, const TermSource& terms) {
     print_report(std::cerr, files, rows, data, tokenizer, terms.field);
   };
   events.on_measured = [](const ComparedModel& model) {
-    std::cerr << one_line(model.name) << ": loss " << model.loss;
+    std::cerr << one_line(model.name) << ": loss " << printed("%.4g", model.loss);
     if (model.answers)
       std::cerr << ", " << with_commas(static_cast<int64_t>(model.each.size())) << " answers at "
-                << static_cast<int64_t>(model.answers->tokens_per_second) << " tokens/s";
+                << with_commas(std::llround(model.answers->tokens_per_second)) << " tokens/s";
     std::cerr << std::endl;
   };
   return events;

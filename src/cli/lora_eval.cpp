@@ -96,11 +96,10 @@ void run(EvalOptions& options, const Given& given) {
 }  // namespace rankfold
 
 int main(int argc, char** argv) {
-  return rankfold::run_app(
-      {.name = "lora-eval",
-       .description = "Measures a model, a model and an adapter, or several of these side by side, on a data set.",
-       .required = {"model_name_or_path", "dataset"},
-       .needs_less_memory = "a smaller per_device_eval_batch_size",
-       .stops_in_order = true},
-      argc, argv, rankfold::run);
+  return rankfold::run_app({.name = "lora-eval",
+                            .description = "Measures one model on a data set, or compares several models side by side.",
+                            .required = {"model_name_or_path", "dataset"},
+                            .needs_less_memory = "a smaller per_device_eval_batch_size",
+                            .stops_in_order = true},
+                           argc, argv, rankfold::run);
 }

@@ -34,39 +34,41 @@ struct GenerateOptions {
   void fields(V&& v) {
     model.fields(v);
     section(v, "prompt");
-    v("prompt", prompt, "the question", allow::any, "a text", {});
+    v("prompt", prompt, "question to answer", allow::any, "a text", {});
     v("messages", messages,
-      "JSON file of a conversation: a list of messages, or {\"messages\", \"tools\", \"documents\"}", allow::any,
+      "JSON file of a conversation: a list of messages, or an object with messages, tools and documents", allow::any,
       "a path", {});
     v("prompts", prompts,
-      "file of several: a prompt on each line, or JSON Lines of {\"prompt\"} or {\"messages\"}; completions come as "
-      "JSON Lines",
+      "file of several prompts: one on each line, or JSON Lines of {\"prompt\": ...} or {\"messages\": ...}; the "
+      "answers are written as JSON Lines",
       allow::any, "a path", {});
-    v("chat", chat, "a conversation: a line of standard input is a turn; --messages is what was said before",
+    v("chat", chat, "hold a conversation: each line of standard input is a turn; --messages holds earlier turns",
       allow::any, "true or false", {});
-    v("output", output, "file for the completions of --prompts, in place of standard output", allow::any, "a path", {});
-    v("raw", raw, "no template: the prompt is continued as it stands", allow::any, "true or false", {});
-    v("print_prompt", print_prompt, "print the text that the model would be given, and nothing else", allow::any,
-      "true or false", {});
-    v("add_generation_prompt", add_generation_prompt, "end a conversation with what opens an answer", allow::any,
-      "true or false", {});
-    v("prompt_template", data.prompt_template, "text around the question; else the one saved beside adapter or model",
+    v("output", output, "file for the answers to --prompts, instead of standard output", allow::any, "a path", {});
+    v("raw", raw, "continue the prompt as it stands, without a template", allow::any, "true or false", {});
+    v("print_prompt", print_prompt, "only print the text that the model would be given", allow::any, "true or false",
+      {});
+    v("add_generation_prompt", add_generation_prompt, "end a conversation with the text that opens an answer",
+      allow::any, "true or false", {});
+    v("prompt_template", data.prompt_template,
+      "text with {question} in it; without it the one saved beside the adapter or the model",
       [](const std::string& x) { return x.find("{question}") != std::string::npos; }, "a text that holds {question}",
       {"template"});
     v("chat_template", data.chat_template,
-      "of conversations: a Jinja file, or baichuan, baichuan2, llama2, chatml, alpaca, vicuna; else the one saved "
-      "beside "
-      "the adapter, else the model's",
+      "template for conversations: a Jinja file, or baichuan, baichuan2, llama2, chatml, alpaca, vicuna; without it "
+      "the one saved beside the adapter, else the model's",
       allow::any, "a file or a name", {});
     v("chat_template_kwargs", data.chat_template_kwargs,
-      "variables for the chat template: {\"enable_thinking\": false}", allow::any, "a JSON object", {});
-    v("template_date", data.template_date, "the date that a chat template writes; else that of training, else today's",
-      allow::date, "a date such as 2025-03-07 or \"2025-03-07 09:05:03\"", {});
+      "variables for the chat template, such as {\"enable_thinking\": false}", allow::any, "a JSON object", {});
+    v("template_date", data.template_date,
+      "date that the chat template writes; without it that of training, else today's", allow::date,
+      "a date such as 2025-03-07 or \"2025-03-07 09:05:03\"", {});
     generate.fields(v);
-    v("num_return_sequences", generate.num_return_sequences, "completions of each prompt, at a temperature above 0",
-      allow::count, "an integer in [1, 1048576]", {});
-    v("log_probabilities", generate.log_probabilities, "also print those of the chosen tokens, by the model alone",
-      allow::any, "true or false", {});
+    v("num_return_sequences", generate.num_return_sequences,
+      "answers to each prompt of --prompts; more than 1 needs a temperature above 0", allow::count,
+      "an integer in [1, 1048576]", {});
+    v("log_probabilities", generate.log_probabilities,
+      "with --prompts: also write ids, pieces and log-probabilities of the tokens", allow::any, "true or false", {});
   }
 
   // Of --prompt and --messages.
@@ -81,7 +83,7 @@ struct GenerateOptions {
   }
 };
 
-// Exactly one of --prompt, --messages, --prompts and --chat, which may have --messages.
+// Exactly one of --prompt, --messages, --prompts and --chat; --chat may come with --messages.
 void check_source(const GenerateOptions& options, const Given& given) {
   std::string first;
   for (const char* key : {"prompt", "messages", "prompts", "chat"}) {
@@ -203,8 +205,9 @@ void talk(GenerateOptions& options, const CausalLM& model) {
   if (options.is_chat()) try {
       session.chat_template = ChatTemplate::open(model.tokenizer(), options.data);
       stop_at(session.chat_template->stop_token_ids(), options.generate);
-    } catch (const UserError&) {
+    } catch (const UserError& error) {
       if (must_be_chat) throw;
+      std::cerr << error.what() << "\n";
     }
   if (!options.messages.empty()) session.opening = options.conversation();
   session.generate = options.generate;
@@ -239,7 +242,7 @@ int main(int argc, char** argv) {
       {.name = "lora-generate",
        .description = "Continues a prompt or a conversation with a model, or a model and an adapter.",
        .required = {"model_name_or_path"},
-       .needs_less_memory = "a shorter prompt or a smaller max_new_tokens",
+       .needs_less_memory = "a shorter prompt, a smaller max_new_tokens or a smaller generation_batch_size",
        .stops_in_order = true},
       argc, argv, rankfold::run);
 }

@@ -34,12 +34,12 @@ struct MergeCommand {
     v("adapter_name_or_path", adapter_name_or_path, "adapter folder", allow::text, "a path",
       {"adapter_path", "adapter"});
     section(v, "result");
-    v("output_dir", output_dir, "folder for the merged model; new or empty", allow::text, "a path", {"output"});
+    v("output_dir", output_dir, "folder for the merged model, new or empty", allow::text, "a path", {"output"});
     options.fields(v);
     section(v, "verification");
-    v("verify", verify, "compare every tensor, and the logits, with base + adapter", allow::any, "true or false", {});
-    v("device", device, "where --verify computes: auto, cpu, cuda or cuda:N", allow::text, "auto, cpu, cuda or cuda:N",
-      {});
+    v("verify", verify, "compare every tensor and the logits with those of base and adapter", allow::any,
+      "true or false", {});
+    v("device", device, "device for --verify: auto, cpu, cuda or cuda:N", allow::text, "auto, cpu, cuda or cuda:N", {});
   }
 };
 

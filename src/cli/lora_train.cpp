@@ -162,10 +162,13 @@ void validate(RunConfig& config, const Given& given, ProgressDisplay& display) {
          "the other continues one");
   if (continues && trains_all(config))
     fail(where("adapter_name_or_path"), ": expected finetuning_type lora with it, got ", config.finetuning_type);
-  if (config.plan && config.train.output_dir.empty()) config.train.output_dir = "out";  // which is not looked at
-  if (same_folder(config.train.output_dir, config.model_name_or_path))
-    fail(where("output_dir"), ": expected another folder than the model's, got ", config.train.output_dir);
-  if (given.contains("output_dir")) check_output_dir(where("output_dir"), config.train.output_dir);
+  if (given.contains("output_dir")) {
+    if (same_folder(config.train.output_dir, config.model_name_or_path))
+      fail(where("output_dir"), ": expected another folder than the model's, got ", config.train.output_dir);
+    check_output_dir(where("output_dir"), config.train.output_dir);
+  } else if (config.plan) {
+    config.train.output_dir = "out";  // a name is all that it needs
+  }
   check_resume(where("resume_from_checkpoint"), config.train.resume_from_checkpoint);
   if (what_stands_at(config.train.output_dir) == "a folder" && !config.dry_run && !config.plan)
     FolderLock(config.train.output_dir);  // free for now?

@@ -3,12 +3,12 @@
 #include "cli/console.h"
 #include "cli/text_columns.h"
 #include "core/check.h"
+#include "core/number_text.h"
 
 #include <nlohmann/json.hpp>
 
 #include <algorithm>
 #include <cmath>
-#include <cstdio>
 #include <ostream>
 
 namespace rankfold {
@@ -19,17 +19,11 @@ using Json = nlohmann::ordered_json;
 constexpr size_t kLabel = 17, kMethod = 28;  // columns
 
 std::string duration(double seconds) {
-  char text[48];
   const auto whole = static_cast<long long>(std::llround(seconds));
-  if (seconds < 1)
-    std::snprintf(text, sizeof text, "%.3g ms", 1e3 * seconds);
-  else if (seconds < 60)
-    std::snprintf(text, sizeof text, "%.3g s", seconds);
-  else if (whole < 3600)
-    std::snprintf(text, sizeof text, "%lld min %02lld s", whole / 60, whole % 60);
-  else
-    std::snprintf(text, sizeof text, "%lld h %02lld min", whole / 3600, whole / 60 % 60);
-  return text;
+  if (seconds < 1) return printed("%.3g ms", 1e3 * seconds);
+  if (seconds < 60) return printed("%.3g s", seconds);
+  if (whole < 3600) return printed("%lld min %02lld s", whole / 60, whole % 60);
+  return printed("%lld h %02lld min", whole / 3600, whole / 60 % 60);
 }
 
 void print_data(std::ostream& out, const DataPlan& data, const DatasetReport& report) {
@@ -135,7 +129,7 @@ void print_plan(std::ostream& out, const RunPlan& plan, const Advice& advice, co
       out, left("  steps", kLabel),
       join(with_commas(plan.steps), " of ", rows_text(plan.rows_per_step), ", ", with_commas(plan.steps_per_epoch),
            " an epoch; ", with_commas(plan.evaluations), plan.evaluations == 1 ? " evaluation" : " evaluations", ", ",
-           with_commas(plan.saves), plan.saves == 1 ? " save" : " saves"));
+           with_commas(plan.saves), plan.evaluations > 0 ? " saves (each evaluation taken for a new best)" : " saves"));
   out << "\n";
   print_methods(out, plan);
   out << "\nby the amount of data (the guide):\n";

@@ -1,6 +1,7 @@
 #include "cli/progress.h"
 
 #include "cli/console.h"
+#include "core/number_text.h"
 #include "train/memory_plan.h"
 
 #include <poll.h>
@@ -8,7 +9,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdio>
 #include <cstdlib>
 #include <iostream>
 #include <string_view>
@@ -23,12 +23,6 @@ constexpr size_t kWidestBar = 40, kNarrowestBar = 5;
 
 // A line is cut at the right edge instead of going on below, whatever width a terminal gives a character; and back.
 constexpr const char *kNoWrap = "\x1b[?7l", *kWrap = "\x1b[?7h", *kClear = "\r\x1b[K";
-
-std::string printed(const char* pattern, auto... values) {
-  char text[256];
-  std::snprintf(text, sizeof text, pattern, values...);
-  return text;
-}
 
 std::string clock_text(double seconds) {
   const long s = std::isfinite(seconds) ? std::lround(std::clamp(seconds, 0.0, 3.6e6)) : 0;

@@ -12,8 +12,10 @@
 #include <sys/stat.h>
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <set>
+#include <sstream>
 
 namespace rankfold {
 namespace {
@@ -56,6 +58,7 @@ void read_rows(const std::vector<LogRow>& rows, ListedRun& run) {
     const auto eval = row.metric("eval_loss");
     if (!eval) continue;
     run.eval_loss = *eval;
+    if (row.step == 0 || !std::isfinite(*eval)) continue;  // no best of a run's
     if (!run.best_eval_loss || *eval < *run.best_eval_loss) run.best_eval_loss = *eval, run.best_step = row.step;
   }
 }

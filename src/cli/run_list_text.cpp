@@ -4,12 +4,12 @@
 #include "cli/text_columns.h"
 #include "core/check.h"
 #include "core/config.h"
+#include "core/number_text.h"
 #include "core/utf8.h"
 #include "rankfold/config.h"
 
 #include <algorithm>
 #include <cmath>
-#include <cstdio>
 #include <functional>
 #include <map>
 #include <ostream>
@@ -33,19 +33,7 @@ std::string shortened(const std::string& text, size_t columns) {
 
 std::string loss_text(const std::optional<double>& loss) {
   if (!loss) return "-";
-  char text[32];
-  std::snprintf(text, sizeof text, std::abs(*loss) < 100 ? "%.4f" : "%.3g", *loss);
-  return text;
-}
-
-std::string size_text(uint64_t bytes) {
-  const char* units[] = {"B", "kB", "MB", "GB", "TB"};
-  double size = static_cast<double>(bytes);
-  size_t unit = 0;
-  while (size >= 999.5 && unit + 1 < std::size(units)) size /= 1000, ++unit;
-  char text[32];
-  std::snprintf(text, sizeof text, size < 10 && unit > 0 ? "%.1f %s" : "%.0f %s", size, units[unit]);
-  return text;
+  return printed(std::abs(*loss) < 100 ? "%.4f" : "%.3g", *loss);
 }
 
 std::string time_text(std::time_t time) {
@@ -160,7 +148,7 @@ void print_differences(std::ostream& out, const std::vector<ListedRun>& runs) {
   for (const std::string& key : compared_settings()) {
     std::vector<std::pair<std::string, std::string>> values;  // and the runs that have them
     for (const ListedRun* run : known) {
-      const std::string value = run->settings.contains(key) ? shortened(run->settings[key].dump(), 40) : "not said";
+      const std::string value = run->settings.contains(key) ? run->settings[key].dump() : "not said";
       const auto at = std::find_if(values.begin(), values.end(), [&](const auto& pair) { return pair.first == value; });
       if (at == values.end())
         values.emplace_back(value, shortened(run->name, 40));
@@ -171,7 +159,8 @@ void print_differences(std::ostream& out, const std::vector<ListedRun>& runs) {
     if (is_first) out << "\nsettings that differ:\n";
     is_first = false;
     std::string text;
-    for (const auto& [value, names] : values) text += (text.empty() ? "" : "; ") + value + " (" + names + ")";
+    for (const auto& [value, names] : values)
+      text += (text.empty() ? "" : "; ") + shortened(value, 40) + " (" + names + ")";
     print_wrapped(out, left("  " + key + " ", 32), text);
   }
   if (is_first) out << "\nno settings differ\n";
@@ -189,7 +178,7 @@ void print_runs(std::ostream& out, const std::filesystem::path& folder, const st
   std::set<std::string> ids;
   for (const ListedRun& run : runs) ids.insert(run.run_id);
   for (const ListedRun& run : runs)
-    if (!run.parent_path.empty() && !ids.contains(run.parent_id))
+    if (!run.parent_path.empty() && (run.parent_id.empty() || !ids.contains(run.parent_id)))
       print_wrapped(
           out, "",
           shortened(run.name, 40) + " started from " + shortened(run.parent_path, 40) + ", which is not listed");

@@ -1,5 +1,5 @@
-// How near a generated answer is to the answer that its row has. All texts are UTF-8; every
-// result lies in [0, 1].
+// How near a generated answer is to the answer that its row has. All texts are UTF-8; every result lies in [0, 1], 1 for
+// the same. Pure functions, which throw nothing of their own.
 #pragma once
 
 #include <cstddef>
@@ -10,8 +10,8 @@
 namespace rankfold {
 
 // A text as the measures see it. Letters, digits and marks, in lower case, make words. White space, punctuation and the
-// symbols of ASCII separate words and are left out. Words by themselves are: each character of a script that writes no
-// spaces between words (Chinese, Japanese kana, Thai, Lao, Khmer, Burmese), and each symbol beyond ASCII.
+// symbols of ASCII separate words and are left out. Two kinds of characters are a word each: those of scripts that write
+// no spaces between words (Chinese, Japanese kana, Thai, Lao, Khmer, Burmese), and symbols beyond ASCII.
 struct TextWord {
   std::string text = {};
   size_t begin = 0, end = 0;  // bytes of the text that it was found in

@@ -38,7 +38,7 @@ ModelKind kind_of_folder(const fs::path& folder) {
 }
 
 Overfitting overfitting_of(double gap, double base_loss) {
-  if (gap < 0.1 * base_loss) return Overfitting::kLow;
+  if (gap <= 0 || gap < 0.1 * base_loss) return Overfitting::kLow;  // also where both are 0
   return gap < 0.3 * base_loss ? Overfitting::kMedium : Overfitting::kHigh;
 }
 

@@ -44,9 +44,9 @@ struct CompareConfig {
   int64_t rows_per_batch = 16;
 };
 
-// How far the loss on held-out rows lies above that on training rows, as a share of the base's held-out loss.
+// By the gap: a model's loss on held-out rows minus its loss on training rows, as a share of the base's held-out loss.
 enum class Overfitting { kLow, kMedium, kHigh };
-// Low below 10 %, medium below 30 %, else high.
+// Low below 10 %, medium below 30 %, else high. Both are mean losses of a token.
 Overfitting overfitting_of(double gap, double base_loss);
 const char* text_of(Overfitting overfitting);  // low, medium, high
 
@@ -62,7 +62,7 @@ ScoredAnswer scored(std::string answer, const Question& question);
 
 struct TrainFit {  // on training rows
   double loss = 0, perplexity = 0;
-  double gap = 0;        // held-out loss less this loss
+  double gap = 0;        // held-out loss minus this loss
   double gap_share = 0;  // of the base's held-out loss
   Overfitting overfitting = Overfitting::kLow;
 };
@@ -97,14 +97,14 @@ struct Comparison {
   std::vector<Question> questions = {};    // without prompts
   int64_t rows_without_question = 0, rows_without_answer = 0;
   int64_t rows_with_terms = 0;
-  std::optional<double> base_loss = {};  // by which gaps are measured
-  std::vector<std::string> notes = {};   // lines on what cannot be told apart, or not compared
+  std::optional<double> base_loss = {};  // on held-out rows; gap_share is a share of it
+  std::vector<std::string> notes = {};   // what a reader of the table must know, a line each
 };
 
 ComparedPair compare_answers(const std::vector<ComparedModel>& models, size_t a, size_t b);
 
 // What compare() says while it works: of each model and adapter that it opens, of each data set as a model reads it, of
-// each row of the table.
+// each row of the table. The tokenizer is null for a model without one.
 struct CompareEvents {
   std::function<void(const CausalLM&, const Contender&)> on_open = {};
   std::function<void(const Dataset&, const DataFiles&, const DataConfig&, const Tokenizer*)> on_data = {};

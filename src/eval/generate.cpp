@@ -38,9 +38,9 @@ class Generation {
         prompts_(prompts),
         config_(config),
         on_token_(on_token),
-        stop_(stop),
-        completions_(prompts.size() * static_cast<size_t>(config.num_return_sequences)) {
+        stop_(stop) {
     check();
+    completions_.resize(prompts.size() * static_cast<size_t>(config.num_return_sequences));
     for (size_t i = 0; i < completions_.size(); ++i) completions_[i].prompt = prompt_of(static_cast<int64_t>(i));
     ends_.insert(parts_.config.eos_token_ids.begin(), parts_.config.eos_token_ids.end());
     ends_.insert(config.stop_token_ids.begin(), config.stop_token_ids.end());
@@ -51,9 +51,12 @@ class Generation {
     if (completions_.empty()) return std::move(completions_);
     size_t longest = 0;
     for (const auto& prompt : prompts_) longest = std::max(longest, prompt.size());
+    const auto room = [&](int64_t new_tokens) {
+      return static_cast<int64_t>(longest) + std::min(config_.max_new_tokens, new_tokens);
+    };
     const int64_t slots = std::min(config_.batch_size, static_cast<int64_t>(completions_.size()));
-    KvCache cache(parts_.config, at::TensorOptions(parts_.device).dtype(parts_.dtype), slots,
-                  static_cast<int64_t>(longest) + std::min<int64_t>(config_.max_new_tokens, 256));
+    KvCache cache(parts_.config, at::TensorOptions(parts_.device).dtype(parts_.dtype), slots, room(256),
+                  room(int64_t{1} << 40));
     for (int64_t slot = slots; slot-- > 0;) free_.push_back(slot);
     while (!is_cancelled_ && (next_ < completions_.size() || !rows_.empty())) {
       while (!is_cancelled_ && next_ < completions_.size() && !free_.empty()) start_rows(cache);
@@ -68,8 +71,8 @@ class Generation {
   int64_t prompt_of(int64_t completion) const { return completion / config_.num_return_sequences; }
 
   void check() const {
-    RANKFOLD_CHECK(config_.num_return_sequences >= 1, "num_return_sequences: expected an integer above 0, got ",
-                   config_.num_return_sequences);
+    RANKFOLD_CHECK(allow::count(config_.num_return_sequences),
+                   "num_return_sequences: expected an integer in [1, 1048576], got ", config_.num_return_sequences);
     if (config_.num_return_sequences > 1 && config_.temperature == 0)
       fail("num_return_sequences: expected 1 at temperature 0, where all samples are the same, got ",
            config_.num_return_sequences);

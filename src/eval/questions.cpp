@@ -2,6 +2,7 @@
 
 #include "core/check.h"
 #include "core/file.h"
+#include "core/json.h"
 #include "core/utf8.h"
 #include "data/prompt.h"
 #include "data/rows.h"
@@ -74,10 +75,6 @@ struct Encoder {
   }
 };
 
-}  // namespace
-
-namespace {
-
 // Calls visit(file, index) for every row; one that cannot be used is passed over where the config says so.
 template <class Visit>
 void each_row(const DataFiles& files, const DataConfig& config, const Stop& stop, const Visit& visit) {
@@ -99,7 +96,7 @@ void add_texts(const nlohmann::json& value, std::string& all) {
     for (const nlohmann::json& part : value) add_texts(part, all);
 }
 
-// A text a row, or a line of plain text.
+// A text for each row, or for each line of plain text that is not blank.
 std::vector<std::string> texts_of(const DataFiles& files, const DataConfig& config, const Stop& stop) {
   std::vector<std::string> texts;
   for (const std::string& file : files.paths) {
@@ -113,7 +110,8 @@ std::vector<std::string> texts_of(const DataFiles& files, const DataConfig& conf
     }
     check_utf8(bytes, file);
     std::istringstream lines{std::string(bytes)};
-    for (std::string line; std::getline(lines, line);) texts.push_back(std::move(line));
+    for (std::string line; std::getline(lines, line);)
+      if (line.find_first_not_of(" \t\r") != std::string::npos) texts.push_back(std::move(line));
   }
   return texts;
 }
@@ -141,7 +139,7 @@ TermSource term_source(const std::string& said, const DataFiles& rows, const Dat
   if (!base_text.paths.empty() && said != "mined")
     fail("--base_text: expected --terms mined with it, got ", said.empty() ? "none" : "--terms " + said);
   if (said.empty()) return {};
-  std::optional<std::pair<nlohmann::json, std::string>> first;
+  std::vector<std::string> fields;  // of the first row
   bool is_field = false;
   for (const std::string& file : rows.paths) {
     const RowFile all = RowFile::open(file);
@@ -149,7 +147,8 @@ TermSource term_source(const std::string& said, const DataFiles& rows, const Dat
         leave_if(stop);
         const nlohmann::json row = all[i];
         is_field = row.contains(said);
-        if (!first) first = {row, all.place(i)};
+        if (fields.empty())
+          for (const auto& [field, value] : row.items()) fields.push_back(field);
       } catch (const UserError&) {  // a broken row: told, or left out, where the rows are read
       }
   }
@@ -160,12 +159,12 @@ TermSource term_source(const std::string& said, const DataFiles& rows, const Dat
     TermSource source{.list = mined(rows, train, base_text, config, stop), .is_mined = true};
     if (source.list.empty())
       fail("--terms mined: expected phrases that several answers of ", rows.text(),
-           " have and other text has not, got none: give a field of the rows or a file with a term a line");
+           " have and other text has not, got none: name a field of the rows, or a file with one term per line");
     return source;
   }
   if (what_stands_at(said) == "a file") return {.list = read_terms(said)};
-  if (first) row_terms(first->first, said, first->second);  // names the nearest field
-  fail("--terms: expected a field of the rows, mined, or a file with a term a line, got ", said);
+  fail("--terms: expected a field of the rows, mined, or a file with one term per line, got ", said,
+       did_you_mean(nearest(said, fields)));
 }
 
 Questions read_questions(const DataFiles& files, const DataConfig& config, const TermSource& terms, const AskedOf& of,

@@ -36,10 +36,11 @@ struct Questions {
   std::string first_without = {};  // "file:line" of the first of these
 };
 
-// What `said` means. Nothing where it is empty; a field of the rows where any of them has it; else "mined": the terms of
-// the rows' answers (and of those of `train`, where there is one), mined against `base_text` (eval/terms.h), or, where
-// that is empty, against their questions; else a file with a term a line. UserError, which begins with "--terms", for
-// anything else and where no term is found. Files of `base_text` hold rows, whose every text counts, or are plain text.
+// What `said` means; the first that fits counts. Empty: no terms. The name of a field that any of the rows has. "mined":
+// terms found in the answers of `rows` and `train` (may be empty), which `base_text` has more rarely (eval/terms.h); an
+// empty `base_text` stands for the questions. A file with one term per line. UserError, which begins with "--terms", for
+// anything else and where no term is found; with "--base_text" for one that is not empty where nothing is mined. Files of
+// `base_text` hold rows, whose every text counts, or plain text, of which each line is a text.
 TermSource term_source(const std::string& said, const DataFiles& rows, const DataFiles& train,
                        const DataFiles& base_text, const DataConfig& config, const Stop& stop = {});
 
@@ -61,7 +62,7 @@ struct Answers {
   double tokens_per_second() const { return seconds > 0 ? static_cast<double>(tokens) / seconds : 0; }
 };
 
-// The model's answers, config.batch_size at a time. Throws as complete() does.
+// The model's answers, one for each question in their order, config.batch_size at a time. Throws as complete() does.
 Answers answer(const CausalLM& model, const std::vector<Question>& questions, const GenerateConfig& config,
                const Stop& stop = {});
 

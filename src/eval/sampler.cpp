@@ -44,20 +44,16 @@ Sampler::Sampler(const GenerateConfig& config, int64_t sample, const std::vector
 }
 
 void Sampler::note(int32_t id) {
-  if (config_.repetition_penalty != 1) seen_.insert(id);
+  if (config_.repetition_penalty != 1) seen_.emplace(id, 0.0f);
 }
 
-void Sampler::penalise(std::span<float> logits) const {
+void Sampler::penalise(std::span<float> logits) {
   const float penalty = static_cast<float>(config_.repetition_penalty);
-  for (const int32_t id : seen_) {
+  for (auto& [id, plain] : seen_) {
     float& x = logits[static_cast<size_t>(id)];
+    plain = x;
     x = std::clamp(x < 0 ? x * penalty : x / penalty, -kLargest, kLargest);
   }
-}
-
-double Sampler::without_penalty(int32_t id, double logit) const {
-  if (!seen_.contains(id)) return logit;
-  return logit < 0 ? logit / config_.repetition_penalty : logit * config_.repetition_penalty;
 }
 
 // transformers' rule: all that are as large as the last of them are kept, too.
@@ -74,8 +70,9 @@ void Sampler::keep_share(double share) {
   constexpr int kDropped = 16;
   const auto bucket_of = [](float weight) { return std::bit_cast<uint32_t>(weight) >> kDropped; };
   buckets_.assign(bucket_of(1) + 1, 0);  // no weight is above 1
-  double total = 0;
-  for (size_t i = 0; i < kept_; ++i) buckets_[bucket_of(weights_[i])] += weights_[i], total += weights_[i];
+  for (size_t i = 0; i < kept_; ++i) buckets_[bucket_of(weights_[i])] += weights_[i];
+  // Added in the order of the search, whose last bucket then has weights, however close to 1 the share is.
+  const double total = std::accumulate(buckets_.rbegin(), buckets_.rend(), 0.0);
   double reached = 0;
   size_t last = buckets_.size() - 1;
   while (last > 0 && reached + buckets_[last] < share * total) reached += buckets_[last--];
@@ -149,8 +146,11 @@ Choice Sampler::choose(std::span<float> logits) {
     while (kept.weights[i] == 0) --i;  // rounding has carried the draw past the last that can be
     choice.id = kept.ids[i];
   }
-  if (config_.log_probabilities)
-    choice.log_probability = static_cast<float>(without_penalty(choice.id, logits[choice.id]) - log_sum);
+  if (config_.log_probabilities) {
+    const auto repeated = seen_.find(choice.id);
+    const float logit = repeated == seen_.end() ? logits[static_cast<size_t>(choice.id)] : repeated->second;
+    choice.log_probability = static_cast<float>(logit - log_sum);
+  }
   note(choice.id);
   return choice;
 }

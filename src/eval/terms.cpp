@@ -56,9 +56,9 @@ std::vector<std::string> read_terms(const std::filesystem::path& file) {
     const size_t first = line.find_first_not_of(" \t\r"), last = line.find_last_not_of(" \t\r");
     if (first == std::string::npos) continue;
     std::string term = line.substr(first, last + 1 - first);
-    if (seen.insert(term).second) terms.push_back(std::move(term));
+    if (seen.insert(lower(term)).second) terms.push_back(std::move(term));
   }
-  if (terms.empty()) fail(file.string(), ": expected a term a line, got an empty file");
+  if (terms.empty()) fail(file.string(), ": expected one term per line, got an empty file");
   return terms;
 }
 

@@ -41,7 +41,10 @@ std::string_view TextStream::finish() {
 }
 
 size_t TextStream::ids_within() const {
-  return static_cast<size_t>(std::upper_bound(ends_.begin(), ends_.end(), text_.size()) - ends_.begin());
+  auto end = std::upper_bound(ends_.begin(), ends_.end(), text_.size());
+  // An id that gave no text may have begun a character that was cut.
+  while (end != ends_.begin() && end[-1] == (end - 1 == ends_.begin() ? 0 : end[-2])) --end;
+  return static_cast<size_t>(end - ends_.begin());
 }
 
 }  // namespace rankfold

@@ -38,7 +38,7 @@ constexpr const char* kAdapterConfig = "adapter_config.json";
 // Of the run that made the folder, not of the model. Beside an adapter's config transformers looks for its weights too.
 constexpr const char* kRunFiles[] = {"train_log.jsonl", "trainer_state.json",  "rankfold_config.json",  "run.json",
                                      "run.lock",        "training_state.json", "optimizer.safetensors", "manifest.json",
-                                     "report.html",     "training_loss.svg",   kAdapterConfig};
+                                     "report.html",     "training_loss.svg",   "eval_samples.jsonl",    kAdapterConfig};
 constexpr const char* kWeightSuffixes[] = {".safetensors", ".bin", ".index.json", ".pt",  ".pth",
                                            ".ckpt",        ".h5",  ".msgpack",    ".gguf"};
 

@@ -1,4 +1,5 @@
 // Decoding with a key/value cache: the same layers, but attention looks back into the cache.
+#include "core/check.h"
 #include "model/decoder.h"
 #include "model/kv_cache.h"
 #include "ops/prepare_qk.h"
@@ -10,8 +11,9 @@
 
 namespace rankfold {
 
-KvCache::KvCache(const ModelConfig& config, const at::TensorOptions& options, int64_t slots, int64_t capacity_in)
-    : lengths(slots, 0), tokens(slots), capacity(capacity_in) {
+KvCache::KvCache(const ModelConfig& config, const at::TensorOptions& options, int64_t slots, int64_t capacity_in,
+                 int64_t limit_in)
+    : lengths(slots, 0), tokens(slots), capacity(capacity_in), limit(limit_in) {
   const Heads heads{config.num_attention_heads, config.num_key_value_heads, config.head_dim};
   for (int64_t i = 0; i < config.num_hidden_layers; ++i) layers.emplace_back(heads, options, slots, capacity);
 }
@@ -28,7 +30,8 @@ void KvCache::copy(int64_t from, int64_t to) {
 
 void KvCache::reserve(int64_t positions) {
   if (positions <= capacity) return;
-  capacity = std::max(positions, 2 * capacity);
+  RANKFOLD_ASSERT(positions <= limit);
+  capacity = std::clamp(2 * capacity, positions, limit);
   for (ops::HeadCache& layer : layers) layer.grow(capacity);
 }
 

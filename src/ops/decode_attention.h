@@ -24,7 +24,8 @@ struct HeadCache {
   at::Tensor keys, values;
 };
 
-// Where the rows of a flat batch lie: row b is in slot[b], in which before[b] positions are filled.
+// Where the rows of a flat batch lie: row b is in slot[b], in which before[b] positions are filled. No two rows are in
+// one slot.
 struct CachedRows {
   CachedRows(std::vector<int64_t> slot, std::vector<int64_t> before, const Sequences& sequences);
 
@@ -33,8 +34,8 @@ struct CachedRows {
   at::Tensor slots, positions;  // of each token, int64 on the device of the sequences; undefined on the CPU
 };
 
-// Puts keys and values of `prepared` [T, (query + 2 key_value) * D] behind those of their rows. The caller counts
-// the filled positions.
+// Puts keys and values of `prepared` [T, (query + 2 key_value) * D], of the cache's dtype, behind those of their rows. The
+// caller has made room for them, and counts the filled positions.
 void cache_append(const at::Tensor& prepared, const AttentionSpec& spec, const Sequences& sequences,
                   const CachedRows& rows, const HeadCache& cache);
 // The same, and attention of the queries over all of their row that they see: [T, query * D]. Scores and sums are fp32;

@@ -92,7 +92,8 @@ Axis y_axis(const LineChart& chart, Range y, double top, double bottom) {
     return {y.low / factor, y.high * factor, bottom, top, true};
   }
   if (chart.starts_at_0) y.add(0);
-  const double margin = y.low == y.high ? std::max(std::abs(y.low) / 10, 1e-12) : 0.05 * (y.high - y.low);
+  const double around = y.low == 0 ? 1 : std::max(std::abs(y.low) / 10, 1e-12);  // a constant
+  const double margin = y.low == y.high ? around : 0.05 * (y.high - y.low);
   const bool is_ground = chart.starts_at_0 && y.low == 0;
   return {is_ground ? 0 : y.low - margin, y.high + margin, bottom, top, false};
 }

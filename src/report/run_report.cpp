@@ -1,5 +1,6 @@
 #include "report/run_report.h"
 
+#include "core/number_text.h"
 #include "report/html.h"
 
 #include <algorithm>
@@ -16,9 +17,10 @@ constexpr size_t kSmoothed = 100;  // points from which on a moving average is d
 constexpr double kSpan = 50;       // highest to lowest from which on an axis is logarithmic
 constexpr size_t kShownEvaluations = 50, kShownAnswers = 12;
 
+// Null where no row has it: a curve that is found has a point.
 const Curve* find(const RunReport& run, const std::string& metric) {
   for (const Curve& curve : run.curves)
-    if (curve.metric == metric) return &curve;
+    if (curve.metric == metric && !curve.points.empty()) return &curve;
   return nullptr;
 }
 
@@ -26,10 +28,6 @@ bool is_of_evaluation(const std::string& metric) { return metric.starts_with("ev
 
 // How fast an evaluation was, which says nothing of the model.
 bool is_speed(const std::string& metric) { return metric.ends_with("_runtime") || metric.ends_with("_per_second"); }
-
-bool lower_is_better(const std::string& metric) {
-  return metric.find("loss") != std::string::npos || metric.find("perplexity") != std::string::npos;
-}
 
 bool spans_much(const std::vector<Series>& series) {
   double low = INFINITY, high = -INFINITY;
@@ -121,20 +119,15 @@ std::string norms_section(const RunReport& run) {
   if (!kinds.empty()) figures.push_back(figure_html("By layer", line_chart_svg(chart)));
   if (!others.bars.empty()) figures.push_back(figure_html("Others", bar_chart_svg(others)));
   return section_html("Norms of the updates",
-                      paragraph_html("Frobenius norm of scale * B A at step " + std::to_string(run.step) +
+                      paragraph_html("Frobenius norm of scale * B A at step " + with_commas(run.step) +
                                      ": how far each module has moved from the base.") +
                           figures_html(figures));
 }
 
-// The place of the best evaluation; that of none where no evaluation has the metric.
+// The place of the best evaluation; that of none where there is no best.
 size_t best_of(const RunReport& run) {
-  size_t best = run.evaluations.size();
-  double value = 0;
-  for (size_t i = 0; i < run.evaluations.size(); ++i)
-    for (const auto& [name, number] : run.evaluations[i].metrics)
-      if (name == run.best_metric && std::isfinite(number) &&
-          (best == run.evaluations.size() || (lower_is_better(name) ? number < value : number > value)))
-        best = i, value = number;
+  size_t best = 0;
+  while (best < run.evaluations.size() && (run.best_step == 0 || run.evaluations[best].step != run.best_step)) ++best;
   return best;
 }
 
@@ -148,7 +141,7 @@ std::string evaluation_table(const RunReport& run, size_t first, size_t best) {
   table.columns.push_back({""});
   for (size_t i = first; i < run.evaluations.size(); ++i) {
     const auto& evaluation = run.evaluations[i];
-    std::vector<Cell> row = {std::to_string(evaluation.step), short_number(evaluation.epoch, 3)};
+    std::vector<Cell> row = {with_commas(evaluation.step), short_number(evaluation.epoch, 3)};
     for (const std::string& name : names) {
       Cell cell = "";
       for (const auto& [metric, number] : evaluation.metrics)
@@ -167,10 +160,10 @@ std::string evaluation_section(const RunReport& run) {
   const size_t best = best_of(run);
   std::string body;
   if (best < count)
-    body += paragraph_html("Best " + run.best_metric + ": step " + std::to_string(run.evaluations[best].step) + ".");
+    body += paragraph_html("Best " + run.best_metric + ": step " + with_commas(run.evaluations[best].step) + ".");
   if (first > 0)
-    body += paragraph_html("The last " + std::to_string(kShownEvaluations) + " of " + std::to_string(count) +
-                           " evaluations.");
+    body += paragraph_html("The last " + std::to_string(kShownEvaluations) + " of " +
+                           with_commas(static_cast<int64_t>(count)) + " evaluations.");
   body += evaluation_table(run, first, best);
   std::vector<std::string> figures;
   for (const Curve& curve : run.curves)
@@ -204,14 +197,14 @@ std::string samples_section(const RunReport& run) {
     const RunReport::Sample& newest = *of_prompt.back();
     Table now = {.columns = {{""}, {""}}};
     now.rows = {{"Prompt", prompt}, {"Expected", newest.expected}};
-    now.rows.push_back({"Step " + std::to_string(newest.step), newest.answer});
+    now.rows.push_back({"Step " + with_commas(newest.step), newest.answer});
     body += table_html(now);
     if (of_prompt.size() == 1) continue;
     Table before = {.columns = {{"step", true}, {"answer"}}};
     const size_t count = of_prompt.size() - 1, shown = std::min(count, kShownAnswers);
     for (size_t i = 0; i < shown; ++i) {  // evenly, the first and the last among them
       const RunReport::Sample& sample = *of_prompt[shown < 2 ? 0 : i * (count - 1) / (shown - 1)];
-      before.rows.push_back({std::to_string(sample.step), sample.answer});
+      before.rows.push_back({with_commas(sample.step), sample.answer});
     }
     body +=
         folded_html("Earlier answers: " + std::to_string(shown) + " of " + std::to_string(count), table_html(before));
@@ -236,16 +229,16 @@ std::string messages_section(const RunReport& run) {
   if (run.messages.empty()) return "";
   std::string text;
   for (const auto& message : run.messages)
-    text += "step " + std::to_string(message.step) + "  " + message.text + (message.text.ends_with('\n') ? "" : "\n");
+    text += "step " + with_commas(message.step) + "  " + message.text + (message.text.ends_with('\n') ? "" : "\n");
   std::string body = text_block_html(text);
   if (run.messages_left_out > 0)
-    body += paragraph_html(std::to_string(run.messages_left_out) + " later messages are left out.");
+    body += paragraph_html(with_commas(run.messages_left_out) + " later messages are left out.");
   return section_html("Messages", body);
 }
 
 std::string last_of(const RunReport& run, const std::string& metric, int digits) {
   const Curve* curve = find(run, metric);
-  if (!curve || curve->points.empty()) return "";
+  if (!curve) return "";
   return short_number(curve->points.back().y, digits);
 }
 
@@ -257,17 +250,18 @@ std::string summary(const RunReport& run) {
     table.columns.push_back({head, true});
     row.push_back(value);
   };
-  add("step", std::to_string(run.step) + " / " + std::to_string(run.total_steps));
+  add("step", with_commas(run.step) + " / " + with_commas(run.total_steps));
   add("epoch", short_number(run.epoch, 3));
   add("training loss", last_of(run, "loss", 4));
   add("eval_loss", last_of(run, "eval_loss", 4));
   if (const size_t best = best_of(run); best < run.evaluations.size())
     for (const auto& [name, number] : run.evaluations[best].metrics)
       if (name == run.best_metric)
-        add("best " + name, short_number(number, 4) + " at step " + std::to_string(run.evaluations[best].step));
-  add("tokens/s", last_of(run, "tokens_per_second", 4));
-  add("tokens seen", short_number(static_cast<double>(run.tokens_seen), 4));
-  if (run.skipped_steps > 0) add("skipped steps", std::to_string(run.skipped_steps));
+        add("best " + name, short_number(number, 4) + " at step " + with_commas(run.evaluations[best].step));
+  if (const Curve* speed = find(run, "tokens_per_second"); speed && std::abs(speed->points.back().y) < 1e15)
+    add("tokens/s", with_commas(std::llround(speed->points.back().y)));
+  add("tokens seen", with_commas(run.tokens_seen));
+  if (run.skipped_steps > 0) add("skipped steps", with_commas(run.skipped_steps));
   table.rows.push_back(std::move(row));
   return table_html(table);
 }

@@ -45,7 +45,8 @@ struct RunReport {
   int64_t tokens_seen = 0, skipped_steps = 0;
   std::vector<Curve> curves = {};  // all metrics of the log
   std::vector<Evaluation> evaluations = {};
-  std::string best_metric = "eval_loss";  // of an evaluation; of a loss the lowest is the best, else the highest
+  std::string best_metric = "eval_loss";  // by which an evaluation is the best
+  int64_t best_step = 0;                  // of that evaluation; 0: none
   std::vector<ModuleNorm> norms = {};     // empty where no update of low rank trains
   std::vector<Sample> samples = {};
   std::vector<Setting> settings = {};

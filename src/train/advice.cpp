@@ -1,8 +1,7 @@
 #include "train/advice.h"
 
 #include "core/check.h"
-
-#include <cstdio>
+#include "core/number_text.h"
 
 namespace rankfold {
 namespace {
@@ -16,17 +15,7 @@ constexpr double kTokensPerParameter = 2;  // that an update can hold: about two
 
 bool is_lora(const RunConfig& config) { return meaning_of(kFinetunings, config.finetuning_type) == Finetuning::kLora; }
 
-std::string count_text(int64_t count) {
-  std::string text = std::to_string(count);
-  for (size_t i = text.size(); i > 3; i -= 3) text.insert(i - 3, 1, ',');
-  return text;
-}
-
-std::string rate_text(double rate) {
-  char text[32];
-  std::snprintf(text, sizeof text, "%g", rate);
-  return text;
-}
+std::string rate_text(double rate) { return printed("%g", rate); }
 
 void choose_by_rows(int64_t rows, const RunConfig& config, Advice& advice) {
   if (rows > kRowsForFull) {
@@ -57,8 +46,8 @@ Finding on_targets(const MethodPlan& lora) {
     finding.yours = "target_modules is all linear layers: " + names;
   else
     finding.yours =
-        join("target_modules is ", names, lora.targets.size() == 1 ? " alone" : "", ": ", count_text(lora.trained),
-             " parameters; all-linear trains ", count_text(lora.all_linear), " at the same r");
+        join("target_modules is ", names, lora.targets.size() == 1 ? " alone" : "", ": ", with_commas(lora.trained),
+             " parameters; all-linear trains ", with_commas(lora.all_linear), " at the same r");
   return finding;
 }
 
@@ -85,7 +74,7 @@ Finding on_rank(const RunPlan& plan, const MethodPlan& lora) {
       static_cast<double>(plan.data.learnt_tokens) <= kTokensPerParameter * static_cast<double>(lora.trained);
   return {.topic = "r",
           .finding = "LoRA equals full tuning while its parameters can hold what the data says",
-          .yours = join(count_text(plan.data.learnt_tokens), " learnt tokens for ", count_text(lora.trained),
+          .yours = join(with_commas(plan.data.learnt_tokens), " learnt tokens for ", with_commas(lora.trained),
                         " parameters: ", has_room ? "room enough" : "little room; raise r, or take all linear layers")};
 }
 

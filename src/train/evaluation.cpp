@@ -2,6 +2,7 @@
 
 #include "core/check.h"
 #include "core/checksum.h"
+#include "core/number_text.h"
 #include "rankfold/evaluate.h"
 #include "rankfold/generate.h"
 
@@ -35,7 +36,7 @@ Asked split_row(const Example& row) {
 }  // namespace
 
 std::string text_of(const Best& best) {
-  return best.step > 0 ? join("best ", best.metric, " ", *best.value, " at step ", best.step) : "";
+  return best.step > 0 ? join("best ", best.metric, " ", printed("%.4f", *best.value), " at step ", best.step) : "";
 }
 
 std::string metric_name(const TrainConfig& config) {
@@ -43,14 +44,18 @@ std::string metric_name(const TrainConfig& config) {
   return name.starts_with(kOfEvaluation) ? name : std::string(kOfEvaluation) + name;
 }
 
-Evaluation::Evaluation(std::optional<Dataset> rows, const TrainConfig& config, const StepPlan& plan)
-    : rows_(std::move(rows)), config_(config), plan_(plan) {
+Evaluation::Evaluation(std::optional<Dataset> rows, const TrainConfig& config, const StepPlan& plan,
+                       int64_t most_tokens)
+    : rows_(std::move(rows)), config_(config), plan_(plan), most_tokens_(most_tokens) {
   const EvalStrategy asked = meaning_of(kEvalStrategies, config.eval_strategy);
+  const char* wants_some = config.eval_on_start                 ? "eval_on_start"
+                           : config.load_best_model_at_end      ? "load_best_model_at_end"
+                           : config.early_stopping_patience > 0 ? "early_stopping_patience"
+                                                                : nullptr;
   if (!rows_) {
     const char* key = asked == EvalStrategy::kSteps || asked == EvalStrategy::kEpoch ? "eval_strategy"
-                      : config.eval_on_start                                         ? "eval_on_start"
-                      : config.load_best_model_at_end                                ? "load_best_model_at_end"
-                      : config.early_stopping_patience > 0                           ? "early_stopping_patience"
+                      : wants_some                                                   ? wants_some
+                      : asked == EvalStrategy::kAuto && config.eval_steps > 0        ? "eval_steps"
                                                                                      : nullptr;
     if (key) fail(key, ": expected held-out rows with it (eval_dataset or val_size), got none");
     return;
@@ -58,9 +63,8 @@ Evaluation::Evaluation(std::optional<Dataset> rows, const TrainConfig& config, c
   strategy_ = asked != EvalStrategy::kAuto ? asked
               : config.eval_steps > 0      ? EvalStrategy::kSteps
                                            : EvalStrategy::kEpoch;
-  if (strategy_ == EvalStrategy::kNo && (config.load_best_model_at_end || config.early_stopping_patience > 0))
-    fail(config.load_best_model_at_end ? "load_best_model_at_end" : "early_stopping_patience",
-         ": expected eval_strategy steps or epoch with it, got no");
+  if (strategy_ == EvalStrategy::kNo && wants_some)
+    fail(wants_some, ": expected eval_strategy steps or epoch with it, got no");
 }
 
 int64_t Evaluation::steps_between() const {
@@ -70,17 +74,29 @@ int64_t Evaluation::steps_between() const {
   return static_cast<int64_t>(std::ceil(config_.eval_steps * static_cast<double>(plan_.total_steps)));
 }
 
+int64_t Evaluation::interval() const {
+  return strategy_ == EvalStrategy::kEpoch ? plan_.steps_per_epoch : steps_between();
+}
+
 bool Evaluation::is_due(int64_t step) const {
-  if (strategy_ == EvalStrategy::kNo) return false;
+  if (interval() == 0) return false;
   if (step == 0) return config_.eval_on_start;
-  if (step == plan_.total_steps) return true;
-  return step % (strategy_ == EvalStrategy::kSteps ? steps_between() : plan_.steps_per_epoch) == 0;
+  return step == plan_.total_steps || step % interval() == 0;
+}
+
+int64_t Evaluation::count() const {
+  if (interval() == 0) return 0;
+  return (plan_.total_steps - 1) / interval() + 1 + (is_due(0) ? 1 : 0);
+}
+
+int64_t Evaluation::rows_per_batch() const {
+  int64_t longest = 1;
+  for (int64_t i = 0; i < rows_->size(); ++i) longest = std::max(longest, rows_->length(i));
+  return std::clamp(most_tokens_ / longest, int64_t{1}, config_.per_device_eval_batch_size);
 }
 
 std::vector<Metric> Evaluation::metrics(const CausalLM& model, const Stop& stop) const {
-  int64_t longest = 1;
-  for (int64_t i = 0; i < rows_->size(); ++i) longest = std::max(longest, rows_->length(i));
-  const int64_t rows = std::clamp(most_tokens_ / longest, int64_t{1}, config_.per_device_eval_batch_size);
+  const int64_t rows = rows_per_batch();
   const auto start = std::chrono::steady_clock::now();
   const EvalResult measured = evaluate(model, *rows_, rows, stop);
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
@@ -105,8 +121,8 @@ std::vector<SampleAnswer> Evaluation::answers(const CausalLM& model, int64_t ste
   GenerateConfig config{.max_new_tokens = config_.eval_max_new_tokens};
   if (const ChatTemplate* chat = rows_->chat_template())
     for (const int32_t id : chat->stop_token_ids()) config.stop_token_ids.push_back(id);
-  const auto answers = generate(model, prompts, config, {}, stop);
-  for (size_t i = 0; i < answers.size(); ++i) samples[i].answer = tokenizer.decode(answers[i]);
+  const std::vector<Completion> answers = complete(model, prompts, config, {}, stop);
+  for (size_t i = 0; i < answers.size(); ++i) samples[i].answer = answers[i].text;
   return samples;
 }
 
@@ -128,8 +144,9 @@ bool Evaluation::update(Best& best, int64_t step, const std::vector<LogRow>& row
       names += (names.empty() ? "" : ", ") + metric.name;
     }
   if (!value) fail("metric_for_best_model: expected a metric of the evaluation (", names, "), got ", best.metric);
-  // How much better it is than the best.
-  const double gain = !best.value                    ? INFINITY
+  // How much better it is than the best. A number that is not finite would stay the best for ever.
+  const double gain = !std::isfinite(*value)         ? -INFINITY
+                      : !best.value                  ? INFINITY
                       : lower_is_better(best.metric) ? *best.value - *value
                                                      : *value - *best.value;
   best.without_gain = gain > config_.early_stopping_threshold ? 0 : best.without_gain + 1;

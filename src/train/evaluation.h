@@ -21,31 +21,34 @@ struct Best {
   std::string rows = {};    // checksum of the held-out rows that it was found on; empty: nothing was evaluated
   std::string metric = {};  // by which it is the best: "eval_loss"
   std::optional<double> value = {};
-  int64_t step = 0;          // 0: none
-  int64_t without_gain = 0;  // evaluations since early_stopping_patience counts
+  int64_t step = 0;          // 0: none, and no value
+  int64_t without_gain = 0;  // evaluations since one that was better by more than early_stopping_threshold
 };
 std::string text_of(const Best& best);  // "best eval_loss 1.25 at step 40"; empty where there is none
 
 class Evaluation {
  public:
-  // `config` is to outlive it. Throws UserError where the settings ask for held-out rows that are not there.
-  // `largest_batch`: tokens of the run's largest micro-batch, which no batch of evaluation exceeds unless a single row
-  // does: the memory plan of the training holds.
-  Evaluation(std::optional<Dataset> rows, const TrainConfig& config, const StepPlan& plan);
-  void limit_batches(int64_t tokens) { most_tokens_ = tokens; }
+  // `config` is to outlive it. `most_tokens`: of a batch, unless a single row has more; with those of the run's largest
+  // micro-batch the memory plan of the training holds. Throws UserError where the settings ask for held-out rows that
+  // are not there, or for what eval_strategy no does not do.
+  Evaluation(std::optional<Dataset> rows, const TrainConfig& config, const StepPlan& plan, int64_t most_tokens);
 
   bool is_due(int64_t step) const;  // after this step, 0: before the first
   int64_t steps_between() const;    // where it goes by steps, else 0
+  int64_t interval() const;         // steps from one to the next, also where it goes by epochs; 0: there is none
+  int64_t count() const;            // of a run that goes to its last step
+  int64_t rows_per_batch() const;
 
   // eval_loss, eval_runtime (seconds), eval_samples_per_second, eval_steps_per_second, as transformers names them.
+  // Throws Error(kDiverged) where the loss is not finite, Stopped where `stop` says so before a batch.
   std::vector<Metric> metrics(const CausalLM& model, const Stop& stop) const;
-  // Answers to the first rows that have a prompt, greedily. None where the model has no tokenizer.
+  // Answers to the first rows that have a prompt, greedily. None where the model has no tokenizer. Throws Stopped.
   std::vector<SampleAnswer> answers(const CausalLM& model, int64_t step, const Stop& stop) const;
 
   // Forgets a best that was found on other rows or by another metric; true where there was one.
   bool begin(Best& best) const;
-  // Takes an evaluation's rows of the log into account; true where the step is the best so far. Throws UserError where no
-  // row has the metric.
+  // Takes an evaluation's rows of the log into account; true where the step is the best so far. One whose metric is not
+  // finite never is. Throws UserError where no row has the metric.
   bool update(Best& best, int64_t step, const std::vector<LogRow>& rows) const;
   bool ends_run(const Best& best) const;  // early_stopping_patience is at its end
 
@@ -54,7 +57,7 @@ class Evaluation {
   const TrainConfig& config_;
   StepPlan plan_;
   EvalStrategy strategy_ = EvalStrategy::kNo;
-  int64_t most_tokens_ = 0;
+  int64_t most_tokens_;
 };
 
 std::string metric_name(const TrainConfig& config);  // metric_for_best_model with its "eval_"

@@ -27,7 +27,8 @@ json manifest_or_nothing(const fs::path& folder) {
 Ancestor ancestor_of(const fs::path& folder, const json& manifest) {
   Ancestor ancestor{.path = one_line(folder.string())};
   if (const json id = manifest.value("run_id", json()); id.is_string()) ancestor.run_id = id.get<std::string>();
-  if (const json step = manifest.value("step", json()); step.is_number_integer()) ancestor.step = step.get<int64_t>();
+  for (const char* key : {"step", kStepOfValues})  // the last that is there counts
+    if (const json step = manifest.value(key, json()); step.is_number_integer()) ancestor.step = step.get<int64_t>();
   return ancestor;
 }
 

@@ -12,12 +12,15 @@
 
 namespace rankfold {
 
+// In the manifest of a result that holds the values of another step than the run's last: that step.
+inline constexpr const char* kStepOfValues = "step_of_values";
+
 // A folder that a run started from. Without a run_id and a step where no run of ours has written it.
 struct Ancestor {
   std::string path;  // as it was given
   std::string run_id = {};
-  std::optional<int64_t> step = {};
-  std::string checksum = {};  // of the adapter's file; empty for a base
+  std::optional<int64_t> step = {};  // of the values in it
+  std::string checksum = {};         // of the adapter's file; empty for a base
 };
 
 struct Lineage {

@@ -3,6 +3,7 @@
 #include "core/card_file.h"
 #include "core/check.h"
 #include "core/config.h"
+#include "core/number_text.h"
 #include "model/model.h"
 
 #include <torch/headeronly/version.h>
@@ -10,7 +11,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdio>
 #include <sstream>
 
 namespace rankfold {
@@ -28,11 +28,7 @@ std::string code(const std::string& text) {
   return "`" + plain + "`";
 }
 
-std::string number(double x) {
-  char text[32];
-  std::snprintf(text, sizeof text, "%.6g", x);
-  return std::isfinite(x) ? text : "not finite";
-}
+std::string number(double x) { return std::isfinite(x) ? printed("%.6g", x) : "not finite"; }
 
 // A table that all but a few values would make unreadable shows some rows, the first and the last among them.
 std::vector<const LogRow*> some_rows(const std::vector<LogRow>& rows, const char* metric) {
@@ -99,10 +95,15 @@ class Card {
     out_ << " with Rankfold, for " << step << " of " << total << " steps";
     if (const LogRow* last = last_with(facts_.rows, "loss"))
       out_ << ", down to a training loss of " << number(last->loss);
-    if (const LogRow* best = least(facts_.rows, "eval_loss"))
-      out_ << "; the least loss on held-out rows was " << number(*best->metric("eval_loss")) << ", at step "
-           << best->step;
-    out_ << ".\n\n";
+    if (const Best& best = facts_.best; best.step > 0)
+      out_ << "; the best " << best.metric << " on held-out rows was " << number(*best.value) << ", at step "
+           << best.step;
+    else if (const LogRow* row = least(facts_.rows, "eval_loss"))
+      out_ << "; the least loss on held-out rows was " << number(*row->metric("eval_loss")) << ", at step "
+           << row->step;
+    out_ << ".";
+    if (facts_.step_of_values != step) out_ << " The values here are those of step " << facts_.step_of_values << ".";
+    out_ << "\n\n";
   }
 
   void details() {
@@ -156,7 +157,7 @@ class Card {
     const Dataset& rows = facts_.steps.dataset();
     out_ << "## Training Details\n\n### Training Data\n\n";
     if (!facts_.run.data.empty()) out_ << "- **Files:** " << code(facts_.run.data) << "\n";
-    out_ << "- **Rows:** " << rows.size() << ", the longest of " << rows.report().longest << " tokens\n"
+    out_ << "- **Rows:** " << rows.size() << "; the longest of the files had " << rows.report().longest << " tokens\n"
          << "- **Fingerprint of all ids and labels:** " << code(facts_.identity.value("dataset", "")) << "\n\n";
   }
 

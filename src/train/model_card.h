@@ -3,6 +3,7 @@
 #pragma once
 
 #include "rankfold/trainer.h"
+#include "train/evaluation.h"
 #include "train/lineage.h"
 #include "train/stepper.h"
 
@@ -16,8 +17,10 @@ namespace rankfold {
 // What a card tells. All is to outlive the call.
 struct CardFacts {
   const Stepper& steps;
+  int64_t step_of_values;  // of the values beside the card: of a checkpoint its own, of a result maybe the best
   const TrainConfig& config;
   const std::vector<LogRow>& rows;
+  const Best& best;
   const nlohmann::json& identity;  // identity_of()
   const RunDescription& run;
   const Lineage& lineage;

@@ -7,7 +7,6 @@
 #include "core/memory.h"
 #include "model/model.h"
 #include "ops/rowwise.h"
-#include "rankfold/generate.h"
 #include "train/base_checksum.h"
 #include "train/evaluation.h"
 #include "train/step_times.h"
@@ -92,6 +91,7 @@ class Planner {
         stop_(request.stop),
         windows_(request.rows, config_.train),
         largest_(windows_.largest_batch(stop_)),
+        evaluation_(request.held_out, config_.train, windows_.plan(), largest_.tokens),
         configured_(meaning_of(kFinetunings, config_.finetuning_type)) {}
 
   RunPlan make() {
@@ -99,8 +99,8 @@ class Planner {
     const StepPlan& steps = windows_.plan();
     plan_.steps = steps.total_steps, plan_.steps_per_epoch = steps.steps_per_epoch;
     plan_.rows_per_step = config_.train.per_device_train_batch_size * config_.train.gradient_accumulation_steps;
-    plan_.evaluations = count_evaluations(config_.train, request_.held_out, steps);
-    plan_.saves = count_saves(config_.train, plan_.steps);
+    plan_.evaluations = evaluation_.count();
+    plan_.saves = count_saves(config_.train.save_steps, evaluation_.interval(), plan_.steps);
     plan_methods();
     return std::move(plan_);
   }
@@ -173,6 +173,10 @@ class Planner {
     } else if (!other.time && mine.time) {
       estimate(other, mine);
     }
+    for (MethodPlan* method : {&mine, &other})
+      if (!method->time && method->no_time.empty())
+        method->no_time =
+            method->memory.fits() ? "there is none of the method that is configured" : "it does not fit in memory";
     plan_.methods = {mine, other};
   }
 
@@ -187,13 +191,10 @@ class Planner {
     batches_ = micro_batches(
         sizes_, model.config(), config_.train.per_device_train_batch_size,
         epoch_order(request_.rows.size(), static_cast<uint64_t>(config_.train.seed), 0, config_.train.shuffle));
-    std::vector<int64_t> in_order(held_out_sizes_.tokens.size());
-    std::iota(in_order.begin(), in_order.end(), 0);
-    if (!in_order.empty()) {  // as Evaluation batches them
-      const int64_t longest = *std::max_element(held_out_sizes_.tokens.begin(), held_out_sizes_.tokens.end());
-      const int64_t together =
-          std::clamp(largest_.tokens / longest, int64_t{1}, config_.train.per_device_eval_batch_size);
-      held_out_ = micro_batches(held_out_sizes_, model.config(), together, in_order);
+    if (plan_.evaluations > 0) {
+      std::vector<int64_t> in_order(held_out_sizes_.tokens.size());
+      std::iota(in_order.begin(), in_order.end(), 0);
+      held_out_ = micro_batches(held_out_sizes_, model.config(), evaluation_.rows_per_batch(), in_order);
     }
     device_ = model.device();
     base_bytes_ = stored_bytes(*model.shared_model());
@@ -250,10 +251,7 @@ class Planner {
   }
 
   void measure(MethodPlan& method, const CausalLM& model, const Adapter& adapter) {
-    if (!method.memory.fits()) {
-      method.no_time = "it does not fit in memory";
-      return;
-    }
+    if (!method.memory.fits()) return;
     try {
       const StepTimes times = measure_steps(model, adapter, request_.rows, config_.train, method.memory.checkpointing,
                                             batches_, request_.measuring_seconds, stop_);
@@ -306,21 +304,16 @@ class Planner {
     time.tokens_per_second = static_cast<double>(plan_.data.tokens) * epochs / time.training;
   }
 
-  // The answers of one evaluation, should each be as long as it may be.
+  // The answers of one evaluation, from their first few tokens: as if each were as long as it may be.
   double answers(const CausalLM& model) const {
     constexpr int64_t kTokens = 8;
-    const double wanted = static_cast<double>(std::min(config_.train.eval_samples, request_.held_out->size())) *
-                          static_cast<double>(config_.train.eval_max_new_tokens);
-    if (wanted == 0) return 0;
-    const Example row = (*request_.held_out)[0];
-    const auto learnt = std::find_if(row.labels.begin(), row.labels.end(), [](int32_t x) { return x != kIgnoreIndex; });
-    const auto prompt = std::max<int64_t>(1, learnt - row.labels.begin());
-    int64_t count = 0;
+    TrainConfig few = config_.train;
+    few.eval_max_new_tokens = std::min(few.eval_max_new_tokens, kTokens);
+    const Evaluation evaluation(request_.held_out, few, windows_.plan(), largest_.tokens);
     const auto start = PlanClock::now();
-    generate(
-        model, {{row.input_ids.begin(), row.input_ids.begin() + prompt}}, {.max_new_tokens = kTokens},
-        [&](int64_t, int32_t) { ++count; }, stop_);
-    return count == 0 ? 0 : wanted * since(start) / static_cast<double>(count);
+    if (evaluation.answers(model, 0, stop_).empty()) return 0;
+    return since(start) * static_cast<double>(config_.train.eval_max_new_tokens) /
+           static_cast<double>(few.eval_max_new_tokens);
   }
 
   void estimate(MethodPlan& other, const MethodPlan& mine) const {
@@ -341,6 +334,7 @@ class Planner {
   Stop stop_;
   Windows windows_;
   BatchSize largest_;
+  Evaluation evaluation_;
   Finetuning configured_;
   RunPlan plan_;
   RowSizes sizes_, held_out_sizes_;
@@ -355,16 +349,13 @@ class Planner {
 
 RunPlan make_plan(const PlanRequest& request) { return Planner(request).make(); }
 
-int64_t count_evaluations(const TrainConfig& config, const std::optional<Dataset>& held_out, const StepPlan& plan) {
-  const Evaluation evaluation(held_out, config, plan);
-  const int64_t every = evaluation.steps_between() > 0 ? evaluation.steps_between() : plan.steps_per_epoch;
-  if (!evaluation.is_due(plan.total_steps)) return 0;
-  return (evaluation.is_due(0) ? 1 : 0) + (plan.total_steps + every - 1) / every;
-}
-
-int64_t count_saves(const TrainConfig& config, int64_t steps) {
-  if (config.save_steps == 0) return 2;
-  return (steps + config.save_steps - 1) / config.save_steps + 1;
+int64_t count_saves(int64_t save_steps, int64_t interval, int64_t steps) {
+  const int64_t before = steps - 1;  // the last step is saved in any case
+  const auto multiples = [before](int64_t of) { return of == 0 ? 0 : before / of; };
+  int64_t of_both = 0;
+  if (save_steps > 0 && interval > 0)  // those of the least common multiple, which may not fit in 64 bits
+    of_both = multiples(save_steps) / (interval / std::gcd(save_steps, interval));
+  return multiples(save_steps) + multiples(interval) - of_both + 2;
 }
 
 }  // namespace rankfold

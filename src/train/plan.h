@@ -8,7 +8,6 @@
 #include "rankfold/dataset.h"
 #include "rankfold/error.h"
 #include "train/memory_plan.h"
-#include "train/schedule.h"
 
 #include <cstdint>
 #include <functional>
@@ -55,7 +54,8 @@ struct MethodPlan {
 struct RunPlan {
   DataPlan data;
   int64_t steps = 0, steps_per_epoch = 0, rows_per_step = 0;
-  int64_t evaluations = 0, saves = 0;
+  int64_t evaluations = 0;
+  int64_t saves = 0;                // as if every evaluation found a new best, which is saved at once
   std::vector<MethodPlan> methods;  // the one that is configured, then the other
 };
 
@@ -70,12 +70,12 @@ struct PlanRequest {
   std::function<void(const CausalLM&, const Adapter&)> on_configured = {};
 };
 
-// Loads the model of config.model_name_or_path once for each method. UserError as a run; what does not fit in memory is
-// no error but has a remedy.
+// Loads the model of config.model_name_or_path once for each method that is measured. UserError as a run; what does not
+// fit in memory is no error but has a remedy. Throws Stopped.
 RunPlan make_plan(const PlanRequest& request);
 
-// How often a run evaluates and how often it saves: the result is one save.
-int64_t count_evaluations(const TrainConfig& config, const std::optional<Dataset>& held_out, const StepPlan& plan);
-int64_t count_saves(const TrainConfig& config, int64_t steps);
+// How often a run of so many steps saves where each evaluation is saved too: `interval` steps apart, 0: there is none.
+// The result is one save.
+int64_t count_saves(int64_t save_steps, int64_t interval, int64_t steps);
 
 }  // namespace rankfold

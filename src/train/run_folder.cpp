@@ -27,6 +27,9 @@ constexpr const char* kSamplesName = "eval_samples.jsonl";
 constexpr auto kBetweenTries = 60s;  // of a checkpoint that could not be written
 constexpr auto kWait = 2s;           // for space on a full disk, at the end
 
+// Of a best whose values no checkpoint holds.
+void forget_step(Best& best) { best.value.reset(), best.step = 0; }
+
 }  // namespace
 
 RunFolder::RunFolder(Stepper& steps, const TrainConfig& config, std::function<void(const std::string&)> say, Stop stop,
@@ -94,6 +97,7 @@ void RunFolder::begin() {
   bring_best();
   if (events_) events_->begin(log_.rows);
   if (!is_saved()) try_to_save();
+  if (!is_saved() && !steps_.is_done() && log_.best.step == steps_.state.step) forget_step(log_.best);
 }
 
 void RunFolder::log(std::vector<LogRow> rows) {
@@ -115,7 +119,7 @@ RunReport RunFolder::report() const {
   std::string settings;
   for (const auto& [name, text] : files_)
     if (name == "rankfold_config.json") settings = text;
-  return report_of(steps_, log_.rows, config_, settings, log_.samples, messages_);
+  return report_of(steps_, log_, config_, settings, messages_);
 }
 
 void RunFolder::add_samples(std::vector<SampleAnswer> samples) {
@@ -143,7 +147,7 @@ void RunFolder::bring_best() {
   if (carry_checkpoint(resumed_from_.parent_path(), path_, run_id_, best.step)) return;
   say_(join("the best step so far, ", best.step, ", has no whole checkpoint in ", resumed_from_.parent_path().string(),
             ": the best is looked for anew"));
-  best.value.reset(), best.step = 0;
+  forget_step(best);
 }
 
 const LogRow* RunFolder::row_of_last_step() const {
@@ -179,14 +183,15 @@ nlohmann::json RunFolder::facts() const {
 }
 
 // What a result and a checkpoint have in common. The folder's files are to come into `target`.
-void RunFolder::write_files(const fs::path& folder, const fs::path& target) const {
+void RunFolder::write_files(const fs::path& folder, const fs::path& target, int64_t step_of_values) const {
   const AdamW& optimizer = steps_.optimizer;
   for (const at::Tensor& saved : {optimizer.values, optimizer.first_moment, optimizer.second_moment})
     if (!ops::all_finite(saved))
       throw Error(ExitCode::kDiverged,
                   join("step ", steps_.state.step, ": trained values are not finite numbers; not saved"));
-  write_adapter_files(steps_.adapter(), *steps_.model().shared_model(), folder,
-                      model_card({steps_, config_, log_.rows, identity_, description_, lineage_}));
+  write_adapter_files(
+      steps_.adapter(), *steps_.model().shared_model(), folder,
+      model_card({steps_, step_of_values, config_, log_.rows, log_.best, identity_, description_, lineage_}));
   for (const auto& [name, text] : files_) write_text(folder / name, text);
   write_text(folder / "trainer_state.json",
              trainer_state_json(steps_.state, log_, config_, steps_.plan(), eval_steps_));
@@ -197,7 +202,7 @@ void RunFolder::write_files(const fs::path& folder, const fs::path& target) cons
 void RunFolder::save() {
   const nlohmann::json more = facts();
   const auto fill = [&](const fs::path& folder) {
-    write_files(folder, path_ / join("checkpoint-", steps_.state.step));
+    write_files(folder, path_ / join("checkpoint-", steps_.state.step), steps_.state.step);
     save_optimizer(folder, steps_.adapter(), steps_.optimizer);
     write_text(folder / "training_state.json", run_state_json(steps_.state, log_, identity_, config_));
   };
@@ -258,14 +263,20 @@ void RunFolder::finish() {
   write_at_the_end([this] {
     if (!is_saved()) save();
   });
-  const int64_t best = log_.best.step;
-  if (config_.load_best_model_at_end && best > 0 && best != steps_.state.step)
-    load_values(path_ / join("checkpoint-", best), steps_.adapter(), steps_.optimizer);
-  write_at_the_end([this] {
+  const int64_t last = steps_.state.step, best = log_.best.step;
+  const bool is_of_best = config_.load_best_model_at_end && best > 0 && best != last;
+  if (is_of_best) {
+    const fs::path folder = path_ / join("checkpoint-", best);
+    if (const std::string problem = damage(folder); !problem.empty())
+      fail("load_best_model_at_end: ", folder.string(), ": expected a whole checkpoint, but ", problem);
+    load_values(folder, steps_.adapter(), steps_.optimizer);
+  }
+  write_at_the_end([&] {
     FileSet result(path_);
-    write_files(result.path(), path_);
+    write_files(result.path(), path_, is_of_best ? best : last);
     nlohmann::json more = facts();
-    more.update({{"run_id", run_id_}, {"step", steps_.state.step}});
+    more.update({{"run_id", run_id_}, {"step", last}});
+    if (is_of_best) more[kStepOfValues] = best;
     commit_result(result, more);
   });
   write_log({});

@@ -58,14 +58,18 @@ class RunFolder {
   void try_to_save();
   bool is_time_to_try_again() const;
   void save_after_failure();  // for what ends the run by an exception: never throws
-  void finish();  // the last checkpoint, and the result: with config.load_best_model_at_end the values of the best step
+  // The last checkpoint, and the result: with config.load_best_model_at_end the values of the best step, which the
+  // adapter then has too. Throws UserError where that step's checkpoint is not whole, StorageError where nothing can be
+  // written, Stopped where `stop` ends the wait for space.
+  void finish();
 
  private:
   void write_log(const std::function<void(const std::filesystem::path&)>& add);
   void write_samples();
   void read_checkpoint();
   void bring_best();
-  void write_files(const std::filesystem::path& folder, const std::filesystem::path& target) const;
+  void write_files(const std::filesystem::path& folder, const std::filesystem::path& target,
+                   int64_t step_of_values) const;
   nlohmann::json facts() const;  // of the run, in run.json and in manifests, besides its id and step
   void write_at_the_end(const std::function<void()>& write) const;
   RunReport report() const;

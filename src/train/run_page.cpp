@@ -4,8 +4,10 @@
 #include "adapter/peft_format.h"
 #include "core/check.h"
 #include "core/config.h"
+#include "core/number_text.h"
 #include "core/write.h"
 #include "model/model.h"
+#include "train/evaluation.h"
 #include "train/log_row.h"
 
 #include <ATen/ATen.h>
@@ -109,21 +111,19 @@ std::vector<RunReport::ModuleNorm> update_norms(const Adapter& adapter) {
   return norms;
 }
 
-RunReport report_of(const Stepper& steps, const std::vector<LogRow>& rows, const TrainConfig& config,
-                    const std::string& config_text, const std::vector<SampleAnswer>& samples,
+RunReport report_of(const Stepper& steps, const RunLog& log, const TrainConfig& config, const std::string& config_text,
                     const RunMessages& messages) {
   const Adapter& adapter = steps.adapter();
   RunReport run = {.name = config.output_dir};
   run.facts = {
       join(adapter.is_full() ? "full tuning" : "LoRA", " of ", steps.model().shared_model()->folder.path().string()),
-      join(adapter.parameter_count(), " trained values"), "written " + utc_now()};
+      with_commas(adapter.parameter_count()) + " trained values", "written " + utc_now()};
   run.step = steps.state.step, run.total_steps = steps.plan().total_steps, run.epoch = steps.state.epoch;
   run.tokens_seen = steps.state.tokens_seen, run.skipped_steps = steps.state.skipped;
-  add_rows(run, rows);
-  const std::string& best = config.metric_for_best_model;
-  run.best_metric = best.starts_with("eval_") ? best : "eval_" + best;
+  add_rows(run, log.rows);
+  run.best_metric = metric_name(config), run.best_step = log.best.step;
   run.norms = update_norms(adapter);
-  for (const SampleAnswer& s : samples) run.samples.push_back({s.step, s.prompt, s.expected, s.answer});
+  for (const SampleAnswer& s : log.samples) run.samples.push_back({s.step, s.prompt, s.expected, s.answer});
   run.settings = settings_of(config_of(adapter, config, config_text));
   run.messages = messages.lines(), run.messages_left_out = messages.left_out();
   return run;

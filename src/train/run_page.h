@@ -4,6 +4,7 @@
 #include "rankfold/config.h"
 #include "rankfold/trainer.h"
 #include "report/run_report.h"
+#include "train/run_state.h"
 #include "train/stepper.h"
 
 #include <chrono>
@@ -32,8 +33,7 @@ std::vector<RunReport::ModuleNorm> update_norms(const Adapter& adapter);
 
 // What the page shows. `config_text`: rankfold_config.json, every setting of the run; empty: a caller's own run, of which
 // its TrainConfig and LoraConfig are shown.
-RunReport report_of(const Stepper& steps, const std::vector<LogRow>& rows, const TrainConfig& config,
-                    const std::string& config_text, const std::vector<SampleAnswer>& samples,
+RunReport report_of(const Stepper& steps, const RunLog& log, const TrainConfig& config, const std::string& config_text,
                     const RunMessages& messages);
 
 class RunPage {

@@ -49,8 +49,9 @@ struct StepTimes {
   double spent = 0;       // seconds that measuring took
 };
 
-// The micro-batches nearest to seven quantiles of work, and the largest, over and over for at most about `seconds`; of slow ones
-// at least a typical one and the largest, once. `batches` must not be empty; `level`: what is computed again.
+// The micro-batches nearest to seven quantiles of work, and the largest, over and over for at most about `seconds`; of
+// slow ones at least a typical one and the largest, once. `batches` must not be empty; `level`: what is computed again.
+// Throws Stopped where `stop` says so before a micro-batch.
 StepTimes measure_steps(const CausalLM& model, const Adapter& adapter, const Dataset& dataset,
                         const TrainConfig& config, Checkpointing level, const std::vector<MicroBatch>& batches,
                         double seconds, const Stop& stop);

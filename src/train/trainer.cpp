@@ -3,6 +3,7 @@
 #include "core/check.h"
 #include "core/config.h"
 #include "core/guard.h"
+#include "core/number_text.h"
 #include "core/write.h"
 #include "rankfold/memory.h"
 #include "train/evaluation.h"
@@ -79,6 +80,7 @@ struct Trainer::State {
   Progress progress(const LogRow* logged) const;
   void prepare_evaluation(const MemoryPlan& memory);
   void evaluate_at_start();
+  void say_evaluation(double loss) const;
   void finish_step(StepView& view);
   void save_where_due(const StepView& view, bool is_best);
   bool is_done() const { return steps.is_done() || evaluation->ends_run(folder.best()); }
@@ -109,11 +111,18 @@ Progress Trainer::State::progress(const LogRow* logged) const {
 }
 
 void Trainer::State::prepare_evaluation(const MemoryPlan& memory) {
-  evaluation.emplace(held_out, config, steps.plan());
-  evaluation->limit_batches(memory.batch.tokens);
+  evaluation.emplace(held_out, config, steps.plan(), memory.batch.tokens);
   if (held_out && after_step.empty() && metric_name(config) != "eval_loss")
     fail("metric_for_best_model: expected eval_loss, or a metric that a callback logs, got ",
          config.metric_for_best_model);
+}
+
+// No message of the page, which has a table of them.
+void Trainer::State::say_evaluation(double loss) const {
+  if (!on_message) return;
+  const std::string best = text_of(folder.best());
+  on_message(join("step ", steps.state.step, "/", steps.plan().total_steps, "  eval_loss ", printed("%.4f", loss),
+                  best.empty() ? "" : "  ", best));
 }
 
 void Trainer::State::evaluate_at_start() {
@@ -121,7 +130,7 @@ void Trainer::State::evaluate_at_start() {
   if (steps.state.step > 0 || has_row || !evaluation->is_due(0)) return;
   LogRow row = make_row(0, 0, evaluation->metrics(steps.model(), stopper()));
   folder.add_samples(evaluation->answers(steps.model(), 0, stopper()));
-  say(join("step 0/", steps.plan().total_steps, "  eval_loss ", *row.metric("eval_loss")));
+  say_evaluation(*row.metric("eval_loss"));
   folder.log({std::move(row)});
 }
 
@@ -139,8 +148,7 @@ void Trainer::State::finish_step(StepView& view) {
     for (const auto& callback : after_step) callback(view);
     is_best = evaluation->update(folder.best(), step, view.rows_);
     folder.add_samples(std::move(samples));
-    say(join("step ", step, "/", steps.plan().total_steps, "  eval_loss ", loss, "  ",
-             is_best ? "best so far" : text_of(folder.best())));
+    say_evaluation(loss);
   } else {
     for (const auto& callback : after_step) callback(view);
   }
@@ -197,7 +205,11 @@ const std::vector<LogRow>& Trainer::log() const { return state_->folder.rows(); 
 const std::vector<SampleAnswer>& Trainer::samples() const { return state_->folder.samples(); }
 int64_t Trainer::total_steps() const { return state_->steps.plan().total_steps; }
 
-std::string Trainer::memory_plan() try { return state_->steps.plan_memory().table(); } catch (...) {
+std::string Trainer::memory_plan() try {
+  const MemoryPlan memory = state_->steps.plan_memory();
+  state_->prepare_evaluation(memory);  // what a run refuses a dry run refuses too
+  return memory.table();
+} catch (...) {
   rethrow_as_error();
 }
 

@@ -139,11 +139,15 @@ TEST_F(CheckpointTest, TheBestIsKeptBesideTheLimit) {
 TEST_F(CheckpointTest, OneIsCarriedIntoAnotherFolder) {
   const fs::path other = folder_ / "other";
   save(6);
+  const nlohmann::json facts = {{"parents", "its facts"}};
+  save_checkpoint(
+      folder_.path(), run_, 4, [](const fs::path& path) { write_text(path / "state", "4"); }, &facts);
   EXPECT_FALSE(carry_checkpoint(folder_.path(), other, run_, 5));  // there is none
   EXPECT_FALSE(carry_checkpoint(folder_.path(), other, "another", 4));
   fs::create_directories(other / "checkpoint-4");  // of somebody else
   EXPECT_TRUE(carry_checkpoint(folder_.path(), other, run_, 4));
   EXPECT_TRUE(has_checkpoint(other, run_, 4));
+  EXPECT_EQ(read_manifest(other / "checkpoint-4").at("parents"), "its facts");
   EXPECT_FALSE(has_checkpoint(other, "another", 4));
   EXPECT_TRUE(fs::exists(other / "checkpoint-4-of-unknown"));
   EXPECT_TRUE(carry_checkpoint(folder_ / "nowhere", other, run_, 4));  // it is there

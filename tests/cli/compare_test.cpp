@@ -183,6 +183,8 @@ TEST_F(Comparisons, WrongNamesAreRefusedBeforeAnyWork) {
   expect_refused("--compare base --adapter_name_or_path lora",
                  "--adapter_name_or_path: expected none beside --compare, got lora: name it in --compare");
   expect_refused("--compare base --output o.json", "--output: expected --report with --compare, got o.json");
+  expect_refused("--compare base --report lora/",
+                 "--report: expected a name, such as lora/comparison, got the folder lora/");
   expect_refused("--compare base --report no/r", "--report: no: expected a folder, got nothing");
   expect_refused("--compare", "--compare: expected base or folders: base out/lora, got nothing");
   expect_refused("--report r", "--report: expected --compare with it, got none");
@@ -218,14 +220,56 @@ TEST_F(Comparisons, TermsOfAFileAndMined) {
   EXPECT_EQ(mined.code, 0) << mined.err;
   EXPECT_TRUE(contains(mined.err, " terms mined: "));
   EXPECT_EQ(report().at("rows_with_terms"), 8);
-  folder_->write("general.txt", "the answer\n");
+  folder_->write("general.txt", "the answer\n" + std::string(300, '\n'));  // blank lines are no texts
   const Ended common = eval("--compare base --terms mined --base_text general.txt");
   EXPECT_EQ(common.code, 2);
   EXPECT_TRUE(contains(common.err, "lora-eval: --terms mined: expected phrases"));
   const Ended wrong = eval("--compare base --terms term");
   EXPECT_EQ(wrong.code, 2);
-  EXPECT_TRUE(contains(wrong.err, "data.json:1: no field 'term' (did you mean 'terms'?)"));
+  EXPECT_TRUE(contains(wrong.err,
+                       "--terms: expected a field of the rows, mined, or a file with one term per line, got term (did "
+                       "you mean 'terms'?)"));
   EXPECT_EQ(eval("--compare base --terms terms --base_text general.txt").code, 2);
+}
+
+// A model with answers to one question, as compare() would give it.
+ComparedModel answering(const std::string& name, const std::string& answer, const Question& question) {
+  ComparedModel model{.name = name, .loss = 1, .perplexity = std::exp(1.0)};
+  model.each.push_back(scored(answer, question));
+  model.answers = AnswerMeans{.char_f1 = model.each[0].char_f1};
+  return model;
+}
+
+TEST(CompareReport, SaysNumbersWithTheirUnits) {
+  const Question question{.text = "q", .reference = "ab"};
+  Comparison comparison{.models = {answering("base", "ab", question), answering("lora", "", question)},
+                        .questions = {question}};
+  comparison.models[0].peak_memory_bytes = int64_t{3} << 30;
+  comparison.models[1].trainable_parameters = 73728;
+  comparison.models[1].bytes_on_disk = 295720;
+  comparison.models[1].train = TrainFit{.loss = 0.5, .perplexity = 1.6, .gap = 0.5, .gap_share = 0.25};
+  comparison.models[1].train->overfitting = overfitting_of(0.5, 2);
+  comparison.pairs = {{.a = 0, .b = 1, .wins = 1}};
+  comparison.pairs[0].p = 0;  // too small for a double
+  const ComparedOn on{.base = "m", .held_out = "d.json"};
+  for (const std::string& text : {comparison_text(comparison), comparison_page(comparison, on)})
+    for (const char* part :
+         {"3.00 GiB", "73,728", "296 kB", "medium (25.0 %)", "100.0 %", "1e-300", "judged by char F1"})
+      EXPECT_TRUE(contains(text, part)) << part;
+  const std::string page = comparison_page(comparison, on);
+  EXPECT_TRUE(contains(page, "(nothing)"));  // an empty answer
+  EXPECT_TRUE(contains(page, "<td class=\"best\">ab</td>"));
+  EXPECT_TRUE(contains(page, "1 question of d.json"));
+}
+
+TEST(CompareReport, NamesOfModelsAreTextOnThePage) {
+  const Question question{.text = "q", .reference = "ab"};
+  const std::string hostile = "<img src=x onerror='1'>&\"";
+  Comparison comparison{.models = {answering(hostile, "ab", question)}, .questions = {question}};
+  comparison.notes = {hostile};
+  const std::string page = comparison_page(comparison, {.base = hostile, .held_out = hostile, .what_terms = hostile});
+  EXPECT_FALSE(contains(page, "<img"));
+  EXPECT_TRUE(contains(page, "&lt;img src=x onerror=&#39;1&#39;&gt;&amp;&quot;"));
 }
 
 TEST(CompareReport, NamesAreShortWhereThatIsEnough) {

@@ -118,7 +118,7 @@ TEST_F(Generating, AConversationOverPipes) {
   const std::string chat = "--chat --chat_template chat.jinja ";
   const Said said = generate(chat, "What is 1?\n/help\nWhat is 2?\n/reset\nWhat is 1?\n/exit\nnot answered\n");
   ASSERT_EQ(said.code, 0) << said.err;
-  EXPECT_TRUE(testing::contains(said.err, "/reset  forget what was said\n"));
+  EXPECT_TRUE(testing::contains(said.err, "/reset  forget what was said, but for --messages\n"));
   EXPECT_TRUE(testing::contains(said.err, "what was said is forgotten\n"));
   // What the model was told is what the messages would be.
   const auto of_messages = [&](const nlohmann::json& messages) {
@@ -138,12 +138,37 @@ TEST_F(Generating, AConversationOverPipes) {
   EXPECT_EQ(generate(chat + "--messages messages.json", "What is 2?").out, second + "\n");
 }
 
+TEST_F(Generating, AConversationEndsWithTheModelsPositions) {
+  nlohmann::json config = nlohmann::json::parse(testing::read_bytes(folder_ / "model/config.json"));
+  config["max_position_embeddings"] = 60;
+  folder_.write("model/config.json", config.dump());
+  const std::string chat = "--chat --chat_template chat.jinja --max_new_tokens 1000 ";
+  const Said said = generate(chat, "What is 1?\nWhat is 2?\n");
+  EXPECT_EQ(said.code, 2);
+  EXPECT_TRUE(testing::contains(said.err, "(length)\n"));
+  EXPECT_TRUE(testing::contains(said.err, "tokens, the model takes 60: /reset begins a new one"));
+  EXPECT_EQ(generate(chat, "What is 1?\n/reset\nWhat is 2?\n").code, 0);
+}
+
+TEST_F(Generating, AConversationEndsWhenNobodyReadsIt) {
+  std::string questions;
+  for (int i = 0; i < 20; ++i) questions += "What is " + std::to_string(i) + "?\n";
+  const Said said = generate("--chat --chat_template chat.jinja <.in >/dev/full 2>.err #", questions);
+  EXPECT_EQ(said.code, 5);
+  const std::string end = "(cancelled)\nlora-generate: standard output could not be written\n";
+  EXPECT_TRUE(said.err.ends_with(end)) << said.err;
+  EXPECT_EQ(said.err.find("(cancelled)"), said.err.size() - end.size()) << "it went on: " << said.err;
+}
+
 TEST_F(Generating, AConversationWithoutAChatTemplate) {
   const Said said = generate("--chat --prompt_template 'Q: {question} A:'", "What is 1?\nWhat is 1?\n");
   ASSERT_EQ(said.code, 0) << said.err;
   EXPECT_TRUE(testing::contains(said.err, "no chat template: each question stands by itself\n"));
   const std::string alone = answer("--prompt_template 'Q: {question} A:' --prompt 'What is 1?'");
   EXPECT_EQ(said.out, alone + "\n" + alone + "\n");
+  const Said bare = generate("--chat --temperature 0", "What is 1?\n");
+  EXPECT_EQ(bare.code, 0) << bare.err;
+  EXPECT_TRUE(testing::contains(bare.err, "has no chat template")) << "why there is none";
   const Said broken = generate("--chat", "\xFF\n");
   EXPECT_EQ(broken.code, 2);
   EXPECT_TRUE(testing::contains(broken.err, "lora-generate: standard input:1: not UTF-8"));

@@ -90,6 +90,13 @@ TEST_F(PlansAndLists, APlanPrintsAndWritesNothing) {
   }
 }
 
+TEST_F(PlansAndLists, APlanNeedsNoOutputFolder) {
+  fs::rename(folder_ / "model", folder_ / "out");  // a name that nobody gave
+  settings_["model_name_or_path"] = "out";
+  train("--plan");
+  EXPECT_EQ(program("run.json --plan --output_dir out").code, 2);
+}
+
 TEST_F(PlansAndLists, APlansObjectHasItsKeys) {
   train("--plan_output plan.json");
   const nlohmann::json plan = read_json(folder_ / "plan.json");
@@ -141,8 +148,8 @@ TEST_F(PlansAndLists, ASignalEndsAPlan) {
   settings_["max_steps"] = 1000;
   folder_.write("run.json", settings_.dump());
   // Once it has said something; SIGTERM, as a shell's background job ignores SIGINT.
-  const Said said = program("run.json --plan",
-                            R"(sh -c '"$@" & until [ -s .out ]; do sleep 0.01; done; kill -TERM $!; wait $!' sh)");
+  const Said said =
+      program("run.json --plan", R"(sh -c '"$@" & until [ -s .out ]; do sleep 0.01; done; kill -TERM $!; wait $!' sh)");
   EXPECT_EQ(said.code, 143) << said.out;
   EXPECT_EQ(said.err, "lora-train: stopped by SIGTERM\n");
 }
@@ -152,6 +159,10 @@ TEST_F(PlansAndLists, ListsRunsAsATree) {
   settings_["model_name_or_path"] = "runs/base";
   train("--output_dir runs/first");
   train("--output_dir runs/deep/second --adapter_name_or_path runs/first --learning_rate 0.01");
+  fs::create_directory(folder_ / "bought");
+  for (const char* name : {"adapter_config.json", "adapter_model.safetensors"})
+    fs::copy(folder_ / "runs/first" / name, folder_ / "bought");
+  train("--output_dir runs/third --adapter_name_or_path bought");
   fs::create_directory_symlink("..", folder_ / "runs/deep/loop");
   folder_.write("runs/foreign/adapter_config.json", "{}");
   folder_.write("runs/broken/run.json", "{\"run_id\"");
@@ -176,6 +187,7 @@ TEST_F(PlansAndLists, ListsRunsAsATree) {
   EXPECT_TRUE(contains(*first, " finished"));
   EXPECT_TRUE(contains(*starting("foreign"), "an adapter of another tool"));
   EXPECT_TRUE(contains(*starting("broken"), "run.json"));
+  EXPECT_TRUE(contains(said.out, "third started from bought, which is not listed\n"));
   EXPECT_EQ(said.out.find("nothing"), std::string::npos);
   EXPECT_EQ(said.out.find("loop"), std::string::npos);
   EXPECT_TRUE(contains(said.out, "no run was evaluated on held-out rows; the least training loss: "));
@@ -214,6 +226,8 @@ TEST_F(PlansAndLists, TheBestIsTheOneWithTheLeastLossOnHeldOutRows) {
     train(std::string("--output_dir runs/") + name);
     nlohmann::json state = read_json(folder_ / "runs" / name / "trainer_state.json");
     const double best = name[0] == 'a' ? 1.5 : 2.5;
+    state["log_history"].push_back({{"step", 0}, {"epoch", 0.0}, {"eval_loss", 0.5}});  // before it, no best of it
+    state["log_history"].push_back({{"step", 1}, {"epoch", 0.5}, {"eval_loss", nullptr}});
     state["log_history"].push_back({{"step", 2}, {"epoch", 1.0}, {"eval_loss", best}});
     state["log_history"].push_back({{"step", 4}, {"epoch", 2.0}, {"eval_loss", 3.5}});
     folder_.write(std::string("runs/") + name + "/trainer_state.json", state.dump());
@@ -223,6 +237,18 @@ TEST_F(PlansAndLists, TheBestIsTheOneWithTheLeastLossOnHeldOutRows) {
   EXPECT_TRUE(contains(said.out, "best: * a, eval_loss 1.5000 at step 2\n"));
   EXPECT_TRUE(contains(said.out, " 3.5000  1.5000 "));
   EXPECT_TRUE(contains(said.out, "\nno settings differ\n"));
+}
+
+TEST(ListsOfRuns, LongSettingsThatEndAlikeDiffer) {
+  std::vector<ListedRun> runs(2);
+  const std::string end = "/" + std::string(60, 'r') + ".json";
+  for (size_t i = 0; i < 2; ++i) {
+    runs[i].name = runs[i].run_id = i == 0 ? "a" : "b";
+    runs[i].settings = {{"dataset", runs[i].name + end}};
+  }
+  std::ostringstream text;
+  print_runs(text, "runs", runs);
+  EXPECT_TRUE(contains(text.str(), "\nsettings that differ:\n  dataset "));
 }
 
 TEST_F(PlansAndLists, WhatIsNotThereIsSaid) {

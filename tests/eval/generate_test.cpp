@@ -82,6 +82,14 @@ TEST(Sampling, KeepsWhatSortingKeeps) {
   }
 }
 
+TEST(Sampling, AShareOfNearlyAllKeepsAll) {
+  // The same weights added in another order may have a smaller sum than this share of theirs.
+  for (size_t count = 1; count < 300; ++count) {
+    const GenerateConfig config{.temperature = 0.3, .top_p = std::nextafter(1.0, 0.0)};
+    EXPECT_NEAR(static_cast<double>(kept_by(config, uneven_logits(count)).size()), static_cast<double>(count), 1);
+  }
+}
+
 TEST(Sampling, EqualLogits) {
   const std::vector<float> logits{1, 3, 3, 2, 3, 3};
   // transformers keeps all that are as likely as the last of top_k; of top_p it keeps as many as are needed.
@@ -136,13 +144,14 @@ TEST(Sampling, DrawsByTheShares) {
 TEST(Sampling, LogProbabilitiesAreTheModels) {
   const std::vector<float> logits{1, 4, 2};
   const double log_sum = std::log(std::exp(1) + std::exp(4) + std::exp(2));
-  for (const double temperature : {0.0, 0.01}) {
-    const GenerateConfig config{.temperature = temperature, .repetition_penalty = 1.5, .log_probabilities = true};
-    std::vector<float> row = logits;
-    const Choice choice = Sampler(config, 0, {1}).choose(row);
-    EXPECT_EQ(choice.id, 1);
-    EXPECT_NEAR(choice.log_probability, 4 - log_sum, 1e-5);
-  }
+  for (const double temperature : {0.0, 0.01})
+    for (const double penalty : {1.5, 1e-38}) {
+      const GenerateConfig config{.temperature = temperature, .repetition_penalty = penalty, .log_probabilities = true};
+      std::vector<float> row = logits;
+      const Choice choice = Sampler(config, 0, {1}).choose(row);
+      EXPECT_EQ(choice.id, 1);
+      EXPECT_NEAR(choice.log_probability, 4 - log_sum, 1e-5) << penalty;
+    }
 }
 
 TEST(Sampling, WhatIsNotFiniteIsRefused) {
@@ -168,12 +177,13 @@ class StopTexts : public ::testing::Test {
 
 TEST_F(StopTexts, AreFoundAcrossTokens) {
   const Tokenizer tokenizer = Tokenizer::open(folder_ / "model", true);
-  const std::string text = "It lowers the sugar in the blood. 多喝水,多休息 aab";
+  const std::string text = "It lowers the sugar in the blood. 多喝水,多休息 貓 aab";  // 貓: no piece, but three bytes
   const std::vector<int32_t> ids = tokenizer.encode(text);
   for (const auto& [stops, end] :
        std::vector<std::pair<std::vector<std::string>, size_t>>{{{"sugar"}, text.find("sugar")},
                                                                 {{"s the s"}, text.find("s the s")},
                                                                 {{"喝水"}, text.find("喝水")},
+                                                                {{"貓"}, text.find("貓")},
                                                                 {{"blood. 多", "ugar"}, text.find("ugar")},
                                                                 {{"in the blond"}, text.size()},
                                                                 {{"ab"}, text.size() - 2},
@@ -248,6 +258,18 @@ TEST_F(Rows, AreIndependentOfTheirNeighbours) {
   }
 }
 
+// Beyond the 256 new tokens that the cache has room for at first.
+TEST_F(Rows, MayOutgrowTheirCache) {
+  folder_.write("model/generation_config.json", R"({"eos_token_id": []})");
+  const CausalLM m = model();
+  const std::vector<int32_t> ids = generate(m, {prompts_[3], prompts_[4]}, {.max_new_tokens = 290})[0];
+  ASSERT_EQ(ids.size(), 290);
+  std::vector<int32_t> begun = prompts_[3];
+  begun.insert(begun.end(), ids.begin(), ids.begin() + 250);
+  const std::vector<int32_t> rest = generate(m, {begun}, {.max_new_tokens = 40})[0];
+  EXPECT_TRUE(std::equal(rest.begin(), rest.end(), ids.begin() + 250, ids.end()));
+}
+
 TEST_F(Rows, TheNextOneStartsAsSoonAsOneEnds) {
   const CausalLM m = model();
   std::vector<int64_t> order;
@@ -289,6 +311,8 @@ TEST_F(Rows, SamplesOfAPromptDiffer) {
   }
   config.num_return_sequences = 1;
   EXPECT_EQ(complete(m, {prompts_[1]}, config)[0].ids, all[3].ids) << "the first sample is that of one alone";
+  for (const int64_t count : {int64_t{-1}, int64_t{0}, int64_t{1} << 62})
+    EXPECT_THROW(complete(m, {{5}}, {.temperature = 1, .num_return_sequences = count}), std::invalid_argument) << count;
   config = {.num_return_sequences = 2};
   testing::expect_error<UserError>([&] { complete(m, {{5}}, config); },
                                    "num_return_sequences: expected 1 at temperature 0, where all samples are the same, "

@@ -1,16 +1,21 @@
-"""What lora-train draws on a terminal: a bar within its width, redrawn in place, with messages above it."""
+"""What the programs do on a terminal: lora-train's bar, which fits its width and is redrawn in place; a conversation."""
 
 import fcntl
+import json
 import os
 import pty
 import re
+import select
+import shutil
 import struct
 import subprocess
 import termios
+import time
 
 import pytest
 from conftest import BIN
 from models import make_rows
+from safetensors.torch import load_file, save_file
 
 
 def on_terminal(command, columns, **environment):
@@ -56,3 +61,94 @@ def test_bar_fits_the_terminal(columns, environment, filled, zoo, tmp_path):
     rest = re.sub("\x1b\\[\\?7l\r[^\x1b\r\n]*\x1b\\[K\x1b\\[\\?7h", "", text).replace("\r\n", "\n").replace("\r\x1b[K", "")
     assert "\x1b" not in rest and "\r" not in rest, rest
     assert rest.rstrip().endswith("训练结果"), rest
+
+
+class Conversation:
+    """lora-generate --chat on a terminal: what is typed, and what is shown up to some text."""
+
+    def __init__(self, *flags):
+        self.ours, theirs = pty.openpty()
+        self.process = subprocess.Popen(
+            list(map(str, [BIN / "lora-generate", "--chat", *flags])),
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            start_new_session=True,
+            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # so that Ctrl-C is a signal
+        )
+        os.close(theirs)
+
+    def type(self, text):
+        os.write(self.ours, text.encode())
+
+    def shown_to(self, end):
+        shown = b""
+        while not shown.endswith(end.encode()):
+            ready, _, _ = select.select([self.ours], [], [], 60)
+            assert ready, f"waits for {end!r} after {shown!r}"
+            shown += os.read(self.ours, 65536)
+        return shown.decode().replace("\r\n", "\n")
+
+    def code(self):
+        return self.process.wait(timeout=60)
+
+    def close(self):
+        self.process.kill()
+        self.process.wait()
+        os.close(self.ours)
+
+
+@pytest.fixture
+def talk(zoo, tmp_path):
+    template = tmp_path / "chat.jinja"
+    template.write_text("{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}<assistant>")
+    begun = []
+
+    def begin(*flags, model=zoo["baichuan"].folder):
+        begun.append(Conversation("--model_name_or_path", model, "--device", "cpu", "--chat_template", template, *flags))
+        return begun[-1]
+
+    yield begin
+    for conversation in begun:
+        conversation.close()
+
+
+@pytest.fixture
+def endless(zoo, tmp_path):
+    """A model whose greedy answers do not end: eos is never the likeliest."""
+    folder = shutil.copytree(zoo["baichuan"].folder, tmp_path / "endless")
+    weights = load_file(folder / "model.safetensors")
+    weights["lm_head.weight"][2] = 0
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 1 << 20}))
+    return folder
+
+
+def test_ctrl_c_stops_the_answer_and_at_the_prompt_the_program(talk, endless):
+    chat = talk("--max_new_tokens", 1 << 20, model=endless)
+    chat.shown_to("> ")
+    chat.type("hello\n")
+    chat.shown_to("hello\r\n")
+    time.sleep(0.2)
+    chat.type("\x03")
+    assert "(cancelled)\n" in chat.shown_to("\r\n> ")
+    chat.type("/reset\n")
+    assert "what was said is forgotten" in chat.shown_to("\r\n> ")
+    chat.type("/nothing\n")
+    assert "/nothing is no command; /help lists them" in chat.shown_to("\r\n> ")
+    chat.type("unfinished\x03")
+    assert "Ctrl-C again ends" in chat.shown_to("\r\n> ")
+    chat.type("\x03")
+    assert chat.code() == 0
+
+
+def test_what_cannot_be_answered_is_told(talk):
+    chat = talk("--max_new_tokens", 3)
+    chat.shown_to("> ")
+    chat.type("hello " * 300 + "\n")
+    assert "/reset begins a new one" in chat.shown_to("\r\n> ")
+    chat.type("hi\n")
+    chat.shown_to("\r\n> ")
+    chat.type("/exit\n")
+    assert chat.code() == 0

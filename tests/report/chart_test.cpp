@@ -155,6 +155,14 @@ TEST(LineChart, OfAConstantOrOnePointHasTheLineInTheMiddle) {
   }
 }
 
+TEST(LineChart, OfZerosHasAnAxisThatCanBeRead) {
+  for (const bool starts_at_0 : {false, true}) {
+    const std::string svg =
+        line_chart_svg({.series = {{.name = "", .points = {{1, 0}, {2, 0}}}}, .starts_at_0 = starts_at_0});
+    EXPECT_NE(svg.find(">1.0<"), std::string::npos) << svg;
+  }
+}
+
 TEST(BarChart, DrawsBarsInProportion) {
   const std::string svg = bar_chart_svg({.bars = {{"<b>", 1}, {"two & more", 2}, {"none", kNan}, {"zero", 0}}});
   EXPECT_EQ(xml_problem(svg), "");

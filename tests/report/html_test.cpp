@@ -62,6 +62,7 @@ RunReport hostile_run() {
   run.settings = {{.name = "r", .value = kHostile, .usual = "8"}, {.name = "seed", .value = "42", .usual = "42"}};
   run.messages = {{.step = 2, .text = kHostile}};
   run.messages_left_out = 4;
+  run.best_step = 6;
   return run;
 }
 
@@ -73,10 +74,13 @@ TEST(RunReport, HoldsHostileTextsAsText) {
 }
 
 TEST(RunReport, HasAllThatARunHas) {
-  const std::string html = report_html(hostile_run());
-  for (const char* part :
-       {"7 / 9", "Best eval_loss: step 6.", "<td class=\"number best\">1.5</td>", "Earlier answers: 1 of 1", "newest",
-        "Norms of the updates", "step 2  ", "4 later messages are left out", "All 2 settings"})
+  RunReport run = hostile_run();
+  run.total_steps = 12345, run.tokens_seen = 7654321;
+  run.curves.push_back({.metric = "tokens_per_second", .points = {{1, 20123.4}}});
+  const std::string html = report_html(run);
+  for (const char* part : {"7 / 12,345", "7,654,321", ">20,123<", "Best eval_loss: step 6.",
+                           "<td class=\"number best\">1.5</td>", "Earlier answers: 1 of 1", "newest",
+                           "Norms of the updates", "step 2  ", "4 later messages are left out", "All 2 settings"})
     EXPECT_TRUE(holds(html, part)) << part;
   // Settings that are not as usual stand first, and seed is not among them.
   const size_t changed = html.find(">default<"), all = html.find("All 2 settings");
@@ -90,12 +94,14 @@ TEST(RunReport, OfARunThatHasJustBegunIsWhole) {
   EXPECT_EQ(xml_problem(training_loss_svg(run)), "");
 }
 
-TEST(RunReport, TakesTheHighestOfAMetricThatIsNoLoss) {
-  RunReport run = {.name = "out", .best_metric = "eval_accuracy"};
+TEST(RunReport, NamesTheBestStep) {
+  RunReport run = {.name = "out", .best_metric = "eval_accuracy", .best_step = 2};
   run.evaluations = {{.step = 1, .metrics = {{"eval_accuracy", 0.5}}},
                      {.step = 2, .metrics = {{"eval_accuracy", 0.75}}},
                      {.step = 3, .metrics = {{"eval_accuracy", 0.25}}}};
   EXPECT_TRUE(holds(report_html(run), "Best eval_accuracy: step 2."));
+  run.best_step = 0;
+  EXPECT_FALSE(holds(report_html(run), "Best eval_accuracy"));
 }
 
 TEST(RunReport, OfALongRunIsSmall) {

@@ -8,10 +8,12 @@
 #include "support/temp_folder.h"
 #include "support/tiny_model.h"
 #include "support/tiny_tokenizer.h"
+#include "train/lineage.h"
 
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
+#include <cmath>
 #include <fstream>
 #include <set>
 
@@ -35,9 +37,7 @@ class Evaluations : public ::testing::Test {
     testing::write_tiny_rows(folder_ / "held_out.jsonl", 9, kPieces, 5);
     testing::write_tiny_rows(folder_ / "others.jsonl", 9, kPieces, 6);
   }
-  Dataset rows(const char* name) const {
-    return Dataset::open(folder_ / name, nullptr, {.max_length = 64}, kPieces);
-  }
+  Dataset rows(const char* name) const { return Dataset::open(folder_ / name, nullptr, {.max_length = 64}, kPieces); }
   TrainConfig config_of(const std::string& name) const {
     TrainConfig config;
     config.output_dir = (folder_ / name).string();
@@ -86,6 +86,11 @@ class Evaluations : public ::testing::Test {
     std::set<int64_t> steps;
     for (const Checkpoint& checkpoint : list_checkpoints(folder_ / name)) steps.insert(checkpoint.step);
     return steps;
+  }
+  // By the newest checkpoint.
+  int64_t best_in_folder(const std::string& name) const {
+    const fs::path newest = list_checkpoints(folder_ / name).front().path;
+    return read_json(newest / "trainer_state.json")["best_global_step"];
   }
   nlohmann::json state_in(const fs::path& folder) const { return read_json(folder_ / folder / "trainer_state.json"); }
   std::string adapter_in(const fs::path& folder) const {
@@ -196,13 +201,40 @@ TEST_F(Evaluations, KeepTheBestApartFromRotation) {
   EXPECT_EQ(adapter_in("run"), adapter_in("run/checkpoint-" + std::to_string(best)));
   EXPECT_NE(adapter_in("run"), adapter_in("run/checkpoint-10"));
   EXPECT_TRUE(contains(said_, "the result is that of the best eval_loss"));
+  const nlohmann::json manifest = read_json(folder_ / "run/manifest.json");
+  EXPECT_EQ(manifest["step"], kSteps);
+  EXPECT_EQ(manifest["step_of_values"], best);
+  EXPECT_EQ(lineage_of(folder_ / "model", folder_ / "run").parents.at(0).step, best);
+  const std::string at = "The values here are those of step " + std::to_string(best) + ".";
+  EXPECT_TRUE(contains(read_bytes(folder_ / "run/README.md"), at));
+  EXPECT_FALSE(contains(read_bytes(folder_ / "run/checkpoint-10/README.md"), "The values here"));
 
   config.output_dir = (folder_ / "last").string();
   config.save_steps = 0;
   config.load_best_model_at_end = false;
   EXPECT_TRUE(run(config));
   EXPECT_EQ(adapter_in("last"), adapter_in("run/checkpoint-10"));
+  EXPECT_FALSE(read_json(folder_ / "last/manifest.json").contains("step_of_values"));
   EXPECT_EQ(checkpoints("last"), (std::set<int64_t>{best, kSteps}));  // whatever save_steps is
+}
+
+TEST_F(Evaluations, RefuseABestThatIsNotWhole) {
+  TrainConfig config = config_of("run");
+  config.load_best_model_at_end = true;
+  try {
+    run(config, "held_out.jsonl", {}, [&](StepView& step) {
+      if (step.progress().step < kSteps) return;
+      const int64_t best = best_in_folder("run");
+      folder_.write("run/checkpoint-" + std::to_string(best) + "/adapter_model.safetensors", "broken");
+    });
+    FAIL() << "accepted";
+  } catch (const UserError& error) {
+    EXPECT_TRUE(contains(error.what(), "expected a whole checkpoint, but adapter_model.safetensors differs"));
+  }
+  EXPECT_FALSE(fs::exists(folder_ / "run/adapter_model.safetensors"));
+  config.resume_from_checkpoint = "auto";
+  EXPECT_TRUE(run(config));
+  EXPECT_TRUE(contains(said_, "has no whole checkpoint"));
 }
 
 TEST_F(Evaluations, EndARunThatGetsNoBetter) {
@@ -300,6 +332,9 @@ TEST_F(Evaluations, MayGoByAMetricOfACallback) {
   EXPECT_TRUE(run(config, "held_out.jsonl", {}, measures));
   EXPECT_EQ(state_in("run")["best_global_step"], 4);
   EXPECT_EQ(state_in("run")["best_metric"], 0.9);
+  EXPECT_TRUE(
+      contains(read_bytes(folder_ / "run/README.md"), "the best eval_accuracy on held-out rows was 0.9, at step 4"));
+  EXPECT_TRUE(contains(said_, "  best eval_accuracy 0.9000 at step 4\n"));
   config.output_dir = (folder_ / "lacks").string();
   try {
     run(config, "held_out.jsonl", {}, [](StepView&) {});
@@ -309,6 +344,21 @@ TEST_F(Evaluations, MayGoByAMetricOfACallback) {
                  "metric_for_best_model: expected a metric of the evaluation (eval_loss, eval_runtime, "
                  "eval_samples_per_second, eval_steps_per_second), got eval_accuracy");
   }
+}
+
+TEST_F(Evaluations, ANumberThatIsNotFiniteIsNoBest) {
+  TrainConfig config = config_of("run");
+  config.metric_for_best_model = "accuracy";
+  const auto measures = [](StepView& step) {
+    const int64_t at = step.progress().step;
+    if (at % 2 == 0) step.log({{"eval_accuracy", at == 2 ? NAN : at == 8 ? INFINITY : 0.5}});
+    if (at == 3) step.stop();
+  };
+  EXPECT_FALSE(run(config, "held_out.jsonl", {}, measures));
+  EXPECT_TRUE(state_in("run/checkpoint-3")["best_global_step"].is_null());
+  config.resume_from_checkpoint = "auto";
+  EXPECT_TRUE(run(config, "held_out.jsonl", {}, measures));
+  EXPECT_EQ(state_in("run")["best_global_step"], 4);
 }
 
 TEST_F(Evaluations, NeedRows) {
@@ -328,6 +378,14 @@ TEST_F(Evaluations, NeedRows) {
   EXPECT_EQ(refusal([](TrainConfig& c) { c.eval_on_start = true; }, nullptr), "eval_on_start" + rest);
   EXPECT_EQ(refusal([](TrainConfig& c) { c.load_best_model_at_end = true; }, nullptr), "load_best_model_at_end" + rest);
   EXPECT_EQ(refusal([](TrainConfig& c) { c.early_stopping_patience = 2; }, nullptr), "early_stopping_patience" + rest);
+  EXPECT_EQ(refusal([](TrainConfig&) {}, nullptr), "eval_steps" + rest);
+  EXPECT_EQ(refusal(
+                [](TrainConfig& c) {
+                  c.eval_on_start = true;
+                  c.eval_strategy = "no";
+                },
+                "held_out.jsonl"),
+            "eval_on_start: expected eval_strategy steps or epoch with it, got no");
   EXPECT_EQ(refusal(
                 [](TrainConfig& c) {
                   c.early_stopping_patience = 2;
@@ -337,6 +395,13 @@ TEST_F(Evaluations, NeedRows) {
             "early_stopping_patience: expected eval_strategy steps or epoch with it, got no");
   EXPECT_EQ(refusal([](TrainConfig& c) { c.metric_for_best_model = "f1"; }, "held_out.jsonl"),
             "metric_for_best_model: expected eval_loss, or a metric that a callback logs, got f1");
+  // What a dry run asks for.
+  const CausalLM model = CausalLM::load(folder_ / "model", {.device = "cpu"});
+  Trainer trainer(model, Adapter::create(model, {.target_modules = "all-linear"}), rows("rows.jsonl"),
+                  config_of("dry"));
+  EXPECT_THROW(trainer.memory_plan(), UserError);
+  trainer.evaluate_on(rows("held_out.jsonl"));
+  EXPECT_NE(trainer.memory_plan(), "");
 }
 
 }  // namespace

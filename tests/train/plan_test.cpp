@@ -6,6 +6,7 @@
 #include "support/temp_folder.h"
 #include "support/tiny_model.h"
 #include "train/advice.h"
+#include "train/evaluation.h"
 #include "train/plan.h"
 #include "train/step_times.h"
 #include "train/windows.h"
@@ -134,7 +135,7 @@ TEST_F(PlanTest, WhatDoesNotFitSaysWhatWould) {
       EXPECT_FALSE(m.memory.fits());
       EXPECT_FALSE(m.time);
       EXPECT_TRUE(contains(m.remedy, "with any batch"));
-      EXPECT_EQ(m.no_time, m.method == Finetuning::kLora ? "it does not fit in memory" : m.no_time);
+      EXPECT_EQ(m.no_time, "it does not fit in memory");
     }
   }
   // Between one row and eight: a smaller batch is named, which does fit.
@@ -204,12 +205,18 @@ TEST(StepTimesTest, TimesBetweenThoseThatWereMeasured) {
   EXPECT_DOUBLE_EQ(times.mean({{{}, 15}, {{}, 25}}), 3);
 }
 
-TEST_F(PlanTest, CountsEvaluationsAndSaves) {
+TEST_F(PlanTest, CountsEvaluationsAsTheyAreDue) {
   TrainConfig& config = config_.train;
   config.max_steps = 100;
   config.per_device_train_batch_size = config.gradient_accumulation_steps = 1;
-  const auto evaluations = [&] { return count_evaluations(config, rows(), StepPlan(30, config)); };
-  EXPECT_EQ(count_evaluations(config, std::nullopt, StepPlan(30, config)), 0);
+  const auto evaluations = [&] {
+    const Evaluation evaluation(rows(), config, StepPlan(30, config), 1000);
+    int64_t due = 0;
+    for (int64_t step = 0; step <= 100; ++step) due += evaluation.is_due(step);
+    EXPECT_EQ(evaluation.count(), due);
+    return due;
+  };
+  EXPECT_EQ(Evaluation(std::nullopt, config, StepPlan(30, config), 1000).count(), 0);
   EXPECT_EQ(evaluations(), 4);
   config.eval_on_start = true;
   EXPECT_EQ(evaluations(), 5);
@@ -217,14 +224,23 @@ TEST_F(PlanTest, CountsEvaluationsAndSaves) {
   EXPECT_EQ(evaluations(), 3);
   config.eval_steps = 0.1;
   EXPECT_EQ(evaluations(), 11);
+  config.eval_steps = 1000;  // the last step, and the start
+  EXPECT_EQ(evaluations(), 2);
+  config.eval_on_start = false;
   config.eval_strategy = "no";
   EXPECT_EQ(evaluations(), 0);
-  config.save_steps = 0;
-  EXPECT_EQ(count_saves(config, 100), 2);
-  config.save_steps = 40;
-  EXPECT_EQ(count_saves(config, 100), 4);
-  config.save_steps = 50;
-  EXPECT_EQ(count_saves(config, 100), 3);
+}
+
+TEST(CountSaves, EachStepThatIsSavedOnce) {
+  EXPECT_EQ(count_saves(0, 0, 100), 2);  // the last step, and the result
+  for (const int64_t save : {0, 1, 6, 40, 50, 100, 300})
+    for (const int64_t interval : {0, 1, 4, 50, 100, 300}) {
+      int64_t saves = 1;
+      for (int64_t step = 1; step <= 100; ++step)
+        saves += step == 100 || (save > 0 && step % save == 0) || (interval > 0 && step % interval == 0);
+      EXPECT_EQ(count_saves(save, interval, 100), saves) << save << " " << interval;
+    }
+  EXPECT_EQ(count_saves(int64_t{1} << 62, (int64_t{1} << 62) - 1, 100), 2);
 }
 
 }  // namespace

@@ -170,16 +170,16 @@ TEST_F(Reports, OfALongLogAreMadeInNoTime) {
   const Adapter adapter = Adapter::create(model, {.r = 4, .target_modules = "all-linear"}, 7);
   const TrainConfig settings = config("out", 100000);
   const Stepper steps(model, adapter, rows(), settings, [](const std::string&) {}, {});
-  std::vector<LogRow> log;
+  RunLog log;
   for (int64_t i = 1; i <= 100000; ++i)
-    log.push_back(make_row(i, 1,
-                           {{"loss", 1 + std::sin(static_cast<double>(i))},
-                            {"grad_norm", 1.0},
-                            {"learning_rate", 1e-4},
-                            {"tokens_per_second", 1e3},
-                            {"peak_memory_bytes", i}}));
+    log.rows.push_back(make_row(i, 1,
+                                {{"loss", 1 + std::sin(static_cast<double>(i))},
+                                 {"grad_norm", 1.0},
+                                 {"learning_rate", 1e-4},
+                                 {"tokens_per_second", 1e3},
+                                 {"peak_memory_bytes", i}}));
   const auto start = std::chrono::steady_clock::now();
-  const RunReport report = report_of(steps, log, settings, "", {}, {});
+  const RunReport report = report_of(steps, log, settings, "", {});
   const size_t size = report_html(report).size() + training_loss_svg(report).size();
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   std::cout << "page and picture of a log of 100,000 rows: " << size << " bytes in " << seconds << " s\n";
