@@ -1,6 +1,6 @@
 """How fast completions are made, beside transformers' generate, on the CPU.
 
-    build/venv/bin/python tests/bench/generate.py [--dtype float32] [--rounds 5] [--threads 2]
+    build/venv/bin/python tests/bench/generate.py [--dtype float32] [--jobs mixed] [--programs rankfold] [--rounds 5]
 
 Greedy, random model (tests/bench/common.py), prompts of ids. Three jobs:
     one    one prompt of 32 tokens, 64 new ones
@@ -108,6 +108,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     parser.add_argument("--jobs", nargs="+", choices=list(JOBS), default=list(JOBS))
+    parser.add_argument("--programs", nargs="+", choices=["rankfold", "transformers"], default=["rankfold", "transformers"])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--work", type=Path, default=common.ROOT / "build" / "bench")
@@ -119,7 +120,8 @@ def main():
     for job in options.jobs:
         rows = options.work / f"generate-{job}.json"
         rows.write_text(json.dumps(rows_of(job, common.REFERENCE["vocab_size"])))
-        measure(job, [Side(*side, model, rows, options) for side in JOBS[job]], options.rounds)
+        sides = [side for side in JOBS[job] if side[0] in options.programs]
+        measure(job, [Side(*side, model, rows, options) for side in sides], options.rounds)
 
 
 if __name__ == "__main__":
