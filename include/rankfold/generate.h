@@ -104,9 +104,9 @@ using OnToken = std::function<Reply(const TokenEvent&)>;
 // it doubles, within what max_new_tokens needs, where a completion becomes longer. A position beyond
 // max_position_embeddings is computed like any other.
 //
-// Throws UserError (a setting out of its range; `stop` without a tokenizer; several samples at temperature 0), Error with
-// kDiverged (logits that are not finite) or kOutOfMemory, std::invalid_argument (a prompt without ids, an id outside the
-// vocabulary).
+// Throws UserError (one of fields() out of its range; `stop` without a tokenizer; several samples at temperature 0),
+// Error with kDiverged (logits that are not finite) or kOutOfMemory, std::invalid_argument (num_return_sequences out of
+// its range, a prompt without ids, an id outside the vocabulary).
 std::vector<Completion> complete(const CausalLM& model, const std::vector<std::vector<int32_t>>& prompts,
                                  const GenerateConfig& config, const OnToken& on_token = {}, const Stop& stop = {});
 

@@ -1,6 +1,7 @@
 #include "cli/console.h"
 
 #include "core/check.h"
+#include "core/number_text.h"
 #include "core/utf8.h"
 
 #include <sys/ioctl.h>

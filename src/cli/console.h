@@ -1,7 +1,6 @@
 // What lora-train says on standard output, and lora-eval of its data.
 #pragma once
 
-#include "core/number_text.h"  // for those who print counts
 #include "rankfold/adapter.h"
 #include "rankfold/causal_lm.h"
 #include "rankfold/dataset.h"

@@ -13,6 +13,7 @@
 #include "core/check.h"
 #include "core/file.h"
 #include "core/json.h"
+#include "core/number_text.h"
 #include "core/write.h"
 #include "ops/open_cuda.h"
 

@@ -126,9 +126,9 @@ std::string norms_section(const RunReport& run) {
 
 // The place of the best evaluation; that of none where there is no best.
 size_t best_of(const RunReport& run) {
-  size_t best = 0;
-  while (best < run.evaluations.size() && (run.best_step == 0 || run.evaluations[best].step != run.best_step)) ++best;
-  return best;
+  const auto is_best = [&](const auto& evaluation) { return run.best_step > 0 && evaluation.step == run.best_step; };
+  const auto found = std::find_if(run.evaluations.begin(), run.evaluations.end(), is_best);
+  return static_cast<size_t>(found - run.evaluations.begin());
 }
 
 std::string evaluation_table(const RunReport& run, size_t first, size_t best) {

@@ -24,7 +24,7 @@ struct Best {
   int64_t step = 0;          // 0: none, and no value
   int64_t without_gain = 0;  // evaluations since one that was better by more than early_stopping_threshold
 };
-std::string text_of(const Best& best);  // "best eval_loss 1.25 at step 40"; empty where there is none
+std::string text_of(const Best& best);  // "best eval_loss 1.2500 at step 40"; empty where there is none
 
 class Evaluation {
  public:
