@@ -12,6 +12,7 @@ Table table_of_kernels() {
           .cache_append = cache_append,
           .decode_attention = decode_attention,
           .embedding = embedding,
+          .dequantize = dequantize,
           .adamw = adamw,
           .square_sum = square_sum,
           .gemm = nullptr,

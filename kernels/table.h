@@ -5,6 +5,7 @@
 #include "kernels/adamw.h"
 #include "kernels/cross_entropy.h"
 #include "kernels/decode_attention.h"
+#include "kernels/dequantize.h"
 #include "kernels/down.h"
 #include "kernels/embedding.h"
 #include "kernels/gemm.h"
@@ -23,6 +24,7 @@ struct Table {
   void (*cache_append)(const DecodeAttention&, Stream);
   void (*decode_attention)(const DecodeAttention&, Stream);
   void (*embedding)(const Embedding&, Stream);
+  void (*dequantize)(const Dequantize&, Stream);
   void (*adamw)(const AdamW&, Stream);
   void (*square_sum)(const SquareSum&, Stream);
   void (*gemm)(const Gemm&, Stream);

@@ -78,6 +78,13 @@ class Adapter {
   std::shared_ptr<State> state_;
 };
 
+// What quantisation does to an adapted layer, beside what the adapter does: Frobenius norms.
+struct QuantizationError {
+  std::string module;
+  double error = 0;   // of Q(W) - W
+  double update = 0;  // of scale * B A
+};
+
 // What a merge came to.
 struct MergeReport {
   // Share of the update that is in the stored weights: their change, projected on the update. Below 1 where rounding to
@@ -85,13 +92,24 @@ struct MergeReport {
   double share = 1;
   std::string worst_module = {};  // the one with the smallest share
   double worst_share = 1;
-  std::vector<std::string> notes = {};  // what was passed over in the two folders; a line each
+  // Where the base is at hand in 16 bits and in fewer, or the result is in fewer: how Q stores ("nf4, nested scales"), and
+  // the adapted layers, those first whose error is largest beside their update.
+  std::string quantization = {};
+  std::vector<QuantizationError> errors = {};
+  std::vector<std::string> notes = {};  // what was passed over in the two folders, and what was decided; a line each
 };
 
 struct MergeOptions {
   std::string dtype = "auto";       // auto: each tensor's stored dtype
   std::string max_shard_size = "";  // "5GB"; empty: the base's own sharding
-  Stop stop = {};                   // asked before every tensor; true: throws Stopped, and nothing is written
+  std::string merge_into = "auto";  // a word of kMergeIntos
+  // As in LoadConfig. With merge_into dequantized they say as what a 16- or 32-bit base was trained on: the result is
+  // dense. Otherwise the linear layers of the result are stored so, in bitsandbytes' format.
+  int64_t quantization_bit = 0;
+  std::string quantization_type = "auto";
+  bool double_quantization = false;
+  bool load_in_4bit = false, load_in_8bit = false;
+  Stop stop = {};  // asked before every tensor; true: throws Stopped, and nothing is written
   // Sees the finished folder before it gets its name; what it throws refuses it, and nothing is written.
   std::function<void(const std::filesystem::path&)> check = {};
   std::function<void(const MergeReport&)> report = {};  // told of the finished folder before `check` sees it
@@ -104,12 +122,20 @@ struct MergeOptions {
     v("max_shard_size", max_shard_size,
       "largest size of a file of weights, such as 5GB; without it the base's own shards", allow::size,
       "a size such as 5GB or 500MB", {});
+    v("merge_into", merge_into,
+      "weights that the update is added to: the original ones, or what decoding quantised ones gives; auto: the "
+      "folder's",
+      allow::word_of<kMergeIntos>, words_of<kMergeIntos>(), {});
+    quantization_fields(v, *this,
+                        "store the result's linear layers in 4 or 8 bits, as bitsandbytes does; with merge_into "
+                        "dequantized: in how many the base was when the adapter was trained; 0: neither");
   }
 };
 
-// base + adapter as a model folder: W + scale * B A in fp32, rounded once; streamed tensor by tensor. Everything in the
-// base folder that is not weights is copied, but for the files of a training run and of an adapter that lies there.
-// `output` must not exist or be empty.
+// base + adapter as a model folder: W + scale * B A in fp32, rounded once; streamed tensor by tensor, where the result is
+// quantised file by file. A base in fewer bits is decoded. Everything in the base folder that is not weights is copied, but
+// for the files of a training run and of an adapter that lies there. `output` must not exist or be empty. An empty
+// `adapter_folder`: the base alone in another form, which `options` must then ask for.
 void merge(const std::filesystem::path& model_folder, const std::filesystem::path& adapter_folder,
            const std::filesystem::path& output, const MergeOptions& options = {});
 

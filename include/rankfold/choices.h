@@ -62,6 +62,20 @@ inline constexpr Word<std::optional<at::ScalarType>> kDtypes[] = {{"auto", std::
                                                                   {"bfloat16", at::kBFloat16, "bf16"},
                                                                   {"float16", at::kHalf, "fp16"}};
 
+// What a base in fewer bits is stored as: 4 bits in blocks of 64 (nf4, fp4), 8 bits by row (int8, fp8).
+enum class Quantization { nf4, fp4, int8, fp8 };
+inline constexpr Word<std::optional<Quantization>> kQuantizationTypes[] = {{"auto", std::nullopt},
+                                                                           {"nf4", Quantization::nf4},
+                                                                           {"fp4", Quantization::fp4},
+                                                                           {"int8", Quantization::int8},
+                                                                           {"fp8", Quantization::fp8}};
+
+// What a merge adds the adapter to: the weights in 16 or 32 bits, or what decoding those in fewer bits gives. Auto: the
+// folder's own.
+enum class MergeInto { kOriginal, kDequantized };
+inline constexpr Word<std::optional<MergeInto>> kMergeIntos[] = {
+    {"auto", std::nullopt}, {"original", MergeInto::kOriginal}, {"dequantized", MergeInto::kDequantized}};
+
 // Null: no word of the table.
 template <class Meaning, size_t N>
 constexpr const Word<Meaning>* find_word(const Word<Meaning> (&table)[N], std::string_view text) {

@@ -130,10 +130,31 @@ void section(V& v, const char* title) {
   if constexpr (requires { v.section(title); }) v.section(title);
 }
 
+// The settings of linear layers in fewer bits, as LoadConfig has them. `bits`: the help of quantization_bit.
+template <class V, class Config>
+void quantization_fields(V& v, Config& config, const char* bits) {
+  v("quantization_bit", config.quantization_bit, on_resume::same_result(bits),
+    [](int64_t x) { return x == 0 || x == 4 || x == 8; }, "0, 4 or 8", {});
+  v("quantization_type", config.quantization_type,
+    on_resume::same_result("what those bits mean; auto: nf4 for 4 bits, int8 for 8"),
+    allow::word_of<kQuantizationTypes>, words_of<kQuantizationTypes>(), {"bnb_4bit_quant_type"});
+  v("double_quantization", config.double_quantization,
+    on_resume::same_result("keep the scales of nf4 and fp4 in 8 bits, too"), allow::any, "true or false",
+    {"bnb_4bit_use_double_quant"});
+  v("load_in_4bit", config.load_in_4bit, on_resume::same_result("the same as quantization_bit 4"), allow::any,
+    "true or false", {});
+  v("load_in_8bit", config.load_in_8bit, on_resume::same_result("the same as quantization_bit 8"), allow::any,
+    "true or false", {});
+}
+
 // How a folder is opened.
 struct LoadConfig {
-  std::string device = "auto";  // auto | cpu | cuda[:n]
-  std::string dtype = "auto";   // a word of kDtypes, as are the texts below of their tables
+  std::string device = "auto";             // auto | cpu | cuda[:n]
+  std::string dtype = "auto";              // a word of kDtypes, as are the texts below of their tables
+  int64_t quantization_bit = 0;            // 0: as stored
+  std::string quantization_type = "auto";  // auto: nf4 for 4 bits, int8 for 8
+  bool double_quantization = false;
+  bool load_in_4bit = false, load_in_8bit = false;  // bitsandbytes' words for quantization_bit
 
   template <class V>
   void fields(V&& v) {
@@ -141,8 +162,9 @@ struct LoadConfig {
     v("device", device, on_resume::free("where to compute: auto, cpu, cuda or cuda:N"), allow::text,
       "auto, cpu, cuda or cuda:N", {});
     v("dtype", dtype,
-      on_resume::same_result("numbers to compute in; auto: as stored, on a CPU float16 as bfloat16 or float32"),
+      on_resume::same_result("numbers to compute in; auto: as stored, 16 bits as bfloat16 or, where faster, float32"),
       allow::word_of<kDtypes>, words_of<kDtypes>(), {"torch_dtype"});
+    quantization_fields(v, *this, "keep the linear layers of a 16- or 32-bit folder in 4 or 8 bits; 0: as stored");
   }
 };
 

@@ -118,8 +118,15 @@ at::Tensor base_value(Model& model, const BaseParts& base, const std::string& na
   for (Projection* p : network.projections())
     for (const Module& m : p->modules) {
       if (name == m.name + kBiasSuffix) return p->bias.narrow(0, m.begin, m.end - m.begin);
-      if (name == m.name + kWeightSuffix)
-        return p->has_unit_rows ? model.folder.tensor(name) : p->current_weight().narrow(0, m.begin, m.end - m.begin);
+      if (name == m.name + kWeightSuffix) {
+        if (p->has_unit_rows) return model.folder.tensor(name);
+        FrozenWeight& weight = p->current();
+        if (DenseWeight* dense = weight.dense()) return dense->value().narrow(0, m.begin, m.end - m.begin);
+        const at::Tensor rows =
+            at::empty({m.end - m.begin, weight.columns()}, at::TensorOptions(weight.device()).dtype(weight.dtype()));
+        weight.copy_rows(m.begin, rows);
+        return rows;
+      }
     }
   RANKFOLD_ASSERT(false);
   return {};

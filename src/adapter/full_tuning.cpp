@@ -21,6 +21,10 @@ FlatLeaves train_all(Model& model) {
     fail(model.folder.path().string(),
          ": expected a base whose head is the embedding, as its files have it; got one that an adapter was merged into "
          "in memory, which made them two: merge() into a folder, load that, and train it");
+  for (const Projection* p : model.network().projections())
+    if (p->frozen->is_quantized())
+      fail("finetuning_type: full: expected weights in 16 or 32 bits, got ", p->modules[0].name, " in ",
+           p->frozen->stored(), ": every value trains, and those are codes; train an adapter (finetuning_type lora)");
   model.companions = std::make_shared<const Companions>(model.folder);
   Network network = model.network();
 
@@ -30,16 +34,22 @@ FlatLeaves train_all(Model& model) {
     leaves.push_back(
         {name, weight.sizes().vec(), is_decayed, [weight](const at::Tensor& value) { value.copy_(weight); }});
   };
+  const auto add_rows = [&](const std::string& name, const Module& m, const std::shared_ptr<FrozenWeight>& weight) {
+    leaves.push_back(
+        {name, {m.end - m.begin, weight->columns()}, true, [weight, row = m.begin](const at::Tensor& value) {
+           weight->copy_rows(row, value);
+         }});
+  };
   const auto weight_name = [](const Module& m) { return m.name + kWeightSuffix; };
   const auto bias_name = [](const Module& m) { return m.name + kBiasSuffix; };
   add(network.embedding_name, network.embedding, true);
   for (Projection* p : network.projections()) {
     if (network.is_tied_head(p)) continue;
     for (const Module& m : p->modules)
-      add(weight_name(m),
-          p->has_unit_rows ? model.folder.tensor(weight_name(m))
-                           : p->current_weight().narrow(0, m.begin, m.end - m.begin),
-          true);
+      if (p->has_unit_rows)
+        add(weight_name(m), model.folder.tensor(weight_name(m)), true);
+      else
+        add_rows(weight_name(m), m, p->frozen);
   }
   for (const Norm* norm : network.norms()) add(norm->name, norm->weight, false);
   for (Projection* p : network.projections())
@@ -54,19 +64,20 @@ FlatLeaves train_all(Model& model) {
   network.embedding_master = flat.leaf(network.embedding_name);
   network.embedding = network.embedding_master.detach();
   for (Projection* p : network.projections()) {
-    const at::Tensor old = p->current_weight();
-    p->frozen = std::make_shared<FrozenWeight>();  // graphs of earlier losses keep theirs
+    FrozenWeight& old = p->current();
+    const auto use = [&](const at::Tensor& weight) {
+      p->frozen = std::make_shared<DenseWeight>(weight);  // graphs of earlier losses keep theirs
+    };
     p->augmented = nullptr;
-    at::Tensor& weight = p->frozen->value;
     if (network.is_tied_head(p)) {
       p->modules[0].master = network.embedding_master;
-      weight = is_fp32 ? network.embedding_master.detach() : old.clone();
+      use(is_fp32 ? network.embedding_master.detach() : old.copy());
       continue;
     }
     for (Module& m : p->modules) m.master = flat.leaf(weight_name(m));
-    const int64_t begin = p->modules[0].master.storage_offset();
-    weight = is_fp32 && !p->has_unit_rows ? flat.values.narrow(0, begin, old.numel()).view(old.sizes()).detach()
-                                          : old.clone();
+    const int64_t begin = p->modules[0].master.storage_offset(), rows = old.rows(), columns = old.columns();
+    use(is_fp32 && !p->has_unit_rows ? flat.values.narrow(0, begin, rows * columns).view({rows, columns}).detach()
+                                     : old.copy());
     // The copy of a 16-bit weight is exact; -1 makes the first use write it all the same.
     for (Module& m : p->modules) m.master_version = static_cast<uint32_t>(-1);
     if (!p->bias.defined()) continue;

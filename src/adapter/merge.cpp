@@ -1,5 +1,7 @@
 #include "adapter/merge.h"
 
+#include "adapter/merge_form.h"
+#include "adapter/merge_layout.h"
 #include "adapter/merge_plan.h"
 #include "core/check.h"
 #include "core/checksum.h"
@@ -12,6 +14,10 @@
 #include "io/dtype.h"
 #include "io/model_folder.h"
 #include "io/tensor_writer.h"
+#include "model/load_network.h"
+#include "model/model_config.h"
+#include "model/tensor_list.h"
+#include "quant/bitsandbytes_format.h"
 #include "rankfold/adapter.h"
 
 #include <ATen/ATen.h>
@@ -19,9 +25,11 @@
 #include <nlohmann/json.hpp>
 
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <map>
 #include <optional>
+#include <set>
 
 namespace rankfold {
 
@@ -32,20 +40,16 @@ namespace {
 
 // In a merged folder: checksums of the adapters that are merged into it, as no loss would show that one was twice.
 constexpr const char* kMergedName = "rankfold_merge.json";
-
-struct Shard {
-  std::string name;
-  std::vector<TensorInfo> tensors;
-  std::map<std::string, std::string> metadata;
-};
-
-uint64_t byte_size(const TensorInfo& info) {
-  return static_cast<uint64_t>(c10::multiply_integers(info.shape)) * c10::elementSize(info.dtype);
-}
+// What other quantisers write beside the weights: of no use, and wrong, beside dense ones.
+constexpr const char* kQuantizerFiles[] = {"quantize_config.json", "quant_config.json", "hf_quant_config.json"};
+// Of files that are made anew, where nothing else is said.
+constexpr uint64_t kUsualShard = 5'000'000'000;
+constexpr int64_t kBlockElements = 1 << 22;  // of fp32 work at a time: 16 MiB
 
 // How much of an update is in the stored weights.
 struct Survival {
   double kept = 0, all = 0;  // change * update and update * update, summed over elements
+  bool is_changed = false;   // some stored value
 
   double share() const { return all > 0 ? kept / all : 1; }
   void add(const at::Tensor& change, const at::Tensor& update, double scale) {
@@ -64,52 +68,60 @@ void copy_chat_templates(const fs::path& from, const fs::path& to) {
       copy_atomically(*File::open(entry.path()), to / kChatTemplatesFolder / entry.path().filename());
 }
 
+double square_sum(const at::Tensor& block) { return block.square().sum(at::kDouble).item<double>(); }
+
 class Merger {
  public:
   Merger(const fs::path& model, const fs::path& adapter, const MergeOptions& options, const Stop& stop)
-      : base_(ModelFolder::open(model)),
-        plan_(planned_merge(base_, adapter)),
+      : form_(merge_form(model, adapter, options)),
+        base_(form_.base),
+        plan_(plan_merge(base_, adapter)),
         dtype_(meaning_of(kDtypes, options.dtype)),
         stop_(stop) {
-    merged_ = adapters_in_base();
-    report_.notes = notes_on(plan_.adapter, parts_of(base_).modules);
+    if (form_.other) other_.emplace(*form_.other);
+    if (plan_.has_adapter()) {
+      merged_ = adapters_in_base();
+      report_.notes = notes_on(plan_.adapter, parts_of(base_).modules);
+    }
     if (std::string note = unused_adapter(model, adapter); !note.empty()) report_.notes.push_back(std::move(note));
-    shards_ = options.max_shard_size.empty() ? base_shards() : new_shards(*parse_size(options.max_shard_size));
-    has_new_index_ = dtype_ || !options.max_shard_size.empty() || !plan_.added.empty();
+    report_.notes.insert(report_.notes.end(), form_.notes.begin(), form_.notes.end());
+    if (form_.result) {
+      for (const LinearModule& layer : inner_layers(base_.folder())) packed_.insert(layer.name + kWeightSuffix);
+      report_.quantization = text_of(*form_.result);
+    } else if (other_) {
+      report_.quantization = base_.quantization().empty() ? other_->quantization() : base_.quantization();
+    }
+    lay_out(options.max_shard_size);
   }
 
   MergeReport write(const fs::path& folder) {
-    Companions(base_).copy_to(folder);
-    copy_chat_templates(base_.path(), folder);
-    const fs::path& adapter = plan_.adapter.path;
-    for (const char* record : {kTemplateFile, kChatTemplateFile})
-      if (what_stands_at(adapter / record) == "a file") copy_atomically(*File::open(adapter / record), folder / record);
-    if (dtype_ || plan_.is_untied) write_text(folder / "config.json", config_text());
-    for (const Shard& shard : shards_) write_shard(folder, shard);
-    if (!changed_)
-      fail(adapter.string(),
+    Companions(base_.folder()).copy_to(folder);
+    copy_chat_templates(base_.folder().path(), folder);
+    if (plan_.has_adapter())
+      for (const char* record : {kTemplateFile, kChatTemplateFile}) {
+        const fs::path own = plan_.adapter.path / record;
+        if (what_stands_at(own) == "a file") copy_atomically(*File::open(own), folder / record);
+      }
+    if (base_.is_quantized())
+      for (const char* name : kQuantizerFiles) remove_file(folder / name);
+    if (dtype_ || plan_.is_untied || base_.is_quantized() || form_.result)
+      write_text(folder / "config.json", config_text());
+    for (Shard& shard : shards_) write_shard(folder, shard);
+    if (plan_.has_adapter() && !survival_.is_changed)
+      fail(plan_.adapter.path.string(),
            ": expected an adapter that changes the model, got one whose updates are zero, or "
            "smaller than the steps of the stored dtype (--dtype float32 has the smallest)");
-    if (has_new_index_) write_index(folder);
-    write_text(folder / kMergedName, json{{"adapters", merged_}}.dump(2) + "\n");
-    report_.share = survival_.share();
+    if (has_new_index_) write_index(folder, shards_);
+    if (plan_.has_adapter()) write_text(folder / kMergedName, json{{"adapters", merged_}}.dump(2) + "\n");
+    finish_report();
     return report_;
   }
 
  private:
-  static MergePlan planned_merge(const ModelFolder& base, const fs::path& adapter) {
-    const json& config = base.config();
-    if (config.contains("quantization_config") && !config["quantization_config"].is_null())
-      fail((base.path() / "config.json").string(),
-           ": quantization_config: expected none (quantized weights cannot be merged into), got ",
-           brief(config["quantization_config"]));
-    return plan_merge(base, adapter);
-  }
-
   // Those and this one.
   std::vector<std::string> adapters_in_base() const {
     std::vector<std::string> all;
-    const fs::path record = base_.path() / kMergedName;
+    const fs::path record = base_.folder().path() / kMergedName;
     if (what_stands_at(record) != "nothing") {
       const json stored = read_json(record);
       const json adapters = stored.is_object() ? stored.value("adapters", json()) : json();
@@ -125,147 +137,228 @@ class Merger {
     return all;
   }
 
-  // A tensor's place in the result.
+  void lay_out(const std::string& max_shard_size) {
+    std::vector<TensorInfo> tensors;
+    for (const std::string& name : base_.names()) tensors.push_back(planned(name));
+    if (!plan_.added.empty()) tensors.push_back(planned(plan_.added));
+    const auto bytes_of = [this](const TensorInfo& info) {
+      return packed_.contains(info.name) ? packed_size(info) : byte_size(info);
+    };
+    if (!max_shard_size.empty())
+      shards_ = new_shards(tensors, *parse_size(max_shard_size), bytes_of);
+    else if (base_.is_quantized())
+      shards_ = new_shards(tensors, kUsualShard, bytes_of);  // what filled a file of the base is several now
+    else
+      shards_ = base_shards(base_, tensors);
+    has_new_index_ = dtype_ || !max_shard_size.empty() || !plan_.added.empty() || base_.is_quantized() || form_.result;
+  }
+
+  // A tensor's place in the result, were it dense.
   TensorInfo planned(const std::string& name) const {
-    TensorInfo info = base_.info(name == plan_.added ? plan_.twin : name);
+    TensorInfo info = base_.info(plan_.stored(name));
     info.name = name;
-    if (info.dtype == at::ScalarType::Undefined) base_.tensor(info.name);  // refuses by name
+    if (info.dtype == at::ScalarType::Undefined) base_.folder().tensor(info.name);  // refuses by name
     if (dtype_ && at::isFloatingType(info.dtype)) info.dtype = *dtype_;
     return info;
   }
 
-  std::vector<Shard> base_shards() const {
-    std::vector<Shard> shards;
-    for (const TensorFile& file : base_.files()) {
-      Shard shard{file.path().filename().string(), {}, file.metadata()};
-      shard.metadata.emplace("format", "pt");
-      for (const TensorInfo& info : file.tensors()) shard.tensors.push_back(planned(info.name));
-      shards.push_back(std::move(shard));
-    }
-    if (!plan_.added.empty()) shards.back().tensors.push_back(planned(plan_.added));
-    return shards;
+  // Of a layer in fewer bits, not less than it takes: codes, scales, and some words about them.
+  uint64_t packed_size(const TensorInfo& info) const {
+    const uint64_t elements = static_cast<uint64_t>(c10::multiply_integers(info.shape));
+    const uint64_t rows = static_cast<uint64_t>(info.shape[0]);
+    constexpr uint64_t kWords = 2048;
+    return form_.result->type == Quantization::int8 ? elements + 4 * rows + kWords
+                                                    : elements / 2 + elements / 16 + kWords;
   }
 
-  // In the base's order, each shard filled up to `largest`; a tensor that is larger has one of its own.
-  std::vector<Shard> new_shards(uint64_t largest) const {
-    std::vector<Shard> shards;
-    uint64_t filled = 0;
-    std::vector<std::string> names = base_.names();
-    if (!plan_.added.empty()) names.push_back(plan_.added);
-    for (const std::string& name : names) {
-      const TensorInfo info = planned(name);
-      const uint64_t bytes = byte_size(info);
-      if (shards.empty() || filled + bytes > largest) {
-        shards.push_back({"", {}, {{"format", "pt"}}});
-        filled = 0;
+  // Layers in fewer bits are made before the file is begun, as its header knows the sizes of all.
+  void write_shard(const fs::path& folder, Shard& shard) {
+    std::map<std::string, at::Tensor> packed;
+    std::vector<TensorInfo> tensors;
+    for (const TensorInfo& info : shard.tensors) {
+      if (!packed_.contains(info.name)) {
+        tensors.push_back(info);
+        continue;
       }
-      shards.back().tensors.push_back(info);
-      filled += bytes;
+      leave_if(stop_);
+      for (auto& [name, tensor] : packed_result(info)) {
+        tensors.push_back({name, tensor.scalar_type(), tensor.sizes().vec()});
+        packed.emplace(name, std::move(tensor));
+      }
+      base_.forget(info.name);
     }
-    for (size_t i = 0; i < shards.size(); ++i) {
-      char name[64];
-      std::snprintf(name, sizeof name, "model-%05zu-of-%05zu.safetensors", i + 1, shards.size());
-      shards[i].name = shards.size() == 1 ? kWeightsName : name;
-    }
-    return shards;
-  }
-
-  void write_shard(const fs::path& folder, const Shard& shard) {
-    TensorWriter writer(folder / shard.name, shard.tensors, shard.metadata);
+    shard.tensors = tensors;
+    TensorWriter writer(folder / shard.name, std::move(tensors), shard.metadata);
     for (const TensorInfo& info : writer.tensors()) {
       leave_if(stop_);
-      writer.add(info.name, result(info));
-      const std::string& stored = info.name == plan_.added ? plan_.twin : info.name;
-      base_.file_of(stored).forget(stored);
+      if (const auto made = packed.find(info.name); made != packed.end()) {
+        writer.add(info.name, made->second);
+        packed.erase(made);
+        continue;
+      }
+      Survival survival;
+      writer.add(info.name, result(info, survival));
+      note(info.name, survival);
+      base_.forget(plan_.stored(info.name));
     }
     writer.commit();
   }
 
+  const WeightUpdate* update_of(const std::string& name) const {
+    const auto found = plan_.updates.find(name);
+    return found == plan_.updates.end() ? nullptr : &found->second;
+  }
+
   // The merged or converted tensor, made in blocks of rows so that the fp32 work stays small.
-  at::Tensor result(const TensorInfo& info) {
-    const at::Tensor source = plan_.source(base_, info.name);
-    const auto found = plan_.updates.find(info.name);
-    const WeightUpdate* update = found == plan_.updates.end() ? nullptr : &found->second;
+  at::Tensor result(const TensorInfo& info, Survival& survival) {
+    const BaseTensor source = plan_.source(base_, info.name);
+    const WeightUpdate* update = update_of(info.name);
     const bool is_replaced = plan_.replaced.contains(info.name);
-    if (!update && !is_replaced && source.scalar_type() == info.dtype) return source;
-    const at::ScalarType wide = at::promote_types(source.scalar_type(), at::kFloat);
-    const at::Tensor flat = source.dim() > 1 ? source : source.view({-1, 1});
-    at::Tensor merged = at::empty(source.sizes(), source.options().dtype(info.dtype));
-    const at::Tensor merged_rows = merged.view(flat.sizes());
-    constexpr int64_t kBlockElements = 1 << 22;  // of fp32 work at a time: 16 MiB
-    Survival survival;
-    for_row_chunks(flat.size(0), flat.numel() / std::max<int64_t>(1, flat.size(0)), kBlockElements,
-                   [&](int64_t row, int64_t count) {
-                     at::Tensor block = flat.narrow(0, row, count).to(wide);
-                     at::Tensor added;
-                     if (update) {
-                       added = update->left.narrow(0, row, count).mm(update->right).to(wide);
-                       block = block.add(added, update->scale);
-                       if (!block.isfinite().all().item<bool>())
-                         fail(file_of(info.name), ": tensor '", info.name,
-                              "': expected finite values, base and update added, got NaN or infinity");
-                     }
-                     const at::Tensor rounded = merged_rows.narrow(0, row, count).copy_(block);
-                     if (!rounded.isfinite().equal(block.isfinite()))
-                       fail(file_of(info.name), ": tensor '", info.name, "': a value of ",
-                            block.abs().max().item<double>(), " does not fit ", model_dtype_name(info.dtype));
-                     // Against the base in the same dtype: what rounding takes from the base is not the update's loss.
-                     if (update)
-                       survival.add(rounded.to(wide).sub(flat.narrow(0, row, count).to(info.dtype)), added,
-                                    update->scale);
-                   });
-    if (update) note(update->module, survival);
-    if (update || is_replaced) {
-      const at::Tensor stored = base_.tensor(info.name == plan_.added ? plan_.twin : info.name);
-      changed_ = changed_ || !merged.equal(stored.to(info.dtype));
+    if (const at::Tensor dense = source.dense();
+        !update && !is_replaced && dense.defined() && dense.scalar_type() == info.dtype)
+      return dense;
+    const at::ScalarType wide = source.wide();
+    const BaseTensor stored = is_replaced ? base_.tensor(plan_.stored(info.name)) : source;
+    const std::optional<BaseTensor> other = update ? tensor_of_other(info) : std::nullopt;
+    at::Tensor merged = at::empty(source.sizes(), at::dtype(info.dtype));
+    const at::Tensor merged_rows = merged.view({source.rows(), source.columns()});
+    QuantizationError error{update ? update->module : ""};
+    for_row_chunks(source.rows(), source.columns(), kBlockElements, [&](int64_t row, int64_t count) {
+      at::Tensor block = source.block(row, count, wide), added;
+      if (other) error.error += square_sum(other->block(row, count, at::kFloat).sub(block));
+      // Against the base in the same dtype: what rounding takes from the base is not the update's loss.
+      const at::Tensor before = block.to(info.dtype);
+      if (update) {
+        added = update->left.narrow(0, row, count).mm(update->right).to(wide);
+        block = block.add(added, update->scale);
+        if (!block.isfinite().all().item<bool>())
+          fail(file_of(info.name), ": tensor '", info.name,
+               "': expected finite values, base and update added, got NaN or infinity");
+      }
+      const at::Tensor rounded = merged_rows.narrow(0, row, count).copy_(block);
+      if (!rounded.isfinite().equal(block.isfinite()))
+        fail(file_of(info.name), ": tensor '", info.name, "': a value of ", block.abs().max().item<double>(),
+             " does not fit ", model_dtype_name(info.dtype));
+      if (update) survival.add(rounded.to(wide).sub(before), added, update->scale);
+      if (survival.is_changed || !(update || is_replaced)) return;
+      survival.is_changed = !rounded.equal(is_replaced ? stored.block(row, count, wide).to(info.dtype) : before);
+    });
+    if (other) {
+      error.error = std::sqrt(error.error);
+      error.update = std::sqrt(survival.all);
+      report_.errors.push_back(error);
+      other_->forget(info.name);
     }
     return merged;
   }
 
-  std::string file_of(const std::string& name) const {
-    return base_.file_of(name == plan_.added ? plan_.twin : name).path().string();
+  // In fewer bits, from the sum in fp32: nothing is rounded before.
+  std::vector<std::pair<std::string, at::Tensor>> packed_result(const TensorInfo& info) {
+    const WeightUpdate* update = update_of(info.name);
+    const bool is_changed = update || plan_.replaced.contains(info.name);
+    Survival survival;
+    const at::Tensor source = plan_.source(base_, info.name).dense();
+    const at::Tensor merged = is_changed ? result({info.name, at::kFloat, info.shape}, survival) : source;
+    const auto stored_as = [&](const at::Tensor& weight) {
+      PackedWeight packed = quantized(weight, *form_.result, file_of(info.name), info.name);
+      if (packed.packing == kernels::Packing::table) packed.rounded = info.dtype;  // as it will be read
+      return packed;
+    };
+    const PackedWeight packed = stored_as(merged);
+    std::optional<PackedWeight> before;  // as the update's share is that of the step from one to the other
+    if (update) {
+      before = stored_as(source);
+      survival = {.is_changed = !packed.codes.equal(before->codes) || !packed.scale.equal(before->scale)};
+    }
+    QuantizationError error{update ? update->module : ""};
+    for_row_chunks(info.shape[0], info.shape[1], kBlockElements, [&](int64_t row, int64_t count) {
+      const at::Tensor wanted = merged.narrow(0, row, count).to(at::kFloat);
+      const at::Tensor stored = BaseTensor(packed).block(row, count, at::kFloat);
+      error.error += square_sum(stored.sub(wanted));
+      packed_squares_ += square_sum(wanted);
+      if (update)
+        survival.add(stored.sub(BaseTensor(*before).block(row, count, at::kFloat)),
+                     update->left.narrow(0, row, count).mm(update->right), update->scale);
+    });
+    error_squares_ += error.error;
+    if (update) {
+      error.error = std::sqrt(error.error);
+      error.update = std::sqrt(survival.all);
+      report_.errors.push_back(error);
+    }
+    note(info.name, survival);
+    return bitsandbytes_tensors(info.name, packed, form_.result->type, info.dtype);
   }
 
-  void note(const std::string& module, const Survival& survival) {
+  // Nullopt: the other base has no such matrix.
+  std::optional<BaseTensor> tensor_of_other(const TensorInfo& info) const {
+    if (!other_ || !other_->contains(info.name) || other_->info(info.name).shape != info.shape) return std::nullopt;
+    // What is stored alike in both is no layer in fewer bits.
+    if (base_.is_layer(info.name) == other_->is_layer(info.name)) return std::nullopt;
+    return other_->tensor(info.name);
+  }
+
+  std::string file_of(const std::string& name) const { return base_.file_of(plan_.stored(name)).path().string(); }
+
+  void note(const std::string& name, const Survival& survival) {
     survival_.kept += survival.kept;
     survival_.all += survival.all;
+    survival_.is_changed = survival_.is_changed || survival.is_changed;
     if (survival.all == 0 || (!report_.worst_module.empty() && survival.share() >= report_.worst_share)) return;
-    report_.worst_module = module;
+    report_.worst_module = update_of(name)->module;
     report_.worst_share = survival.share();
   }
 
+  void finish_report() {
+    report_.share = survival_.share();
+    std::stable_sort(report_.errors.begin(), report_.errors.end(),
+                     [](const auto& a, const auto& b) { return a.error * b.update > b.error * a.update; });
+    if (!form_.result) return;
+    char share[16];
+    std::snprintf(share, sizeof share, "%.3g %%", 100 * std::sqrt(error_squares_ / std::max(packed_squares_, 1e-300)));
+    report_.notes.push_back(join(packed_.size(), " linear layers are stored in ", text_of(*form_.result),
+                                 ": an error of ", share, " of their norm"));
+  }
+
   std::string config_text() const {
-    json config = base_.config();
-    if (dtype_) config[config.contains("dtype") ? "dtype" : "torch_dtype"] = model_dtype_name(*dtype_);
+    json config = base_.folder().config();
+    const auto set_dtype = [&](at::ScalarType dtype) {
+      config[config.contains("dtype") ? "dtype" : "torch_dtype"] = model_dtype_name(dtype);
+    };
+    if (base_.is_quantized()) {
+      config.erase("quantization_config");
+      set_dtype(base_.source_dtype());
+    }
+    if (dtype_) set_dtype(*dtype_);
+    if (form_.result)
+      config["quantization_config"] = bitsandbytes_config(*form_.result, source_dtype(), kept_modules());
     if (plan_.is_untied) config["tie_word_embeddings"] = false;  // as the weights are
     return config.dump(2) + "\n";
   }
 
-  // As Hugging Face writes it. None where one file holds all, unless the base had one too.
-  void write_index(const fs::path& folder) const {
-    if (shards_.size() == 1 && shards_[0].name == kWeightsName) {
-      remove_file(folder / kIndexName);
-      return;
-    }
-    uint64_t total = 0;
-    json map = json::object();
-    for (const Shard& shard : shards_)
-      for (const TensorInfo& info : shard.tensors) {
-        total += byte_size(info);
-        map[info.name] = shard.name;
-      }
-    write_text(folder / kIndexName, json{{"metadata", {{"total_size", total}}}, {"weight_map", map}}.dump(2) + "\n");
+  // Of the layers that are in fewer bits.
+  at::ScalarType source_dtype() const { return planned(*packed_.begin()).dtype; }
+
+  std::vector<std::string> kept_modules() const {
+    std::vector<std::string> kept;
+    for (const LinearModule& module : linear_modules(read_model_config(base_.folder())))
+      if (module.is_head) kept.push_back(module.name);
+    return kept;
   }
 
-  ModelFolder base_;
+  MergeForm form_;
+  MergeBase base_;
+  std::optional<MergeBase> other_;  // the base in its other form
   MergePlan plan_;
   std::optional<at::ScalarType> dtype_;
   Stop stop_;
+  std::set<std::string> packed_;  // weights that the result has in fewer bits
   std::vector<Shard> shards_;
   bool has_new_index_ = false;
-  std::vector<std::string> merged_;  // checksums of the adapters in the result
-  bool changed_ = false;             // a weight
-  Survival survival_;                // of all modules
+  std::vector<std::string> merged_;                // checksums of the adapters in the result
+  bool changed_ = false;                           // a weight
+  Survival survival_;                              // of all modules
+  double packed_squares_ = 0, error_squares_ = 0;  // of all layers in fewer bits, and of what they lose
   MergeReport report_;
 };
 

@@ -1,7 +1,10 @@
 #include "adapter/merge.h"
+#include "adapter/merge_form.h"
 #include "adapter/merge_plan.h"
 #include "core/check.h"
 #include "core/row_chunks.h"
+#include "model/tensor_list.h"
+#include "quant/quantized_folder.h"
 
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
@@ -9,6 +12,8 @@
 #include <algorithm>
 #include <cstring>
 #include <map>
+#include <optional>
+#include <set>
 
 namespace rankfold {
 
@@ -40,62 +45,146 @@ struct ExactUpdate {
   }
 };
 
+constexpr int64_t kCheckedElements = 1 << 18;  // 2 MiB of doubles at a time
+
 // Compares `merged` with `base`, or with base + update, in blocks of rows.
-void compare(const fs::path& file, const TensorInfo& info, const at::Tensor& base, const at::Tensor& merged,
+void compare(const fs::path& file, const TensorInfo& info, const BaseTensor& base, const at::Tensor& merged,
              const ExactUpdate* update) {
+  const at::Tensor dense = base.dense();
   if (merged.sizes() != base.sizes() ||
-      at::isFloatingType(merged.scalar_type()) != at::isFloatingType(base.scalar_type()))
+      at::isFloatingType(merged.scalar_type()) != (!dense.defined() || at::isFloatingType(dense.scalar_type())))
     wrong(file, info.name, "expected the base's shape and kind of number, got ", merged.scalar_type(), " ",
           merged.sizes());
   const at::ScalarType dtype = merged.scalar_type();
-  if (!update && dtype == base.scalar_type()) {
-    if (!same_bytes(base, merged)) wrong(file, info.name, "expected the base's own values, got others");
+  if (!update && dense.defined() && dtype == dense.scalar_type()) {
+    if (!same_bytes(dense, merged)) wrong(file, info.name, "expected the base's own values, got others");
     return;
   }
-  const at::Tensor flat_base = base.dim() > 1 ? base : base.view({-1, 1});
-  const at::Tensor flat_merged = merged.view(flat_base.sizes());
-  constexpr int64_t kBlockElements = 1 << 18;  // 2 MiB of doubles at a time
-  for_row_chunks(
-      flat_base.size(0), flat_base.numel() / std::max<int64_t>(1, flat_base.size(0)), kBlockElements,
-      [&](int64_t row, int64_t count) {
-        const at::Tensor stored = flat_base.narrow(0, row, count), found = flat_merged.narrow(0, row, count);
-        if (!update) {
-          if (!same_bytes(stored.to(dtype), found)) wrong(file, info.name, "expected the base's values as ", dtype);
-          return;
-        }
-        const at::Tensor sum = stored.to(at::kDouble).add_(update->rows(row, count));
-        const at::Tensor slack = update->slack(row, count, sum);
-        // Rounding keeps the order: what lies between these two in fp32 does so in the stored dtype.
-        const at::Tensor is_right = found.ge(sum.sub(slack).to(dtype)).logical_and_(found.le(sum.add(slack).to(dtype)));
-        if (is_right.all().item<bool>()) return;
-        const int64_t at = is_right.logical_not().view({-1}).to(at::kByte).argmax().item<int64_t>();
-        wrong(file, info.name, "row ", row + at / sum.size(1), ", column ", at % sum.size(1), ": expected ",
-              sum.view({-1})[at].item<double>(), " as ", dtype, ", got ", found.reshape({-1})[at].item<double>());
-      });
+  const at::Tensor flat = merged.view({base.rows(), base.columns()});
+  for_row_chunks(base.rows(), base.columns(), kCheckedElements, [&](int64_t row, int64_t count) {
+    const at::Tensor stored = base.block(row, count, base.wide()), found = flat.narrow(0, row, count);
+    if (!update) {
+      if (!same_bytes(stored.to(dtype), found)) wrong(file, info.name, "expected the base's values as ", dtype);
+      return;
+    }
+    const at::Tensor sum = stored.to(at::kDouble).add_(update->rows(row, count));
+    const at::Tensor slack = update->slack(row, count, sum);
+    // Rounding keeps the order: what lies between these two in fp32 does so in the stored dtype.
+    const at::Tensor is_right = found.ge(sum.sub(slack).to(dtype)).logical_and_(found.le(sum.add(slack).to(dtype)));
+    if (is_right.all().item<bool>()) return;
+    const int64_t at = is_right.logical_not().view({-1}).to(at::kByte).argmax().item<int64_t>();
+    wrong(file, info.name, "row ", row + at / sum.size(1), ", column ", at % sum.size(1), ": expected ",
+          sum.view({-1})[at].item<double>(), " as ", dtype, ", got ", found.reshape({-1})[at].item<double>());
+  });
 }
+
+// How far a value in fewer bits may lie from the exact one, as a share of the largest of its block or row.
+struct Step {
+  double share;
+  double nested = 0;  // of that largest value, or of the mean of all blocks': what scales in 8 bits lose
+};
+
+Step step_of(const BaseStorage& storage) {
+  // Half of the widest gap between two codes: nf4's from -1 to -0.696, fp4's from 2/3 to 1, int8's 1/127. int8 rounds to
+  // fp16 first, and values are rounded to 16 bits where those were quantised. Codes of scales lie a fourteenth of their
+  // value apart at most.
+  constexpr double kRounding = 0x1p-9;
+  if (storage.type == Quantization::int8) return {0.5 / 127 + kRounding};
+  return {(storage.type == Quantization::nf4 ? 0.1520 : 1. / 6) + kRounding, storage.is_nested ? 1. / 14 : 0.};
+}
+
+// The same for a layer in fewer bits: every value within a step, scaled by what is stored beside it.
+void compare_packed(const fs::path& file, const std::string& name, const BaseTensor& base, const PackedWeight& merged,
+                    const BaseStorage& storage, const ExactUpdate* update) {
+  const Step step = step_of(storage);
+  const int64_t rows = base.rows(), columns = base.columns();
+  const bool by_row = storage.type == Quantization::int8;
+  const int64_t block = by_row ? columns : merged.block;
+  const int64_t whole = by_row ? 1 : block;  // so many rows are whole blocks, whatever their length
+  for_row_chunks((rows + whole - 1) / whole, whole * columns, kCheckedElements, [&](int64_t chunk, int64_t count) {
+    const int64_t row = chunk * whole, end = std::min(rows, (chunk + count) * whole);
+    at::Tensor sum = base.block(row, end - row, at::kDouble), slack = at::zeros_like(sum);
+    if (update) {
+      sum.add_(update->rows(row, end - row));
+      slack = update->slack(row, end - row, sum);
+    }
+    const int64_t elements = sum.numel(), spare = (block - elements % block) % block;
+    const at::Tensor blocks = at::constant_pad_nd(sum.view({-1}), {0, spare}).view({-1, block});
+    const at::Tensor largest = blocks.abs().amax(1, true);
+    const at::Tensor lost = largest.clamp_min(merged.offset) * step.nested;
+    const at::Tensor limit =
+        ((largest + lost) * step.share + lost).expand_as(blocks).reshape({-1}).narrow(0, 0, elements).view_as(sum);
+    const at::Tensor found = BaseTensor(merged).block(row, end - row, at::kDouble);
+    const at::Tensor is_right = found.sub(sum).abs().le(limit + slack);
+    if (is_right.all().item<bool>()) return;
+    const int64_t at = is_right.logical_not().view({-1}).to(at::kByte).argmax().item<int64_t>();
+    wrong(file, name, "row ", row + at / columns, ", column ", at % columns, ": expected ",
+          sum.view({-1})[at].item<double>(), " in ", text_of(storage), ", got ", found.view({-1})[at].item<double>());
+  });
+}
+
+// The tensors of the result by the names of the model's: of a layer in fewer bits the weight alone.
+class Result {
+ public:
+  Result(const fs::path& path, const std::optional<BaseStorage>& storage, const ModelFolder& base)
+      : folder_(ModelFolder::open(path)), storage_(storage) {
+    if (!storage) return;
+    packed_ = QuantizedFolder::open(folder_);
+    if (!packed_) wrong(path, "", "expected quantization_config in config.json, got none");
+    for (const LinearModule& layer : inner_layers(base)) {
+      layers_.emplace(layer.name + kWeightSuffix, layer);
+      for (const std::string& stored : packed_->tensors_of(layer.name)) of_layers_.insert(stored);
+    }
+  }
+
+  const ModelFolder& folder() const { return folder_; }
+  // The layer of this weight, where the result must have it in fewer bits.
+  const LinearModule* layer(const std::string& name) const {
+    const auto found = layers_.find(name);
+    return found == layers_.end() ? nullptr : &found->second;
+  }
+  bool is_of_layer(const std::string& stored) const { return of_layers_.contains(stored); }
+  PackedWeight packed(const LinearModule& layer) const {
+    return packed_->weight(layer.name, layer.out_features, layer.in_features);
+  }
+  const BaseStorage& storage() const { return *storage_; }
+
+ private:
+  ModelFolder folder_;
+  std::optional<BaseStorage> storage_;
+  std::optional<QuantizedFolder> packed_;
+  std::map<std::string, LinearModule> layers_;
+  std::set<std::string> of_layers_;
+};
 
 }  // namespace
 
-void check_merged(const fs::path& model, const fs::path& adapter, const fs::path& merged, const Stop& stop) {
+void check_merged(const fs::path& model, const fs::path& adapter, const fs::path& merged, const MergeOptions& options,
+                  const Stop& stop) {
   const at::NoGradGuard no_grad;
-  const ModelFolder base = ModelFolder::open(model), result = ModelFolder::open(merged);
+  const MergeForm form = merge_form(model, adapter, options);
+  const MergeBase base(form.base);
+  const Result result(merged, form.result, base.folder());
   const MergePlan plan = plan_merge(base, adapter);
-  for (const std::string& name : result.names())
-    if (!base.contains(name) && name != plan.added)
-      wrong(result.file_of(name).path(), name, "expected no such tensor, as the base has none");
+  for (const std::string& name : result.folder().names())
+    if (!base.contains(name) && name != plan.added && !result.is_of_layer(name))
+      wrong(result.folder().file_of(name).path(), name, "expected no such tensor, as the base has none");
   std::vector<std::string> names = base.names();
   if (!plan.added.empty()) names.push_back(plan.added);
   for (const std::string& name : names) {
     leave_if(stop);
-    if (!result.contains(name)) wrong(merged, name, "expected the base's tensor, got none");
-    const TensorFile& to = result.file_of(name);
+    if (!result.folder().contains(name)) wrong(merged, name, "expected the base's tensor, got none");
+    const TensorFile& to = result.folder().file_of(name);
     std::optional<ExactUpdate> update;
     if (const auto found = plan.updates.find(name); found != plan.updates.end())
       update =
           ExactUpdate{found->second.left.to(at::kDouble), found->second.right.to(at::kDouble), found->second.scale};
-    compare(to.path(), to.info(name), plan.source(base, name), to.tensor(name), update ? &*update : nullptr);
-    const std::string& stored = name == plan.added ? plan.twin : name;
-    base.file_of(stored).forget(stored);
+    const ExactUpdate* exact = update ? &*update : nullptr;
+    if (const LinearModule* layer = result.layer(name))
+      compare_packed(to.path(), name, plan.source(base, name), result.packed(*layer), result.storage(), exact);
+    else
+      compare(to.path(), to.info(name), plan.source(base, name), to.tensor(name), exact);
+    base.forget(plan.stored(name));
     to.forget(name);
   }
 }

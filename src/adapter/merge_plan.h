@@ -1,8 +1,8 @@
 // What a merged folder is made of: the base's tensors, what the adapter puts in their place, and what it adds to them.
 #pragma once
 
+#include "adapter/merge_base.h"
 #include "adapter/peft_format.h"
-#include "io/model_folder.h"
 
 #include <ATen/core/Tensor.h>
 
@@ -26,14 +26,15 @@ struct MergePlan {
   bool is_untied = false;                       // config.json ties two weights that are not one
   std::string added, twin;                      // a tied tensor that the base does not store, and the one that it does
 
-  // What the tensor is before its update, as it is stored: the adapter's, or the base's own.
-  at::Tensor source(const ModelFolder& base, const std::string& name) const;
+  bool has_adapter() const { return !adapter.path.empty(); }
+  // The base's tensor that this one of the result is made from.
+  const std::string& stored(const std::string& name) const { return name == added ? twin : name; }
+  // What the tensor is before its update: the adapter's, or the base's own.
+  BaseTensor source(const MergeBase& base, const std::string& name) const;
 };
 
-// The matrices of the folder that may be linear layers or embeddings, and all its tensors, whatever the architecture.
-BaseParts parts_of(const ModelFolder& folder);
-
-// UserError where the adapter is none of this base, or cannot be merged into it.
-MergePlan plan_merge(const ModelFolder& base, const std::filesystem::path& adapter);
+// UserError where the adapter is none of this base, or cannot be merged into it. An empty path: no adapter, the base as it
+// is.
+MergePlan plan_merge(const MergeBase& base, const std::filesystem::path& adapter);
 
 }  // namespace rankfold

@@ -1,5 +1,6 @@
 // lora-merge: base + adapter as one model folder.
 #include "adapter/merge.h"
+#include "adapter/merge_form.h"
 #include "cli/app.h"
 #include "cli/signals.h"
 #include "core/check.h"
@@ -11,9 +12,11 @@
 
 #include <ATen/core/grad_mode.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <filesystem>
 #include <iostream>
+#include <optional>
 
 namespace rankfold {
 namespace {
@@ -31,8 +34,9 @@ struct MergeCommand {
     section(v, "model");
     v("model_name_or_path", model_name_or_path, "model folder (Hugging Face layout, safetensors)", allow::text,
       "a path", {"model", "base_model", "model_path"});
-    v("adapter_name_or_path", adapter_name_or_path, "adapter folder", allow::text, "a path",
-      {"adapter_path", "adapter"});
+    v("adapter_name_or_path", adapter_name_or_path,
+      "adapter folder; may be left out where quantization_bit or merge_into says what becomes of the base", allow::text,
+      "a path", {"adapter_path", "adapter"});
     section(v, "result");
     v("output_dir", output_dir, "folder for the merged model, new or empty", allow::text, "a path", {"output"});
     options.fields(v);
@@ -65,33 +69,80 @@ bool fits_in_float32(const MergeCommand& command, const fs::path& merged_folder)
   return bytes < available_bytes();
 }
 
+at::Tensor logits_of(const MergeCommand& command, const BasePlace& place, const std::string& adapter_folder,
+                     at::ScalarType* stored = nullptr) {
+  LoadConfig config = load_config(place);
+  config.device = command.device;
+  config.dtype = "float32";
+  const CausalLM model = CausalLM::load(place.folder, config);
+  if (stored) *stored = model.config().stored_dtype;
+  leave_if(stop_requested);
+  if (adapter_folder.empty()) return probe(model);
+  const Adapter adapter = Adapter::load(model, adapter_folder);
+  return probe(model);
+}
+
+// The largest difference, as a share of the largest logit expected.
+double distance(const at::Tensor& expected, const at::Tensor& found) {
+  return expected.sub(found).abs().max().item<double>() / expected.abs().max().item<double>();
+}
+
+// Thrown by the check of a merge whose folder is of no further use.
+struct Compared {};
+
+// How far the logits of the merge into the base's other form are from these. Its folder lies in `merged` meanwhile;
+// nullopt: there was no room for it.
+std::optional<double> distance_of_other(const MergeCommand& command, const MergeForm& form, const fs::path& merged,
+                                        const at::Tensor& expected) {
+  MergeOptions options{.dtype = command.options.dtype, .stop = stop_requested};
+  options.merge_into = form.is_decoded ? "original" : "dequantized";
+  std::optional<double> found;
+  options.check = [&](const fs::path& folder) {
+    found = distance(expected, logits_of(command, {folder}, ""));
+    throw Compared();
+  };
+  try {
+    merge(form.other->folder, command.adapter_name_or_path, merged / "compared", options);
+  } catch (const Compared&) {
+  } catch (const StorageError& error) {
+    std::cout << "verify: the other base was not compared: " << error.what() << "\n";
+  }
+  return found;
+}
+
 // Compares the logits of base + adapter with the merged model's, both computed in float32. Where float32 is stored, little
 // lies between them. In 16 bits every layer magnifies what rounding has done to the weights, by how much depends on the
 // model: check_merged() has told rounding from a wrong merge, and this tells whether it is the same model at all, as the
-// logits of another one differ by as much as they are large.
-void compare_logits(const MergeCommand& command, const fs::path& merged_folder) {
+// logits of another one differ by as much as they are large. Where the base is at hand in 16 bits and in fewer, both
+// merges are compared with what was trained besides.
+void compare_logits(const MergeCommand& command, const MergeForm& form, const fs::path& merged_folder) {
   if (!fits_in_float32(command, merged_folder)) {
     std::cout << "verify: the logits were not compared: in float32 the model does not fit into memory\n";
     return;
   }
-  double limit = 0;
-  const auto logits = [&](const fs::path& folder, const std::string& adapter_folder) {
-    const CausalLM model = CausalLM::load(folder, {.device = command.device, .dtype = "float32"});
-    limit = model.config().stored_dtype == at::kFloat ? 2e-5 : 0.5;  // the merged model's, which comes last
-    leave_if(stop_requested);
-    if (adapter_folder.empty()) return probe(model);
-    const Adapter adapter = Adapter::load(model, adapter_folder);
-    return probe(model);
-  };
-  const at::Tensor expected = logits(command.model_name_or_path, command.adapter_name_or_path);
-  const at::Tensor merged = logits(merged_folder, "");
-  const double largest = expected.abs().max().item<double>();
-  const double difference = expected.sub(merged).abs().max().item<double>() / largest;
+  at::ScalarType stored = at::kFloat;
+  const at::Tensor expected = logits_of(command, form.base, command.adapter_name_or_path);
+  const at::Tensor merged = logits_of(command, {merged_folder}, "", &stored);
+  const double difference = distance(expected, merged);
+  if (form.result) {
+    std::cout << "verify: largest difference " << difference << " x the largest logit, as the result is in "
+              << text_of(*form.result) << "\n";
+    return;
+  }
+  const double limit = stored == at::kFloat ? 2e-5 : 0.5;
   std::cout << "verify: largest difference " << difference << " x the largest logit (limit " << limit << ")\n";
   if (!(difference <= limit))  // NaN fails too
     throw Error(ExitCode::kDefect,
                 join("verify: the merged model's logits differ from base + adapter by ", difference,
                      " x the largest logit, expected at most ", limit, ": ", command.output_dir, " was not written"));
+  if (!form.other || command.adapter_name_or_path.empty()) return;
+  const at::Tensor trained =
+      form.is_decoded ? expected : logits_of(command, form.trained(), command.adapter_name_or_path);
+  const double own = distance(trained, merged);
+  if (const auto other = distance_of_other(command, form, merged_folder, trained))
+    std::cout << "verify: against what was trained: merged into the original weights "
+              << (form.is_decoded ? *other : own) << ", into the dequantized ones " << (form.is_decoded ? own : *other)
+              << " x the largest logit\n";
 }
 
 std::string percent(double share) {
@@ -108,45 +159,86 @@ std::string share_text(const MergeReport& report) {
   return join(percent(report.share), " of the update is in the stored weights", least);
 }
 
-constexpr const char* kWiderDtype = "rounding takes the rest; --dtype float32 keeps it";
+// What becomes of the rest.
+const char* lost_text(const MergeForm& form) {
+  return form.result ? "fewer bits take the rest" : "rounding takes the rest; --dtype float32 keeps it";
+}
 
 // Every tensor against base + adapter, then whether rounding has left enough, then the whole model.
-void verify(const MergeCommand& command, const MergeReport& report, const fs::path& merged) {
-  check_merged(command.model_name_or_path, command.adapter_name_or_path, merged, stop_requested);
-  std::cout << "verify: every tensor is base + adapter, rounded once; " << share_text(report) << "\n";
+void verify(const MergeCommand& command, const MergeForm& form, const MergeReport& report, const fs::path& merged) {
+  check_merged(command.model_name_or_path, command.adapter_name_or_path, merged, command.options, stop_requested);
+  const bool has_adapter = !command.adapter_name_or_path.empty();
+  std::cout << "verify: every tensor is base" << (has_adapter ? " + adapter" : "") << ", rounded once"
+            << (form.result ? ", in " + text_of(*form.result) : "") << (has_adapter ? "; " + share_text(report) : "")
+            << "\n";
   // Below a half the merged model is nearer to the base than to base + adapter: no comparison could tell them apart.
   if (report.share < 0.5)
-    fail("verify: ", share_text(report), ", expected at least half; ", kWiderDtype, ": ", command.output_dir,
+    fail("verify: ", share_text(report), ", expected at least half; ", lost_text(form), ": ", command.output_dir,
          " was not written");
-  compare_logits(command, merged);
+  compare_logits(command, form, merged);
+}
+
+// What quantisation does to the layers beside what the adapter does, of the worst ones.
+void print_errors(const MergeReport& report) {
+  if (report.errors.empty()) return;
+  constexpr size_t kShown = 5;
+  const auto is_larger = [](const QuantizationError& layer) { return layer.error > layer.update; };
+  const auto larger = std::count_if(report.errors.begin(), report.errors.end(), is_larger);
+  const size_t shown = std::min(kShown, report.errors.size());
+  std::cout << "quantisation (" << report.quantization << ") beside the adapter, Frobenius norms, the worst " << shown
+            << " of " << report.errors.size() << " layers:\n";
+  for (size_t i = 0; i < shown; ++i) {
+    const QuantizationError& layer = report.errors[i];
+    char text[96];
+    std::snprintf(text, sizeof text, "  ||W - Q(W)|| %-10.4g ||s B A|| %-10.4g %6.3g x  ", layer.error, layer.update,
+                  layer.error / layer.update);
+    std::cout << text << layer.module << "\n";
+  }
+  if (larger > 0)
+    std::cout << "warning: in " << larger << " of " << report.errors.size()
+              << " layers quantisation changes more than the adapter does"
+              << "; --verify and lora-eval tell what it does to the model\n";
 }
 
 void run(MergeCommand& command, const Given&) {
   MergeReport report;
+  const MergeForm form = merge_form(command.model_name_or_path, command.adapter_name_or_path, command.options);
   command.options.stop = stop_requested;
   command.options.report = [&](const MergeReport& finished) {
     report = finished;
     for (const std::string& note : report.notes) std::cout << note << "\n";
+    print_errors(report);
   };
   if (command.verify) {
     ops::open_device(command.device);
-    command.options.check = [&](const fs::path& merged) { verify(command, report, merged); };
+    command.options.check = [&](const fs::path& merged) { verify(command, form, report, merged); };
   } else {
     resolve_device(command.device);  // merging itself is the CPU's
   }
   merge(command.model_name_or_path, command.adapter_name_or_path, command.output_dir, command.options);
-  std::cout << "merged " << command.model_name_or_path << " + " << command.adapter_name_or_path << " into "
-            << command.output_dir << "\n";
-  if (report.share < 0.9) std::cout << share_text(report) << ": " << kWiderDtype << "\n";
+  if (command.adapter_name_or_path.empty())
+    std::cout << "wrote " << command.model_name_or_path << " as " << command.output_dir << "\n";
+  else
+    std::cout << "merged " << command.model_name_or_path << " + " << command.adapter_name_or_path << " into "
+              << command.output_dir << "\n";
+  if (report.share < 0.9) std::cout << share_text(report) << ": " << lost_text(form) << "\n";
 }
 
 }  // namespace
 }  // namespace rankfold
 
+// Each asks for another form of the base, which needs no adapter.
+static const std::map<std::string, std::vector<std::string>> kSpares = {{"merge_into", {"adapter_name_or_path"}},
+                                                                        {"quantization_bit", {"adapter_name_or_path"}},
+                                                                        {"quantization_type", {"adapter_name_or_path"}},
+                                                                        {"load_in_4bit", {"adapter_name_or_path"}},
+                                                                        {"load_in_8bit", {"adapter_name_or_path"}}};
+
 int main(int argc, char** argv) {
   return rankfold::run_app({.name = "lora-merge",
                             .description = "Folds an adapter into its base and writes the model folder.",
                             .required = {"model_name_or_path", "adapter_name_or_path", "output_dir"},
+                            .spares = kSpares,
                             .keeps_pages = false,  // streams tensor by tensor to keep the peak low
                             .stops_in_order = true,
                             .prints_result = false},

@@ -16,6 +16,7 @@
 #include "core/number_text.h"
 #include "core/write.h"
 #include "ops/open_cuda.h"
+#include "train/run_folder.h"
 
 #include <nlohmann/json.hpp>
 
@@ -153,6 +154,17 @@ std::vector<fs::path> folders_to_resume(const RunConfig& config) {
   return folders;
 }
 
+// With dtype auto a run goes on in what it began with, whatever this machine would choose. float16 needs a device:
+// without one the run's state refuses to go on.
+LoadConfig load_of(const RunConfig& config) {
+  LoadConfig load = config.load;
+  if (meaning_of(kDtypes, load.dtype)) return load;
+  const auto dtype = dtype_of_run(config.train);
+  if (!dtype) return load;
+  if (meaning_of(kDtypes, *dtype) != at::kHalf || !ops::open_device(load.device).is_cpu()) load.dtype = *dtype;
+  return load;
+}
+
 // What can be refused before any work.
 void validate(RunConfig& config, const Given& given, ProgressDisplay& display) {
   const auto where = [&given](const char* key) { return where_given(given, key); };
@@ -268,8 +280,11 @@ void run(RunConfig& config, const Given& given) {
   const ModuleNames targets = config.lora.target_modules;
   ProgressDisplay display;
   validate(config, given, display);
-  const CausalLM model = CausalLM::load(config.model_name_or_path, config.load);
+  const LoadConfig load = load_of(config);
+  const CausalLM model = CausalLM::load(config.model_name_or_path, load);
   for (const std::string& note : model.config().notes) display.message(note);
+  if (load.dtype != config.load.dtype && model.dtype() != model.config().stored_dtype)
+    display.message("dtype auto: computes in " + load.dtype + ", as the run did so far");
   const Tokenizer* tokenizer = model.has_tokenizer() ? &model.tokenizer() : nullptr;
   check_targets(model, config, targets, given);
   for (const std::string& note : notes_of(config.model_name_or_path, config.adapter_name_or_path, model))
@@ -289,15 +304,18 @@ void run(RunConfig& config, const Given& given) {
   };
   if (adapter) say_modules(model, *adapter);
   display.message(rows_text.str());
-  if (config.plan)
+  if (config.plan) {
+    RunConfig planned = config;
+    planned.load = load;
     return print_plan_of(config,
-                         {.config = config,
+                         {.config = planned,
                           .rows = dataset,
                           .held_out = held_out,
                           .start_seconds = std::chrono::duration<double>(Clock::now() - start).count(),
                           .stop = stop_requested,
                           .on_configured = say_modules},
                          display);
+  }
 
   Trainer trainer(model, *adapter, dataset, config.train);
   if (held_out) trainer.evaluate_on(*held_out);

@@ -14,7 +14,6 @@ inline constexpr const char* kEvaluation = "leave it out: --eval_dataset or --va
 inline constexpr const char* kNoEffect = "leave it out: nothing here depends on it";
 inline constexpr const char* kNotSupported = "leave it out: it is not supported";
 inline constexpr const char* kOwnLog = "leave it out: the log is train_log.jsonl in output_dir";
-inline constexpr const char* kNotQuantised = "leave it out: bases are not quantised";
 inline constexpr const char* kOneLength = "write --max_length: question and answer together";
 
 inline constexpr ForeignKey kForeignKeys[] = {
@@ -59,10 +58,8 @@ inline constexpr ForeignKey kForeignKeys[] = {
     {"max_source_length", kOneLength},
     {"max_target_length", kOneLength},
     {"max_prompt_length", kOneLength},
-    {"load_in_4bit", kNotQuantised},
-    {"load_in_8bit", kNotQuantised},
-    {"quantization_bit", kNotQuantised},
-    {"quantization_method", kNotQuantised},
+    {"quantization_method", "leave it out: --quantization_bit and --quantization_type say it"},
+    {"bnb_4bit_compute_dtype", "write --dtype"},
     {"push_to_hub", "leave it out: no program opens a connection"},
     {"hub_model_id", "leave it out: no program opens a connection"},
     {"group_by_length", kNotSupported},

@@ -28,7 +28,7 @@ inline constexpr StoredDtype kStoredDtypes[] = {
     {"U8", 8, at::kByte},
     {"I8", 8, at::kChar},
     {"F8_E5M2", 8, at::ScalarType::Undefined},
-    {"F8_E4M3", 8, at::ScalarType::Undefined},
+    {"F8_E4M3", 8, at::kFloat8_e4m3fn},
     {"F8_E8M0", 8, at::ScalarType::Undefined},
     {"F8_E4M3FNUZ", 8, at::ScalarType::Undefined},
     {"F8_E5M2FNUZ", 8, at::ScalarType::Undefined},

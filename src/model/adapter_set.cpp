@@ -77,12 +77,10 @@ void take_weights(Projection& p, const Tensors& tensors) {
     if (const auto found = tensors.find(m.name + kWeightSuffix); found != tensors.end())
       taken.emplace_back(&m, found->second);
   if (taken.empty()) return;
-  const at::Tensor base = p.current_weight();
-  p.frozen = std::make_shared<FrozenWeight>();
-  at::Tensor& weight = p.frozen->value;
   const at::Tensor& first = taken[0].second;
-  const bool is_all = p.modules.size() == 1 && first.scalar_type() == base.scalar_type() && !p.has_unit_rows;
-  weight = is_all ? first.detach() : base.clone(at::MemoryFormat::Contiguous);
+  const bool is_all = p.modules.size() == 1 && first.scalar_type() == p.frozen->dtype() && !p.has_unit_rows;
+  const at::Tensor weight = is_all ? first.detach() : p.current().copy();
+  p.frozen = std::make_shared<DenseWeight>(weight);
   for (const auto& [m, value] : taken) {
     const at::Tensor rows = weight.narrow(0, m->begin, m->end - m->begin);
     if (value.requires_grad())
@@ -164,14 +162,13 @@ namespace {
 // What the projection computes with, as a weight and a bias that do not train.
 void fold_projection(Projection& p) {
   if (!p.trains()) return;
-  const at::Tensor weight = p.current_weight();
   const bool has_master =
       std::any_of(p.modules.begin(), p.modules.end(), [](const Module& m) { return m.master.defined(); });
   if (p.has_update() || has_master) {
-    p.frozen = std::make_shared<FrozenWeight>();
-    p.frozen->value = ops::fold(weight, p.updates);
-    if (!ops::all_finite(p.frozen->value))
+    const at::Tensor folded = ops::fold(p.current(), p.updates, p.frozen->dtype());
+    if (!ops::all_finite(folded))
       fail(p.modules[0].name, ": expected finite values, base and update added, got NaN or infinity");
+    p.frozen = std::make_shared<DenseWeight>(folded);
   }
   if (p.bias.defined()) p.bias = p.current_bias().clone();
   for (Module& m : p.modules) m.master.reset(), m.bias_master.reset();
@@ -188,7 +185,8 @@ void fold_embedding(Network& network) {
     turned.a = u.b.t(), turned.b = u.a.t(), turned.scale = u.scale;
   }
   if (updates.empty() && !network.embedding_master.defined()) return;
-  network.embedding = ops::fold(network.embedding, updates).to(dtype);
+  DenseWeight embedding(network.embedding);
+  network.embedding = ops::fold(embedding, updates, dtype);
   if (!ops::all_finite(network.embedding))
     fail(network.embedding_name, ": expected finite values, base and update added, got NaN or infinity");
   network.embedding_master.reset();

@@ -4,12 +4,15 @@
 #include "core/config.h"
 #include "core/file.h"
 #include "core/guard.h"
+#include "core/number_text.h"
 #include "io/dtype.h"
 #include "model/load_network.h"
 #include "model/model.h"
 #include "model/model_config.h"
 #include "ops/backend.h"
 #include "ops/open_cuda.h"
+#include "ops/product_speed.h"
+#include "quant/base_storage.h"
 #include "text/vocabulary.h"
 
 #include <ATen/ATen.h>
@@ -17,26 +20,35 @@
 namespace rankfold {
 namespace {
 
-// float16 has no fast arithmetic on CPUs; bfloat16 is as wide where the processor multiplies it. GPUs compute in
-// bfloat16 as fast as in float16, and no value of a gradient falls out of its range.
-at::ScalarType compute_dtype(const std::string& asked, at::ScalarType stored, at::Device device) {
-  if (const auto dtype = meaning_of(kDtypes, asked)) {
-    if (*dtype == at::kHalf && !ops::backend_of(device.type()))  // only kernels compute in it
-      fail("dtype: float16 is computed on CUDA devices only; expected float32, bfloat16 or auto on a CPU");
-    return *dtype;
-  }
-  if (stored != at::kHalf) return stored == at::kBFloat16 ? at::kBFloat16 : at::kFloat;
+std::string gflops(double x) { return printed(x < 10 ? "%.1f" : "%.0f", x); }
+
+// Of "auto". 16 bits on a GPU are bfloat16: it computes as fast in it as in float16, and no value of a gradient falls out
+// of its range. On the CPU the faster product decides, and a line tells where that is not the stored dtype's.
+at::ScalarType best_dtype(ModelConfig& config, at::Device device) {
+  if (config.stored_dtype != at::kBFloat16 && config.stored_dtype != at::kHalf) return at::kFloat;
   if (!device.is_cpu()) return at::kBFloat16;
-#if defined(__x86_64__)
-  if (__builtin_cpu_supports("avx512bf16")) return at::kBFloat16;
-#endif
+  const ops::ProductSpeed& speed = ops::product_speed();
+  if (!ops::prefers_float32(speed)) return at::kBFloat16;
+  config.notes.push_back(join("dtype auto: computes in float32, whose products are ",
+                              printed("%.1f", speed.float32 / speed.bfloat16), " times as fast here as bfloat16's (",
+                              gflops(speed.float32), " against ", gflops(speed.bfloat16),
+                              " GFLOP/s); the weights stay as they are"));
   return at::kFloat;
+}
+
+at::ScalarType compute_dtype(const std::string& asked, ModelConfig& config, at::Device device) {
+  const auto dtype = meaning_of(kDtypes, asked);
+  if (!dtype) return best_dtype(config, device);
+  if (*dtype == at::kHalf && !ops::backend_of(device.type()))  // only kernels compute in it
+    fail("dtype: float16 is computed on CUDA devices only; expected float32, bfloat16 or auto on a CPU");
+  return *dtype;
 }
 
 }  // namespace
 
 CausalLM CausalLM::load(const std::filesystem::path& path, const LoadConfig& load) try {
   check_fields(load);
+  const std::optional<BaseStorage> storage = storage_of(load);
   const at::Device device = ops::open_device(load.device);
   ModelFolder folder = ModelFolder::open(path);
   ModelConfig config = read_model_config(folder);
@@ -49,9 +61,9 @@ CausalLM CausalLM::load(const std::filesystem::path& path, const LoadConfig& loa
   }
   if (config.tie_word_embeddings && config.has_norm_head)
     fail((path / "config.json").string(), ": norm_head: expected false beside tie_word_embeddings, got true");
-  const at::ScalarType dtype = compute_dtype(load.dtype, config.stored_dtype, device);
+  const at::ScalarType dtype = compute_dtype(load.dtype, config, device);
   CausalLM model;
-  model.model_ = std::make_shared<Model>(std::move(folder), std::move(config), dtype, device);
+  model.model_ = std::make_shared<Model>(std::move(folder), std::move(config), dtype, device, storage);
   return model;
 } catch (...) {
   rethrow_as_error();

@@ -32,7 +32,7 @@ at::Tensor Decoder::embed(const Batch& batch) {
                  " is outside the ", config_.vocab_size, " rows of the embedding");
   const at::Tensor tokens = on_device(batch.tokens);
   at::Tensor h = network_->embedding_master.defined() ? at::embedding(network_->embedding_master, tokens).to(dtype_)
-                                                      : ops::embed(network_->embedding, tokens);
+                                                      : ops::embed(network_->embedding, tokens).to(dtype_);
   if (!network_->embedding_updates.empty()) {
     for (const LowRank& u : network_->embedding_updates)  // fp32 sums, rounded once
       h = h + at::embedding(u.a.t(), tokens).mm(u.b.t()) * u.scale;

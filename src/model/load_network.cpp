@@ -1,17 +1,21 @@
 #include "model/load_network.h"
 
 #include "core/check.h"
+#include "io/dtype.h"
 #include "model/architecture.h"
 #include "model/model_config.h"
 #include "model/tensor_list.h"
+#include "quant/quantized_folder.h"
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
 #include <bit>
 #include <cmath>
 #include <cstring>
 #include <optional>
 #include <set>
+#include <stdexcept>
 
 namespace rankfold {
 namespace {
@@ -33,13 +37,7 @@ at::Tensor stored_weight(const ModelFolder& folder, const TensorSpec& spec) {
   return stored;
 }
 
-// A weight as the folder stores it, or converted where the model computes in another dtype. On a device it goes there
-// straight from the mapping, and is converted there. The pages of what was copied are let go.
-at::Tensor load_weight(const ModelFolder& folder, const TensorSpec& spec, at::ScalarType dtype, at::Device device) {
-  const at::Tensor stored = stored_weight(folder, spec), loaded = stored.to(device).to(dtype);
-  if (!loaded.is_alias_of(stored)) folder.file_of(spec.name).forget(spec.name);
-  return loaded;
-}
+bool is_narrower(at::ScalarType x, at::ScalarType y) { return c10::elementSize(x) < c10::elementSize(y); }
 
 bool is_adjacent(const std::vector<at::Tensor>& parts) {
   for (size_t i = 1; i < parts.size(); ++i) {
@@ -49,50 +47,154 @@ bool is_adjacent(const std::vector<at::Tensor>& parts) {
   return true;
 }
 
-// One matrix of several. A view where they lie one after the other in the mapping: Hugging Face's files are sorted by
-// name, so gate and up do. Otherwise a copy, which the CPU makes at the first use: reading the file is most of the time
-// that loading takes.
-Projection load_projection(const ModelFolder& folder, const std::vector<TensorSpec>& all, bool has_unit_rows,
-                           at::ScalarType dtype, at::Device device) {
-  Projection p;
-  p.has_unit_rows = has_unit_rows;
-  std::vector<TensorSpec> specs;
-  std::vector<at::Tensor> stored, biases;
-  int64_t rows = 0;
-  const int64_t inputs = all[0].shape[1];
-  for (const TensorSpec& spec : all) {
-    if (spec.is_bias()) {
-      biases.push_back(load_weight(folder, spec, dtype, device));
-      continue;
-    }
-    Module& m = p.modules.emplace_back();
-    m.name = module_name(spec), m.begin = rows, m.end = rows += spec.shape[0];
-    specs.push_back(spec);
-    stored.push_back(stored_weight(folder, spec));
+// Weights of one folder, on the way into a network.
+class Loader {
+ public:
+  Loader(const ModelFolder& folder, at::ScalarType dtype, at::Device device, const std::optional<BaseStorage>& storage)
+      : folder_(folder), dtype_(dtype), device_(device), storage_(storage), quantized_(QuantizedFolder::open(folder)) {
+    if (quantized_ && storage_)
+      fail("quantization_bit: expected a folder in 16 or 32 bits, got ", folder.path().string(), ", which is ",
+           quantized_->text(), " already: leave the setting out");
   }
-  if (!biases.empty()) p.bias = at::cat(biases);
-  FrozenWeight& frozen = *p.frozen;
-  if (device.is_cpu() && stored[0].scalar_type() == dtype && is_adjacent(stored) && !has_unit_rows) {
-    frozen.value = at::from_blob(
-        const_cast<void*>(stored[0].const_data_ptr()), {rows, inputs}, [stored](void*) {}, stored[0].options());
+
+  // A weight as the folder stores it, or converted where the model computes in another dtype. On a device it goes there
+  // straight from the mapping, and is converted there. The pages of what was copied are let go.
+  at::Tensor weight(const TensorSpec& spec) const {
+    const at::Tensor stored = stored_weight(folder_, spec), loaded = stored.to(device_).to(dtype_);
+    if (!loaded.is_alias_of(stored)) folder_.file_of(spec.name).forget(spec.name);
+    return loaded;
+  }
+
+  // Rows are converted where they are read, as long as that takes less memory than a copy.
+  at::Tensor embedding(const TensorSpec& spec) const {
+    const at::Tensor stored = stored_weight(folder_, spec);
+    return stays_narrow(stored) ? stored : weight(spec);
+  }
+  std::shared_ptr<FrozenWeight> tied_head(const at::Tensor& embedding) const {
+    if (embedding.scalar_type() == dtype_) return std::make_shared<DenseWeight>(embedding);
+    return decoded({ops::plain_weight(embedding)}, model_dtype_name(embedding.scalar_type()));
+  }
+
+  // One matrix of several. A view where they lie one after the other in the mapping: Hugging Face's files are sorted by
+  // name, so gate and up do. Otherwise a copy, which the CPU makes at the first use: reading the file is most of the
+  // time that loading takes.
+  Projection projection(const std::vector<TensorSpec>& all, bool has_unit_rows) const {
+    Projection p;
+    p.has_unit_rows = has_unit_rows;
+    std::vector<TensorSpec> specs;
+    std::vector<at::Tensor> biases;
+    int64_t rows = 0;
+    for (const TensorSpec& spec : all) {
+      if (spec.is_bias()) {
+        biases.push_back(weight(spec));
+        continue;
+      }
+      Module& m = p.modules.emplace_back();
+      m.name = module_name(spec), m.begin = rows, m.end = rows += spec.shape[0];
+      specs.push_back(spec);
+    }
+    if (!biases.empty()) p.bias = at::cat(biases);
+    const bool is_quantized = std::any_of(specs.begin(), specs.end(), [&](const auto& spec) { return holds(spec); });
+    if (is_quantized && has_unit_rows)
+      fail(folder_.path().string(), ": ", specs[0].name, ": expected 16 or 32 bits, as its rows are divided by their ",
+           "norms, got codes");
+    if (is_quantized)
+      p.frozen = stored_codes(specs);
+    else if (storage_ && specs[0].role != Role::head)
+      p.frozen = quantised(specs);
+    else
+      p.frozen = dense(specs, has_unit_rows);
     return p;
   }
-  frozen.value = at::empty({rows, inputs}, at::TensorOptions(device).dtype(dtype));
-  frozen.fill = [folder, stored, specs, has_unit_rows](at::Tensor& weight) {
-    int64_t begin = 0;
-    for (size_t i = 0; i < specs.size(); ++i) {
-      const at::Tensor part = weight.narrow(0, begin, specs[i].shape[0]), from = stored[i].to(weight.device());
-      if (has_unit_rows)
-        divide_rows_by_norm(from, part);
-      else
-        part.copy_(from);
-      folder.file_of(specs[i].name).forget(specs[i].name);
-      begin += specs[i].shape[0];
+
+  // Where the tensors of a linear layer are, for the check that all have a place.
+  void add_names(const TensorSpec& spec, std::set<std::string>& names) const {
+    names.insert(spec.name);
+    if (!holds(spec)) return;
+    for (const std::string& name : quantized_->tensors_of(module_name(spec))) names.insert(name);
+  }
+
+ private:
+  bool holds(const TensorSpec& spec) const {
+    return quantized_ && is_linear(spec.role) && !spec.is_bias() && quantized_->holds(module_name(spec));
+  }
+  bool stays_narrow(const at::Tensor& stored) const {
+    return device_.is_cpu() && is_narrower(stored.scalar_type(), dtype_);
+  }
+
+  std::shared_ptr<FrozenWeight> decoded(std::vector<PackedWeight> parts, const std::string& stored) const {
+    if (!device_.is_cpu())
+      for (PackedWeight& part : parts) part = part.to(device_);
+    return std::make_shared<DecodedWeight>(std::move(parts), stored, dtype_, scratch_);
+  }
+
+  std::shared_ptr<FrozenWeight> stored_codes(const std::vector<TensorSpec>& specs) const {
+    std::vector<PackedWeight> parts;
+    for (const TensorSpec& spec : specs)
+      parts.push_back(holds(spec) ? quantized_->weight(module_name(spec), spec.shape[0], spec.shape[1])
+                                  : ops::plain_weight(stored_weight(folder_, spec)));
+    return decoded(std::move(parts), quantized_->text());
+  }
+
+  std::shared_ptr<FrozenWeight> quantised(const std::vector<TensorSpec>& specs) const {
+    std::vector<PackedWeight> parts;
+    for (const TensorSpec& spec : specs) {
+      const at::Tensor stored = stored_weight(folder_, spec);
+      const TensorFile& file = folder_.file_of(spec.name);
+      try {
+        PackedWeight& part = parts.emplace_back(ops::quantize(stored, storage_->type));
+        if (storage_->is_nested) ops::nest_scales(part);
+      } catch (const std::invalid_argument& error) {
+        fail(file.path().string(), ": tensor '", spec.name, "': ", error.what());
+      }
+      file.forget(spec.name);
     }
-  };
-  if (!device.is_cpu()) p.current_weight();
-  return p;
-}
+    return decoded(std::move(parts), text_of(*storage_));
+  }
+
+  std::shared_ptr<FrozenWeight> dense(const std::vector<TensorSpec>& specs, bool has_unit_rows) const {
+    std::vector<at::Tensor> stored;
+    std::vector<PackedWeight> parts;
+    int64_t rows = 0;
+    bool is_narrow = !has_unit_rows;
+    for (const TensorSpec& spec : specs) {
+      stored.push_back(stored_weight(folder_, spec));
+      rows += spec.shape[0];
+      is_narrow = is_narrow && stays_narrow(stored.back());
+    }
+    if (is_narrow) {
+      for (const at::Tensor& part : stored) parts.push_back(ops::plain_weight(part));
+      return decoded(std::move(parts), model_dtype_name(stored[0].scalar_type()));
+    }
+    const int64_t inputs = specs[0].shape[1];
+    if (device_.is_cpu() && stored[0].scalar_type() == dtype_ && is_adjacent(stored) && !has_unit_rows)
+      return std::make_shared<DenseWeight>(at::from_blob(
+          const_cast<void*>(stored[0].const_data_ptr()), {rows, inputs}, [stored](void*) {}, stored[0].options()));
+    const auto weight = std::make_shared<DenseWeight>(
+        at::empty({rows, inputs}, at::TensorOptions(device_).dtype(dtype_)),
+        [folder = folder_, stored, specs, has_unit_rows](const at::Tensor& value) {
+          int64_t begin = 0;
+          for (size_t i = 0; i < specs.size(); ++i) {
+            const at::Tensor part = value.narrow(0, begin, specs[i].shape[0]), from = stored[i].to(value.device());
+            if (has_unit_rows)
+              divide_rows_by_norm(from, part);
+            else
+              part.copy_(from);
+            folder.file_of(specs[i].name).forget(specs[i].name);
+            begin += specs[i].shape[0];
+          }
+        });
+    if (!device_.is_cpu()) weight->value();
+    return weight;
+  }
+
+  const ModelFolder& folder_;
+  at::ScalarType dtype_;
+  at::Device device_;
+  std::optional<BaseStorage> storage_;
+  std::optional<QuantizedFolder> quantized_;
+  std::shared_ptr<WeightScratch> scratch_ = std::make_shared<WeightScratch>();
+};
 
 Projection& projection_of(Network& network, const TensorSpec& spec) {
   if (spec.role == Role::head) return network.head;
@@ -173,7 +275,9 @@ void check_all_used(const ModelFolder& folder, const std::set<std::string>& used
 
 }  // namespace
 
-Network load_network(const ModelFolder& folder, const ModelConfig& config, at::ScalarType dtype, at::Device device) {
+Network load_network(const ModelFolder& folder, const ModelConfig& config, at::ScalarType dtype, at::Device device,
+                     const std::optional<BaseStorage>& storage) {
+  const Loader loader(folder, dtype, device, storage);
   Network network;
   network.layers.resize(static_cast<size_t>(config.num_hidden_layers));
   network.is_tied = config.tie_word_embeddings;
@@ -206,21 +310,20 @@ Network load_network(const ModelFolder& folder, const ModelConfig& config, at::S
       if (network.is_tied && !folder.contains(spec.name) && folder.contains(head + kWeightSuffix))
         spec.name = head + kWeightSuffix;
       network.embedding_name = spec.name;
-      network.embedding = load_weight(folder, spec, dtype, device);
+      network.embedding = loader.embedding(spec);
     } else if (is_linear(spec.role)) {
-      projection_of(network, spec) =
-          load_projection(folder, specs, config.has_norm_head && spec.role == Role::head, dtype, device);
+      projection_of(network, spec) = loader.projection(specs, config.has_norm_head && spec.role == Role::head);
     } else {
       Norm& norm = norm_of(network, spec);
       norm.name = spec.name;
-      norm.weight = load_weight(folder, spec, dtype, device);
+      norm.weight = loader.weight(spec);
       norm.eps = config.rms_norm_eps;
       norm.gain_offset = family.has_offset_norms ? 1 : 0;
     }
-    for (const TensorSpec& each : specs) used.insert(each.name);
+    for (const TensorSpec& each : specs) loader.add_names(each, used);
   }
   if (network.is_tied) {
-    network.head.frozen->value = network.embedding;
+    network.head.frozen = loader.tied_head(network.embedding);
     Module& m = network.head.modules.emplace_back();
     m.name = head, m.end = config.vocab_size;
   }

@@ -47,6 +47,7 @@ constexpr const char* kWithoutEffect = R"(
     gradient_checkpointing id2label initializer_range is_decoder is_encoder_decoder label2id length_penalty max_length
     max_sequence_length min_length no_repeat_ngram_size num_beam_groups num_beams num_labels num_return_sequences
     output_attentions output_hidden_states output_scores pad_token_id prefix pretraining_tp problem_type pruned_heads
+    quantization_config
     remove_invalid_values repetition_penalty return_dict return_dict_in_generate sep_token_id suppress_tokens
     task_specific_params temperature tf_legacy_loss tie_encoder_decoder tokenizer_class top_k top_p torchscript
     transformers.js_config transformers_version typical_p unsloth_fixed unsloth_version use_bfloat16 use_cache
@@ -96,8 +97,6 @@ void refuse_unsupported(const ConfigReader& reader, const Architecture& family, 
   must_be("use_bidirectional_attention", {false}, "false");
   for (const char* dropout : {"attention_dropout", "resid_pdrop", "embd_pdrop"}) must_be(dropout, {0}, "0");
   must_be("is_causal", {true}, "true");
-  if (reader.has("quantization_config"))
-    reader.refuse("quantization_config", "none (quantized weights are not supported)");
 }
 
 // Baichuan's models differ by class, sizes, or two keys that say it outright.

@@ -33,7 +33,7 @@ struct Layer {
 // loss owns its network, which stays what it was.
 struct Network {
   std::string embedding_name;   // of its tensor in the folder
-  at::Tensor embedding;         // [V, K] in the model's dtype; the master's values where it trains
+  at::Tensor embedding;         // [V, K] in the model's dtype or as stored; the master's values where it trains
   at::Tensor embedding_master;  // fp32 leaf where it trains
   // What adapters add to the rows of the embedding: scale * (B A)^T with A [r, V], B [K, r]. Nothing is dropped.
   std::vector<LowRank> embedding_updates;

@@ -45,28 +45,40 @@ std::vector<std::array<uint32_t, 2>> leaf_versions(const Projection& projection)
   return versions;
 }
 
+at::Tensor place_of_a(const Augmented& w, int64_t k) { return w.buffer.narrow(0, w.n8, w.columns).narrow(1, 0, k); }
+at::Tensor place_of_b(const Augmented& w, int64_t n, int64_t columns) {
+  return w.buffer.narrow(0, 0, n).narrow(1, w.k8, columns);
+}
+
 // Made once for a projection: other adapters come with another one, which shares the frozen weight alone.
 void lay_out(Projection& projection) {
   if (projection.augmented) return;
   int64_t columns = 0;
   for (const LowRank& u : projection.updates) columns += columns_of(u);
-  const at::Tensor weight = projection.current_weight();
-  const int64_t n = weight.size(0), k = weight.size(1);
+  FrozenWeight& weight = projection.current();
+  const auto options = at::TensorOptions(weight.device()).dtype(weight.dtype());
+  const int64_t n = weight.rows(), k = weight.columns();
   auto w = std::make_shared<Augmented>();
   w->n8 = round_up(n, 8), w->k8 = round_up(k, 8), w->columns = columns;
   constexpr int64_t kBiasColumns = 8;
   if (projection.bias.defined()) {
-    w->one = at::zeros({kBiasColumns}, weight.options());
+    w->one = at::zeros({kBiasColumns}, options);
     w->one.narrow(0, 0, 1).fill_(1);
     w->bias_version = static_cast<uint32_t>(projection.bias._version()) - 1;  // the first use writes it
   }
   const int64_t after = columns + (w->one.defined() ? kBiasColumns : 0);
-  w->buffer = at::zeros({w->n8 + columns, w->k8 + round_up(after, 64)}, weight.options());
-  w->a_transposed = at::zeros({k, columns}, weight.options());
-  w->b_transposed = at::zeros({columns, w->n8}, weight.options());
-  at::Tensor place = w->buffer.narrow(0, 0, n).narrow(1, 0, k);
-  place.copy_(weight);
-  projection.frozen->value = place;
+  w->a_transposed = at::zeros({k, columns}, options);
+  w->b_transposed = at::zeros({columns, w->n8}, options);
+  const int64_t rows = w->n8 + columns, pitch = w->k8 + round_up(after, 64);
+  if (DenseWeight* dense = weight.dense()) {
+    w->buffer = at::zeros({rows, pitch}, options);
+    dense->move_to(w->buffer.narrow(0, 0, n).narrow(1, 0, k));
+    w->a = place_of_a(*w, k), w->b = place_of_b(*w, n, after);
+  } else {
+    w->is_shared = true;
+    w->buffer = static_cast<DecodedWeight&>(weight).scratch().buffer(n, k, rows, pitch, options);
+    w->a = at::zeros({columns, k}, options), w->b = at::zeros({n, after}, options);
+  }
   projection.augmented = std::move(w);
 }
 
@@ -97,28 +109,42 @@ DeviceSegments to_device(const Backend& backend, std::vector<kernels::Segment> s
   return result;
 }
 
-Augmented& current(Projection& projection) {
-  at::NoGradGuard no_grad;
-  lay_out(projection);
-  projection.current_weight();  // masters of weights that train as a whole
-  Augmented& w = *projection.augmented;
+namespace {
+
+// A and B as the kernels read them, brought up to date with the leaves, and the bias.
+void copy_leaves(Projection& projection, Augmented& w) {
   if (projection.bias.defined()) {
     const at::Tensor& bias = projection.current_bias();
     if (const auto version = static_cast<uint32_t>(bias._version()); version != w.bias_version) {
-      w.buffer.narrow(0, 0, bias.size(0)).select(1, w.k8 + w.columns).copy_(bias);
+      w.b.select(1, w.columns).copy_(bias);
       w.bias_version = version;
     }
   }
   const auto versions = leaf_versions(projection);
-  if (versions == w.versions) return w;
+  if (versions == w.versions) return;
   // Somebody other than AdamW's kernel has written the leaves: a load, a user's optimizer, the first use.
   for_updates(projection, [&](const LowRank& u, int64_t column) {
-    w.buffer.narrow(0, w.n8 + column, u.rank()).narrow(1, 0, u.a.size(1)).copy_(u.a);
+    w.a.narrow(0, column, u.rank()).copy_(u.a);
     w.a_transposed.narrow(1, column, u.rank()).copy_(u.a.t());
-    w.buffer.narrow(0, u.begin, u.b.size(0)).narrow(1, w.k8 + column, u.rank()).copy_(u.b);
+    w.b.narrow(0, u.begin, u.b.size(0)).narrow(1, column, u.rank()).copy_(u.b);
     w.b_transposed.narrow(0, column, u.rank()).narrow(1, u.begin, u.b.size(0)).copy_(u.b.t());
   });
   w.versions = versions;
+}
+
+}  // namespace
+
+Augmented& current(Projection& projection) {
+  at::NoGradGuard no_grad;
+  lay_out(projection);
+  FrozenWeight& weight = projection.current();  // masters of weights that train as a whole
+  Augmented& w = *projection.augmented;
+  copy_leaves(projection, w);
+  if (w.is_shared) {
+    static_cast<DecodedWeight&>(weight).decode_into(w.buffer);
+    place_of_a(w, weight.columns()).copy_(w.a);
+    place_of_b(w, weight.rows(), w.b.size(1)).copy_(w.b);
+  }
   return w;
 }
 
@@ -129,30 +155,33 @@ std::vector<kernels::Segment> optimizer_segments(Projection& projection, const a
   };
   std::vector<kernels::Segment> segments;
   if (is_augmented(projection)) {
-    const Augmented& w = current(projection);
+    lay_out(projection);
+    Augmented& w = *projection.augmented;
+    copy_leaves(projection, w);
     for_updates(projection, [&](const LowRank& u, int64_t column) {
       if (!u.a.is_alias_of(flat)) return;  // another adapter's
       segments.push_back({.begin = begin(u.a),
                           .rows = u.rank(),
                           .cols = u.a.size(1),
-                          .copy = address(w.buffer, w.n8 + column, 0),
-                          .ld = w.pitch(),
+                          .copy = address(w.a, column, 0),
+                          .ld = w.a.stride(0),
                           .transposed = address(w.a_transposed, 0, column),
                           .ld_transposed = w.columns,
                           .decays = 1});
       segments.push_back({.begin = begin(u.b),
                           .rows = u.b.size(0),
                           .cols = u.rank(),
-                          .copy = address(w.buffer, u.begin, w.k8 + column),
-                          .ld = w.pitch(),
+                          .copy = address(w.b, u.begin, column),
+                          .ld = w.b.stride(0),
                           .transposed = address(w.b_transposed, column, u.begin),
                           .ld_transposed = w.n8,
                           .decays = 1});
     });
   }
-  const at::Tensor& weight = projection.frozen->value;
   for (const Module& m : projection.modules) {
-    if (!m.master.defined() || m.master.is_alias_of(weight) || projection.has_unit_rows) continue;
+    if (!m.master.defined() || projection.has_unit_rows) continue;
+    const at::Tensor& weight = projection.frozen->dense()->value();
+    if (m.master.is_alias_of(weight)) continue;
     segments.push_back({.begin = begin(m.master),
                         .rows = m.master.size(0),
                         .cols = m.master.size(1),

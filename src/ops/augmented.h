@@ -6,6 +6,8 @@
 // to 64 costs one step of its loop. B is block-diagonal where a projection has several modules. Beside it A and B
 // transposed. These copies of A and B are written by the optimizer's kernel after each of its steps (Segment, kernels/adamw.h), and
 // by ops::current where a leaf's version counter says that it has been changed since.
+// A weight in fewer bits is decoded into the buffer at each use. Then weights of one shape share a buffer; A and B lie in
+// tensors of the projection's own, and go into the buffer with W.
 #pragma once
 
 #include "ops/backend.h"
@@ -18,6 +20,9 @@ namespace rankfold {
 
 struct Augmented {
   at::Tensor buffer;        // [N8 + R, K8 + R64]
+  at::Tensor a;             // [R, K]: a view of the buffer; the projection's own where the buffer is shared
+  at::Tensor b;             // [N, R], with a bias [N, R + 8], likewise
+  bool is_shared = false;   // the buffer
   at::Tensor a_transposed;  // [K, R]
   at::Tensor b_transposed;  // [R, N8]
   at::Tensor one;           // [8]: 1 and zeros, where there is a bias
@@ -32,8 +37,9 @@ struct Augmented {
 
 namespace ops {
 
-// The projection's augmented form, with copies of its leaves as they are now. Lays the weight out anew the first time;
-// from then on the frozen weight is a view of the buffer. The projection is_augmented().
+// The projection's augmented form, with copies of its leaves as they are now. Lays a dense weight out anew the first
+// time; from then on it is a view of the buffer. Another is decoded into the buffer, which is good until the next call
+// for a projection of its shape. The projection is_augmented().
 Augmented& current(Projection& projection);
 inline bool is_augmented(const Projection& projection) { return projection.has_update() || projection.bias.defined(); }
 

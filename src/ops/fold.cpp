@@ -9,13 +9,15 @@
 
 namespace rankfold::ops {
 
-at::Tensor fold(const at::Tensor& weight, const std::vector<LowRank>& updates) {
+at::Tensor fold(FrozenWeight& weight, const std::vector<LowRank>& updates, at::ScalarType dtype) {
   constexpr int64_t kBlockElements = 1 << 22;  // of fp32 work at a time: 16 MiB
   const at::NoGradGuard no_grad;
-  at::Tensor folded = at::empty(weight.sizes(), weight.options());
-  for_row_chunks(weight.size(0), weight.size(1), kBlockElements, [&](int64_t row, int64_t count) {
-    at::Tensor block =
-        weight.narrow(0, row, count).to(at::promote_types(weight.scalar_type(), at::kFloat), false, true);
+  const auto options = at::TensorOptions(weight.device());
+  const at::Tensor folded = at::empty({weight.rows(), weight.columns()}, options.dtype(dtype));
+  for_row_chunks(weight.rows(), weight.columns(), kBlockElements, [&](int64_t row, int64_t count) {
+    const at::Tensor block =
+        at::empty({count, weight.columns()}, options.dtype(at::promote_types(weight.dtype(), at::kFloat)));
+    weight.copy_rows(row, block);
     for (const LowRank& u : updates) {
       const int64_t first = std::max(row, u.begin), last = std::min(row + count, u.end);
       if (first >= last) continue;

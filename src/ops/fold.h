@@ -5,7 +5,7 @@
 
 namespace rankfold::ops {
 
-// W + sum of scale * B A, in fp32 for some rows at a time, rounded once to the dtype of W. A new tensor.
-at::Tensor fold(const at::Tensor& weight, const std::vector<LowRank>& updates);
+// W + sum of scale * B A, in fp32 for some rows at a time, rounded once to `dtype`. A new tensor.
+at::Tensor fold(FrozenWeight& weight, const std::vector<LowRank>& updates, at::ScalarType dtype);
 
 }  // namespace rankfold::ops

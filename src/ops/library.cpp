@@ -96,7 +96,7 @@ Projection make_projection(const char* op, const Tensor& weight, const UpdateArg
                  ": a, b and scale must be of one length, got ", count, ", ", updates.b.size(), " and ",
                  updates.scale.size());
   Projection projection;
-  projection.frozen->value = weight.detach();
+  projection.frozen = std::make_shared<DenseWeight>(weight.detach());
   int64_t begin = 0;
   for (size_t i = 0; i < count; ++i) {
     const Tensor &a = updates.a[i], &b = updates.b[i];

@@ -1,5 +1,6 @@
 // The CPU path of a projection and its input: oneDNN's products, and between them as few passes over the rows as the
 // order of the work allows.
+#include "core/row_chunks.h"
 #include "ops/dropout.h"
 #include "ops/gemm.h"
 #include "ops/project.h"
@@ -91,6 +92,33 @@ struct ComputedInput {
   }
 };
 
+// x W^T + bias. A weight that is decoded is so in blocks of rows, each of which is multiplied while the cache has it.
+at::Tensor multiply(const at::Tensor& x, Projection& projection) {
+  FrozenWeight& weight = projection.current();
+  const at::Tensor& bias = projection.current_bias();
+  if (weight.dense()) return gemm_nt(x, weight.whole(), bias);
+  const at::Tensor y = empty_rows(x.size(0), weight.rows(), x.options());
+  for_row_chunks(weight.rows(), weight.columns(), DecodedWeight::kBlockElements, [&](int64_t begin, int64_t count) {
+    const at::Tensor rows = weight.block(begin, begin + count, 0, weight.columns());
+    y.narrow(1, begin, count).copy_(gemm_nt(x, rows, bias.defined() ? bias.narrow(0, begin, count) : bias));
+  });
+  return y;
+}
+
+// dy W. In blocks of columns: of rows they would have to be added, in the dtype of the result.
+at::Tensor multiply_back(const at::Tensor& dy, Projection& projection) {
+  FrozenWeight& weight = projection.current();
+  if (weight.dense()) return gemm_nn(dy, weight.whole());
+  constexpr int64_t kStep = 64;  // columns: a block of codes, a line of the cache
+  const at::Tensor dx = empty_rows(dy.size(0), weight.columns(), dy.options());
+  for_row_chunks((weight.columns() + kStep - 1) / kStep, weight.rows() * kStep, DecodedWeight::kBlockElements,
+                 [&](int64_t begin, int64_t count) {
+                   const int64_t first = begin * kStep, last = std::min((begin + count) * kStep, weight.columns());
+                   dx.narrow(1, first, last - first).copy_(gemm_nn(dy, weight.block(0, weight.rows(), first, last)));
+                 });
+  return dx;
+}
+
 }  // namespace
 
 Projected project(const Input& input, Projection& projection, const Pass& pass, const at::Tensor& residual) {
@@ -118,7 +146,7 @@ Projected project(const Input& input, Projection& projection, const Pass& pass, 
                               scratch.mine());
         }
       });
-    result.y = gemm_nt(x, projection.current_weight(), projection.current_bias());
+    result.y = multiply(x, projection);
     for (UpdatePass& u : updates) u.packed = pack<T>(u.b, /*transposed=*/true);
     const at::Tensor added = residual.defined() ? residual.contiguous() : residual;
     if (added.defined() || !updates.empty())
@@ -209,7 +237,7 @@ ProjectedGradient project_backward(const at::Tensor& dy_in, const Input& input, 
 
     // dX = dY W + mask (dS A), and through what computed x.
     computed.reset();
-    dx = gemm_nn(dy, projection.current_weight());
+    dx = multiply_back(dy, projection);
     for (UpdatePass& u : updates) u.packed = pack<T>(u.a, /*transposed=*/false);
     const at::Tensor d_residual = d_residual_in.defined() ? d_residual_in.contiguous() : d_residual_in;
     if (input.source == Source::plain && updates.empty()) return;

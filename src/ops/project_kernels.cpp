@@ -129,7 +129,7 @@ Projected project(const Backend& backend, const Input& input, Projection& projec
       width += augmented.one.size(0);
     }
   } else {
-    w = rows_of(projection.current_weight());
+    w = rows_of(projection.current().whole());
     if (input.source == Source::plain) {  // nothing to make
       multiply(backend, rows_of(in), w, k, residual, result.y);
       return result;
@@ -204,7 +204,7 @@ ProjectedGradient project_backward(const Backend& backend, const at::Tensor& dy_
   if (needs_dx) {
     dx = input.source == Source::plain ? at::empty({t, k}, options)
                                        : at::empty({t, kernels::round_up(k, 8)}, options).narrow(1, 0, k);
-    const MatrixRows w = rows_of(update ? augmented->buffer : projection.current_weight());
+    const MatrixRows w = rows_of(update ? augmented->buffer : projection.current().whole());
     multiply_back(backend, rows_of(dy), w, joined ? n + columns : n, dx);
   }
 

@@ -27,17 +27,14 @@ bool Projection::trains() const {
   return has_update();
 }
 
-const at::Tensor& Projection::current_weight() {
-  at::Tensor& weight = frozen->value;
-  if (frozen->fill) {
-    at::NoGradGuard no_grad;
-    frozen->fill(weight);
-    frozen->fill = nullptr;
-  }
+FrozenWeight& Projection::current() {
   for (Module& m : modules) {
-    if (!m.master.defined() || m.master.is_alias_of(weight)) continue;
+    if (!m.master.defined()) continue;
     const uint32_t version = static_cast<uint32_t>(m.master._version());
     if (version == m.master_version) continue;
+    RANKFOLD_ASSERT(frozen->dense());  // what trains as a whole
+    const at::Tensor& weight = frozen->dense()->value();
+    if (m.master.is_alias_of(weight)) continue;
     at::NoGradGuard no_grad;
     const at::Tensor rows = weight.narrow(0, m.begin, m.end - m.begin);
     if (has_unit_rows)
@@ -46,7 +43,7 @@ const at::Tensor& Projection::current_weight() {
       rows.copy_(m.master);
     m.master_version = version;
   }
-  return weight;
+  return *frozen;
 }
 
 const at::Tensor& Projection::current_bias() {

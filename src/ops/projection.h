@@ -1,10 +1,11 @@
 // What the ops work on: frozen matrices that read one input, the low-rank updates on them, and the norms before them.
 #pragma once
 
+#include "ops/frozen_weight.h"
+
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -44,30 +45,23 @@ struct LowRank {
   int64_t rank() const { return a.size(0); }
 };
 
-// The matrix of a projection that does not train. Copies of a projection share it, so that weights that are laid out
-// anew for the kernels lie in memory once.
-struct FrozenWeight {
-  at::Tensor value;                             // [N, K] in the model's dtype; read-only where it is mapped
-  std::function<void(at::Tensor& value)> fill;  // what value still lacks: its parts, where they lie apart in the file
-};
-
 struct Augmented;  // ops/augmented.h: the weight and its updates as the kernels read them
 
 // W [N, K] with the modules whose rows lie in it: W_pack, q/k/v or gate/up are one projection and one GEMM.
 struct Projection {
-  std::shared_ptr<FrozenWeight> frozen = std::make_shared<FrozenWeight>();
+  std::shared_ptr<FrozenWeight> frozen;
   at::Tensor bias;             // [N] in the model's dtype; undefined: none
   bool has_unit_rows = false;  // the weight is the stored or trained one with each row divided by its norm
   std::vector<Module> modules;
   std::vector<LowRank> updates;          // of the active adapters
   std::shared_ptr<Augmented> augmented;  // made at the first use by kernels
 
-  int64_t in_features() const { return frozen->value.size(1); }
-  int64_t out_features() const { return frozen->value.size(0); }
+  int64_t in_features() const { return frozen->columns(); }
+  int64_t out_features() const { return frozen->rows(); }
   bool trains() const;
   bool has_update() const { return !updates.empty(); }
-  const at::Tensor& current_weight();  // filled, and the rows of changed masters brought up to date
-  const at::Tensor& current_bias();    // likewise
+  FrozenWeight& current();           // with the rows of changed masters brought up to date
+  const at::Tensor& current_bias();  // likewise
 };
 
 at::Tensor row_norms(const at::Tensor& x);  // [N, K] -> [N, 1]

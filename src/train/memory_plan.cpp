@@ -89,10 +89,21 @@ class Estimate {
     const int64_t attention =
         tokens_ * (query_ + qkv_) * e_ + 2 * h +
         ops::attention_scratch(model_.dtype, model_.device.type(), batch_.longest, network_.layers[0].attention);
-    return std::max({loss, mlp + leaves, attention + leaves, embedding_gradient()});
+    return std::max({loss, mlp + leaves, attention + leaves, embedding_gradient()}) + decoded();
   }
 
  private:
+  // Blocks of weights that are decoded, and what they are multiplied into.
+  int64_t decoded() const {
+    int64_t bytes = 0;
+    for (Projection* p : network_.projections()) {
+      if (trains_all_ || p->frozen->dense()) continue;
+      const int64_t n = p->out_features(), k = p->in_features();
+      const int64_t elements = std::min(n * k, DecodedWeight::kBlockElements);
+      bytes = std::max(bytes, elements + tokens_ * std::max(elements / k, elements / n));
+    }
+    return bytes * e_;
+  }
   size_t first_trained_layer() const {
     if (trains_all_) return 0;
     if (network_.embedding_master.defined() || !network_.embedding_updates.empty()) return 0;
@@ -141,36 +152,39 @@ class Estimate {
 // Gives the bytes of copies that are yet to be filled. What is a view of the trained values counts as those.
 int64_t add_weights(Model& model, const at::Tensor& values, MemoryPlan& plan) {
   Network& network = model.network();
-  int64_t unfilled = 0;
-  const auto is_mapped = [&](const std::string& name, const at::Tensor& weight) {
-    return model.folder.contains(name) && model.folder.tensor(name).const_data_ptr() == weight.const_data_ptr();
-  };
-  const auto add = [&](const std::string& name, const at::Tensor& weight) {
+  std::set<const void*> mapped;
+  for (const std::string& name : model.folder.names())
+    if (model.folder.info(name).dtype != at::ScalarType::Undefined)
+      mapped.insert(model.folder.tensor(name).const_data_ptr());
+  const auto add = [&](const at::Tensor& weight) {
     if (!weight.is_alias_of(values))
-      (is_mapped(name, weight) ? plan.mapped : plan.copied) += static_cast<int64_t>(weight.nbytes());
+      (mapped.contains(weight.const_data_ptr()) ? plan.mapped : plan.copied) += static_cast<int64_t>(weight.nbytes());
   };
-  const auto add_copied = [&](const std::string& name, const at::Tensor& weight) {
-    if (!is_mapped(name, weight)) plan.copied += static_cast<int64_t>(weight.nbytes());
+  const auto add_copied = [&](const at::Tensor& weight) {
+    if (!mapped.contains(weight.const_data_ptr())) plan.copied += static_cast<int64_t>(weight.nbytes());
   };
-  add(network.embedding_name, network.embedding);
+  const auto is_alias = [](const FrozenWeight& weight, const at::Tensor& of) {
+    return weight.tensors()[0].is_alias_of(of);
+  };
+  int64_t unfilled = 0;
+  add(network.embedding);
   for (Projection* p : network.projections()) {
-    const at::Tensor& weight = p->frozen->value;
-    if (network.is_tied_head(p) && weight.is_alias_of(network.embedding)) continue;
-    add(p->modules[0].name + ".weight", weight);
-    if (p->frozen->fill) unfilled += static_cast<int64_t>(weight.nbytes());
+    if (network.is_tied_head(p) && is_alias(*p->frozen, network.embedding)) continue;
+    for (const at::Tensor& x : p->frozen->tensors()) add(x);
+    if (const DenseWeight* dense = p->frozen->dense(); dense && !dense->is_filled()) unfilled += p->frozen->bytes();
     if (p->bias.defined()) plan.copied += static_cast<int64_t>(p->bias.nbytes());
   }
-  for (Norm* norm : network.norms()) add(norm->name, norm->weight);
+  for (Norm* norm : network.norms()) add(norm->weight);
   // What an adapter stands in place of stays in memory, too, where it is not mapped.
   Network& base = model.adapters.base();
   const std::vector<Projection*> before = base.projections(), now = network.projections();
   const auto is_kept = [&](const at::Tensor& weight) {
-    return weight.is_alias_of(network.embedding) || weight.is_alias_of(network.head.frozen->value);
+    return weight.is_alias_of(network.embedding) || is_alias(*network.head.frozen, weight);
   };
-  if (!is_kept(base.embedding)) add_copied(base.embedding_name, base.embedding);
+  if (!is_kept(base.embedding)) add_copied(base.embedding);
   for (size_t i = 0; i < now.size(); ++i)
-    if (before[i]->frozen != now[i]->frozen && !is_kept(before[i]->frozen->value))
-      add_copied(before[i]->modules[0].name + ".weight", before[i]->frozen->value);
+    if (before[i]->frozen != now[i]->frozen && !is_kept(before[i]->frozen->tensors()[0]))
+      for (const at::Tensor& x : before[i]->frozen->tensors()) add_copied(x);
   return unfilled;
 }
 

@@ -32,6 +32,17 @@ void forget_step(Best& best) { best.value.reset(), best.step = 0; }
 
 }  // namespace
 
+std::optional<std::string> dtype_of_run(const TrainConfig& config) {
+  if (config.resume_from_checkpoint.empty()) return std::nullopt;
+  if (config.resume_from_checkpoint != "auto") return dtype_in(config.resume_from_checkpoint);
+  const std::string run = run_of(config.output_dir);
+  for (const Checkpoint& checkpoint : list_checkpoints(config.output_dir)) {
+    if (checkpoint.run_id.empty() || (!run.empty() && checkpoint.run_id != run)) continue;
+    if (auto dtype = dtype_in(checkpoint.path)) return dtype;
+  }
+  return std::nullopt;
+}
+
 RunFolder::RunFolder(Stepper& steps, const TrainConfig& config, std::function<void(const std::string&)> say, Stop stop,
                      const RunMessages& messages)
     : steps_(steps),
@@ -204,7 +215,7 @@ void RunFolder::save() {
   const auto fill = [&](const fs::path& folder) {
     write_files(folder, path_ / join("checkpoint-", steps_.state.step), steps_.state.step);
     save_optimizer(folder, steps_.adapter(), steps_.optimizer);
-    write_text(folder / "training_state.json", run_state_json(steps_.state, log_, identity_, config_));
+    write_text(folder / kStateName, run_state_json(steps_.state, log_, identity_, config_));
   };
   save_checkpoint(path_, run_id_, steps_.state.step, fill, &more);
   saved_step_ = steps_.state.step;

@@ -22,6 +22,10 @@
 
 namespace rankfold {
 
+// What the run computes in that config.resume_from_checkpoint goes on with, as a word of kDtypes. nullopt: there is none,
+// or none that can be read, which a resume tells of. All checkpoints of a run say the same, so the first will do.
+std::optional<std::string> dtype_of_run(const TrainConfig& config);
+
 class RunFolder {
  public:
   // `steps`, `config` and `messages` are to outlive it. `say` hears what was resumed, saved and not; `stop` is asked while

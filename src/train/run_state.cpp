@@ -27,7 +27,10 @@ using Json = nlohmann::ordered_json;
 namespace {
 
 constexpr int kFormatVersion = 2;
+constexpr uint64_t kAnySize = std::numeric_limits<uint64_t>::max();  // the log of a long run is in it
 constexpr const char* kBase = "base_model";
+constexpr const char* kDtype = "dtype";
+constexpr const char* kStorage = "quantization";
 constexpr const char* kUpdates = "updates";
 constexpr const char* kBrought = "tensors_of_adapter";
 
@@ -64,9 +67,10 @@ nlohmann::json identity_of(const CausalLM& model, const Adapter& adapter, const 
                            const TrainConfig& config, const Stop& stop) {
   nlohmann::json identity = {
       {kBase, base_checksum(model.shared_model()->folder, stop)},
-      {"dtype", c10::toString(model.dtype())},
+      {kDtype, c10::toString(model.dtype())},
       {"finetuning_type", word_for(kFinetunings, adapter.is_full() ? Finetuning::kFull : Finetuning::kLora)},
       {"dataset", checksum_text(dataset.fingerprint())}};
+  if (const std::string& storage = model.shared_model()->storage_text; !storage.empty()) identity[kStorage] = storage;
   const auto add = [&identity](const Json& values) {
     for (const auto& [key, value] : values.items()) identity[key] = value;
   };
@@ -141,17 +145,31 @@ std::string run_state_json(const StepState& state, const RunLog& log, const nloh
   return json.dump(2, ' ', false, Json::error_handler_t::replace);  // a switch may be any bytes
 }
 
+std::optional<std::string> dtype_in(const fs::path& checkpoint) try {
+  const nlohmann::json state = read_json(checkpoint / kStateName, kAnySize);
+  const std::string dtype = state.at("run").at(kDtype);
+  for (const auto& word : kDtypes)
+    if (word.meaning && c10::toString(*word.meaning) == dtype) return word.text;
+  return std::nullopt;
+} catch (const Error&) {
+  return std::nullopt;
+} catch (const nlohmann::json::exception&) {
+  return std::nullopt;
+}
+
 std::pair<StepState, RunLog> read_run_state(const fs::path& checkpoint, nlohmann::json identity, const CausalLM& model,
                                             const TrainConfig& config,
                                             const std::function<void(const std::string&)>& say) {
-  const std::string name = (checkpoint / "training_state.json").string();
-  const nlohmann::json json = read_json(name, std::numeric_limits<uint64_t>::max());  // with the log of a long run
+  const std::string name = (checkpoint / kStateName).string();
+  const nlohmann::json json = read_json(name, kAnySize);
   const auto refuse = [&](const auto&... parts) { throw Error(ExitCode::kResumeRefused, join(name, ": ", parts...)); };
   try {
     if (json.at("format_version") != kFormatVersion)
       refuse("format_version: expected ", kFormatVersion, ", got ", json.at("format_version").dump());
     nlohmann::json stored = json.at("run");
     if (is_sampled_checksum(stored.at(kBase))) identity[kBase] = sampled_base_checksum(model.shared_model()->folder);
+    for (nlohmann::json* run : {&stored, &identity})
+      if (!run->contains(kStorage)) (*run)[kStorage] = "as stored";
     if (!stored.contains(kUpdates)) identity.erase(kUpdates);  // checkpoints of earlier versions
     if (!stored.contains(kBrought))
       stored.update({{"bias", "none"}, {"modules_to_save", nlohmann::json::array()}, {kBrought, names_checksum({})}});

@@ -11,6 +11,7 @@
 
 #include <filesystem>
 #include <functional>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -26,6 +27,8 @@ struct RunLog {
   bool callbacks_are_due = false;
 };
 
+inline constexpr const char* kStateName = "training_state.json";  // in a checkpoint
+
 // What must be the same for a run to go on: name -> value. Reads every weight of the base; `stop` as in base_checksum().
 nlohmann::json identity_of(const CausalLM& model, const Adapter& adapter, const Dataset& dataset,
                            const TrainConfig& config, const Stop& stop = {});
@@ -37,6 +40,9 @@ std::string run_state_json(const StepState& state, const RunLog& log, const nloh
 std::pair<StepState, RunLog> read_run_state(const std::filesystem::path& checkpoint, nlohmann::json identity,
                                             const CausalLM& model, const TrainConfig& config,
                                             const std::function<void(const std::string&)>& say);
+
+// What the checkpoint's run computes in, as a word of kDtypes; nullopt where its state cannot be read.
+std::optional<std::string> dtype_in(const std::filesystem::path& checkpoint);
 
 void save_optimizer(const std::filesystem::path& folder, const Adapter& adapter, const AdamW& optimizer);
 void load_optimizer(const std::filesystem::path& folder, const Adapter& adapter, AdamW& optimizer);

@@ -228,7 +228,7 @@ TEST_F(Merge, Refusals) {
   write_base(at::kHalf);
   expect("model.safetensors: tensor '" + kQ0 + ".weight': a value of ");
   write_base(at::kFloat, {{"quantization_config", {{"bits", 4}}}});
-  expect("config.json: quantization_config: expected none");
+  expect("config.json: quantization_config.quant_method: expected bitsandbytes, gptq");
   write_base();
   write_tensor_file(folder_ / "base/model.safetensors",
                     {{kQ0 + ".weight", at::ones({8, 6})}, {kQ1 + ".weight", at::ones({8, 5})}});

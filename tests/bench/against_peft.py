@@ -1,8 +1,9 @@
 """Rankfold against PEFT: the same folder, rows and order, dropout on, fresh processes taking turns.
 
     build/venv/bin/python tests/bench/against_peft.py                                      # every case, printed
-    build/venv/bin/python tests/bench/against_peft.py --models qkv --dtypes float32 --rounds 1 --steps 3   # a quick look
+    build/venv/bin/python tests/bench/against_peft.py --models qkv --dtypes fp32 --rounds 1 --steps 3   # a quick look
     build/venv/bin/python tests/bench/against_peft.py --markdown docs/benchmarks.md        # fills the marked section
+    build/venv/bin/python tests/bench/against_peft.py --models qkv --dtypes nf4 bf16_fp32  # bases of fewer bits
     python3 tests/bench/against_peft.py --device cuda --shapes 7b --dtypes bf16            # needs 80 GB of GPU memory
 
 Wall times and peak memory are taken from outside; on a GPU the memory is the device's. Exit code 1: a run failed or losses differ; a missed target is only reported.
@@ -13,7 +14,10 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from datetime import date
+from importlib.metadata import version
+from itertools import product
 from pathlib import Path
 from statistics import median, quantiles
 
@@ -21,14 +25,31 @@ import common
 
 BATCH, ACCUMULATION, RANK, ALPHA, DROPOUT = 4, 4, 16, 32, 0.05
 WINDOW = BATCH * ACCUMULATION
-DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
+
+
+@dataclass(frozen=True)
+class Base:
+    stored: str  # in the folder
+    computed: str
+    plain: tuple = ()  # what rankfold_plain opens instead: stored, computed
+    is_nf4: bool = False  # quantised when it is loaded
+
+
+BASES = {
+    "fp32": Base("float32", "float32"),
+    "bf16": Base("bfloat16", "bfloat16"),
+    "bf16_fp32": Base("bfloat16", "float32", plain=("float32", "float32")),
+    "nf4": Base("bfloat16", "float32", plain=("bfloat16", "float32"), is_nf4=True),
+    "nf4_bf16": Base("bfloat16", "bfloat16", plain=("bfloat16", "bfloat16"), is_nf4=True),
+}
+NF4 = {"quantization_bit": 4, "quantization_type": "nf4", "double_quantization": True}
 SPEED_TARGET = {("fp32", "dense"): 3.0, ("fp32", "rows"): 4.0, ("bf16", "dense"): 2.6, ("bf16", "rows"): 3.5}
 MEMORY_TARGET = 0.33
-LOSS_LIMIT = {"fp32": 1e-4, "bf16": 2e-3}  # of the 58 M model; one of 32 layers rounds more often
-LOSS_LIMIT_7B = {"fp32": 4e-4, "bf16": 1e-2}
+LOSS_LIMIT = {"float32": 1e-4, "bfloat16": 2e-3}  # of the 58 M model; one of 32 layers rounds more often
+LOSS_LIMIT_7B = {"float32": 4e-4, "bfloat16": 1e-2}
 PARITY = {"steps": 4, "lora_dropout": 0.0}
 PARITY_RATE = {"58m": 2e-3, "7b": 2e-4}  # with the larger one a random model of 7 B diverges
-VARIANTS = ["rankfold", "peft", "peft_tuned", "peft_malloc"]
+VARIANTS = ["rankfold", "rankfold_plain", "peft", "peft_tuned", "peft_malloc"]
 KEEP_PAGES = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1)}  # of peft_malloc
 BEGIN, END = "<!-- against_peft -->", "<!-- /against_peft -->"
 
@@ -45,6 +66,19 @@ def collate(torch, rows):
     return batch
 
 
+def load_nf4(torch, folder, dtype, device):
+    """By bitsandbytes, as PEFT's documentation of QLoRA has it."""
+    from peft import prepare_model_for_kbit_training
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    bits = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+    )
+    base = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16, quantization_config=bits, device_map=device)
+    # which keeps all that is not quantised in fp32
+    return prepare_model_for_kbit_training(base, use_gradient_checkpointing=False) if dtype == torch.float32 else base
+
+
 def load_base(torch, job):
     """The base model and its loss, sum over the labels / their number in the window, as transformers' Trainer asks for it."""
     from transformers import AutoModelForCausalLM
@@ -52,7 +86,10 @@ def load_base(torch, job):
 
     dtype = getattr(torch, job["dtype"])
     if job["kind"] != "w_pack":
-        base = AutoModelForCausalLM.from_pretrained(job["model"], dtype=dtype).to(job["device"])  # attention: sdpa, by default
+        if job["is_nf4"]:
+            base = load_nf4(torch, job["model"], dtype, job["device"])
+        else:
+            base = AutoModelForCausalLM.from_pretrained(job["model"], dtype=dtype).to(job["device"])  # attention: sdpa, by default
         base.config.use_cache = False
         return base, lambda model, batch, labels: model(**batch, num_items_in_batch=labels).loss
 
@@ -122,9 +159,12 @@ def work(job):
     facts = {
         "losses": losses, "imported_mib": imported, "threads": torch.get_num_threads(), "blas": "; ".join(blas),
         "capability": torch.backends.cpu.get_cpu_capability(), "adapter_dtype": str(parameters[0].dtype).removeprefix("torch."),
-        "parameters": sum(p.numel() for p in base.parameters()) - sum(p.numel() for p in parameters),
+        # bitsandbytes has two in a byte
+        "parameters": sum(p.numel() * (2 if p.dtype == torch.uint8 else 1) for p in base.parameters())
+        - sum(p.numel() for p in parameters),
         "attention": getattr(getattr(base, "config", None), "_attn_implementation", "sdpa"),
-        "versions": f"torch {torch.__version__}, transformers {transformers.__version__}, peft {peft.__version__}",
+        "versions": f"torch {torch.__version__}, transformers {transformers.__version__}, peft {peft.__version__}"
+        + (f", bitsandbytes {version('bitsandbytes')}" if job["is_nf4"] else ""),
         "libtorch": str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"),
         "gpu": torch.cuda.get_device_name() if job["device"] == "cuda" else "no GPU",
     }  # fmt: skip
@@ -139,31 +179,40 @@ class Case:
 
     def __init__(self, options, kind, dtype, data):
         self.options, self.kind, self.dtype, self.data = options, kind, dtype, data
-        self.model = common.model_folder(options.work, kind, DTYPES[dtype], **common.SHAPES[options.shapes])
+        self.base = BASES[dtype]
+        for stored in {self.base.stored, *self.base.plain[:1]}:
+            self.folder(stored)  # made before anything is measured
         count = WINDOW * max(options.steps, PARITY["steps"])
         self.rows = common.dense_rows(count, options.length) if data == "dense" else common.answer_rows(count)
         self.path = common.save_rows(options.work / f"{data}.jsonl", self.rows)
         windows = (self.rows[i : i + WINDOW] for i in range(0, count, WINDOW))
         self.tokens = [sum(len(row["input_ids"]) for row in window) for window in windows]
         self.env = common.environment(options.threads, options.device)
-        same = ["peft_tuned"] if dtype == "fp32" else []  # adapters have the base's dtype anyway
+        same = ["peft_tuned"] if self.base.computed == "float32" else []  # adapters have the base's dtype anyway
+        same += [] if self.base.plain else ["rankfold_plain"]
         self.runs, self.facts = {v: [] for v in options.variants if v not in same}, None
+
+    def folder(self, stored):
+        return common.model_folder(self.options.work, self.kind, stored, **common.SHAPES[self.options.shapes])
 
     def run(self, variant, steps, learning_rate=2e-4, lora_dropout=DROPOUT, adapter=None):
         """adapter: PEFT saves its initial values there, Rankfold starts from them."""
-        if variant == "rankfold":
+        stored, computed, is_nf4 = self.base.stored, self.base.computed, self.base.is_nf4
+        if variant.startswith("rankfold"):
+            if variant == "rankfold_plain":
+                (stored, computed), is_nf4 = self.base.plain, False
             lora = {"adapter_name_or_path": adapter} if adapter else {
                 "r": RANK, "lora_alpha": ALPHA, "lora_dropout": lora_dropout, "target_modules": common.TARGETS[self.kind],
             }  # fmt: skip
             return common.lora_train(
-                self.options.work / "out", self.env, steps, self.options.device, model_name_or_path=self.model, dataset=self.path,
-                dtype=DTYPES[self.dtype], per_device_train_batch_size=BATCH, gradient_accumulation_steps=ACCUMULATION,
-                max_grad_norm=1.0, learning_rate=learning_rate, **lora,
+                self.options.work / "out", self.env, steps, self.options.device, model_name_or_path=self.folder(stored),
+                dataset=self.path, dtype=computed, per_device_train_batch_size=BATCH, gradient_accumulation_steps=ACCUMULATION,
+                max_grad_norm=1.0, learning_rate=learning_rate, **lora, **(NF4 if is_nf4 else {}),
             )  # fmt: skip
         job = {
-            "model": str(self.model), "kind": self.kind, "dtype": DTYPES[self.dtype], "rows": str(self.path), "steps": steps,
-            "tuned": variant != "peft", "learning_rate": learning_rate, "lora_dropout": lora_dropout, "device": self.options.device,
-            "adapter": adapter and str(adapter),
+            "model": str(self.folder(stored)), "kind": self.kind, "dtype": computed, "is_nf4": is_nf4, "rows": str(self.path),
+            "steps": steps, "tuned": variant != "peft", "learning_rate": learning_rate, "lora_dropout": lora_dropout,
+            "device": self.options.device, "adapter": adapter and str(adapter),
         }  # fmt: skip
         env = self.env | (KEEP_PAGES if variant == "peft_malloc" else {})
         run = common.measure([sys.executable, __file__, "--worker", json.dumps(job)], env, steps, self.options.device)
@@ -185,7 +234,9 @@ class Case:
 
     @property
     def loss_limit(self):
-        return (LOSS_LIMIT_7B if self.options.shapes == "7b" else LOSS_LIMIT)[self.dtype]
+        limit = (LOSS_LIMIT_7B if self.options.shapes == "7b" else LOSS_LIMIT)[self.base.computed]
+        # Values of a bf16 folder are bf16; bitsandbytes' forward alone leaves that rounding out.
+        return 5 * limit if self.base.is_nf4 and self.base.computed == "float32" else limit
 
     @property
     def name(self):
@@ -215,8 +266,8 @@ class Case:
                 theirs = self.samples(variant)
                 speed = [f"{median(ours) / median(theirs):.2f} x", f"{max(ours) / max(theirs):.2f} x"]
                 memory = f"{peak['rankfold'] / peak[variant]:.2f} x"
-                if variant != "peft_malloc" and self.options.device == "cpu":
-                    target = SPEED_TARGET[self.dtype, self.data]
+                target = SPEED_TARGET.get((self.dtype, self.data))
+                if target and variant != "peft_malloc" and self.options.device == "cpu":
                     speed[0] += f" (>= {target}: {'met' if median(ours) >= target * median(theirs) else 'missed'})"
                     met = peak["rankfold"] <= MEMORY_TARGET * peak[variant]
                     memory += f" (<= {MEMORY_TARGET}: {'met' if met else 'missed'})"
@@ -263,6 +314,9 @@ def report(options, cases, machine):
         f"peft: as documented, transformers' eager model, attention {facts['attention']}, get_peft_model (on a bf16 base its adapters are "
         "fp32), padding to the longest row of the micro-batch, the Trainer's loss and fused AdamW in a bare loop",
         "peft_tuned: adapters of the base's dtype (on an fp32 base that is peft)",
+        "bf16_fp32: a bf16 folder that is computed in fp32; rankfold_plain there: an fp32 folder",
+        "nf4, nf4_bf16: a bf16 folder in NF4 with nested scales, computed in fp32 or bf16, quantised by bitsandbytes for PEFT (nf4 there: with "
+        "prepare_model_for_kbit_training); rankfold_plain there: the bf16 folder as it is",
         "peft_malloc: peft_tuned with freed pages kept in the process, as lora-train keeps them: "
         + " ".join(f"{k}={v}" for k, v in KEEP_PAGES.items()),
         f"{options.rounds} rounds of {options.steps} steps, the first of each left out; every run a fresh process, taking turns",
@@ -293,7 +347,7 @@ def parse(arguments):
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", **some_of(list(common.TARGETS)))
-    parser.add_argument("--dtypes", **some_of(list(DTYPES)))
+    parser.add_argument("--dtypes", **some_of(list(BASES)) | {"default": ["fp32", "bf16"]})
     parser.add_argument("--data", **some_of(["dense", "rows"]))
     parser.add_argument("--variants", **some_of(VARIANTS))
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
@@ -320,7 +374,10 @@ def main():
         return work(json.loads(sys.argv[2]))
     options = parse(sys.argv[1:])
     machine = common.machine(options.threads)
-    cases = [Case(options, m, t, d) for m in options.models for t in options.dtypes for d in options.data]
+    combinations = product(options.models, options.dtypes, options.data)
+    cases = [Case(options, m, t, d) for m, t, d in combinations if m != "w_pack" or not BASES[t].is_nf4]  # PEFT's side has none
+    if not cases:
+        sys.exit("w_pack has no PEFT's side on NF4")
     for case in cases:
         case.measure()
     text = report(options, cases, machine)

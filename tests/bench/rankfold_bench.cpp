@@ -295,7 +295,8 @@ class Bench {
     share_layers();
     frozen_ = parts_.network().layers;
     for (Layer& layer : frozen_)  // as loaded: kernels lay the weights of adapted layers out anew
-      for (Projection* p : layer.projections()) p->frozen = std::make_shared<FrozenWeight>(*p->frozen);
+      for (Projection* p : layer.projections())
+        if (DenseWeight* dense = p->frozen->dense()) p->frozen = std::make_shared<DenseWeight>(*dense);
     ModuleNames targets = StringList{"W_pack"};
     if (options.targets == "all-linear") targets = "all-linear";
     adapter_ = Adapter::create(model_,
@@ -485,7 +486,7 @@ class Bench {
                           return {ops::norm_head_loss(h, network().norm, network().head, batch_.labels, pass_)};
                         }),
          differentiated("unfused", {h}, [=, this]() -> Tensors {
-           return {unfused::loss(h, network().norm.weight, network().norm.eps, network().head.frozen->value, labels)};
+           return {unfused::loss(h, network().norm.weight, network().norm.eps, network().head.frozen->whole(), labels)};
          })}};
   }
 
@@ -575,14 +576,14 @@ class Bench {
               [=] {
                 const at::NoGradGuard no_grad;
                 each([&](const Projection& p, int64_t rows, bool) {
-                  ops::gemm_nt(input(rows, p.in_features()), p.frozen->value);
+                  ops::gemm_nt(input(rows, p.in_features()), p.frozen->whole());
                 });
               }},
              {"backward",
               [=] {
                 const at::NoGradGuard no_grad;
                 each([&](const Projection& p, int64_t rows, bool has_d_in) {
-                  if (has_d_in) ops::gemm_nn(input(rows, p.out_features()), p.frozen->value);
+                  if (has_d_in) ops::gemm_nn(input(rows, p.out_features()), p.frozen->whole());
                 });
               }},
              {"optimizer", [] {}}}};
@@ -627,7 +628,7 @@ class Bench {
         const Tensor inner = unfused::mlp_input(unfused::project(x, layer.gate), unfused::project(x, layer.up));
         h = h + unfused::project(inner, layer.down);
       }
-      return unfused::loss(h, network().norm.weight, eps, network().head.frozen->value, labels);
+      return unfused::loss(h, network().norm.weight, eps, network().head.frozen->whole(), labels);
     };
     return step_variant(name_of(adapters), sum, [=] {
       Tensors gradients;
@@ -649,7 +650,7 @@ class Bench {
   static unfused::Linear linear_of(const Projection& weight, const Projection& update, size_t module,
                                    at::ScalarType adapters, Tensors* leaves) {
     const Module& m = update.modules[module];
-    unfused::Linear linear{weight.frozen->value.narrow(0, m.begin, m.end - m.begin), {}, {}, 0};
+    unfused::Linear linear{weight.frozen->whole().narrow(0, m.begin, m.end - m.begin), {}, {}, 0};
     for (const LowRank& u : update.updates) {
       if (u.begin != m.begin) continue;
       linear.scale = u.scale;

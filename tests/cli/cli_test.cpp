@@ -529,6 +529,34 @@ void write_adapter(const fs::path& folder, double size, const json& changes = js
   std::ofstream(folder / "adapter_config.json") << config.dump();
 }
 
+TEST_F(Programs, AutoGoesOnInTheDtypeThatTheRunBeganWith) {
+  testing::write_tiny_model(folder_ / "half", {.vocabulary = kVocab, .dtype = "bfloat16"});
+  folder_.write("ids.json", R"([{"input_ids": [1, 5, 7, 9]}, {"input_ids": [3, 4, 2]}])");
+  settings_["model_name_or_path"] = "half";
+  settings_["dataset"] = "ids.json";
+  settings_["max_steps"] = 2;
+  for (const auto& [dtype, stored, other] :
+       {std::tuple("float32", "Float", "bfloat16"), std::tuple("bfloat16", "BFloat16", "float32")}) {
+    const std::string output = std::string(" --output_dir ") + dtype;
+    const Outcome first = train("--dtype " + std::string(dtype) + output);
+    ASSERT_EQ(first.code, 0) << first.err;
+    EXPECT_FALSE(contains(first.out, "dtype auto: "));
+    const Outcome rest = train("--resume_from_checkpoint auto --max_steps 4" + output);
+    ASSERT_EQ(rest.code, 0) << rest.err;
+    const bool is_said = rest.out.find("dtype auto: computes in float32, as the run did so far\n") != std::string::npos;
+    EXPECT_EQ(is_said, dtype == std::string("float32")) << rest.out;
+    EXPECT_FALSE(contains(rest.out, "GFLOP/s"));
+    EXPECT_TRUE(contains(rest.out, "at step 2\n"));
+    const json state = json::parse(read_bytes(folder_ / dtype / "checkpoint-4/training_state.json"));
+    EXPECT_EQ(state.at("run").at("dtype"), stored);
+    // The settings stay as they were given.
+    EXPECT_EQ(json::parse(read_bytes(folder_ / dtype / "rankfold_config.json")).at("dtype"), "auto");
+    const Outcome refused = train("--resume_from_checkpoint auto --max_steps 6 --dtype " + std::string(other) + output);
+    EXPECT_EQ(refused.code, 7);
+    EXPECT_TRUE(contains(refused.err, "dtype: this run has "));
+  }
+}
+
 TEST_F(Programs, MergingTellsWhatRoundingTakes) {
   testing::write_tiny_model(folder_ / "half", {.baichuan = false, .dtype = "bfloat16"});
   const auto merge = [&](const std::string& adapter, const std::string& flags) {

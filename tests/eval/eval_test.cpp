@@ -171,7 +171,7 @@ TEST_F(Eval, GreedyIdsAreThoseOfTheLogits) {
     for (int64_t seed = 1; seed <= kSeeds; ++seed) {
       const std::string name = std::string(dtype) + std::to_string(seed);
       testing::write_tiny_model(folder_ / name, {.hidden = 64, .dtype = dtype}, seed);
-      const CausalLM m = CausalLM::load(folder_ / name, {.device = "cpu"});
+      const CausalLM m = CausalLM::load(folder_ / name, {.device = "cpu", .dtype = dtype});
       std::vector<int32_t> text{5, 17, static_cast<int32_t>(30 + seed), 8};
       std::vector<int32_t> generated = generate(m, {text}, {.max_new_tokens = kNew}).at(0);
       if (static_cast<int64_t>(generated.size()) < kNew) generated.push_back(2);  // the model's eos

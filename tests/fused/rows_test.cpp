@@ -63,7 +63,7 @@ TEST(Rows, AnExpandedGradientIsReadAsItIs) {
     const at::Tensor h_values = random({9, 24}), w_values = random({32});
     const auto here = [&](const at::Tensor& x) { return x.to(at::Device(kernels.device()), at::kFloat); };
     Projection p = cast(exact, at::kFloat);
-    p.frozen->value = here(p.frozen->value);
+    p.frozen = std::make_shared<DenseWeight>(here(p.frozen->whole()));
     for (LowRank& u : p.updates) {
       u.a = here(u.a).detach().requires_grad_(true);
       u.b = here(u.b).detach().requires_grad_(true);

@@ -26,6 +26,8 @@ struct Setting {
   LoraConfig lora;
   bool full = false;
   std::string checkpointing = "none";
+  std::string kept_as = "auto";  // quantization_type
+  bool is_nested = false;
 };
 
 struct Result {
@@ -56,7 +58,10 @@ class Fused : public ::testing::TestWithParam<Setting> {
     config.logging_steps = 1;
     config.resume_from_checkpoint = resume;
     config.gradient_checkpointing = setting.checkpointing;
-    const CausalLM model = CausalLM::load(folder_ / "model", {.device = kernels.device()});
+    const CausalLM model = CausalLM::load(folder_ / "model", {.device = kernels.device(),
+                                                              .dtype = setting.model.dtype,
+                                                              .quantization_type = setting.kept_as,
+                                                              .double_quantization = setting.is_nested});
     const Dataset data = Dataset::open(folder_ / "rows.jsonl", nullptr, {.max_length = 64}, kVocabulary);
     const Adapter adapter = setting.full ? Adapter::full(model) : Adapter::create(model, setting.lora, 7);
     Trainer trainer(model, adapter, data, config);
@@ -120,6 +125,25 @@ INSTANTIATE_TEST_SUITE_P(
                  .target_modules = StringList{"q_proj", "v_proj", "up_proj"}},
                 false,
                 "mlp"},
+        Setting{"nf4_nested",
+                kBaichuan,
+                {.r = 8, .lora_alpha = 8, .lora_dropout = 0.05, .target_modules = "all-linear"},
+                false,
+                "none",
+                "nf4",
+                true},
+        Setting{"int8_some_modules",
+                kGrouped,
+                {.r = 4, .lora_alpha = 8, .target_modules = StringList{"q_proj", "v_proj", "up_proj"}},
+                false,
+                "full",
+                "int8"},
+        Setting{"fp8_bfloat16",
+                {.dtype = "bfloat16"},
+                {.r = 8, .lora_alpha = 8, .lora_dropout = 0.05, .target_modules = "all-linear"},
+                false,
+                "none",
+                "fp8"},
         Setting{"full_tuning", kGrouped, {}, true},
         Setting{"full_tuning_checkpointing_full", kBaichuan, {}, true, "full"},
         Setting{"bfloat16",

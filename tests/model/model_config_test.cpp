@@ -386,7 +386,6 @@ TEST(ModelConfig, Refusals) {
       {{{"dtype", 16}}, "dtype: expected"},
       {{{"hidden_act", "gelu"}}, "hidden_act: expected \"silu\" (no other is supported), got \"gelu\""},
       {{{"attention_bias", 1}}, "attention_bias: expected true or false, got 1"},
-      {{{"quantization_config", {{"bits", 4}}}}, "quantization_config: expected none (quantized weights"},
   };
   for (const auto& [changes, text] : cases) expect_refused(changes, text);
 }

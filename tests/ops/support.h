@@ -101,9 +101,9 @@ inline Projection make_projection(const Shape& shape, bool trains_weight) {
     }
     p.modules.push_back(std::move(m));
   }
-  p.frozen->value = random({begin, shape.k}, 1 / std::sqrt(static_cast<double>(shape.k)));
+  p.frozen = std::make_shared<DenseWeight>(random({begin, shape.k}, 1 / std::sqrt(static_cast<double>(shape.k))));
   if (trains_weight)
-    for (Module& m : p.modules) m.master = p.frozen->value.narrow(0, m.begin, m.end - m.begin);
+    for (Module& m : p.modules) m.master = p.frozen->whole().narrow(0, m.begin, m.end - m.begin);
   return p;
 }
 // Leaves keep fp32 (double in double), as adapters do; they hold values that `dtype` represents, so that every dtype
@@ -114,7 +114,7 @@ inline at::Tensor leaf_of(const at::Tensor& x, at::ScalarType dtype) {
 }
 inline Projection cast(const Projection& p, at::ScalarType dtype) {
   Projection out;
-  out.frozen->value = p.frozen->value.to(test_device, dtype).clone();
+  out.frozen = std::make_shared<DenseWeight>(p.frozen->whole().to(test_device, dtype).clone());
   for (const Module& m : p.modules) {
     Module c;
     c.name = m.name, c.begin = m.begin, c.end = m.end;
@@ -132,9 +132,11 @@ inline void round_all(Projection& p) {
   const auto round = [](at::Tensor& x) {
     if (x.defined()) x = x.to(at::kBFloat16).to(at::kDouble);
   };
-  round(p.frozen->value);
+  at::Tensor weight = p.frozen->whole();
+  round(weight);
+  p.frozen = std::make_shared<DenseWeight>(weight);
   for (Module& m : p.modules)
-    if (m.master.defined()) m.master = p.frozen->value.narrow(0, m.begin, m.end - m.begin);
+    if (m.master.defined()) m.master = weight.narrow(0, m.begin, m.end - m.begin);
   for (LowRank& u : p.updates) round(u.a), round(u.b);
 }
 

@@ -76,6 +76,12 @@ def run(program, *arguments, code=0, text=True):
     return done
 
 
+def command_line(flags):
+    """{"top_k": 5} as --top_k 5."""
+    words = {True: "true", False: "false"}
+    return [word for key, value in flags.items() for word in (f"--{key}", words[value] if isinstance(value, bool) else value)]
+
+
 class Probe:
     """rankfold-probe, its files in a folder of its own."""
 
@@ -99,7 +105,7 @@ class Probe:
         """Shares of the tokens that would be drawn from, as `logits`."""
         given, out = self.folder / "logits.safetensors", self.folder / "shares.safetensors"
         save_file({"logits": logits.contiguous(), "ids": ids.contiguous()}, given)
-        run("rankfold-probe", "sample", given, out, *(word for key, value in flags.items() for word in (f"--{key}", value)))
+        run("rankfold-probe", "sample", given, out, *command_line(flags))
         return load_file(out)["shares"]
 
     def masks(self, model, adapter, rows, **flags):
@@ -124,8 +130,8 @@ class Probe:
 
     def _run(self, command, model, adapter, rows, flags):
         out = self.folder / f"{command}.safetensors"
-        flags = [word for key, value in flags.items() for word in (f"--{key}", value)]
-        run("rankfold-probe", command, model, adapter or "-", rows.save(self.folder / "rows.safetensors"), out, *flags)
+        rows = rows.save(self.folder / "rows.safetensors")
+        run("rankfold-probe", command, model, adapter or "-", rows, out, *command_line(flags))
         return out
 
     def _tensors(self, *arguments):

@@ -7,12 +7,15 @@
 //   tokenize MODEL TEXTS.json OUT     {"ids": [[...]], "text": [...], "bos": id or null, "eos": id}
 //   match    CASES.json OUT           of each [pattern, name]: [does target_modules, does rank_pattern match], or why not
 //   rewrite  FILE OUT                 the same tensors and metadata through write_tensor_file
+//   quantize FILE OUT                 of each tensor in each type, nested too: TYPE[.nested].NAME.codes, scale, values ...
+//   dequantize MODEL SHAPES.json OUT  of each {module: [rows, columns]} of a quantised folder: its values in fp32
+//   save_quantized FILE OUT           model.safetensors, its projections as bitsandbytes has them, quantization_config.json
 //   answers  CASES.json OUT           of each [answer, reference]: {"words", "exact_match", "char_f1", "rouge_l"}
 //   signs    CASES.json OUT           of each [wins, losses]: the sign test's p
 //
 // ADAPTER: a folder, "-" (none) or "full" (every parameter). ROWS: ids [T], lengths [B] and, as the command needs,
 // labels [T] (Hugging Face's convention), row [B] and step [B] (int64).
-// Options: --dtype T, --seed N, --step N, --first_row N, and those of decoding.
+// Options: those of loading (--dtype T, --quantization_bit N ...), --seed N, --step N, --first_row N, and those of decoding.
 #include "rankfold/rankfold.h"
 
 #include "core/config.h"
@@ -21,6 +24,9 @@
 #include "eval/sampler.h"
 #include "eval/sign_test.h"
 #include "ops/dropout.h"
+#include "ops/packed_weight.h"
+#include "quant/bitsandbytes_format.h"
+#include "quant/quantized_folder.h"
 
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
@@ -106,9 +112,16 @@ Rows read_rows(const std::string& path) {
           numbers(file, "step")};
 }
 
+template <class Config>
+void set_from_flags(const Options& options, Config& config) {
+  for (const Field& field : fields_of(config))
+    if (const auto it = options.flags.find(field.name); it != options.flags.end())
+      set_from_text(field, it->second, field.name);
+}
+
 CausalLM open_model(const Options& options) {
-  LoadConfig load{.device = "cpu", .dtype = "auto"};
-  if (const auto it = options.flags.find("dtype"); it != options.flags.end()) load.dtype = it->second;
+  LoadConfig load{.device = "cpu"};
+  set_from_flags(options, load);
   return CausalLM::load(options.word(1), load);
 }
 
@@ -167,9 +180,7 @@ void masks(const Options& options) {
 GenerateConfig decoding(const Options& options) {
   GenerateConfig config;
   config.max_new_tokens = 16;
-  for (const Field& field : fields_of(config))
-    if (const auto it = options.flags.find(field.name); it != options.flags.end())
-      set_from_text(field, it->second, field.name);
+  set_from_flags(options, config);
   return config;
 }
 
@@ -262,15 +273,87 @@ void rewrite(const Options& options) {
   write_tensor_file(options.word(2), tensors, file.metadata());
 }
 
+// Everything that a weight in fewer bits is made of, and its values in fp32 and bf16.
+void add_packed(NamedTensors& out, const std::string& name, const PackedWeight& weight) {
+  const auto add = [&](const char* part, const at::Tensor& t) {
+    if (t.defined()) out.emplace_back(name + "." + part, t);
+  };
+  add("codes", weight.codes.view(at::kByte));
+  add("scale", weight.scale);
+  add("nested_codes", weight.nested_codes);
+  add("nested_table", weight.nested_table);
+  add("offset", at::full({1}, weight.offset, at::kFloat));
+  for (const auto& [part, dtype] : {std::pair{"values", at::kFloat}, std::pair{"values_bf16", at::kBFloat16}}) {
+    const at::Tensor values = at::empty({weight.rows, weight.columns}, dtype);
+    ops::decode(weight, 0, weight.rows, 0, weight.columns, values);
+    add(part, values);
+  }
+}
+
+void quantize(const Options& options) {
+  const TensorFile file = TensorFile::open(options.word(1));
+  NamedTensors out;
+  for (const Word<std::optional<Quantization>>& type : kQuantizationTypes) {
+    if (!type.meaning) continue;
+    for (const TensorInfo& info : file.tensors()) {
+      PackedWeight weight = ops::quantize(file.tensor(info.name), *type.meaning);
+      add_packed(out, std::string(type.text) + "." + info.name, weight);
+      if (weight.packing != kernels::Packing::table) continue;
+      ops::nest_scales(weight);
+      add_packed(out, std::string(type.text) + ".nested." + info.name, weight);
+    }
+  }
+  write_tensor_file(options.word(2), out);
+}
+
+void dequantize(const Options& options) {
+  const auto folder = QuantizedFolder::open(ModelFolder::open(options.word(1)));
+  if (!folder) throw UserError("no quantization_config");
+  std::ifstream in(options.word(2));
+  const nlohmann::json shapes = nlohmann::json::parse(in);
+  NamedTensors out;
+  for (const auto& [module, shape] : shapes.items()) {
+    const int64_t rows = shape[0], columns = shape[1];
+    const at::Tensor values = at::empty({rows, columns});
+    ops::decode(folder->weight(module, rows, columns), 0, rows, 0, columns, values);
+    out.emplace_back(module, values);
+  }
+  write_tensor_file(options.word(3), out);
+}
+
+void save_quantized(const Options& options) {
+  LoadConfig load;
+  set_from_flags(options, load);
+  const BaseStorage storage = storage_of(load).value();
+  const TensorFile file = TensorFile::open(options.word(1));
+  at::ScalarType source = at::kFloat;
+  NamedTensors out;
+  for (const TensorInfo& info : file.tensors()) {
+    const at::Tensor tensor = file.tensor(info.name);
+    if (!info.name.ends_with("_proj.weight")) {
+      out.emplace_back(info.name, tensor);
+      continue;
+    }
+    source = tensor.scalar_type();
+    PackedWeight weight = ops::quantize(tensor, storage.type);
+    if (storage.is_nested) ops::nest_scales(weight);
+    for (auto& each : bitsandbytes_tensors(info.name, weight, storage.type, source)) out.push_back(std::move(each));
+  }
+  write_tensor_file(options.word(2) + "/model.safetensors", out);
+  std::ofstream(options.word(2) + "/quantization_config.json")
+      << bitsandbytes_config(storage, source, {"lm_head"}).dump();
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
   try {
     const Options options = parse(argc, argv);
     const std::map<std::string, void (*)(const Options&)> commands = {
-        {"forward", forward}, {"masks", masks},       {"generate", generate_rows},
-        {"sample", sample},   {"tokenize", tokenize}, {"match", match},
-        {"rewrite", rewrite}, {"answers", answers},   {"signs", signs}};
+        {"forward", forward},   {"masks", masks},           {"generate", generate_rows},
+        {"sample", sample},     {"tokenize", tokenize},     {"match", match},
+        {"rewrite", rewrite},   {"answers", answers},       {"signs", signs},
+        {"quantize", quantize}, {"dequantize", dequantize}, {"save_quantized", save_quantized}};
     const auto command = commands.find(options.word(0));
     if (command == commands.end()) throw UserError("no command " + options.word(0));
     command->second(options);

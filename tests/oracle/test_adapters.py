@@ -121,7 +121,7 @@ def test_in_bfloat16(zoo, rows, tmp_path, probe, check):
     folder = make(zoo, "gqa_bf16", config, False, tmp_path / "adapter", torch.bfloat16)
     assert load_file(folder / "adapter_model.safetensors")[PREFIX + "lm_head.weight"].dtype == torch.bfloat16
     theirs = forward(open_adapter(zoo["gqa_bf16"].load(torch.bfloat16), folder), rows, gradients=False)
-    ours = probe.forward(zoo["gqa_bf16"].folder, folder, rows)
+    ours = probe.forward(zoo["gqa_bf16"].folder, folder, rows, dtype="bfloat16")
     check("our adapter in PEFT: bfloat16 loss, relative", abs(ours["eval_loss"].item() / theirs.loss - 1), None, "whole")
 
 

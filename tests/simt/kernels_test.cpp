@@ -92,7 +92,7 @@ class Coverage : public testing::Environment {
     const auto launches = simt::launches();
     size_t kernels = 0;
     for (const std::string entry : {"down", "output_grad", "input_grad", "rope", "cross_entropy", "cache_append",
-                                    "decode_attention", "embedding", "adamw", "square_sum"}) {
+                                    "decode_attention", "embedding", "dequantize", "adamw", "square_sum"}) {
       bool launched = false;
       for (const auto& [name, count] : launches) {
         if (name != entry && !name.starts_with(entry + ' ')) continue;

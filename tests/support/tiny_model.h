@@ -1,6 +1,7 @@
 // Small random model folders and data sets for tests that train.
 #pragma once
 
+#include "rankfold/choices.h"
 #include "rankfold/tensor_file.h"
 #include "support/temp_folder.h"
 
@@ -26,7 +27,7 @@ struct TinyModel {
 inline void write_tiny_model(const std::filesystem::path& folder, const TinyModel& m, int64_t seed = 1) {
   std::filesystem::create_directories(folder);
   at::manual_seed(seed);
-  const at::ScalarType dtype = m.dtype == "bfloat16" ? at::kBFloat16 : at::kFloat;
+  const at::ScalarType dtype = *meaning_of(kDtypes, m.dtype);
   std::vector<std::pair<std::string, at::Tensor>> weights;
   const auto matrix = [&](const std::string& name, int64_t rows, int64_t columns) {
     weights.emplace_back(name + ".weight", (at::randn({rows, columns}) * 0.15).to(dtype));

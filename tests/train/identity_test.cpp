@@ -8,6 +8,7 @@
 #include "support/temp_folder.h"
 #include "support/tiny_model.h"
 #include "train/base_checksum.h"
+#include "train/run_folder.h"
 
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
@@ -31,18 +32,22 @@ class Identity : public ::testing::Test {
     testing::write_tiny_rows(folder_ / "rows.jsonl", 11, kVocabulary);
   }
   void run(int64_t steps, const std::string& resume = "") {
-    const CausalLM model = CausalLM::load(folder_ / "model", {.device = "cpu"});
+    const CausalLM model = CausalLM::load(folder_ / "model", load_);
     const Adapter adapter = Adapter::create(model, {.r = 2, .target_modules = StringList{"W_pack"}}, 7);
-    TrainConfig config;
-    config.output_dir = (folder_ / "out").string();
+    TrainConfig config = resuming(resume);
     config.per_device_train_batch_size = 2;
     config.max_steps = steps;
-    config.resume_from_checkpoint = resume;
     Trainer trainer(model, adapter, Dataset::open(folder_ / "rows.jsonl", nullptr, {.max_length = 64}, kVocabulary),
                     config);
     said_.clear();
     trainer.on_message([this](const std::string& line) { said_ += line + "\n"; });
     EXPECT_TRUE(trainer.run());
+  }
+  TrainConfig resuming(const std::string& from) const {
+    TrainConfig config;
+    config.output_dir = (folder_ / "out").string();
+    config.resume_from_checkpoint = from;
+    return config;
   }
   // The message of the refusal, empty where the run went on.
   std::string refusal() {
@@ -79,6 +84,7 @@ class Identity : public ::testing::Test {
   }
 
   TempFolder folder_;
+  LoadConfig load_{.device = "cpu"};
   std::string said_;
 };
 
@@ -116,6 +122,42 @@ TEST_F(Identity, ACheckpointWithASampledBaseGoesOnWhereTheSamplesAgree) {
   // From then on every byte counts.
   const nlohmann::json now = read_json(folder_ / "out/checkpoint-4/training_state.json");
   EXPECT_FALSE(is_sampled_checksum(now["run"]["base_model"]));
+}
+
+TEST_F(Identity, ABaseInFewerBitsIsAnother) {
+  run(2);
+  const auto kind = [this](const char* checkpoint) {
+    return read_json(folder_ / "out" / checkpoint / "training_state.json")["run"].value("quantization", "");
+  };
+  EXPECT_EQ(kind("checkpoint-2"), "");
+  load_.quantization_bit = 4;
+  EXPECT_TRUE(contains(refusal(), R"(quantization: this run has "nf4", the checkpoint "as stored")"));
+  run(2);
+  EXPECT_EQ(kind("checkpoint-2"), "nf4");
+  load_.double_quantization = true;
+  EXPECT_TRUE(contains(refusal(), R"(quantization: this run has "nf4, nested scales", the checkpoint "nf4")"));
+  load_ = {.device = "cpu"};
+  EXPECT_TRUE(contains(refusal(), R"(quantization: this run has "as stored", the checkpoint "nf4")"));
+  load_.load_in_4bit = true;
+  EXPECT_EQ(refusal(), "");
+  EXPECT_EQ(kind("checkpoint-4"), "nf4");
+}
+
+TEST_F(Identity, TheDtypeOfARunIsThatOfItsCheckpoints) {
+  const auto dtype = [this](const std::string& from) { return dtype_of_run(resuming(from)); };
+  EXPECT_EQ(dtype("auto"), std::nullopt);
+  run(2);
+  EXPECT_EQ(dtype(""), std::nullopt);
+  EXPECT_EQ(dtype("auto"), "float32");
+  load_.dtype = "bfloat16";
+  run(4);  // another run, which leaves the other's checkpoint there
+  const std::string newest = (folder_ / "out/checkpoint-4").string();
+  EXPECT_EQ(dtype("auto"), "bfloat16");
+  EXPECT_EQ(dtype(newest), "bfloat16");
+  EXPECT_EQ(dtype((folder_ / "out/checkpoint-2").string()), "float32");
+  folder_.write("out/checkpoint-4/training_state.json", "{");
+  EXPECT_EQ(dtype(newest), std::nullopt);
+  EXPECT_EQ(dtype("auto"), std::nullopt);
 }
 
 TEST_F(Identity, SamplesAreThoseOfCheckpointsThatHoldThem) {

@@ -108,10 +108,10 @@ TEST_F(PlanTest, TheMemoryOfFullTuningIsThatOfFullTuning) {
       const fs::path folder = folder_ / join(dtype, tied);
       testing::write_tiny_model(folder, {.tied = tied, .vocabulary = 400, .hidden = 64, .dtype = dtype});
       const BatchSize batch{.rows = 4, .tokens = 100, .longest = 30};
-      const CausalLM model = CausalLM::load(folder, {.device = "cpu"});
+      const CausalLM model = CausalLM::load(folder, {.device = "cpu", .dtype = dtype});
       const Adapter adapter = Adapter::create(model, {.r = 2, .target_modules = "all-linear"});
       const auto planned = plan_levels_of_full(*model.shared_model(), adapter, config_.train, batch);
-      const CausalLM other = CausalLM::load(folder, {.device = "cpu"});
+      const CausalLM other = CausalLM::load(folder, {.device = "cpu", .dtype = dtype});
       const Adapter full = Adapter::full(other);
       const auto real = plan_levels(*other.shared_model(), full, config_.train, batch);
       ASSERT_EQ(planned.size(), 3u);

@@ -1,6 +1,8 @@
 // Compiled once per instruction set (CMakeLists.txt) with RANKFOLD_LOOPS = baseline, avx2, avx512 or avx512bf16.
 #include "ops/cpu/decode_attention.h"
 #include "ops/cpu/low_rank.h"
+#include "ops/cpu/packed.h"
+#include "ops/cpu/quantize.h"
 
 namespace rankfold::cpu {
 namespace {
@@ -204,7 +206,8 @@ constexpr LoopTable<T> table() {
           .low_rank_scratch = low_rank_scratch<T>,
           .low_rank_down = low_rank_down<T>,
           .low_rank_up = low_rank_up<T>,
-          .low_rank_gradient = low_rank_gradient<T>};
+          .low_rank_gradient = low_rank_gradient<T>,
+          .decode = decode<T>};
 }
 
 }  // namespace
@@ -214,7 +217,14 @@ constexpr LoopTable<T> table() {
 #define RANKFOLD_TEXT_2(name) #name
 #define RANKFOLD_TEXT(name) RANKFOLD_TEXT_2(name)
 extern const Loops RANKFOLD_NAME(RANKFOLD_LOOPS);
-const Loops RANKFOLD_NAME(RANKFOLD_LOOPS) = {
-    RANKFOLD_TEXT(RANKFOLD_LOOPS), largest, exponentials, table<float>(), table<Bf16>(), table<double>()};
+const Loops RANKFOLD_NAME(RANKFOLD_LOOPS) = {RANKFOLD_TEXT(RANKFOLD_LOOPS),
+                                             largest,
+                                             exponentials,
+                                             quantize_table,
+                                             quantize_int8,
+                                             quantize_fp8,
+                                             table<float>(),
+                                             table<Bf16>(),
+                                             table<double>()};
 
 }  // namespace rankfold::cpu

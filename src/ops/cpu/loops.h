@@ -6,6 +6,10 @@
 
 #include <cstdint>
 
+namespace rankfold::kernels {
+struct Packed;
+}
+
 namespace rankfold::cpu {
 
 struct Bf16 {
@@ -134,6 +138,10 @@ struct LoopTable {
   // begin: a multiple of kLowRankColumns; columns: at most that.
   void (*low_rank_gradient)(const T* s_MR, int64_t rank, const T* x, int64_t pitch, const DropoutCounters* c, int64_t m,
                             int64_t begin, int64_t columns, Sum* gradient, int64_t row, int64_t column, void* scratch);
+
+  // Rows [begin, end), columns [first, last) of a weight in fewer bits.
+  void (*decode)(const kernels::Packed& weight, int64_t begin, int64_t end, int64_t first, int64_t last, T* to,
+                 int64_t pitch);
 };
 
 struct Loops {
@@ -141,6 +149,16 @@ struct Loops {
   float (*largest)(const float* x, int64_t count);  // NaN where a value is not finite
   // y = exp((x - largest) * scale), of which the sum is given; y may be x.
   double (*exponentials)(const float* x, int64_t count, float largest, float scale, float* y);
+
+  // Weights in fewer bits. x is finite.
+  // Blocks of `block` elements, even, the last perhaps shorter. A number in units of its block's largest, above so many
+  // of the bounds [15], which rise, takes the nibble order[so many].
+  void (*quantize_table)(const float* x, int64_t count, int64_t block, const float* bounds, const uint8_t* order,
+                         float* scale, uint8_t* codes);
+  // By row: scale the largest, codes of 127 for it; the largest / 448, codes E4M3.
+  void (*quantize_int8)(const float* x_MK, int64_t m, int64_t k, float* scale_M, int8_t* codes_MK);
+  void (*quantize_fp8)(const float* x_MK, int64_t m, int64_t k, float* scale_M, uint8_t* codes_MK);
+
   LoopTable<float> f32;
   LoopTable<Bf16> bf16;
   LoopTable<double> f64;

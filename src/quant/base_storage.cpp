@@ -1,0 +1,41 @@
+#include "quant/base_storage.h"
+
+#include "core/check.h"
+
+namespace rankfold {
+namespace {
+
+int bits_of(Quantization type) { return type == Quantization::nf4 || type == Quantization::fp4 ? 4 : 8; }
+
+}  // namespace
+
+std::optional<BaseStorage> storage_of(const LoadConfig& config) {
+  int64_t bits = config.quantization_bit;
+  if (bits != 0 && bits != 4 && bits != 8) fail("quantization_bit: expected 0, 4 or 8, got ", bits);
+  const auto also = [&bits](bool is_set, const char* key, int64_t meant) {
+    if (!is_set) return;
+    if (bits != 0 && bits != meant) fail(key, ": expected false where ", bits, " bits are asked for, got true");
+    bits = meant;
+  };
+  also(config.load_in_4bit, "load_in_4bit", 4);
+  also(config.load_in_8bit, "load_in_8bit", 8);
+  const Word<std::optional<Quantization>>* word = find_word(kQuantizationTypes, config.quantization_type);
+  if (!word)
+    fail("quantization_type: expected ", list_words(kQuantizationTypes), ", got \"", config.quantization_type, "\"");
+  std::optional<Quantization> type = word->meaning;
+  if (type && bits != 0 && bits_of(*type) != bits)
+    fail("quantization_type: expected ", bits == 4 ? "nf4 or fp4" : "int8 or fp8", " for ", bits, " bits, got \"",
+         config.quantization_type, "\"");
+  if (!type && bits != 0) type = bits == 4 ? Quantization::nf4 : Quantization::int8;
+  if (config.double_quantization && (!type || bits_of(*type) != 4))
+    fail("double_quantization: expected a base in nf4 or fp4, got ",
+         type ? word_for(kQuantizationTypes, type) : "one as it is stored");
+  if (!type) return std::nullopt;
+  return BaseStorage{.type = *type, .is_nested = config.double_quantization};
+}
+
+std::string text_of(const BaseStorage& storage) {
+  return join(word_for(kQuantizationTypes, storage.type), storage.is_nested ? ", nested scales" : "");
+}
+
+}  // namespace rankfold
