@@ -9,6 +9,7 @@
 #include "core/file.h"
 #include "core/guard.h"
 #include "core/json.h"
+#include "core/peak_memory.h"
 #include "core/row_chunks.h"
 #include "core/write.h"
 #include "io/dtype.h"
@@ -186,6 +187,7 @@ class Merger {
         packed.emplace(name, std::move(tensor));
       }
       base_.forget(info.name);
+      release_free_memory();  // holes between the layers that are kept
     }
     shard.tensors = tensors;
     TensorWriter writer(folder / shard.name, std::move(tensors), shard.metadata);
@@ -356,7 +358,6 @@ class Merger {
   std::vector<Shard> shards_;
   bool has_new_index_ = false;
   std::vector<std::string> merged_;                // checksums of the adapters in the result
-  bool changed_ = false;                           // a weight
   Survival survival_;                              // of all modules
   double packed_squares_ = 0, error_squares_ = 0;  // of all layers in fewer bits, and of what they lose
   MergeReport report_;

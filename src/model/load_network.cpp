@@ -31,9 +31,10 @@ at::Tensor stored_weight(const ModelFolder& folder, const TensorSpec& spec) {
   if (stored.sizes() != at::IntArrayRef(spec.shape))
     fail(folder.path().string(), ": ", spec.name, ": expected shape ", shape_text(spec.shape), ", got ",
          shape_text(stored.sizes()));
-  if (!stored.is_floating_point())
-    fail(folder.path().string(), ": ", spec.name, ": expected a floating-point tensor, got ",
-         c10::toString(stored.scalar_type()));
+  if (const at::ScalarType type = stored.scalar_type();
+      type != at::kFloat && type != at::kBFloat16 && type != at::kHalf && type != at::kDouble)
+    fail(folder.path().string(), ": ", spec.name, ": expected a floating-point tensor of 16 bits or more, got ",
+         find_dtype(type)->name);
   return stored;
 }
 
@@ -109,8 +110,10 @@ class Loader {
 
   // Where the tensors of a linear layer are, for the check that all have a place.
   void add_names(const TensorSpec& spec, std::set<std::string>& names) const {
-    names.insert(spec.name);
-    if (!holds(spec)) return;
+    if (!holds(spec)) {
+      names.insert(spec.name);
+      return;
+    }
     for (const std::string& name : quantized_->tensors_of(module_name(spec))) names.insert(name);
   }
 

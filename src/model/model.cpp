@@ -4,6 +4,7 @@
 #include "core/number_text.h"
 #include "model/architecture.h"
 #include "model/load_network.h"
+#include "quant/quantized_folder.h"
 
 #include <cmath>
 
@@ -19,6 +20,8 @@ Model::Model(ModelFolder folder_in, ModelConfig config_in, at::ScalarType dtype_
       decoder(config, dtype, device),
       adapters(load_network(folder, config, dtype, device, storage), decoder) {
   if (storage) storage_text = text_of(*storage);
+  if (const auto quantized = QuantizedFolder::open(folder); quantized && !quantized->notes().empty())
+    config.notes.push_back(quantized->notes());
   note_storage();
 }
 

@@ -104,8 +104,12 @@ class DecodedWeight : public FrozenWeight {
   // All of it into the first rows and columns of `to`, which lies on this weight's device; in to's dtype.
   void decode_into(const at::Tensor& to) const;
   WeightScratch& scratch() const { return *scratch_; }
-  // Elements that a product on the CPU decodes at a time, so that they are still in the cache when it reads them.
-  static constexpr int64_t kBlockElements = int64_t{4} << 20;
+  // Elements that a product with so many rows decodes at a time on the CPU. Measured: with few rows a block should be in
+  // the cache when the product reads it; with many, each block makes the product arrange those rows anew.
+  static constexpr int64_t block_elements(int64_t product_rows) {
+    constexpr int64_t kFewRows = 64;
+    return int64_t{product_rows < kFewRows ? 4 : 32} << 20;
+  }
 
  private:
   std::vector<PackedWeight> parts_;

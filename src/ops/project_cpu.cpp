@@ -92,13 +92,14 @@ struct ComputedInput {
   }
 };
 
-// x W^T + bias. A weight that is decoded is so in blocks of rows, each of which is multiplied while the cache has it.
+// x W^T + bias. A weight that is decoded is so in blocks of rows.
 at::Tensor multiply(const at::Tensor& x, Projection& projection) {
   FrozenWeight& weight = projection.current();
   const at::Tensor& bias = projection.current_bias();
-  if (weight.dense()) return gemm_nt(x, weight.whole(), bias);
+  const int64_t most = DecodedWeight::block_elements(x.size(0));
+  if (weight.dense() || weight.rows() * weight.columns() <= most) return gemm_nt(x, weight.whole(), bias);
   const at::Tensor y = empty_rows(x.size(0), weight.rows(), x.options());
-  for_row_chunks(weight.rows(), weight.columns(), DecodedWeight::kBlockElements, [&](int64_t begin, int64_t count) {
+  for_row_chunks(weight.rows(), weight.columns(), most, [&](int64_t begin, int64_t count) {
     const at::Tensor rows = weight.block(begin, begin + count, 0, weight.columns());
     y.narrow(1, begin, count).copy_(gemm_nt(x, rows, bias.defined() ? bias.narrow(0, begin, count) : bias));
   });
@@ -108,10 +109,11 @@ at::Tensor multiply(const at::Tensor& x, Projection& projection) {
 // dy W. In blocks of columns: of rows they would have to be added, in the dtype of the result.
 at::Tensor multiply_back(const at::Tensor& dy, Projection& projection) {
   FrozenWeight& weight = projection.current();
-  if (weight.dense()) return gemm_nn(dy, weight.whole());
+  const int64_t most = DecodedWeight::block_elements(dy.size(0));
+  if (weight.dense() || weight.rows() * weight.columns() <= most) return gemm_nn(dy, weight.whole());
   constexpr int64_t kStep = 64;  // columns: a block of codes, a line of the cache
   const at::Tensor dx = empty_rows(dy.size(0), weight.columns(), dy.options());
-  for_row_chunks((weight.columns() + kStep - 1) / kStep, weight.rows() * kStep, DecodedWeight::kBlockElements,
+  for_row_chunks((weight.columns() + kStep - 1) / kStep, weight.rows() * kStep, most,
                  [&](int64_t begin, int64_t count) {
                    const int64_t first = begin * kStep, last = std::min((begin + count) * kStep, weight.columns());
                    dx.narrow(1, first, last - first).copy_(gemm_nn(dy, weight.block(0, weight.rows(), first, last)));

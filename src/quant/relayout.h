@@ -1,5 +1,5 @@
-// Other layouts of codes into kernels::Packing::grouped: rows of N, each with its K codes from low bits to high ones. On
-// all cores. Numbers in files are little-endian, and so are those of the machines that this runs on.
+// Other layouts of codes into kernels::Packing::grouped: rows of N, each with its K codes from low bits to high ones.
+// On all cores. Numbers in files are little-endian, and so are those of the machines that this runs on.
 #pragma once
 
 #include <ATen/core/Tensor.h>

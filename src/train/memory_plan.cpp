@@ -99,7 +99,7 @@ class Estimate {
     for (Projection* p : network_.projections()) {
       if (trains_all_ || p->frozen->dense()) continue;
       const int64_t n = p->out_features(), k = p->in_features();
-      const int64_t elements = std::min(n * k, DecodedWeight::kBlockElements);
+      const int64_t elements = std::min(n * k, DecodedWeight::block_elements(tokens_));
       bytes = std::max(bytes, elements + tokens_ * std::max(elements / k, elements / n));
     }
     return bytes * e_;

@@ -1,11 +1,13 @@
-// A folder of one quantised layer: its config.json beside the tensors of each format. Every element is read as
-// kernels/packed.h says, so that an index that leads out of its tensor is seen.
+// Folders of quantised layers: config.json of each format beside tensors of all of them, and the same of fp8, whose
+// codes no other format may have beside its own. Every element is read as kernels/packed.h says, so that an index that
+// leads out of its tensor is seen.
 #include "fuzz/fuzz.h"
 #include "quant/quantized_folder.h"
 #include "support/quantized_layers.h"
 
 #include <unistd.h>
 
+#include <exception>
 #include <fstream>
 #include <iterator>
 
@@ -18,68 +20,48 @@ namespace {
 
 constexpr int64_t kRows = 8, kColumns = 24;
 
-testing::QuantizedLayer of_kind(int i) {
+// "m0" and so on; the last is fp8's.
+const std::vector<testing::QuantizedLayer>& layers() {
   using namespace testing;
-  switch (i) {
-    case 0:
-      return table_layer({.rows = kRows, .columns = kColumns});
-    case 1:
-      return table_layer({.rows = kRows, .columns = kColumns, .block = 32, .nested = true});
-    case 2:
-      return rows_layer(kRows, kColumns);
-    case 3:
-      return gptq_layer({.rows = kRows, .columns = kColumns, .group = 16, .desc_act = true});
-    case 4:
-      return awq_layer(kRows, kColumns, 8);
-    case 5:
-      return packed_layer({.rows = kRows, .columns = kColumns, .group = 8, .symmetric = false, .has_groups = true});
-    case 6:
-      return block_layer(kRows, kColumns, 16);
-    default:
-      return int8_layer("tensor");
-  }
-}
-constexpr int kKinds = 8;
-
-const std::vector<testing::QuantizedLayer>& kinds() {
-  static const std::vector<testing::QuantizedLayer> all = [] {
-    std::vector<testing::QuantizedLayer> layers;
-    for (int i = 0; i < kKinds; ++i) layers.push_back(of_kind(i));
-    return layers;
-  }();
+  static const std::vector<QuantizedLayer> all = {
+      table_layer({.rows = kRows, .columns = kColumns}),
+      table_layer({.rows = kRows, .columns = kColumns, .block = 32, .nested = true}),
+      rows_layer(kRows, kColumns),
+      gptq_layer({.rows = kRows, .columns = kColumns, .group = 16, .desc_act = true}),
+      awq_layer(kRows, kColumns, 8),
+      packed_layer({.rows = kRows, .columns = kColumns, .group = 8, .symmetric = false, .has_groups = true}),
+      int8_layer("tensor", kRows, kColumns),
+      block_layer(kRows, kColumns, 16)};
   return all;
 }
+const size_t kFp8 = 7;
 
-std::string weights_of(const testing::QuantizedLayer& layer) {
-  const auto path = std::filesystem::temp_directory_path() / ("rankfold-fuzz-layer-" + std::to_string(::getpid()));
-  write_tensor_file(path, layer.tensors);
+std::string name_of(size_t layer) { return "m" + std::to_string(layer); }
+
+std::string weights_of(size_t begin, size_t end) {
+  std::vector<std::pair<std::string, at::Tensor>> tensors;
+  for (size_t i = begin; i < end; ++i)
+    for (const auto& [name, tensor] : layers()[i].tensors) tensors.emplace_back(name_of(i) + name.substr(1), tensor);
+  const auto path = std::filesystem::temp_directory_path() / ("rankfold-fuzz-layers-" + std::to_string(::getpid()));
+  write_tensor_file(path, tensors);
   std::ifstream file(path, std::ios::binary);
   const std::string bytes(std::istreambuf_iterator<char>(file), {});
   std::filesystem::remove(path);
   return bytes;
 }
-
-constexpr const char* kFiles[] = {"config.json", "model.safetensors"};
+std::string weights() { return weights_of(0, kFp8); }
+std::string fp8_weights() { return weights_of(kFp8, kFp8 + 1); }
 
 }  // namespace
 
-// "3-config.json" and "3-model.safetensors" are those of the folder "3".
 const std::vector<std::string>& file_names() {
-  static const std::vector<std::string> names = [] {
-    std::vector<std::string> all;
-    for (int i = 0; i < kKinds; ++i)
-      for (const char* file : kFiles) all.push_back(std::to_string(i) + "-" + file);
-    return all;
-  }();
+  static const std::vector<std::string> names{"config.json", "model.safetensors", "fp8.json", "fp8.safetensors"};
   return names;
 }
 
 std::vector<std::string> seeds() {
-  std::vector<std::string> all;
-  for (size_t i = 0; i < kKinds; ++i) {
-    all.push_back(input(static_cast<uint8_t>(2 * i), kinds()[i].config()));
-    all.push_back(input(static_cast<uint8_t>(2 * i + 1), weights_of(kinds()[i])));
-  }
+  std::vector<std::string> all{input(1, weights()), input(2, layers()[kFp8].config()), input(3, fp8_weights())};
+  for (size_t i = 0; i < kFp8; ++i) all.push_back(input(0, layers()[i].config()));
   return all;
 }
 
@@ -96,14 +78,14 @@ std::vector<Large> large_inputs(int count) {
            R"(":{"dtype":"F8_E4M3","shape":[0,8],"data_offsets":[0,0]})";
   };
   return {
-      {"keys", input(6, repeated(R"({"quantization_config":{"quant_method":"gptq","bits":4,)", count, key, "}}"))},
-      {"groups", input(10, repeated(R"({"quantization_config":{"quant_method":"compressed-tensors","format":)"
-                                    R"("pack-quantized","config_groups":{)",
-                                    count / 4, group, "}}}"))},
-      {"exceptions", input(6, repeated(R"({"quantization_config":{"quant_method":"gptq","bits":4,"dynamic":{)", count,
+      {"keys", input(0, repeated(R"({"quantization_config":{"quant_method":"gptq","bits":4,)", count, key, "}}"))},
+      {"groups", input(0, repeated(R"({"quantization_config":{"quant_method":"compressed-tensors","format":)"
+                                   R"("pack-quantized","config_groups":{)",
+                                   count / 4, group, "}}}"))},
+      {"exceptions", input(0, repeated(R"({"quantization_config":{"quant_method":"gptq","bits":4,"dynamic":{)", count,
                                        [](int i) { return "\"-:" + std::to_string(i) + "\":{}"; }, "}}}"))},
-      {"layers", input(7, tensor_file(repeated("{", count / 4, tensor, "}"), 0))},
-      {"layers with scales", input(13, tensor_file(repeated("{", count / 4, scaled, "}"), 0))},
+      {"layers", input(1, tensor_file(repeated("{", count / 4, tensor, "}"), 0))},
+      {"layers with scales", input(3, tensor_file(repeated("{", count / 4, scaled, "}"), 0))},
   };
 }
 
@@ -111,16 +93,24 @@ namespace {
 
 struct Sound : Folder {
   Sound() {
-    for (size_t i = 0; i < kKinds; ++i) {
-      const std::string kind = std::to_string(i);
-      std::filesystem::create_directories(path() / kind);
-      for (const char* file : kFiles) {
-        std::filesystem::remove(path() / kind / file);  // of an earlier run
-        std::filesystem::create_symlink("../" + kind + "-" + file, path() / kind / file);
-      }
-      write(kind + "-" + kFiles[0], kinds()[i].config());
-      write(kind + "-" + kFiles[1], weights_of(kinds()[i]));
+    write("config.json", layers()[0].config());
+    write("model.safetensors", weights());
+    write("fp8.json", layers()[kFp8].config());
+    write("fp8.safetensors", fp8_weights());
+    add_folder("any", "config.json", "model.safetensors");
+    add_folder("fp8", "fp8.json", "fp8.safetensors");
+    for (size_t i = 0; i < kFp8; ++i) {
+      const std::string config = std::to_string(i) + ".json";
+      write(config, layers()[i].config());
+      add_folder(name_of(i), config, "model.safetensors");
     }
+  }
+  void add_folder(const std::string& name, const std::string& config, const std::string& file) const {
+    namespace fs = std::filesystem;
+    fs::remove_all(path() / name);  // of an earlier run
+    fs::create_directories(path() / name);
+    fs::create_symlink("../" + config, path() / name / "config.json");
+    fs::create_symlink("../" + file, path() / name / "model.safetensors");
   }
 };
 
@@ -165,15 +155,29 @@ double sum_of(const PackedWeight& w) {
   return sum;
 }
 
-void parse(const std::filesystem::path& path) {
+// A layer that is refused does not keep the others from being read; the last error comes out where all are.
+void read_layers(const std::filesystem::path& path) {
   const auto folder = QuantizedFolder::open(ModelFolder::open(path));
   if (!folder) return;
   (void)(folder->text().size() + folder->notes().size() + static_cast<size_t>(folder->source_dtype()));
-  if (!folder->holds("m")) return;
-  folder->tensors_of("m");
-  const at::Tensor& values = kinds()[std::stoul(path.filename().string())].values;
-  volatile double sum = sum_of(folder->weight("m", values.size(0), values.size(1)));
-  (void)sum;
+  bool was_accepted = false;
+  std::exception_ptr last;
+  for (size_t i = 0; i < layers().size(); ++i) try {
+      if (!folder->holds(name_of(i))) continue;
+      folder->tensors_of(name_of(i));
+      volatile double sum = sum_of(folder->weight(name_of(i), kRows, kColumns));
+      (void)sum;
+      was_accepted = true;
+    } catch (const UserError&) {
+      last = std::current_exception();
+    }
+  if (last && !was_accepted) std::rethrow_exception(last);
+}
+
+void parse(const std::filesystem::path& path, const std::string& name) {
+  // Weights meet one of the formats, as their size decides.
+  const size_t format = std::filesystem::file_size(path / "model.safetensors") % kFp8;
+  read_layers(path / (name == "model.safetensors" ? name_of(format) : name == "config.json" ? "any" : "fp8"));
 }
 
 }  // namespace
@@ -181,7 +185,5 @@ void parse(const std::filesystem::path& path) {
 
 int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   static const rankfold::fuzz::Sound folder;
-  return folder.with_input(data, size, [](const std::string& name) {
-    rankfold::fuzz::parse(folder.path() / name.substr(0, name.find('-')));
-  });
+  return folder.with_input(data, size, [](const std::string& name) { rankfold::fuzz::parse(folder.path(), name); });
 }

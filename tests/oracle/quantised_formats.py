@@ -28,7 +28,8 @@ def save(folder, layers):
     folder.mkdir(parents=True, exist_ok=True)
     config = {"torch_dtype": "bfloat16", "quantization_config": next(iter(layers.values())).config}
     (folder / "config.json").write_text(json.dumps(config))
-    tensors = {f"{name}.{key}": value.contiguous() for name, layer in layers.items() for key, value in layer.tensors.items()}
+    tensors = {f"{name}.{key}": value.contiguous()
+               for name, layer in layers.items() for key, value in layer.tensors.items()}  # fmt: skip
     save_file(tensors, folder / "model.safetensors", {"format": "pt"})
     return folder
 
@@ -110,7 +111,8 @@ def pack_quantized(weight, bits=4, group=32, symmetric=True, act_order=False, dt
     if act_order:
         order = order[torch.randperm(columns, generator=torch.Generator().manual_seed(columns))]
     codes, zeros, scales = round_to_groups(weight, bits, size, symmetric, order, dtype)
-    tensors = {"weight_packed": pack(codes, bits, 1), "weight_scale": scales, "weight_shape": torch.tensor([rows, columns])}
+    shape = torch.tensor([rows, columns])
+    tensors = {"weight_packed": pack(codes, bits, 1), "weight_scale": scales, "weight_shape": shape}
     if not symmetric:
         tensors["weight_zero_point"] = pack(zeros, bits, 0)
     if act_order:

@@ -226,11 +226,10 @@ inline QuantizedLayer fp8_layer(const std::string& text, const nlohmann::json& s
   return layer;
 }
 
-inline QuantizedLayer int8_layer(const char* strategy) {
-  constexpr int64_t kRows = 12, kColumns = 40;
+inline QuantizedLayer int8_layer(const char* strategy, int64_t rows = 12, int64_t columns = 40) {
   const bool is_row = std::string(strategy) == "channel";
-  const at::Tensor codes = numbers_below(256, {kRows, kColumns}, 15) - 128;
-  const at::Tensor scales = scales_of_shape(is_row ? at::IntArrayRef({kRows, 1}) : at::IntArrayRef({1}), 16, at::kHalf);
+  const at::Tensor codes = numbers_below(256, {rows, columns}, 15) - 128;
+  const at::Tensor scales = scales_of_shape(is_row ? at::IntArrayRef({rows, 1}) : at::IntArrayRef({1}), 16, at::kHalf);
   QuantizedLayer layer;
   layer.text = std::string("compressed-tensors int8") + (is_row ? " by row" : "");
   layer.settings = float_settings(strategy);
