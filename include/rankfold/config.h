@@ -136,7 +136,7 @@ void quantization_fields(V& v, Config& config, const char* bits) {
   v("quantization_bit", config.quantization_bit, on_resume::same_result(bits),
     [](int64_t x) { return x == 0 || x == 4 || x == 8; }, "0, 4 or 8", {});
   v("quantization_type", config.quantization_type,
-    on_resume::same_result("what those bits mean; auto: nf4 for 4 bits, int8 for 8"),
+    on_resume::same_result("what those bits mean; alone it sets them, too; auto: nf4 for 4, int8 for 8"),
     allow::word_of<kQuantizationTypes>, words_of<kQuantizationTypes>(), {"bnb_4bit_quant_type"});
   v("double_quantization", config.double_quantization,
     on_resume::same_result("keep the scales of nf4 and fp4 in 8 bits, too"), allow::any, "true or false",

@@ -108,8 +108,8 @@ void attach_parts(State& state, const std::string& name, const AdapterParts& par
   state.model->adapters.attach(attachment);
 }
 
-// The base's tensor as the model has it, which an adapter may have been merged into; as the folder stores it where the
-// model keeps it in another form.
+// The base's tensor as the model computes with it, which an adapter may have been merged into; as the folder stores it
+// where its rows are normalised.
 at::Tensor base_value(Model& model, const BaseParts& base, const std::string& name) {
   Network& network = model.adapters.base();
   if (name == base.embedding) return network.embedding;
@@ -132,10 +132,11 @@ at::Tensor base_value(Model& model, const BaseParts& base, const std::string& na
   return {};
 }
 
-// As the folder has it, where one of two tied tensors may not be stored.
+// As the folder has it, where one of two tied tensors may not be stored. Undefined: in fewer bits.
 at::Tensor stored_value(const Model& model, const BaseParts& base, const std::string& name) {
   const bool is_twin = base.is_tied && !model.folder.contains(name);
-  return model.folder.tensor(!is_twin ? name : name == base.head ? base.embedding : base.head);
+  const std::string& stored = !is_twin ? name : name == base.head ? base.embedding : base.head;
+  return model.folder.contains(stored) ? model.folder.tensor(stored) : at::Tensor();
 }
 
 bool same_values(const at::Tensor& x, const at::Tensor& y) {
@@ -151,7 +152,9 @@ bool same_values(const at::Tensor& x, const at::Tensor& y) {
 // Without the tensors that the base has itself, as PEFT saves those of its embeddings beside their updates.
 void drop_base_values(const AdapterFolder& stored, const BaseParts& base, const Model& model, AdapterParts& parts) {
   std::erase_if(parts.tensors, [&](const WholeTensor& tensor) {
-    return !tensor.trains && same_values(stored.whole.at(tensor.key), stored_value(model, base, tensor.name));
+    if (tensor.trains) return false;
+    const at::Tensor value = stored_value(model, base, tensor.name);
+    return value.defined() && same_values(stored.whole.at(tensor.key), value);
   });
 }
 

@@ -11,6 +11,7 @@
 #include <nlohmann/json.hpp>
 
 #include <algorithm>
+#include <set>
 
 namespace rankfold {
 
@@ -60,14 +61,20 @@ MergeBase::MergeBase(const BasePlace& place)
   RANKFOLD_ASSERT(!quantized_ || !storage_);
   std::map<std::string, TensorInfo> layers;             // by the name of the weight
   std::map<std::string, std::string> weight_of_stored;  // tensor in the files -> that name
+  std::set<std::string> spare;                          // biases that the model has no place for
   if (quantized_) {
     quantization_ = quantized_->text();
+    std::set<std::string> places;
+    for (const TensorSpec& spec : tensor_list(read_model_config(folder_))) places.insert(spec.name);
     for (const LinearModule& module : layers_of(folder_)) {
       if (!quantized_->holds(module.name)) continue;
       const std::string weight = module.name + kWeightSuffix;
       layers[weight] = {weight, quantized_->source_dtype(), {module.out_features, module.in_features}};
       for (const std::string& stored : quantized_->tensors_of(module.name))
-        if (stored != module.name + kBiasSuffix) weight_of_stored[stored] = weight;
+        if (stored != module.name + kBiasSuffix)
+          weight_of_stored[stored] = weight;
+        else if (!places.contains(stored))
+          spare.insert(stored);
     }
   } else if (storage_) {
     quantization_ = text_of(*storage_);
@@ -77,10 +84,14 @@ MergeBase::MergeBase(const BasePlace& place)
     }
   }
   for (const std::string& stored : folder_.names()) {
+    if (spare.contains(stored)) continue;
     const auto found = weight_of_stored.find(stored);
     const std::string& name = found == weight_of_stored.end() ? stored : found->second;
     const auto layer = layers.find(name);
     Entry entry{layer == layers.end() ? folder_.info(stored) : layer->second, stored, layer != layers.end()};
+    if (!entry.is_layer && entry.info.dtype == at::kFloat8_e4m3fn)
+      fail(folder_.file_of(stored).path().string(), ": tensor '", stored,
+           "': expected 16 bits or more, as config.json names no scales for it, got F8_E4M3");
     if (tensors_.emplace(name, std::move(entry)).second) names_.push_back(name);
   }
 }
@@ -165,8 +176,8 @@ PackedWeight quantized(const at::Tensor& weight, const BaseStorage& storage, con
       ops::quantize(weight.scalar_type() == at::kDouble ? weight.to(at::kFloat) : weight, storage.type);
   if (storage.is_nested) ops::nest_scales(packed);
   return packed;
-} catch (const std::invalid_argument&) {
-  fail(file.string(), ": tensor '", tensor, "': expected finite values, got NaN or infinity");
+} catch (const std::invalid_argument& error) {
+  fail(file.string(), ": tensor '", tensor, "': ", error.what());
 }
 
 }  // namespace rankfold

@@ -39,7 +39,10 @@ std::optional<BasePlace> quantized_base(const fs::path& model, const fs::path& a
   std::error_code error;
   if (what_stands_at(folder / "config.json") != "a file" || fs::equivalent(folder, model, error)) return std::nullopt;
   try {
-    if (QuantizedFolder::open(ModelFolder::open(folder))) return BasePlace{folder};
+    if (QuantizedFolder::open(ModelFolder::open(folder))) {
+      const MergeBase readable({folder});
+      return BasePlace{folder};
+    }
   } catch (const UserError& unreadable) {
     form.notes.push_back(join(source.string(), ": base_model_name_or_path: the folder is not compared with ",
                               model.string(), ": ", unreadable.what()));
@@ -50,11 +53,10 @@ std::optional<BasePlace> quantized_base(const fs::path& model, const fs::path& a
 // What the adapter was trained on, where that was in fewer bits.
 std::optional<BasePlace> trained_place(const fs::path& model, const fs::path& adapter, MergeForm& form) {
   if (adapter.empty()) return std::nullopt;
-  if (what_stands_at(adapter / kRunSettings) == "a file") {
-    LoadConfig settings;
-    read_fields(read_ordered_json(adapter / kRunSettings), (adapter / kRunSettings).string(), settings,
-                /*unknown_is_error=*/false);
-    if (const auto storage = storage_of(settings)) return BasePlace{model, storage};
+  try {
+    if (const auto storage = trained_storage(adapter)) return BasePlace{model, storage};
+  } catch (const UserError& unreadable) {
+    form.notes.push_back(join("not known what ", adapter.string(), " was trained on: ", unreadable.what()));
   }
   return quantized_base(model, adapter, form);
 }
@@ -69,9 +71,21 @@ void refuse_second_quantization(const fs::path& model, const QuantizedFolder& qu
          "), got original: give the 16-bit folder that it was made from as model_name_or_path");
 }
 
+std::string trained_on(const fs::path& adapter, const BasePlace& place) {
+  return join(adapter.string(), " was trained on ", place.storage ? text_of(*place.storage) : place.folder.string());
+}
+
 constexpr const char* kNoAdapter = "adapter_name_or_path: expected a folder, got nothing: ";
 
 }  // namespace
+
+std::optional<BaseStorage> trained_storage(const fs::path& adapter) {
+  const fs::path settings = adapter / kRunSettings;
+  if (what_stands_at(settings) != "a file") return std::nullopt;
+  LoadConfig load;
+  read_fields(read_ordered_json(settings), settings.string(), load, /*unknown_is_error=*/false);
+  return storage_of(load);
+}
 
 MergeForm merge_form(const fs::path& model, const fs::path& adapter, const MergeOptions& options) {
   MergeForm form;
@@ -101,8 +115,7 @@ MergeForm merge_form(const fs::path& model, const fs::path& adapter, const Merge
     form.is_decoded = true;
     form.other = BasePlace{model};
     form.notes.push_back(join("base: ", model.string(), " in ", text_of(*form.base.storage), ", decoded"));
-    if (trained && trained->storage && trained->storage != form.base.storage)
-      form.notes.push_back(join(adapter.string(), ": was trained on a base in ", text_of(*trained->storage)));
+    if (trained && trained->storage != form.base.storage) form.notes.push_back(trained_on(adapter, *trained));
     return form;
   }
   if (adapter.empty() && !wanted)
@@ -112,10 +125,8 @@ MergeForm merge_form(const fs::path& model, const fs::path& adapter, const Merge
   form.base = {model};
   form.result = wanted;
   if (!wanted) form.other = trained;
-  if (form.other)
-    form.notes.push_back(join("base: ", model.string(), ", the original weights; ", adapter.string(),
-                              " was trained on ",
-                              form.other->storage ? text_of(*form.other->storage) : form.other->folder.string()));
+  if (trained) form.notes.push_back(join("base: ", model.string(), ", the original weights"));
+  if (trained) form.notes.push_back(trained_on(adapter, *trained));
   return form;
 }
 

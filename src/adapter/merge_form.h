@@ -29,6 +29,10 @@ struct MergeForm {
 MergeForm merge_form(const std::filesystem::path& model, const std::filesystem::path& adapter,
                      const MergeOptions& options);
 
+// What the base was quantised to in the run that made this adapter, as its settings beside it say; nullopt: it was not, or
+// nothing says so. UserError for settings that cannot be read.
+std::optional<BaseStorage> trained_storage(const std::filesystem::path& adapter);
+
 // How CausalLM opens such a base.
 LoadConfig load_config(const BasePlace& place);
 

@@ -101,7 +101,8 @@ std::string adapters_below(const fs::path& path) {
 }
 
 at::Tensor read_tensor(const TensorFile& file, const TensorInfo& info) {
-  if (!at::isFloatingType(info.dtype) || info.shape.empty() || info.shape.size() > 2)
+  if (!at::isFloatingType(info.dtype) || c10::elementSize(info.dtype) < 2 || info.shape.empty() ||
+      info.shape.size() > 2)
     fail(file.path().string(), ": tensor '", info.name, "': expected a floating-point matrix or bias, got ", info.dtype,
          " ", at::IntArrayRef(info.shape));
   const at::Tensor tensor = file.tensor(info.name);

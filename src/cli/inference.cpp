@@ -1,5 +1,6 @@
 #include "cli/inference.h"
 
+#include "adapter/merge_form.h"
 #include "adapter/peft_format.h"
 #include "core/check.h"
 #include "core/file.h"
@@ -7,6 +8,7 @@
 #include "data/prompt.h"
 #include "data/rows.h"
 #include "data/template.h"
+#include "model/model.h"
 #include "rankfold/chat_template.h"
 #include "rankfold/dataset.h"
 
@@ -27,11 +29,32 @@ LoadedModel load_model(const ModelOptions& options) {
   return loaded;
 }
 
+namespace {
+
+// Where the base is kept otherwise than in the run that made the adapter; empty: it is not, or nothing says so.
+std::string note_on_storage(const std::string& adapter_folder, const Model& model) {
+  try {
+    const auto trained = trained_storage(adapter_folder);
+    const std::string was = trained ? text_of(*trained) : "", is = model.storage_text;
+    if (was == is) return "";
+    const auto text = [](const std::string& storage) { return storage.empty() ? "as stored" : "in " + storage; };
+    return join(adapter_folder, " was trained on a base ", text(was), "; this one is ", text(is),
+                ": quantization_bit and quantization_type make them one");
+  } catch (const UserError& unreadable) {
+    return join("not known what ", adapter_folder, " was trained on: ", unreadable.what());
+  }
+}
+
+}  // namespace
+
 std::vector<std::string> notes_of(const std::string& model_folder, const std::string& adapter_folder,
                                   const CausalLM& model) {
   std::vector<std::string> notes;
   if (!adapter_folder.empty())
     notes = notes_on(read_adapter_config(adapter_folder), parts_of(*model.shared_model()).modules);
+  if (!adapter_folder.empty())
+    if (std::string note = note_on_storage(adapter_folder, *model.shared_model()); !note.empty())
+      notes.push_back(std::move(note));
   if (std::string note = unused_adapter(model_folder, adapter_folder); !note.empty()) notes.push_back(std::move(note));
   return notes;
 }

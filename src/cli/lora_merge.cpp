@@ -65,7 +65,10 @@ bool fits_in_float32(const MergeCommand& command, const fs::path& merged_folder)
   if (!ops::open_device(command.device).is_cpu() || available_bytes() == 0) return true;  // not known: try
   int64_t bytes = 0;
   const ModelFolder merged = ModelFolder::open(merged_folder);
-  for (const std::string& name : merged.names()) bytes += 4 * c10::multiply_integers(merged.info(name).shape);
+  for (const std::string& name : merged.names()) {  // 16 bits stay so, and are decoded where they are multiplied
+    const TensorInfo& info = merged.info(name);
+    bytes += std::min<int64_t>(4, c10::elementSize(info.dtype)) * c10::multiply_integers(info.shape);
+  }
   return bytes < available_bytes();
 }
 
@@ -105,6 +108,8 @@ std::optional<double> distance_of_other(const MergeCommand& command, const Merge
     merge(form.other->folder, command.adapter_name_or_path, merged / "compared", options);
   } catch (const Compared&) {
   } catch (const StorageError& error) {
+    std::cout << "verify: the other base was not compared: " << error.what() << "\n";
+  } catch (const UserError& error) {
     std::cout << "verify: the other base was not compared: " << error.what() << "\n";
   }
   return found;
@@ -161,7 +166,8 @@ std::string share_text(const MergeReport& report) {
 
 // What becomes of the rest.
 const char* lost_text(const MergeForm& form) {
-  return form.result ? "fewer bits take the rest" : "rounding takes the rest; --dtype float32 keeps it";
+  return form.result ? "fewer bits take the rest; 8 bits keep more, and without quantization_bit all is kept"
+                     : "rounding takes the rest; --dtype float32 keeps it";
 }
 
 // Every tensor against base + adapter, then whether rounding has left enough, then the whole model.

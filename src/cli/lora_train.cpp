@@ -16,6 +16,7 @@
 #include "core/number_text.h"
 #include "core/write.h"
 #include "ops/open_cuda.h"
+#include "quant/base_storage.h"
 #include "train/run_folder.h"
 
 #include <nlohmann/json.hpp>
@@ -175,6 +176,10 @@ void validate(RunConfig& config, const Given& given, ProgressDisplay& display) {
          "the other continues one");
   if (continues && trains_all(config))
     fail(where("adapter_name_or_path"), ": expected finetuning_type lora with it, got ", config.finetuning_type);
+  if (const auto storage = storage_of(config.load); storage && trains_all(config))
+    fail(where("finetuning_type"), ": expected lora for a base in ", text_of(*storage), ", got ",
+         config.finetuning_type, ", which trains every value: leave quantization_bit and quantization_type out, or ",
+         "train an adapter");
   if (given.contains("output_dir")) {
     if (same_folder(config.train.output_dir, config.model_name_or_path))
       fail(where("output_dir"), ": expected another folder than the model's, got ", config.train.output_dir);

@@ -26,6 +26,11 @@ std::string shape_text(at::IntArrayRef shape) {
   return text + "]";
 }
 
+// In fewer bits, or beside such: of what such matrices are made of.
+at::Tensor in_32_bits_or_less(const at::Tensor& weight) {
+  return weight.scalar_type() == at::kDouble ? weight.to(at::kFloat) : weight;
+}
+
 at::Tensor stored_weight(const ModelFolder& folder, const TensorSpec& spec) {
   const at::Tensor stored = folder.tensor(spec.name);
   if (stored.sizes() != at::IntArrayRef(spec.shape))
@@ -135,8 +140,15 @@ class Loader {
     std::vector<PackedWeight> parts;
     for (const TensorSpec& spec : specs)
       parts.push_back(holds(spec) ? quantized_->weight(module_name(spec), spec.shape[0], spec.shape[1])
-                                  : ops::plain_weight(stored_weight(folder_, spec)));
-    return decoded(std::move(parts), quantized_->text());
+                                  : ops::plain_weight(in_32_bits_or_less(stored_weight(folder_, spec))));
+    const auto weight = decoded(std::move(parts), quantized_->text());
+    if (!device_.is_cpu())  // copied there
+      for (const TensorSpec& spec : specs) {
+        std::set<std::string> names;
+        add_names(spec, names);
+        for (const std::string& name : names) folder_.file_of(name).forget(name);
+      }
+    return weight;
   }
 
   std::shared_ptr<FrozenWeight> quantised(const std::vector<TensorSpec>& specs) const {
@@ -145,7 +157,7 @@ class Loader {
       const at::Tensor stored = stored_weight(folder_, spec);
       const TensorFile& file = folder_.file_of(spec.name);
       try {
-        PackedWeight& part = parts.emplace_back(ops::quantize(stored, storage_->type));
+        PackedWeight& part = parts.emplace_back(ops::quantize(in_32_bits_or_less(stored), storage_->type));
         if (storage_->is_nested) ops::nest_scales(part);
       } catch (const std::invalid_argument& error) {
         fail(file.path().string(), ": tensor '", spec.name, "': ", error.what());

@@ -50,26 +50,38 @@ at::Tensor place_of_b(const Augmented& w, int64_t n, int64_t columns) {
   return w.buffer.narrow(0, 0, n).narrow(1, w.k8, columns);
 }
 
+constexpr int64_t kBiasColumns = 8;
+
+// Columns that follow W: of the updates, and of all.
+int64_t columns_of(const Projection& projection) {
+  int64_t columns = 0;
+  for (const LowRank& u : projection.updates) columns += columns_of(u);
+  return columns;
+}
+int64_t columns_after(const Projection& projection) {
+  return columns_of(projection) + (projection.bias.defined() ? kBiasColumns : 0);
+}
+int64_t augmented_pitch(const Projection& projection) {
+  return round_up(projection.in_features(), 8) + round_up(columns_after(projection), 64);
+}
+
 // Made once for a projection: other adapters come with another one, which shares the frozen weight alone.
 void lay_out(Projection& projection) {
   if (projection.augmented) return;
-  int64_t columns = 0;
-  for (const LowRank& u : projection.updates) columns += columns_of(u);
+  const int64_t columns = columns_of(projection), after = columns_after(projection);
   FrozenWeight& weight = projection.current();
   const auto options = at::TensorOptions(weight.device()).dtype(weight.dtype());
   const int64_t n = weight.rows(), k = weight.columns();
   auto w = std::make_shared<Augmented>();
   w->n8 = round_up(n, 8), w->k8 = round_up(k, 8), w->columns = columns;
-  constexpr int64_t kBiasColumns = 8;
   if (projection.bias.defined()) {
     w->one = at::zeros({kBiasColumns}, options);
     w->one.narrow(0, 0, 1).fill_(1);
     w->bias_version = static_cast<uint32_t>(projection.bias._version()) - 1;  // the first use writes it
   }
-  const int64_t after = columns + (w->one.defined() ? kBiasColumns : 0);
   w->a_transposed = at::zeros({k, columns}, options);
   w->b_transposed = at::zeros({columns, w->n8}, options);
-  const int64_t rows = w->n8 + columns, pitch = w->k8 + round_up(after, 64);
+  const int64_t rows = w->n8 + columns, pitch = augmented_pitch(projection);
   if (DenseWeight* dense = weight.dense()) {
     w->buffer = at::zeros({rows, pitch}, options);
     dense->move_to(w->buffer.narrow(0, 0, n).narrow(1, 0, k));
@@ -83,6 +95,12 @@ void lay_out(Projection& projection) {
 }
 
 }  // namespace
+
+std::array<int64_t, 4> decoded_buffer(const Projection& projection) {
+  const int64_t n = projection.out_features(), k = projection.in_features();
+  if (!is_augmented(projection)) return {n, k, n, k};
+  return {n, k, round_up(n, 8) + columns_of(projection), augmented_pitch(projection)};
+}
 
 kernels::Dtype dtype_of(at::ScalarType dtype) {
   switch (dtype) {

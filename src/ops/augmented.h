@@ -41,6 +41,8 @@ namespace ops {
 // time; from then on it is a view of the buffer. Another is decoded into the buffer, which is good until the next call
 // for a projection of its shape. The projection is_augmented().
 Augmented& current(Projection& projection);
+// The buffer that such a weight is decoded into: n, k, rows and columns (WeightScratch::buffer).
+std::array<int64_t, 4> decoded_buffer(const Projection& projection);
 inline bool is_augmented(const Projection& projection) { return projection.has_update() || projection.bias.defined(); }
 
 // The trained leaves of a projection that lie in a flat fp32 buffer, with the places of their low-precision copies, for

@@ -108,7 +108,6 @@ void decode(const PackedWeight& weight, int64_t begin, int64_t end, int64_t firs
 namespace {
 
 constexpr int64_t kQuantizedRun = 4096;  // elements that a thread makes fp32 at a time, where that suffices
-constexpr int64_t kQuantizedPart = int64_t{8} << 20;  // elements that are read before `forget`
 
 at::Tensor memory_of(at::IntArrayRef shape, at::ScalarType dtype) { return at::empty(shape, at::TensorOptions(dtype)); }
 
@@ -167,8 +166,7 @@ void quantize_by_row(const MatrixReader& source, Quantization type, int64_t begi
 
 }  // namespace
 
-PackedWeight quantize(const at::Tensor& weight, Quantization type,
-                      const std::function<void(int64_t begin, int64_t end)>& forget) {
+PackedWeight quantize(const at::Tensor& weight, Quantization type) {
   RANKFOLD_CHECK(weight.dim() == 2 && weight.is_contiguous() && weight.device().is_cpu(),
                  "quantize: expected a contiguous matrix on the CPU, got ", weight.sizes(), " with strides ",
                  weight.strides());
@@ -191,18 +189,11 @@ PackedWeight quantize(const at::Tensor& weight, Quantization type,
   }
   // LLM.int8() takes its numbers from float16.
   const MatrixReader source(weight, is_int8 ? at::kHalf : at::kFloat);
-  // Whole blocks of 64 elements, whatever the width.
-  const int64_t part = std::max<int64_t>(1, kQuantizedPart / std::max<int64_t>(columns, 1) / 64) * 64;
-  for (int64_t begin = 0; begin < rows; begin += part) {
-    const int64_t end = std::min(begin + part, rows);
-    if (is_table)
-      quantize_in_blocks(source, code_book(type), begin, end, packed);
-    else
-      quantize_by_row(source, type, begin, end, packed);
-    RANKFOLD_CHECK(source.is_finite(), "expected finite numbers",
-                   is_int8 ? " of float16, which int8 is made from" : "");
-    if (forget) forget(begin, end);
-  }
+  if (is_table)
+    quantize_in_blocks(source, code_book(type), 0, rows, packed);
+  else
+    quantize_by_row(source, type, 0, rows, packed);
+  RANKFOLD_CHECK(source.is_finite(), "expected finite numbers", is_int8 ? " of float16, which int8 is made from" : "");
   return packed;
 }
 

@@ -7,7 +7,6 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
-#include <functional>
 
 namespace rankfold {
 
@@ -43,10 +42,8 @@ void decode(const PackedWeight& weight, int64_t begin, int64_t end, int64_t firs
 
 // A matrix [N, K] f32, bf16 or f16 on the CPU in fewer bits, as bitsandbytes makes it: nf4 and fp4 in blocks of 64,
 // decoded to the matrix' dtype; int8 by row, from float16. And fp8 (E4M3) by row, scale = largest / 448. A value that is
-// not finite, for int8 in float16, throws std::invalid_argument, and the caller knows its name. `forget(begin, end)` is
-// called after rows have been read, in order; may be empty.
-PackedWeight quantize(const at::Tensor& weight, Quantization type,
-                      const std::function<void(int64_t begin, int64_t end)>& forget = {});
+// not finite, for int8 in float16, throws std::invalid_argument, and the caller knows its name.
+PackedWeight quantize(const at::Tensor& weight, Quantization type);
 // Scales of blocks (table) in 8 bits, each in blocks of 256, less their mean. The mean is a sum in a fixed order,
 // whatever the threads (bitsandbytes' last bit differs between 1 and 2).
 void nest_scales(PackedWeight& weight);

@@ -204,7 +204,9 @@ ProjectedGradient project_backward(const Backend& backend, const at::Tensor& dy_
   if (needs_dx) {
     dx = input.source == Source::plain ? at::empty({t, k}, options)
                                        : at::empty({t, kernels::round_up(k, 8)}, options).narrow(1, 0, k);
-    const MatrixRows w = rows_of(update ? augmented->buffer : projection.current().whole());
+    const MatrixRows w = rows_of(update                     ? augmented->buffer
+                                 : is_augmented(projection) ? current(projection).buffer
+                                                            : projection.current().whole());
     multiply_back(backend, rows_of(dy), w, joined ? n + columns : n, dx);
   }
 

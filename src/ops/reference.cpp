@@ -83,9 +83,10 @@ at::Tensor attend(const at::Tensor& qkv, const AttentionSpec& spec, const Rope& 
 }
 
 at::Tensor project(const at::Tensor& x, const Projection& projection, const Pass& pass) {
+  const at::Tensor frozen = projection.frozen->copy();
   std::vector<at::Tensor> parts;
   for (const Module& m : projection.modules) {
-    const at::Tensor w = m.master.defined() ? m.master : projection.frozen->whole().narrow(0, m.begin, m.end - m.begin);
+    const at::Tensor w = m.master.defined() ? m.master : frozen.narrow(0, m.begin, m.end - m.begin);
     at::Tensor weight = w.to(x.scalar_type());
     if (projection.has_unit_rows && m.master.defined()) weight = weight / row_norms(weight);
     at::Tensor y = at::linear(x, weight);

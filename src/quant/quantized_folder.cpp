@@ -587,15 +587,16 @@ std::vector<std::string> QuantizedFolder::tensors_of(const std::string& module) 
   };
   switch (state_->modules.at(module)) {
     case Layout::table:
-      add({".weight", ".weight.absmax", ".weight.quant_map", ".weight.nested_absmax", ".weight.nested_quant_map",
-           state_suffix(layer).c_str()});
+      add({".weight", ".weight.absmax", ".weight.quant_map", state_suffix(layer).c_str()});
+      if (layer.has(".weight.nested_absmax")) add({".weight.nested_absmax", ".weight.nested_quant_map"});
       break;
     case Layout::rows:
       add({".weight", ".SCB"});
       break;
     case Layout::gptq:
     case Layout::awq:
-      add({".qweight", ".qzeros", ".scales", ".g_idx"});
+      add({".qweight", ".qzeros", ".scales"});
+      if (state_->modules.at(module) == Layout::gptq) add({".g_idx"});
       // Its writers give every layer a bias, of zeros where the model has none.
       if (layer.has(".bias") && layer.holds_zeros(".bias")) add({".bias"});
       break;

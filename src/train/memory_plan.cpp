@@ -2,11 +2,13 @@
 
 #include "core/check.h"
 #include "core/memory.h"
+#include "ops/augmented.h"
 #include "ops/rowwise.h"
 
 #include <c10/core/CachingDeviceAllocator.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <filesystem>
 #include <iomanip>
@@ -93,9 +95,16 @@ class Estimate {
   }
 
  private:
-  // Blocks of weights that are decoded, and what they are multiplied into.
+  // Blocks of weights that are decoded, and what they are multiplied into; on a device the buffers of all shapes.
   int64_t decoded() const {
     int64_t bytes = 0;
+    if (!model_.device.is_cpu()) {
+      std::set<std::array<int64_t, 4>> buffers;
+      for (Projection* p : network_.projections())
+        if (!trains_all_ && !p->frozen->dense()) buffers.insert(ops::decoded_buffer(*p));
+      for (const auto& [n, k, rows, columns] : buffers) bytes += rows * columns;
+      return bytes * e_;
+    }
     for (Projection* p : network_.projections()) {
       if (trains_all_ || p->frozen->dense()) continue;
       const int64_t n = p->out_features(), k = p->in_features();
@@ -154,7 +163,8 @@ int64_t add_weights(Model& model, const at::Tensor& values, MemoryPlan& plan) {
   Network& network = model.network();
   std::set<const void*> mapped;
   for (const std::string& name : model.folder.names())
-    if (model.folder.info(name).dtype != at::ScalarType::Undefined)
+    if (const TensorInfo& info = model.folder.info(name);
+        info.dtype != at::ScalarType::Undefined && info.begin < info.end)
       mapped.insert(model.folder.tensor(name).const_data_ptr());
   const auto add = [&](const at::Tensor& weight) {
     if (!weight.is_alias_of(values))

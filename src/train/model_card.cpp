@@ -114,6 +114,7 @@ class Card {
          << "- **Finetuned from model:** " << code(base_) << ", whose weights have the checksum "
          << code(fact("base_model")) << "\n- **Trained parameters:** " << adapter_.parameter_count() << "\n"
          << "- **Computed in:** " << fact("dtype") << "\n";
+    if (!model_.storage_text.empty()) out_ << "- **Base quantised to:** " << model_.storage_text << "\n";
     if (const auto& base = facts_.lineage.base) out_ << "- **Base made by:** " << run_of(*base) << "\n";
     if (facts_.lineage.parents.empty()) {
       out_ << "- **Parent:** none; the run began with " << (is_full() ? "the base's values" : "a new adapter")

@@ -153,6 +153,8 @@ class Planner {
       full.trained = model.parameter_count();
       choose(lora, [&](const BatchSize& batch) { return plan_levels(parts, adapter, config_.train, batch); });
       choose(full, [&](const BatchSize& batch) { return plan_levels_of_full(parts, adapter, config_.train, batch); });
+      for (const Projection* p : parts.network().projections())
+        if (p->frozen->is_quantized()) full.no_time = "full tuning takes a base in 16 or 32 bits", full.remedy.clear();
       if (configured_ == Finetuning::kLora) {
         if (request_.on_configured) request_.on_configured(model, adapter);
         measure(lora, model, adapter);
@@ -163,14 +165,15 @@ class Planner {
     if (configured_ == Finetuning::kFull && full.memory.fits()) measure_full(full);
     MethodPlan& mine = configured_ == Finetuning::kLora ? lora : full;
     MethodPlan& other = configured_ == Finetuning::kLora ? full : lora;
-    if (!other.time && other.memory.fits() && mine.time && spent_ < kMostForTheOther) {
+    const bool needs_time = !other.time && other.no_time.empty() && mine.time;
+    if (needs_time && other.memory.fits() && spent_ < kMostForTheOther) {
       if (other.method == Finetuning::kFull) {
         measure_full(other);
       } else {
         const CausalLM model = load();
         measure(other, model, make_lora(model));
       }
-    } else if (!other.time && mine.time) {
+    } else if (needs_time) {
       estimate(other, mine);
     }
     for (MethodPlan* method : {&mine, &other})

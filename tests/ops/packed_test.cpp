@@ -433,19 +433,6 @@ TEST(PackedWeight, QuantizesTheSameOnSeveralThreads) {
   at::set_num_threads(threads);
 }
 
-TEST(PackedWeight, ForgetsRowsInOrder) {
-  const at::Tensor x = at::ones({300, 70000}, at::kBFloat16);
-  for (const Quantization type : {Quantization::nf4, Quantization::int8}) {
-    int64_t next = 0, calls = 0;
-    ops::quantize(x, type, [&](int64_t begin, int64_t end) {
-      EXPECT_EQ(begin, next);
-      next = end, ++calls;
-    });
-    EXPECT_EQ(next, 300);
-    EXPECT_GT(calls, 1);
-  }
-}
-
 TEST(PackedWeight, RefusesToQuantizeWhatIsNotFinite) {
   for (const Quantization type : {Quantization::nf4, Quantization::fp4, Quantization::int8, Quantization::fp8}) {
     for (const float value : {std::numeric_limits<float>::quiet_NaN(), -std::numeric_limits<float>::infinity()}) {

@@ -102,6 +102,15 @@ TEST_F(PlanTest, HasBothMethodsWithTheConfiguredOneFirst) {
 }
 
 // Nothing of full tuning is made to say what it would take.
+TEST_F(PlanTest, ABaseInFewerBitsIsNotTunedInFull) {
+  config_.load.quantization_bit = 4;
+  const RunPlan p = plan();
+  ASSERT_EQ(p.methods.size(), 2u);
+  EXPECT_TRUE(p.methods[0].time);
+  EXPECT_FALSE(p.methods[1].time);
+  EXPECT_EQ(p.methods[1].no_time, "full tuning takes a base in 16 or 32 bits");
+}
+
 TEST_F(PlanTest, TheMemoryOfFullTuningIsThatOfFullTuning) {
   for (const char* dtype : {"float32", "bfloat16"})
     for (const bool tied : {false, true}) {
