@@ -1,4 +1,4 @@
-// What the four programs share: flags and configuration file, errors as one line, exit codes.
+// What the programs share: flags and configuration file, errors as one line, exit codes.
 #pragma once
 
 #include "core/config.h"
@@ -6,6 +6,7 @@
 #include <functional>
 #include <map>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace rankfold {
@@ -17,10 +18,14 @@ struct AppSpec {
   std::map<std::string, std::vector<std::string>> spares =
       {};                              // a key -> what may be missing of `required` where it is given
   std::string needs_less_memory = {};  // what a person may make smaller, for the error line
-  bool takes_config = false;           // a CONFIG.json may stand anywhere among the flags, which win over it
-  bool keeps_pages = true;             // see core/process.h
-  bool stops_in_order = false;         // SIGINT and SIGTERM are the job's to see: cli/signals.h
-  bool prints_result = true;           // standard output is the result, not the story of one in files
+  std::string command = {};            // that follows the program's name: lora-data check
+  std::string files = {};              // the key of files that are given without it, before or after the flags
+  std::string usage = {};              // how these are written: FILE...
+  std::vector<std::pair<std::string, std::string>> commands = {};  // and what they do, of a program that has any
+  bool takes_config = false;    // a CONFIG.json may stand anywhere among the flags, which win over it
+  bool keeps_pages = true;      // see core/process.h
+  bool stops_in_order = false;  // SIGINT and SIGTERM are the job's to see: cli/signals.h
+  bool prints_result = true;    // standard output is the result, not the story of one in files
 };
 
 // The keys that were set, canonical name -> how a person wrote it ("run.json: lora_rank", "--r").

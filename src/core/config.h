@@ -34,6 +34,7 @@ struct Field {
   std::string expected;
   bool is_bool = false;
   bool is_word = false;  // `expected` lists the words that it may be
+  bool is_files = false;
   void (*from_text)(const std::string&, nlohmann::ordered_json&) = nullptr;
   // False, and the member as it was: wrong type or out of range.
   std::function<bool(const nlohmann::ordered_json&)> set = {};
@@ -63,6 +64,7 @@ struct FieldList {
                 .expected = expected,
                 .is_bool = std::is_same_v<T, bool>,
                 .is_word = ListsWords<Check>,
+                .is_files = std::is_same_v<T, DataFiles>,
                 .from_text = from_text<T>};
     field.set = [&member, check](const nlohmann::ordered_json& value) {
       T wanted{};

@@ -8,7 +8,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <exception>
 #include <functional>
 #include <mutex>
 #include <optional>
@@ -33,7 +32,6 @@ struct Block {
   std::vector<std::string> complaints;   // of the bad rows, in order
   NameCounts unused, spelled, left_out;  // DatasetReport
   int64_t questions = 0, conversations = 0, without_end = 0;
-  std::exception_ptr failure;  // of the row after the last one
 };
 
 // Thread safe. Refers to its arguments.
@@ -64,8 +62,8 @@ class RowEncoder {
   mutable std::optional<ChatTemplate> chat_template_;
 };
 
-// Hands the file's blocks to `take` in order, one at a time, from any thread. Only a few are under way at once: memory
-// does not grow with the file. Throws what the first broken row throws, or `take`; later blocks are not handed over.
+// Hands the file's blocks to `take` in order, one at a time, from any thread (data/row_blocks.h). Throws what the first
+// broken row throws, or `take`; later blocks are not handed over.
 void encode_rows(const RowFile& file, const RowEncoder& encode, const std::function<void(const Block&)>& take);
 
 }  // namespace rankfold

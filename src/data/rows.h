@@ -26,10 +26,16 @@ class RowFile {
   int64_t size() const { return static_cast<int64_t>(rows_.size()); }
   // An object; keys without a byte order mark at their beginning. Throws UserError with its place. Thread safe.
   nlohmann::json operator[](int64_t index) const;
+  nlohmann::json read_as(int64_t index, std::string_view text) const;  // of UTF-8 that stands for the row's own text
   std::string_view text(int64_t index) const;         // of the row, as it stands; what [] has parsed is UTF-8
   std::string place(int64_t index) const;             // "file:line" of the row's first line
   FilePass pass() const { return FilePass(*file_); }  // over the rows, in order
   uint64_t end(int64_t index) const;                  // of the row, in the file: what such a pass has reached after it
+  // What stands between the row and the one before it; before the first row and, at size(), behind the last too.
+  std::string_view before(int64_t index) const;
+  uint64_t line(int64_t index) const;  // of the row's first character, from 1
+  const std::string& name() const { return name_; }
+  bool is_array() const;  // an array of rows, perhaps with an object around it; else JSON Lines
 
  private:
   struct Span {
@@ -39,6 +45,7 @@ class RowFile {
   };
   friend class RowScanner;
   static nlohmann::json parse(std::string_view text, const Span& row, const std::string& name);
+  nlohmann::json as_row(nlohmann::json row, int64_t index) const;
 
   std::string name_;
   std::shared_ptr<const Mapping> file_;
