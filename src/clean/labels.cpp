@@ -76,6 +76,17 @@ constexpr std::string_view kOtherWords[] = {"单号",
                                             "校验码",
                                             "哈希值",
                                             "随机数",
+                                            "数量",
+                                            "总数",
+                                            "总量",
+                                            "总计",
+                                            "合计",
+                                            "共计",
+                                            "人口",
+                                            "产量",
+                                            "余额",
+                                            "线程",
+                                            "进程",
                                             "主键",
                                             "order number",
                                             "order no",
@@ -166,9 +177,9 @@ constexpr std::string_view kBetween[] = {" ",  ":",  "：", "#", "=",  ".",  "("
 
 constexpr std::string_view kCurrencies[] = {"￥",  "¥",   "$",      "€",    "£",      "rmb",
                                             "cny", "usd", "人民币", "金额", "金额：", "金额:"};
-constexpr std::string_view kUnits[] = {"元",   "美元", "欧元", "日元", "万元", "亿", "字节", "毫秒", "微秒", "纳秒",
-                                       "公里", "千克", "公斤", "平方", "立方", "吨", "byte", "ms",   "usd",  "cny",
-                                       "rmb",  "yuan", "kb",   "mb",   "km",   "kg", "hz",   "years"};
+constexpr std::string_view kUnits[] = {"年",   "元",   "美元", "欧元", "日元", "万元", "亿", "字节", "毫秒", "微秒",
+                                       "纳秒", "公里", "千克", "公斤", "平方", "立方", "吨", "byte", "ms",   "usd",
+                                       "cny",  "rmb",  "yuan", "kb",   "mb",   "km",   "kg", "hz",   "years"};
 
 template <class Words>
 bool ends_in_any(std::string_view text, const Words& words) {
@@ -218,7 +229,7 @@ bool Labels::is_joined(size_t begin) const {
 }
 
 bool Labels::names_id(size_t begin) const {
-  const std::string text = before(begin, 20);
+  const std::string text = before(begin, 32);
   return std::any_of(std::begin(kIdWords), std::end(kIdWords),
                      [&text](std::string_view word) { return text.find(word) != std::string::npos; });
 }

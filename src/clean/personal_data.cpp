@@ -241,7 +241,13 @@ class Finder {
   bool begins(size_t begin) const {
     const char32_t before = text_.at(begin - 1);
     if (before == '.' && is_digit(text_.at(begin - 2))) return false;
+    if (before == '/' && is_fraction(begin - 1)) return false;
     return before != '_' && (!is_letter(before) || labels_.is_joined(begin));
+  }
+  // 10.1038 before a slash, as in a DOI.
+  bool is_fraction(size_t end) const {
+    const size_t point = text_.begin_of_digits(end) - 1;
+    return point + 1 < end && text_.at(point) == '.' && is_digit(text_.at(point - 1));
   }
   bool ends(size_t end) const {
     const char32_t after = text_.at(end);
@@ -379,8 +385,14 @@ class Finder {
     const size_t length = length_of_domain(domain);
     if (length == 0) return std::nullopt;
     end = at + 1 + length;
-    const bool is_call = text_.at(end) == '(' && length == domain.size();  // q@k.to(...)
-    return is_call || is_login(begin, end) ? std::nullopt : std::optional(Range{begin, end});
+    return is_call(end) || is_login(begin, end) ? std::nullopt : std::optional(Range{begin, end});
+  }
+
+  // q@k.to(...): a method of a product, where it is called like the name of a country.
+  bool is_call(size_t end) const {
+    constexpr std::string_view kMethods[] = {"to", "is", "at", "as", "mm", "mv", "eq", "ne", "lt", "le", "gt", "ge"};
+    return text_.at(end) == '(' &&
+           std::find(std::begin(kMethods), std::end(kMethods), text_.ascii(end - 2, end)) != std::end(kMethods);
   }
 
   // user:password@host of an address, and user@host:path as Git and scp write it.

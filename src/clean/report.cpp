@@ -49,8 +49,8 @@ const char* verb_of(RowFinding finding) {
   }
 }
 
-const std::vector<PersonalHit>& hits_of(const ReadRow& row, RowFinding finding) {
-  return finding == RowFinding::kMasked ? row.masked : row.personal;
+std::vector<PersonalHit> hits_of(ReadRow row, RowFinding finding) {
+  return std::move(finding == RowFinding::kMasked ? row.masked : row.personal);
 }
 
 bool is_of_places(RowFinding finding) { return finding == RowFinding::kMasked || finding == RowFinding::kPersonal; }
@@ -98,7 +98,7 @@ class Describer {
   // One line of JSON for each finding, or for each place of personal data.
   std::string json_lines(const FoundRow& found, const char* separator) const {
     const RowSet::Place place = rows_.at(found.row);
-    OrderedJson common = {{"kind", word_of(found.finding).word}};
+    OrderedJson common = {{"finding", word_of(found.finding).word}};
     add_place("", place, common);
     if (is_of_places(found.finding)) {
       std::string lines;
@@ -126,9 +126,9 @@ class Describer {
   }
 
   static void add_hit(const PersonalHit& hit, OrderedJson& line) {
-    line["what"] = word_of(hit.kind).word;
+    line["kind"] = word_of(hit.kind).word;
     line["field"] = hit.field;
-    line["character"] = hit.character;
+    line["offset"] = hit.character;
     if (hit.is_key) line["is_key"] = true;
   }
 
@@ -233,12 +233,15 @@ void print_counts(std::ostream& out, const ReportOf& of) {
     if (count == 0) continue;
     found_any = true;
     out << printed("%11s  %-22s  ", with_commas(count).c_str(), word.word) << word.meaning;
-    if (word.finding == RowFinding::kWrongEncoding) out << " (GBK: " << with_commas(result.gbk_rows) << ")";
+    if (word.finding == RowFinding::kWrongEncoding && !of.checker.config().decode_gbk)
+      out << " (GBK: " << with_commas(result.gbk_rows) << ")";
     if (word.finding == RowFinding::kPersonal) out << ": " << personal_text(result.personal);
     if (word.finding == RowFinding::kMasked) out << ": " << personal_text(result.masked);
     out << "\n";
   }
   if (!found_any) out << "nothing found\n";
+  if (of.checker.config().decode_gbk && result.gbk_rows > 0)
+    out << rows_of(result.gbk_rows) << " in GBK read, and written in UTF-8\n";
   if (result.leaked_rows > 0)
     out << with_commas(result.leaked_rows) << " of " << rows_of(result.heldout_rows)
         << " held out are known from rows that train\n";

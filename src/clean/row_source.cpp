@@ -52,7 +52,8 @@ ReadRow RowSource::read(const RowFile& file, int64_t index) const {
     if (const RowReader::Keys* keys = reader_.layout_of(json)) row.said = text_of(json, *keys);
     reader_.read(json, text, file.place(index));
   } catch (const UserError& error) {
-    row.complaint = error.what();
+    const std::string line = error.what();  // may quote the row
+    row.complaint = masked(line, find_personal_data(line, PersonalKinds::all()));
   }
   return row;
 }

@@ -73,7 +73,7 @@ bool is_likely(std::string_view bytes) {
   size_t all = 0, usual = 0;
   const auto count = [&](uint16_t pair, uint32_t) {
     ++all;
-    usual += is_frequent(pair) || (pair >= 0xA1A1 && pair <= 0xA3FE && (pair & 0xFF) >= 0xA1);
+    usual += is_frequent(pair);
   };
   return each(bytes, count, [](char) {}) && all > 0 && 5 * usual >= 4 * all;
 }

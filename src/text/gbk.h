@@ -19,8 +19,10 @@ bool is_likely(std::string_view bytes);
 // The two bytes of a character, the first one in the high half; 0: GBK lacks it, or it is ASCII.
 uint16_t encode(uint32_t character);
 
-// Of the 3,755 most frequent characters (GB2312's first level).
-inline bool is_frequent(uint16_t pair) { return pair >= 0xB0A1 && pair <= 0xD7F9 && (pair & 0xFF) >= 0xA1; }
+// Of punctuation, full-width ASCII, and the 3,755 most frequent Chinese characters (GB2312's first level).
+inline bool is_frequent(uint16_t pair) {
+  return (pair & 0xFF) >= 0xA1 && ((pair >= 0xA1A1 && pair <= 0xA3FE) || (pair >= 0xB0A1 && pair <= 0xD7F9));
+}
 
 // The table.
 extern const uint32_t kRuns[];
