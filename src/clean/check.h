@@ -118,6 +118,7 @@ class Checker {
   };
   std::vector<Cached> cache_;
   std::vector<uint64_t> large_;
+  uint64_t read_again_ = 0;
   CheckResult result_;
 };
 

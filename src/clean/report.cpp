@@ -350,9 +350,12 @@ void write_report(const ReportOf& of, const std::filesystem::path& path, const S
     add(on_one_line(line));
   }
   const Describer describe(of);
-  for (const FoundRow& found : of.result.list) {
+  constexpr size_t kForgetAfter = 512;  // rows: what is read here and there would all count as the process's memory
+  for (size_t i = 0; i < of.result.list.size(); ++i) {
     leave_if(stop);
-    add(describe.json_lines(found, kSeparator));
+    add(describe.json_lines(of.result.list[i], kSeparator));
+    if (i % kForgetAfter == 0)
+      for (const RowFile& file : of.checker.rows().files()) file.forget();
   }
   text += "\n  ]\n}\n";
   file.write(std::string_view(text));

@@ -27,10 +27,11 @@ class RowFile {
   // An object; keys without a byte order mark at their beginning. Throws UserError with its place. Thread safe.
   nlohmann::json operator[](int64_t index) const;
   nlohmann::json read_as(int64_t index, std::string_view text) const;  // of UTF-8 that stands for the row's own text
-  std::string_view text(int64_t index) const;         // of the row, as it stands; what [] has parsed is UTF-8
-  std::string place(int64_t index) const;             // "file:line" of the row's first line
-  FilePass pass() const { return FilePass(*file_); }  // over the rows, in order
-  uint64_t end(int64_t index) const;                  // of the row, in the file: what such a pass has reached after it
+  std::string_view text(int64_t index) const;               // of the row, as it stands; what [] has parsed is UTF-8
+  std::string place(int64_t index) const;                   // "file:line" of the row's first line
+  FilePass pass() const { return FilePass(*file_); }        // over the rows, in order
+  void forget() const { file_->forget(0, file_->size()); }  // its pages leave memory until they are read again
+  uint64_t end(int64_t index) const;  // of the row, in the file: what such a pass has reached after it
   // What stands between the row and the one before it; before the first row and, at size(), behind the last too.
   std::string_view before(int64_t index) const;
   uint64_t line(int64_t index) const;  // of the row's first character, from 1
