@@ -243,8 +243,8 @@ void print_counts(std::ostream& out, const ReportOf& of) {
   if (of.checker.config().decode_gbk && result.gbk_rows > 0)
     out << rows_of(result.gbk_rows) << " in GBK read, and written in UTF-8\n";
   if (result.leaked_rows > 0)
-    out << with_commas(result.leaked_rows) << " of " << rows_of(result.heldout_rows)
-        << " held out are known from rows that train\n";
+    out << with_commas(result.leaked_rows) << " of " << with_commas(result.heldout_rows)
+        << " held-out rows are known from rows that train\n";
   if (result.cut_searches > 0)
     out << rows_of(result.cut_searches) << " had more candidates for near duplicates than were compared\n";
 }
@@ -374,8 +374,8 @@ std::vector<std::string> finding_lines(const ReportOf& of) {
                          describe.line(*first)));
   }
   if (of.result.leaked_rows > 0)
-    lines.push_back(join("leakage: ", with_commas(of.result.leaked_rows), " of ", rows_of(of.result.heldout_rows),
-                         " held out are known from rows that train"));
+    lines.push_back(join("leakage: ", with_commas(of.result.leaked_rows), " of ", with_commas(of.result.heldout_rows),
+                         " held-out rows are known from rows that train"));
   if (lines.empty()) lines.push_back(join("nothing found in ", rows_of(of.result.rows)));
   return lines;
 }
