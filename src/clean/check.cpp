@@ -113,8 +113,6 @@ Checker::Facts Checker::facts_of(uint32_t row, bool wants_text) const {
   }
   for (const PersonalHit& hit : read.masked) ++facts.masked[static_cast<size_t>(hit.kind)];
   for (const PersonalHit& hit : read.personal) ++facts.personal[static_cast<size_t>(hit.kind)];
-  if (!read.masked.empty()) facts.found.add(RowFinding::kMasked);
-  if (!read.personal.empty()) facts.found.add(RowFinding::kPersonal);
 
   const NormalRow normal = normal_of(read.said);
   facts.question_length = length_of(normal.question);
@@ -168,10 +166,6 @@ void Checker::judge(uint32_t row, Facts& facts, const KeepRow& keep) {
   const size_t first_note = result_.list.size();
   ++result_.rows;
   result_.gbk_rows += facts.encoding == Encoding::kGbk;
-  for (size_t kind = 0; kind < kPersonalKinds; ++kind) {
-    result_.masked[kind] += facts.masked[kind];
-    result_.personal[kind] += facts.personal[kind];
-  }
   RowFindings found = facts.found;
   for (const FindingWord& word : kFindingWords)
     if (found.has(word.finding)) note(row, word.finding);
@@ -192,10 +186,21 @@ void Checker::judge(uint32_t row, Facts& facts, const KeepRow& keep) {
       result_.list[i].is_removed = result_.list[i].finding == reason;
     return;
   }
+  note_personal(row, facts);
   if (facts.is_comparable) remember(row, facts, found);
   if (!keep) return;
   const auto [file, index] = rows_.at(row);
   keep(*file, index, facts.text.empty() ? file->text(index) : std::string_view(facts.text));
+}
+
+// Only of rows that stay: the others are nowhere afterwards.
+void Checker::note_personal(uint32_t row, const Facts& facts) {
+  const auto count = [](const auto& places, auto& of) {
+    for (size_t kind = 0; kind < kPersonalKinds; ++kind) of[kind] += places[kind];
+    return std::accumulate(places.begin(), places.end(), int64_t{0}) > 0;
+  };
+  if (count(facts.personal, result_.personal)) note(row, RowFinding::kPersonal);
+  if (count(facts.masked, result_.masked)) note(row, RowFinding::kMasked);
 }
 
 void Checker::compare_with_earlier(uint32_t row, Facts& facts, RowFindings& found) {
