@@ -87,8 +87,4 @@ BaseParts parts_of(const MergeBase& base);
 // The linear layers of a folder's model but the head: "model.layers.0.self_attn.q_proj".
 std::vector<LinearModule> inner_layers(const ModelFolder& folder);
 
-// A matrix [N, K] of floating point in fewer bits. UserError names `file` and `tensor` where a value is not finite.
-PackedWeight quantized(const at::Tensor& weight, const BaseStorage& storage, const std::filesystem::path& file,
-                       const std::string& tensor);
-
 }  // namespace rankfold

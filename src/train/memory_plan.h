@@ -36,8 +36,6 @@ struct MemoryPlan {
   std::string table() const;  // for people
 };
 
-std::string bytes_text(int64_t bytes);  // "1.25 GiB", "12 MiB"
-
 // The plan at config.gradient_checkpointing; for auto, at the least recomputation that fits. To be asked when model, adapter
 // and optimizer are there. Throws UserError with the numbers where nothing that was asked for fits.
 MemoryPlan plan_memory(Model& model, const Adapter& adapter, const TrainConfig& config, const BatchSize& batch);
