@@ -12,9 +12,10 @@
 
 namespace rankfold {
 
-// On the CPU a mapped weight stays where it is if it is stored in `dtype`, or in 16 bits where that is float32. Others are
-// copied. Linear layers stay as a quantised folder has them; those of another folder are quantised as `storage` says, but
-// for the head. UserError names a tensor that is missing, misshaped, or has no place in the model.
+// On the CPU a weight stays in the mapped file if it is stored in `dtype`, or in 16 bits where `dtype` is float32.
+// Other weights are copied. Linear layers of a quantised folder keep its codes. Those of other folders, but for the
+// head, are quantised as `storage` says. UserError names a tensor that is missing, misshaped, or has no place in the
+// model.
 Network load_network(const ModelFolder& folder, const ModelConfig& config, at::ScalarType dtype, at::Device device,
                      const std::optional<QuantizedFolder>& quantized, const std::optional<BaseStorage>& storage);
 

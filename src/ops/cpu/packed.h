@@ -162,7 +162,7 @@ void decode_fp8(const kernels::Packed& w, int64_t row, int64_t first, int64_t la
   const uint8_t* codes = static_cast<const uint8_t*>(w.codes) + row * w.k;
   decode_runs(w, first, last, w.scale_columns, to, [&](int64_t begin, int64_t count, float* y) {
     const float scale = scales_of(w, row)[group_at(w, begin)];
-    // Widens first, because compilers otherwise compute on bytes as long as they can, and widen each part of the result.
+    // Widens first: compilers otherwise compute on bytes as long as they can, and widen each part of the result.
     alignas(64) uint32_t wide[kDecodeRun];
 #pragma omp simd
     for (int64_t j = 0; j < count; ++j) wide[j] = codes[begin + j];
