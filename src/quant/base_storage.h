@@ -21,9 +21,8 @@ struct BaseStorage {
 
 // The format that the settings request; nullopt: as stored. Throws UserError where they contradict each other.
 std::optional<BaseStorage> storage_of(const LoadConfig& config);
-std::string text_of(const BaseStorage& storage);  // "nf4, nested scales"
-std::string flags_of(
-    const BaseStorage& storage);  // as command-line flags: "--quantization_type nf4 --double_quantization"
+std::string text_of(const BaseStorage& storage);   // "nf4, nested scales"
+std::string flags_of(const BaseStorage& storage);  // "--quantization_type nf4 --double_quantization"
 
 // Quantises a floating-point matrix [N, K]. Throws UserError that names `file` and `tensor` where a value is not
 // finite.
