@@ -3,7 +3,7 @@
 # counts as a file of one folder; no torch header in kernels/, torch/torch.h nowhere; one launch, one header with PTX; only src/core/write.cpp opens files for writing.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-declare -A level=([core]=0 [report]=1 [io]=1 [kernels]=1 [ops]=2 [text]=1 [data]=2 [quant]=3 [model]=4 [cuda]=4 [adapter]=5 [eval]=6 [checkpoint]=6 [train]=7 [cli]=8)
+declare -A level=([core]=0 [report]=1 [io]=1 [kernels]=1 [ops]=2 [text]=1 [data]=2 [clean]=3 [quant]=3 [model]=4 [cuda]=4 [adapter]=5 [eval]=6 [checkpoint]=6 [train]=7 [cli]=8)
 bad=0
 complain() {
   echo "$*"

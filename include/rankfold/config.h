@@ -428,6 +428,7 @@ struct RunConfig {
   DataFiles eval_dataset;
   double val_size = 0;  // below 1: a share of the rows
   std::string dump_rows;
+  bool dataset_checks = false;
   bool dry_run = false;
   bool plan = false;
   std::string plan_output;
@@ -454,6 +455,9 @@ struct RunConfig {
       allow::count_or_share, "an integer, or a share in [0, 1)", {"val_set_size"});
     v("dump_rows", dump_rows, on_resume::free("JSON Lines file for the input_ids and labels of every row"), allow::any,
       "a path", {});
+    v("dataset_checks", dataset_checks,
+      on_resume::free("look through the rows as lora-data check does, and say what is found; no row is changed"),
+      allow::any, "true or false", {});
     section(v, "training");
     v("finetuning_type", finetuning_type, on_resume::same("what trains: an adapter, or every parameter"),
       allow::word_of<kFinetunings>, words_of<kFinetunings>(), {});

@@ -6,6 +6,7 @@
 #include "core/guard.h"
 #include "core/json.h"
 #include "core/process.h"
+#include "core/utf8.h"
 
 #include <poll.h>
 #include <unistd.h>
@@ -54,9 +55,10 @@ std::string list_argument(const std::vector<std::string>& arguments, size_t& i) 
 
 // The command line as pairs (canonical flag, value) and a positional, which leaves CLI11 nothing to guess: 2.1 takes the
 // argument after an empty "--key=" for its value.
-std::vector<std::string> plain_arguments(const Fields& fields, bool takes_config, int argc, char** argv) {
+std::vector<std::string> plain_arguments(const Fields& fields, const AppSpec& spec, int argc, char** argv) {
+  const bool takes_config = spec.takes_config;
   std::vector<std::string> plain, positional;
-  const std::vector<std::string> arguments(argv + 1, argv + argc);
+  const std::vector<std::string> arguments(argv + (spec.command.empty() ? 1 : 2), argv + argc);
   for (size_t i = 0; i < arguments.size(); ++i) {
     const std::string& argument = arguments[i];
     if (!argument.starts_with('-') || argument == "-") {
@@ -80,10 +82,24 @@ std::vector<std::string> plain_arguments(const Fields& fields, bool takes_config
       plain.push_back(!last && is_meant_for_bool(arguments[i + 1], takes_config) ? arguments[++i] : "true");
     else if (last || arguments[i + 1].starts_with("--"))
       fail(flag, ": expected ", field->expected, ", got ", last ? "nothing" : "the flag " + arguments[i + 1]);
-    else if (is_list(*field) && !takes_config)  // where no configuration file may follow
+    else if (is_list(*field) && !takes_config && (spec.files.empty() || field->is_files))  // where no file may follow
       plain.push_back(list_argument(arguments, ++i));
     else
       plain.push_back(arguments[++i]);
+  }
+  if (!spec.files.empty() && !positional.empty()) {
+    if (std::find(plain.begin(), plain.end(), "--" + spec.files) != plain.end())
+      fail("--", spec.files, ": expected this or ", spec.usage, ", got both");
+    for (const std::string& file : positional)
+      if (!is_utf8(file)) fail(spec.usage, ": expected UTF-8, got bytes that are none");
+    plain.push_back("--" + spec.files);
+    plain.push_back(nlohmann::json(positional).dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
+    return plain;
+  }
+  if (!spec.commands.empty()) {
+    std::string words;
+    for (const auto& [name, what] : spec.commands) words += (words.empty() ? "" : " or ") + name;
+    fail("expected a command, ", words, ", got ", positional.empty() ? "none" : "\"" + positional.front() + "\"");
   }
   if (positional.size() > (takes_config ? 1 : 0))
     fail("unexpected argument \"", positional.back(), "\"", takes_config ? ": one configuration file at most" : "");
@@ -121,14 +137,15 @@ Given parse(CLI::App& app, const AppSpec& spec, int argc, char** argv, const Fie
                                            given[field.name] = "--" + field.name;
                                          })
         ->multi_option_policy(CLI::MultiOptionPolicy::TakeLast);
-  std::vector<std::string> arguments = plain_arguments(fields, spec.takes_config, argc, argv);
+  std::vector<std::string> arguments = plain_arguments(fields, spec, argc, argv);
   std::reverse(arguments.begin(), arguments.end());  // as CLI11 wants them
   app.parse(std::move(arguments));
   std::set<std::string> spared;
   for (const auto& [key, others] : spec.spares)
     if (given.contains(key)) spared.insert(others.begin(), others.end());
   for (const auto& key : spec.required)
-    if (!given.contains(key) && !spared.contains(key)) fail("--", key, " is missing: ", find_field(fields, key)->help);
+    if (!given.contains(key) && !spared.contains(key))
+      fail(key == spec.files ? spec.usage : "--" + key, " is missing: ", find_field(fields, key)->help);
   return given;
 }
 

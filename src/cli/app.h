@@ -1,4 +1,4 @@
-// Code that the four programs share: flags and configuration file, errors as one line, exit codes.
+// What the programs share: flags and configuration file, errors as one line, exit codes.
 #pragma once
 
 #include "core/config.h"
@@ -6,6 +6,7 @@
 #include <functional>
 #include <map>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace rankfold {
@@ -17,10 +18,14 @@ struct AppSpec {
   std::map<std::string, std::vector<std::string>> spares =
       {};                              // a key -> the keys of `required` that may be empty if it is given
   std::string needs_less_memory = {};  // for the error line: what the user can reduce
-  bool takes_config = false;           // a CONFIG.json may stand anywhere among the flags, which win over it
-  bool keeps_pages = true;             // see core/process.h
-  bool stops_in_order = false;         // the job handles SIGINT and SIGTERM: cli/signals.h
-  bool prints_result = true;           // standard output is the result; false: the result is in files
+  std::string command = {};            // that follows the program's name: lora-data check
+  std::string files = {};              // the key of files that are given without it, before or after the flags
+  std::string usage = {};              // how these are written: FILE...
+  std::vector<std::pair<std::string, std::string>> commands = {};  // with what they do, if the program has commands
+  bool takes_config = false;    // a CONFIG.json may stand anywhere among the flags, which win over it
+  bool keeps_pages = true;      // see core/process.h
+  bool stops_in_order = false;  // the job handles SIGINT and SIGTERM: cli/signals.h
+  bool prints_result = true;    // standard output is the result; false: the result is in files
 };
 
 // The keys that were set: canonical name -> as the user wrote it ("run.json: lora_rank", "--r").

@@ -60,8 +60,16 @@ std::string exit_codes() {
 }  // namespace
 
 std::string help_text(const AppSpec& spec, const Fields& fields) {
-  std::string text = paragraph("", spec.name + ": " + spec.description, 0);
-  text += "\nusage: " + spec.name + (spec.takes_config ? " [CONFIG.json]" : "") + " [--KEY VALUE ...]\n";
+  const std::string name = spec.name + (spec.command.empty() ? "" : " " + spec.command);
+  std::string text = paragraph("", name + ": " + spec.description, 0);
+  if (!spec.commands.empty()) {
+    text += "\nusage: " + name + " COMMAND ...\n";
+    for (const auto& [command, what] : spec.commands) text += paragraph("  " + command, what, kNames);
+    return text + "\n" + paragraph("", name + " COMMAND --help tells more.", 0) + paragraph("", exit_codes(), 0);
+  }
+  text += "\nusage: " + name + (spec.takes_config ? " [CONFIG.json]" : "") +
+          (spec.files.empty() ? "" : " " + spec.usage) + " [--KEY VALUE ...]\n";
+  if (!spec.files.empty()) text += paragraph("  " + spec.usage, "the same as --" + spec.files, kNames);
   if (spec.takes_config) text += paragraph("  CONFIG.json", "keys as below, without dashes; flags win", kNames);
   std::vector<std::string> sections;
   for (const Field& field : fields)
@@ -76,7 +84,8 @@ std::string help_text(const AppSpec& spec, const Fields& fields) {
                        "[ ] holds the default. --key value and --key=value are the same; a value that starts with -- "
                        "needs the second. Underscores and hyphens are the same. If a flag is given twice, the "
                        "last counts. Write a list as a,b or [\"a\", \"b\"]" +
-                           std::string(spec.takes_config ? "" : " or a b") + ", an object as k=v,k=v or {\"k\": v}.",
+                           std::string(spec.takes_config || !spec.files.empty() ? "" : " or a b") +
+                           ", an object as k=v,k=v or {\"k\": v}.",
                        0);
   return text + paragraph("", exit_codes(), 0);
 }

@@ -2,6 +2,7 @@
 #include "adapter/match.h"
 #include "adapter/peft_format.h"
 #include "checkpoint/checkpoint.h"
+#include "clean/report.h"
 #include "cli/app.h"
 #include "cli/console.h"
 #include "cli/inference.h"
@@ -28,7 +29,9 @@
 #include <chrono>
 #include <cstring>
 #include <filesystem>
+#include <functional>
 #include <iostream>
+#include <map>
 #include <optional>
 #include <set>
 #include <span>
@@ -240,6 +243,26 @@ std::pair<Dataset, std::optional<Dataset>> open_rows(const RunConfig& config, co
   return {rows, open(config.eval_dataset, nullptr)};
 }
 
+// What lora-data check finds in the rows that train, and of the rows held out among them: a line for each kind.
+void print_checks(const RunConfig& config, const std::optional<Dataset>& held_out, ProgressDisplay& display) {
+  RowSet rows(config.dataset);
+  const uint32_t training = rows.size();
+  rows.add(config.eval_dataset);
+  std::vector<bool> chosen;  // by val_size, of the same files
+  if (config.val_size > 0 && held_out) {
+    chosen.resize(training);
+    std::map<std::string, uint32_t> begins = {{"", 0}};
+    for (size_t i = rows.files().size(); i-- > 0;) begins[rows.files()[i].name()] = rows.begin(i);
+    for (int64_t i = 0; i < held_out->size(); ++i)
+      chosen.at(begins.at(held_out->file(i)) + static_cast<size_t>(held_out->row_number(i)) - 1) = true;
+  }
+  std::function<bool(uint32_t)> is_chosen;
+  if (!chosen.empty()) is_chosen = [&chosen](uint32_t row) { return row < chosen.size() && chosen[row]; };
+  Checker checker({.columns = config.data.columns}, rows, training, is_chosen);
+  const CheckResult result = checker.run(stop_requested);
+  for (const std::string& line : finding_lines({checker, result, training})) display.message("dataset_checks: " + line);
+}
+
 void dump_rows(const Dataset& dataset, const fs::path& path) {
   AtomicFile file(path);
   std::string lines;
@@ -309,6 +332,7 @@ void run(RunConfig& config, const Given& given) {
   };
   if (adapter) say_modules(model, *adapter);
   display.message(rows_text.str());
+  if (config.dataset_checks) print_checks(config, held_out, display);
   if (config.plan) {
     RunConfig planned = config;
     planned.load = load;

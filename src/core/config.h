@@ -33,7 +33,8 @@ struct Field {
   std::string help;
   std::string expected;
   bool is_bool = false;
-  bool is_word = false;  // `expected` lists the allowed words
+  bool is_word = false;   // `expected` lists the allowed words
+  bool is_files = false;  // paths, which may be given without the key
   void (*from_text)(const std::string&, nlohmann::ordered_json&) = nullptr;
   // Returns false and leaves the member unchanged for a wrong type or a value out of range.
   std::function<bool(const nlohmann::ordered_json&)> set = {};
@@ -63,6 +64,7 @@ struct FieldList {
                 .expected = expected,
                 .is_bool = std::is_same_v<T, bool>,
                 .is_word = ListsWords<Check>,
+                .is_files = std::is_same_v<T, DataFiles>,
                 .from_text = from_text<T>};
     field.set = [&member, check](const nlohmann::ordered_json& value) {
       T wanted{};

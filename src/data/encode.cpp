@@ -1,6 +1,7 @@
 #include "data/encode.h"
 
 #include "core/check.h"
+#include "data/row_blocks.h"
 #include "data/template.h"
 #include "rankfold/batch.h"
 #include "rankfold/tokenizer.h"
@@ -8,11 +9,8 @@
 #include <nlohmann/json.hpp>
 
 #include <algorithm>
-#include <atomic>
 #include <mutex>
 #include <optional>
-#include <system_error>
-#include <thread>
 
 namespace rankfold {
 
@@ -137,54 +135,9 @@ Block::Row RowEncoder::cut(Example& example, const std::string& place) const {
 }
 
 void encode_rows(const RowFile& file, const RowEncoder& encode, const std::function<void(const Block&)>& take) {
-  constexpr int64_t kRows = 64;
-  const int64_t count = file.size(), block_count = (count + kRows - 1) / kRows;
-  const int64_t cores = std::max<int64_t>(2, std::thread::hardware_concurrency()), under_way = 4 * cores;
-  std::atomic<int64_t> next = 0, taken = 0;  // blocks
-  std::vector<std::optional<Block>> waiting(static_cast<size_t>(under_way));
-  const auto place_of = [&](int64_t block) -> auto& { return waiting[static_cast<size_t>(block % under_way)]; };
-  std::exception_ptr failure;
-  std::mutex mutex;
-  FilePass pass = file.pass();
-
-  // Whoever brings the block that is next in the file hands over all that now follow one another.
-  const auto deliver = [&](int64_t number, Block block) {
-    const std::lock_guard lock(mutex);
-    place_of(number) = std::move(block);
-    for (int64_t first = taken; !failure && place_of(first); taken = ++first) {
-      try {
-        const Block ready = std::move(*std::exchange(place_of(first), std::nullopt));
-        take(ready);
-        if (ready.failure) std::rethrow_exception(ready.failure);
-        pass.reached(file.end(std::min((first + 1) * kRows, count) - 1));
-      } catch (...) {
-        failure = std::current_exception();
-        next = first = block_count;  // no more are begun, and nobody waits
-      }
-    }
-    taken.notify_all();
-  };
-  const auto work = [&] {
-    for (int64_t number; (number = next++) < block_count;) {
-      for (int64_t now; (now = taken) + under_way <= number;) taken.wait(now);
-      Block block;
-      try {
-        for (int64_t i = number * kRows; i < std::min((number + 1) * kRows, count); ++i) encode(i, block);
-      } catch (...) {
-        block.failure = std::current_exception();
-      }
-      deliver(number, std::move(block));
-    }
-  };
-  {
-    std::vector<std::jthread> helpers;
-    try {
-      for (int64_t i = 1; i < std::min(cores, block_count); ++i) helpers.emplace_back(work);
-    } catch (const std::system_error&) {  // a limit on threads: those that are there do it
-    }
-    work();
-  }
-  if (failure) std::rethrow_exception(failure);
+  for_row_blocks<Block>(
+      file, [&](int64_t index, Block& block) { encode(index, block); },
+      [&](const Block& block, int64_t) { take(block); });
 }
 
 }  // namespace rankfold

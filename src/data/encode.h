@@ -8,7 +8,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <exception>
 #include <functional>
 #include <mutex>
 #include <optional>
@@ -34,7 +33,6 @@ struct Block {
   std::vector<std::string> complaints;   // errors of the bad rows, in order
   NameCounts unused, spelled, left_out;  // as in DatasetReport
   int64_t questions = 0, conversations = 0, without_end = 0;
-  std::exception_ptr failure;  // exception of the row after the last one in `rows`
 };
 
 // Thread safe. Keeps references to its arguments.
@@ -65,9 +63,8 @@ class RowEncoder {
   mutable std::optional<ChatTemplate> chat_template_;
 };
 
-// Calls `take` with the blocks of the file in order, one at a time, from any thread. Only a few blocks exist at once,
-// so memory does not grow with the file. Rethrows the exception of the first broken row or of `take`; `take` gets no
-// later blocks.
+// Calls `take` with the blocks of the file in order, one at a time, from any thread (data/row_blocks.h). Rethrows the
+// exception of the first broken row or of `take`; `take` gets no later blocks.
 void encode_rows(const RowFile& file, const RowEncoder& encode, const std::function<void(const Block&)>& take);
 
 }  // namespace rankfold

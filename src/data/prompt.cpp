@@ -348,17 +348,24 @@ RowReader::RowReader(const Columns& columns, int64_t vocab_size, bool questions_
   expected_ = listed(expected, ", ", " or ") + (columns.empty() ? "" : join(" (columns: ", keys_of(columns), ")"));
 }
 
+const RowReader::Keys* RowReader::layout_of(const nlohmann::json& row) const {
+  for (const auto& [ours, theirs] : columns_)
+    if (!row.contains(theirs)) return nullptr;
+  const auto has = [&row](const std::string& key) { return !key.empty() && row.contains(key); };
+  const auto layout = std::find_if(layouts_.begin(), layouts_.end(), [&has](const Keys& keys) {
+    return has(keys.answer) && (keys.question.empty() || has(keys.question));
+  });
+  return layout == layouts_.end() ? nullptr : &*layout;
+}
+
 std::variant<Prompted, Example, Conversation> RowReader::read(const nlohmann::json& json, std::string_view text,
                                                               const std::string& place, NameCounts* unused) const {
   const JsonRow row(json, place);
   for (const auto& [ours, theirs] : columns_)
     if (!json.contains(theirs)) row.refuse("no '", theirs, "' (columns: ", ours, "), got keys [", row.keys(), "]");
 
-  const auto is_whole = [&row](const Keys& keys) {
-    return row.has(keys.answer) && (keys.question.empty() || row.has(keys.question));
-  };
-  const auto layout = std::find_if(layouts_.begin(), layouts_.end(), is_whole);
-  if (layout == layouts_.end()) row.refuse("expected ", expected_, ", got keys [", row.keys(), "]");
+  const Keys* layout = layout_of(json);
+  if (!layout) row.refuse("expected ", expected_, ", got keys [", row.keys(), "]");
   const Keys& k = *layout;
   std::variant<Prompted, Example, Conversation> content;
   if (k.is_ready)

@@ -58,6 +58,8 @@ class RowReader {
     std::string system, history, tools, documents;
     bool is_ready = false, is_chat = false;
   };
+  // The one that read() takes; null where the row has none.
+  const Keys* layout_of(const nlohmann::json& row) const;
 
  private:
   Columns columns_;

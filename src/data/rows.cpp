@@ -273,7 +273,15 @@ nlohmann::json RowFile::parse(std::string_view text, const Span& row, const std:
 }
 
 nlohmann::json RowFile::operator[](int64_t index) const {
-  nlohmann::json row = parse(text_of(*file_), rows_.at(static_cast<size_t>(index)), name_);
+  return as_row(parse(text_of(*file_), rows_.at(static_cast<size_t>(index)), name_), index);
+}
+
+nlohmann::json RowFile::read_as(int64_t index, std::string_view text) const {
+  const Span& row = rows_.at(static_cast<size_t>(index));
+  return as_row(parse_json(text, name_, row.line, kDeepestJson, row.column()), index);
+}
+
+nlohmann::json RowFile::as_row(nlohmann::json row, int64_t index) const {
   if (!row.is_object()) fail(place(index), ": expected an object, got ", brief(row));
   drop_byte_order_marks(row.get_ref<nlohmann::json::object_t&>(), place(index));
   return row;
@@ -284,11 +292,21 @@ std::string_view RowFile::text(int64_t index) const {
   return text_of(*file_).substr(row.begin, row.size);
 }
 
-std::string RowFile::place(int64_t index) const { return join(name_, ":", rows_.at(static_cast<size_t>(index)).line); }
+std::string RowFile::place(int64_t index) const { return join(name_, ":", line(index)); }
 
 uint64_t RowFile::end(int64_t index) const {
   const Span& row = rows_.at(static_cast<size_t>(index));
   return row.begin + row.size;
 }
+
+std::string_view RowFile::before(int64_t index) const {
+  const uint64_t begin = index == 0 ? 0 : end(index - 1);
+  const uint64_t next = index == size() ? file_->size() : rows_.at(static_cast<size_t>(index)).begin;
+  return text_of(*file_).substr(begin, next - begin);
+}
+
+uint64_t RowFile::line(int64_t index) const { return rows_.at(static_cast<size_t>(index)).line; }
+
+bool RowFile::is_array() const { return before(0).find('[') != std::string_view::npos; }
 
 }  // namespace rankfold

@@ -27,10 +27,17 @@ class RowFile {
   // Parses a row, an object; removes a byte order mark at the beginning of keys. Throws UserError with the row's
   // position. Thread safe.
   nlohmann::json operator[](int64_t index) const;
+  // Parses `text`, UTF-8 that stands for the row's own text.
+  nlohmann::json read_as(int64_t index, std::string_view text) const;
   std::string_view text(int64_t index) const;         // source text of the row; UTF-8 if [] has parsed it
   std::string place(int64_t index) const;             // "file:line" of the row's first line
   FilePass pass() const { return FilePass(*file_); }  // for reading all rows in order
   uint64_t end(int64_t index) const;                  // offset of the row's end in the file, for FilePass::reached()
+  // The text between the row and the one before it. Before the first row and, at size(), behind the last: what is there.
+  std::string_view before(int64_t index) const;
+  uint64_t line(int64_t index) const;  // of the row's first character, from 1
+  const std::string& name() const { return name_; }
+  bool is_array() const;  // an array of rows, perhaps with an object around it; else JSON Lines
 
  private:
   struct Span {
@@ -40,6 +47,7 @@ class RowFile {
   };
   friend class RowScanner;
   static nlohmann::json parse(std::string_view text, const Span& row, const std::string& name);
+  nlohmann::json as_row(nlohmann::json row, int64_t index) const;
 
   std::string name_;
   std::shared_ptr<const Mapping> file_;

@@ -1,0 +1,90 @@
+#include "clean/row_source.h"
+
+#include "core/check.h"
+#include "core/utf8.h"
+#include "text/gbk.h"
+
+#include <nlohmann/json.hpp>
+
+#include <cstdint>
+#include <optional>
+
+namespace rankfold {
+namespace {
+
+constexpr int64_t kAnyId = INT32_MAX;  // of rows of ids: there is no model to ask
+
+std::string without_line_ends(std::string_view text) {
+  while (!text.empty() && (text.back() == '\r' || text.back() == ' ')) text.remove_suffix(1);
+  return std::string(text);
+}
+
+}  // namespace
+
+RowSource::RowSource(const std::map<std::string, std::string>& columns, PersonalKinds mask, bool decode_gbk)
+    : reader_(columns, kAnyId), mask_(mask), decode_gbk_(decode_gbk) {
+  for (const PersonalWord& word : kPersonalWords)
+    if (!mask.has(word.kind)) others_.add(word.kind);
+}
+
+ReadRow RowSource::read(const RowFile& file, int64_t index) const {
+  ReadRow row;
+  std::string_view text = file.text(index);
+  try {
+    if (!is_utf8(text)) {
+      row.encoding = gbk::is_likely(text) ? Encoding::kGbk : Encoding::kUnknown;
+      constexpr size_t kLongest = 16 << 20;  // as of other rows
+      if (row.encoding == Encoding::kUnknown || !decode_gbk_ || text.size() > kLongest) {
+        static_cast<void>(file[index]);  // says what is wrong, and where
+        RANKFOLD_ASSERT(false);
+      }
+      text = row.text = *gbk::decode(text);
+    }
+    nlohmann::json json = row.text.empty() ? file[index] : file.read_as(index, text);
+    MaskedJson masked = mask_json(text, mask_);
+    for (PersonalHit& hit : masked.hits) (hit.is_key ? row.personal : row.masked).push_back(std::move(hit));
+    if (!masked.text.empty()) {
+      text = row.text = std::move(masked.text);
+      json = file.read_as(index, text);
+    }
+    for (PersonalHit& hit : mask_json(text, others_).hits) row.personal.push_back(std::move(hit));
+
+    if (const RowReader::Keys* keys = reader_.layout_of(json)) row.said = text_of(json, *keys);
+    reader_.read(json, text, file.place(index));
+  } catch (const UserError& error) {
+    const std::string line = error.what();  // may quote the row
+    row.complaint = masked(line, find_personal_data(line, PersonalKinds::all()));
+  }
+  return row;
+}
+
+std::string RowSource::excerpt(const RowFile& file, int64_t index) const {
+  constexpr size_t kLongest = 96;  // bytes of each of question and answer
+  const auto cut = [](const std::string& text) {
+    const size_t end = utf8_floor(text, kLongest);
+    return one_line(text.substr(0, end)) + (end < text.size() ? "..." : "");
+  };
+  const auto plain = [&cut](const std::string& text) {
+    // Masked before it is cut, of a beginning that is longer: a number must not lose its end first.
+    const std::string begin = text.substr(0, utf8_floor(text, 16 * kLongest));
+    return cut(masked(begin, find_personal_data(begin, PersonalKinds::all())));
+  };
+  const ReadRow row = read(file, index);
+  if (row.is_usable() && !row.said.parts.empty()) {
+    const std::string question = row.said.question(), answer = row.said.answer();
+    return question.empty() ? plain(answer.empty() ? row.said.parts[0].text : answer)
+                            : plain(question) + " => " + plain(answer);
+  }
+  const std::string_view whole = file.text(index);
+  const bool is_sound = row.encoding == Encoding::kUtf8;
+  std::string bytes = without_line_ends(whole.substr(0, is_sound ? utf8_floor(whole, 16 * kLongest) : 16 * kLongest));
+  if (row.encoding == Encoding::kGbk)
+    for (size_t size = bytes.size(); size + 1 >= bytes.size() && size > 0; --size)  // the last character may be half
+      if (const std::optional<std::string> text = gbk::decode(std::string_view(bytes).substr(0, size)))
+        return plain(*text);
+  if (!is_sound)
+    for (char& byte : bytes) byte = static_cast<unsigned char>(byte) < 0x80 ? byte : '?';
+  return plain(bytes);
+}
+
+}  // namespace rankfold
