@@ -4,6 +4,7 @@
 #include "core/check.h"
 #include "core/config.h"
 #include "core/number_text.h"
+#include "io/dtype.h"
 #include "model/model.h"
 
 #include <torch/headeronly/version.h>
@@ -113,7 +114,7 @@ class Card {
     out_ << "## Model Details\n\n- **Model type:** " << model_.config.architecture << ", causal language model\n"
          << "- **Finetuned from model:** " << code(base_) << ", whose weights have the checksum "
          << code(fact("base_model")) << "\n- **Trained parameters:** " << adapter_.parameter_count() << "\n"
-         << "- **Computed in:** " << fact("dtype") << "\n";
+         << "- **Computed in:** " << model_dtype_name(model_.dtype) << "\n";
     if (model_.storage) out_ << "- **Base quantised to:** " << text_of(*model_.storage) << "\n";
     if (const auto& base = facts_.lineage.base) out_ << "- **Base made by:** " << run_of(*base) << "\n";
     if (facts_.lineage.parents.empty()) {
