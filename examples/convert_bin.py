@@ -3,8 +3,8 @@
 
     python3 examples/convert_bin.py baichuan-7b baichuan-7b-safetensors
 
-Needs torch, safetensors and numpy. Pickles are opened with weights_only=True, so they cannot run code. Dtypes and shards
-are kept, every other file of the folder is copied.
+Needs torch, safetensors and numpy. Pickles are opened with weights_only=True, so they cannot run code. Dtypes and
+shards are kept, every other file of the folder is copied.
 """
 
 import argparse
