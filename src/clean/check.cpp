@@ -132,10 +132,10 @@ Checker::Facts Checker::facts_of(uint32_t row, bool wants_text) const {
     if (count_columns(answer) >= kLeastColumns && question.find(answer) != std::string::npos)
       facts.found.add(RowFinding::kAnswerInQuestion);
     facts.is_comparable = true;
-    facts.identity = hash_of(read.said.identity());
+    facts.identity = text_hash(read.said.identity());
     if (const std::string asked = read.said.asked(); !asked.empty()) {
       facts.asks = true;
-      facts.asked = hash_of(asked);
+      facts.asked = text_hash(asked);
     }
     if (config_.near_duplicates) {
       facts.shingles = shingles(read.said.compared());

@@ -80,7 +80,7 @@ std::string normal_text(std::string_view text) {
   return normal;
 }
 
-TextHash hash_of(std::string_view text) {
+TextHash text_hash(std::string_view text) {
   TextHash hash{0x9E3779B97F4A7C15u ^ text.size(), 0xC2B2AE3D27D4EB4Fu + text.size()};
   for (size_t at = 0; at < text.size(); at += sizeof(uint64_t)) {
     uint64_t word = 0;

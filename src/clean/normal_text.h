@@ -20,7 +20,7 @@ struct TextHash {
   uint64_t high = 0, low = 0;
   bool operator==(const TextHash&) const = default;
 };
-TextHash hash_of(std::string_view text);
+TextHash text_hash(std::string_view text);
 
 // The pieces of which near duplicates have most in common. A piece is a window of neighbouring characters that are at
 // least kShingleColumns wide together: three Chinese characters, six letters, or a mixture; one window for each character
