@@ -25,15 +25,15 @@ TEST(NormalText, FoldsWidthAndWhiteSpaceAndNothingElse) {
   EXPECT_EQ(normal_text("高血压怎么治？"), "高血压怎么治?");
   EXPECT_EQ(normal_text("a。B"), "a。B");
   EXPECT_EQ(normal_text("\u00A0\u3000\n"), "");
-  EXPECT_EQ(hash_of("a"), hash_of("a"));
-  EXPECT_NE(hash_of("a"), hash_of("b"));
-  EXPECT_NE(hash_of(std::string("a\0", 2)), hash_of("a"));
+  EXPECT_EQ(text_hash("a"), text_hash("a"));
+  EXPECT_NE(text_hash("a"), text_hash("b"));
+  EXPECT_NE(text_hash(std::string("a\0", 2)), text_hash("a"));
 }
 
 TEST(NormalText, HashesOfManyTextsDiffer) {
   std::set<std::pair<uint64_t, uint64_t>> seen;
   for (int i = 0; i < 100000; ++i) {
-    const TextHash hash = hash_of("row " + std::to_string(i));
+    const TextHash hash = text_hash("row " + std::to_string(i));
     seen.emplace(hash.high, hash.low);
   }
   EXPECT_EQ(seen.size(), 100000u);
@@ -176,13 +176,13 @@ TEST(NearIndex, EqualTextsAreAlwaysFoundAndTheTimeIsBounded) {
 
 TEST(TextMap, KeepsTheFirstRowOfEachText) {
   TextMap map;
-  EXPECT_EQ(map.find(hash_of("0")), TextMap::kNone);
-  for (uint32_t i = 0; i < 10000; ++i) EXPECT_EQ(map.add(hash_of(std::to_string(i)), i), TextMap::kNone);
+  EXPECT_EQ(map.find(text_hash("0")), TextMap::kNone);
+  for (uint32_t i = 0; i < 10000; ++i) EXPECT_EQ(map.add(text_hash(std::to_string(i)), i), TextMap::kNone);
   for (uint32_t i = 0; i < 10000; ++i) {
-    EXPECT_EQ(map.add(hash_of(std::to_string(i)), 20000), i);
-    EXPECT_EQ(map.find(hash_of(std::to_string(i))), i);
+    EXPECT_EQ(map.add(text_hash(std::to_string(i)), 20000), i);
+    EXPECT_EQ(map.find(text_hash(std::to_string(i))), i);
   }
-  EXPECT_EQ(map.find(hash_of("x")), TextMap::kNone);
+  EXPECT_EQ(map.find(text_hash("x")), TextMap::kNone);
 }
 
 }  // namespace
