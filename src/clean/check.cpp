@@ -17,7 +17,8 @@ namespace {
 
 constexpr size_t kKeptShingles = 4096;  // of a row while it waits, and of a row in the cache; others are made again
 constexpr size_t kCachedRows = 1024;
-constexpr size_t kLeastColumns = 8;  // of an answer that a question may hold by chance: 4 Chinese characters
+constexpr uint64_t kForgetAfter = 512;  // rows that are read again
+constexpr size_t kLeastColumns = 8;     // of an answer that a question may hold by chance: 4 Chinese characters
 
 uint32_t length_of(const std::string& normal) {
   return static_cast<uint32_t>(std::min<size_t>(unicode::count_characters(normal), UINT32_MAX));
@@ -112,12 +113,10 @@ Checker::Facts Checker::facts_of(uint32_t row, bool wants_text) const {
   }
   for (const PersonalHit& hit : read.masked) ++facts.masked[static_cast<size_t>(hit.kind)];
   for (const PersonalHit& hit : read.personal) ++facts.personal[static_cast<size_t>(hit.kind)];
-  if (!read.masked.empty()) facts.found.add(RowFinding::kMasked);
-  if (!read.personal.empty()) facts.found.add(RowFinding::kPersonal);
 
-  const std::string answer = normal_text(read.said.answer()), question = normal_text(read.said.question());
-  facts.question_length = length_of(question);
-  facts.answer_length = length_of(answer);
+  const NormalRow normal = normal_of(read.said);
+  facts.question_length = length_of(normal.question);
+  facts.answer_length = length_of(normal.answer);
   facts.is_ids = !read.said.parts.empty() && read.said.parts[0].kind == RowText::Kind::kIds;
   CharacterFaults faults;
   for (const RowText::Part& part : read.said.parts) faults.add(find_character_faults(part.text));
@@ -129,14 +128,12 @@ Checker::Facts Checker::facts_of(uint32_t row, bool wants_text) const {
     facts.found.add(RowFinding::kEmptyAnswer);
   } else {
     if (!facts.is_ids && facts.answer_length < config_.min_answer_length) facts.found.add(RowFinding::kShortAnswer);
-    if (count_columns(answer) >= kLeastColumns && question.find(answer) != std::string::npos)
+    if (normal.question.find(normal.answer) != std::string::npos && count_columns(normal.answer) >= kLeastColumns)
       facts.found.add(RowFinding::kAnswerInQuestion);
     facts.is_comparable = true;
-    facts.identity = text_hash(read.said.identity());
-    if (const std::string asked = read.said.asked(); !asked.empty()) {
-      facts.asks = true;
-      facts.asked = text_hash(asked);
-    }
+    facts.identity = text_hash(normal.identity);
+    facts.asks = normal.asked > 0;
+    if (facts.asks) facts.asked = text_hash(std::string_view(normal.identity).substr(0, normal.asked));
     if (config_.near_duplicates) {
       facts.shingles = shingles(read.said.compared());
       if (!facts.shingles.empty()) facts.signature = signature_of(facts.shingles);
@@ -169,10 +166,6 @@ void Checker::judge(uint32_t row, Facts& facts, const KeepRow& keep) {
   const size_t first_note = result_.list.size();
   ++result_.rows;
   result_.gbk_rows += facts.encoding == Encoding::kGbk;
-  for (size_t kind = 0; kind < kPersonalKinds; ++kind) {
-    result_.masked[kind] += facts.masked[kind];
-    result_.personal[kind] += facts.personal[kind];
-  }
   RowFindings found = facts.found;
   for (const FindingWord& word : kFindingWords)
     if (found.has(word.finding)) note(row, word.finding);
@@ -193,10 +186,21 @@ void Checker::judge(uint32_t row, Facts& facts, const KeepRow& keep) {
       result_.list[i].is_removed = result_.list[i].finding == reason;
     return;
   }
+  note_personal(row, facts);
   if (facts.is_comparable) remember(row, facts, found);
   if (!keep) return;
   const auto [file, index] = rows_.at(row);
   keep(*file, index, facts.text.empty() ? file->text(index) : std::string_view(facts.text));
+}
+
+// Only of rows that stay: the others are nowhere afterwards.
+void Checker::note_personal(uint32_t row, const Facts& facts) {
+  const auto count = [](const auto& places, auto& of) {
+    for (size_t kind = 0; kind < kPersonalKinds; ++kind) of[kind] += places[kind];
+    return std::accumulate(places.begin(), places.end(), int64_t{0}) > 0;
+  };
+  if (count(facts.personal, result_.personal)) note(row, RowFinding::kPersonal);
+  if (count(facts.masked, result_.masked)) note(row, RowFinding::kMasked);
 }
 
 void Checker::compare_with_earlier(uint32_t row, Facts& facts, RowFindings& found) {
@@ -260,6 +264,8 @@ const std::vector<uint64_t>& Checker::shingles_of(uint32_t row) {
   Cached& cached = cache_[row % kCachedRows];
   if (cached.row == row) return cached.shingles;
   const auto [file, index] = rows_.at(row);
+  if (++read_again_ % kForgetAfter == 0)  // what is read here and there would all count as the process's memory
+    for (const RowFile& each : rows_.files()) each.forget();
   std::vector<uint64_t> set = shingles(source_.read(*file, index).said.compared());
   make_set(set);
   if (set.size() > kKeptShingles) return large_ = std::move(set);

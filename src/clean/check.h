@@ -52,7 +52,7 @@ struct CheckResult {
   std::array<int64_t, kFindings> found = {};                       // rows
   std::array<int64_t, kFindings> removed = {};                     // rows, each under its first reason
   int64_t gbk_rows = 0;                                            // of wrong_encoding, or decoded
-  std::array<int64_t, kPersonalKinds> masked = {}, personal = {};  // places
+  std::array<int64_t, kPersonalKinds> masked = {}, personal = {};  // places, in rows that stay
   Lengths questions, answers;
   int64_t heldout_rows = 0, heldout_bad_rows = 0;
   int64_t leaked_rows = 0;     // held-out rows of which a row that trains has text or question, or most of the text
@@ -95,6 +95,7 @@ class Checker {
   void compare_with_held_out(uint32_t row, Facts& facts, RowFindings& found);
   void compare_with_earlier(uint32_t row, Facts& facts, RowFindings& found);
   void note(uint32_t row, RowFinding finding, uint32_t other = TextMap::kNone, double jaccard = 0);
+  void note_personal(uint32_t row, const Facts& facts);
   void remember(uint32_t row, const Facts& facts, RowFindings found);
   // Of the candidates those that are as similar as the threshold, in their order; one only where that is enough.
   std::vector<std::pair<uint32_t, double>> similar(const NearIndex& index, uint32_t row, Facts& facts,
@@ -118,6 +119,7 @@ class Checker {
   };
   std::vector<Cached> cache_;
   std::vector<uint64_t> large_;
+  uint64_t read_again_ = 0;
   CheckResult result_;
 };
 

@@ -3,7 +3,9 @@
 #include "text/unicode.h"
 
 #include <algorithm>
+#include <array>
 #include <iterator>
+#include <vector>
 
 namespace rankfold {
 namespace {
@@ -189,15 +191,27 @@ bool ends_in_any(std::string_view text, const Words& words) {
 
 bool is_small_letter(char c) { return c >= 'a' && c <= 'z'; }
 
-// As ends_in_any, though not inside a longer word of letters.
-template <class Words>
-bool ends_in_any_word(std::string_view text, const Words& words) {
-  return std::any_of(std::begin(words), std::end(words), [text](std::string_view word) {
-    if (!text.ends_with(word)) return false;
-    const size_t begin = text.size() - word.size();
-    return !is_small_letter(word[0]) || begin == 0 || !is_small_letter(text[begin - 1]);
-  });
-}
+// Words, to be found at the end of a text by their last byte.
+class Endings {
+ public:
+  template <class Words>
+  explicit Endings(const Words& words) {
+    for (const std::string_view word : words) by_last_[static_cast<unsigned char>(word.back())].push_back(word);
+  }
+  // The word that the text ends in, if any; as a whole word, where it consists of letters.
+  std::string_view find(std::string_view text, bool as_whole) const {
+    if (text.empty()) return {};
+    for (const std::string_view word : by_last_[static_cast<unsigned char>(text.back())]) {
+      if (!text.ends_with(word)) continue;
+      const size_t begin = text.size() - word.size();
+      if (!as_whole || !is_small_letter(word[0]) || begin == 0 || !is_small_letter(text[begin - 1])) return word;
+    }
+    return {};
+  }
+
+ private:
+  std::array<std::vector<std::string_view>, 256> by_last_;
+};
 
 void append_lower(char32_t c, std::string& text) {
   unicode::append(c >= 'A' && c <= 'Z' ? c + 32 : static_cast<uint32_t>(c), text);
@@ -235,13 +249,15 @@ bool Labels::names_id(size_t begin) const {
 }
 
 bool Labels::names_another_number(size_t begin) const {
-  std::string text = before(begin, 24);
-  for (int i = 0; i < 8; ++i) {
-    if (ends_in_any_word(text, kOtherWords)) return true;
-    const auto between = std::find_if(std::begin(kBetween), std::end(kBetween),
-                                      [&text](std::string_view word) { return text.ends_with(word); });
-    if (between == std::end(kBetween)) return false;
-    text.resize(text.size() - between->size());
+  static const Endings others(kOtherWords), between(kBetween);
+  constexpr int kMostBetween = 8;
+  const std::string all = before(begin, 24);
+  std::string_view text = all;
+  for (int i = 0; i < kMostBetween; ++i) {
+    if (!others.find(text, /*as_whole=*/true).empty()) return true;
+    const std::string_view sign = between.find(text, /*as_whole=*/false);
+    if (sign.empty()) return false;
+    text.remove_suffix(sign.size());
   }
   return false;
 }

@@ -14,9 +14,12 @@ bool is_unseen(uint32_t c) { return c == 0xAD || (c >= 0x200B && c <= 0x200F) ||
 // The character as it is compared.
 uint32_t narrow(uint32_t c) { return c >= 0xFF01 && c <= 0xFF5E ? c - 0xFEE0 : c == 0x3000 ? ' ' : c; }
 
+// Unicode's white space, and the separators of ASCII.
 bool is_space(uint32_t c) {
   if (c < 0x80) return c == ' ' || (c >= '\t' && c <= '\r') || (c >= 0x1C && c <= 0x1F);
-  return unicode::Properties::get().of(c) & unicode::kSpace;
+  if (c > 0x3000) return false;
+  return c == 0x85 || c == 0xA0 || c == 0x1680 || (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 ||
+         c == 0x202F || c == 0x205F || c == 0x3000;
 }
 
 // All bits of a product depend on all bits of its factors.
@@ -62,21 +65,28 @@ std::string normal_text(std::string_view text) {
   std::string normal;
   normal.reserve(text.size());
   bool is_apart = false;  // white space came since the last character
+  size_t copied = 0;      // of the text; what is left out or changed ends a piece that is copied at once
+  const auto copy_to = [&](size_t end) { normal.append(text, copied, end - copied); };
   for (size_t at = 0; at < text.size();) {
     const size_t begin = at;
     const uint32_t c = unicode::next_character(text, at), narrowed = narrow(c);
-    if (is_unseen(c)) continue;
-    if (is_space(narrowed)) {
+    const bool goes = is_unseen(c), apart = is_space(narrowed);
+    if (!goes && !apart && narrowed == c && !is_apart) continue;
+    copy_to(begin);
+    copied = at;
+    if (goes) continue;
+    if (apart) {
       is_apart = true;
       continue;
     }
     if (is_apart && !normal.empty()) normal.push_back(' ');
     is_apart = false;
     if (narrowed == c)
-      normal.append(text, begin, at - begin);
+      copied = begin;
     else
       normal.push_back(static_cast<char>(narrowed));
   }
+  copy_to(text.size());
   return normal;
 }
 

@@ -243,8 +243,8 @@ void print_counts(std::ostream& out, const ReportOf& of) {
   if (of.checker.config().decode_gbk && result.gbk_rows > 0)
     out << rows_of(result.gbk_rows) << " in GBK read, and written in UTF-8\n";
   if (result.leaked_rows > 0)
-    out << with_commas(result.leaked_rows) << " of " << rows_of(result.heldout_rows)
-        << " held out are known from rows that train\n";
+    out << with_commas(result.leaked_rows) << " of " << with_commas(result.heldout_rows)
+        << " held-out rows are known from rows that train\n";
   if (result.cut_searches > 0)
     out << rows_of(result.cut_searches) << " had more candidates for near duplicates than were compared\n";
 }
@@ -350,9 +350,12 @@ void write_report(const ReportOf& of, const std::filesystem::path& path, const S
     add(on_one_line(line));
   }
   const Describer describe(of);
-  for (const FoundRow& found : of.result.list) {
+  constexpr size_t kForgetAfter = 512;  // rows: what is read here and there would all count as the process's memory
+  for (size_t i = 0; i < of.result.list.size(); ++i) {
     leave_if(stop);
-    add(describe.json_lines(found, kSeparator));
+    add(describe.json_lines(of.result.list[i], kSeparator));
+    if (i % kForgetAfter == 0)
+      for (const RowFile& file : of.checker.rows().files()) file.forget();
   }
   text += "\n  ]\n}\n";
   file.write(std::string_view(text));
@@ -371,8 +374,8 @@ std::vector<std::string> finding_lines(const ReportOf& of) {
                          describe.line(*first)));
   }
   if (of.result.leaked_rows > 0)
-    lines.push_back(join("leakage: ", with_commas(of.result.leaked_rows), " of ", rows_of(of.result.heldout_rows),
-                         " held out are known from rows that train"));
+    lines.push_back(join("leakage: ", with_commas(of.result.leaked_rows), " of ", with_commas(of.result.heldout_rows),
+                         " held-out rows are known from rows that train"));
   if (lines.empty()) lines.push_back(join("nothing found in ", rows_of(of.result.rows)));
   return lines;
 }

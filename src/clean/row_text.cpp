@@ -139,17 +139,6 @@ size_t end_of_answers(const Parts& parts) {
   return end;
 }
 
-// Unit separators, which normal texts do not hold, and the kind keep parts apart.
-std::string in_normal_form(const Parts& parts, size_t end) {
-  std::string all;
-  for (size_t i = 0; i < end; ++i) {
-    all += '\x1F';
-    all += static_cast<char>('0' + static_cast<int>(parts[i].kind));
-    all += parts[i].kind == Kind::kIds ? parts[i].text : normal_text(parts[i].text);
-  }
-  return all;
-}
-
 }  // namespace
 
 std::string RowText::answer() const {
@@ -174,13 +163,30 @@ std::string RowText::compared() const {
   return text;
 }
 
-std::string RowText::identity() const { return in_normal_form(parts, parts.size()); }
-
-std::string RowText::asked() const {
-  const size_t end = end_of_answers(parts);
-  const auto is_question = [](const Part& part) { return part.kind == Kind::kQuestion; };
-  const auto last = parts.begin() + static_cast<std::ptrdiff_t>(end == 0 ? 0 : end - 1);
-  return std::any_of(parts.begin(), last, is_question) ? in_normal_form(parts, end - 1) : "";
+NormalRow normal_of(const RowText& text) {
+  NormalRow normal;
+  const size_t end = end_of_answers(text.parts);
+  bool asks = false;
+  for (size_t i = 0; i < text.parts.size(); ++i) {
+    const RowText::Part& part = text.parts[i];
+    if (asks && i + 1 == end) normal.asked = normal.identity.size();
+    // Unit separators, which texts in normal form do not hold, keep parts apart.
+    normal.identity += '\x1F';
+    normal.identity += static_cast<char>('0' + static_cast<int>(part.kind));
+    if (part.kind == Kind::kIds) {
+      normal.identity += part.text;
+      continue;
+    }
+    const std::string words = normal_text(part.text);
+    normal.identity += words;
+    if (part.kind == Kind::kQuestion) {
+      asks = true;
+      if (i < end && !words.empty()) normal.question += (normal.question.empty() ? "" : " ") + words;
+    }
+    if (i + 1 < end && part.kind == Kind::kAnswer) normal.question.clear();
+    if (i + 1 == end) normal.answer = words;
+  }
+  return normal;
 }
 
 }  // namespace rankfold

@@ -27,13 +27,18 @@ struct RowText {
   std::string question() const;  // what stands before the last answer and after the answer before it
   std::string answer() const;    // the last one
   std::string compared() const;  // questions and answers: by this near duplicates are found
-  // All parts in normal form. Rows with the same identity differ in width, white space and columns that do not train, no
-  // more.
-  std::string identity() const;
-  std::string asked() const;  // the same of the parts before the last answer; empty: none of them is a question
 };
 
 // `keys`: the row's layout. What has the wrong type is left out: RowReader says so.
 RowText text_of(const nlohmann::json& row, const RowReader::Keys& keys);
+
+// The row in normal form.
+struct NormalRow {
+  std::string question, answer;  // as of RowText
+  // All parts. Rows that have the same differ in width, white space and columns that do not train, no more.
+  std::string identity;
+  size_t asked = 0;  // bytes of `identity` before the last answer; 0: nothing is asked
+};
+NormalRow normal_of(const RowText& text);
 
 }  // namespace rankfold

@@ -32,7 +32,10 @@ class RowFile {
   std::string_view text(int64_t index) const;         // source text of the row; UTF-8 if [] has parsed it
   std::string place(int64_t index) const;             // "file:line" of the row's first line
   FilePass pass() const { return FilePass(*file_); }  // for reading all rows in order
-  uint64_t end(int64_t index) const;                  // offset of the row's end in the file, for FilePass::reached()
+  void forget() const {
+    file_->forget(0, file_->size());
+  }                                   // lets the file's pages leave memory until they are read again
+  uint64_t end(int64_t index) const;  // offset of the row's end in the file, for FilePass::reached()
   // The text between the row and the one before it. Before the first row and, at size(), behind the last: what is there.
   std::string_view before(int64_t index) const;
   uint64_t line(int64_t index) const;  // of the row's first character, from 1

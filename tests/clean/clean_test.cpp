@@ -137,6 +137,7 @@ TEST_F(CleanTest, RowsThatMaskingMakesEqualAreDuplicates) {
             R"({"question": "a", "answer": "打[MOBILE]"})"
             "\n");
   EXPECT_EQ(report_.at("exact_duplicates"), 1);
+  EXPECT_EQ(report_.at("masked").at("mobile"), 1) << "of what was written";
 }
 
 TEST_F(CleanTest, CleaningTwiceChangesNothing) {

@@ -20,6 +20,7 @@ struct Options {
   bool raw = false;
   ModuleNames targets = StringList{};
   StringList names;
+  DataFiles files, more;
 
   template <class V>
   void fields(V&& v) {
@@ -28,6 +29,8 @@ struct Options {
     v("raw", raw, "no template", allow::any, "true or false", {});
     v("target_modules", targets, "modules", allow::any, "a list of names or a string", {});
     v("names", names, "names", allow::any, "names", {});
+    v("files", files, "files", allow::any, "a path", {});
+    v("more", more, "files", allow::any, "a path", {});
   }
 };
 
@@ -96,6 +99,36 @@ TEST(App, ListsMayBeSeveralArguments) {
   EXPECT_NE(run({"--names", "a", "b"}, {.takes_config = true}).code, 0);
   EXPECT_EQ(run({"--names=a", "b"}).err, "app: unexpected argument \"b\"\n");
   EXPECT_EQ(run({"--prompt", "a", "b"}).err, "app: unexpected argument \"b\"\n");
+}
+
+TEST(App, FilesNeedNoName) {
+  const AppSpec spec{.required = {"files"}, .files = "files", .usage = "FILE..."};
+  for (const std::vector<std::string>& arguments : {std::vector<std::string>{"a,b", "c"},
+                                                    {"--raw", "a,b", "c"},
+                                                    {"a,b", "--max_steps", "3", "c"},
+                                                    {"--names", "x,y", "a,b", "c"},
+                                                    {"a,b", "c", "--more", "d", "e"}}) {
+    const Outcome outcome = run(arguments, spec);
+    EXPECT_EQ(outcome.code, 0) << outcome.err;
+    EXPECT_EQ(outcome.options.files.paths, (StringList{"a,b", "c"})) << arguments[0];
+    EXPECT_EQ(outcome.options.more.paths, arguments.back() == "e" ? (StringList{"d", "e"}) : StringList{});
+  }
+  EXPECT_EQ(run({"--files", "a", "b"}, spec).options.files.paths, (StringList{"a", "b"}));
+  EXPECT_EQ(run({}, spec).err, "app: FILE... is missing: files\n");
+  EXPECT_EQ(run({"a", "--files", "b"}, spec).err, "app: --files: expected this or FILE..., got both\n");
+  EXPECT_EQ(run({"\xFF"}, spec).err, "app: FILE...: expected UTF-8, got bytes that are none\n");
+  EXPECT_NE(run({"--help"}, spec).out.find("usage: app FILE... [--KEY VALUE ...]"), std::string::npos);
+}
+
+TEST(App, Commands) {
+  const AppSpec overview{.commands = {{"check", "looks"}, {"clean", "writes"}}};
+  EXPECT_EQ(run({}, overview).err, "app: expected a command, check or clean, got none\n");
+  EXPECT_EQ(run({"x"}, overview).err, "app: expected a command, check or clean, got \"x\"\n");
+  EXPECT_NE(run({"--help"}, overview).out.find("usage: app COMMAND ..."), std::string::npos);
+  const AppSpec command{.command = "check"};
+  EXPECT_EQ(run({"check", "--max_steps", "3"}, command).options.steps, 3);
+  EXPECT_EQ(run({"check", "x"}, command).err, "app: unexpected argument \"x\"\n");
+  EXPECT_NE(run({"check", "--help"}, command).out.find("usage: app check [--KEY VALUE ...]"), std::string::npos);
 }
 
 TEST(App, BooleansAndAliases) {

@@ -1,4 +1,4 @@
-// The four programs as a person runs them: exit code, standard output, standard error, what is left on the
+// The programs as a person runs them: exit code, standard output, standard error, what is left on the
 // disk.
 #include "rankfold/tensor_file.h"
 
@@ -724,7 +724,9 @@ TEST_F(Programs, HelpFitsTheScreenAndIsInSections) {
       {"lora-train", {"model", "data", "LoRA", "training", "saving", "memory"}},
       {"lora-merge", {"model", "result", "verification"}},
       {"lora-eval", {"model", "data", "evaluation", "decoding"}},
-      {"lora-generate", {"model", "prompt", "decoding"}}};
+      {"lora-generate", {"model", "prompt", "decoding"}},
+      {"lora-data check", {"data", "checks", "report"}},
+      {"lora-data clean", {"data", "checks", "report", "result"}}};
   for (const auto& [program, titles] : sections) {
     const Outcome help = run(program + " --help");
     EXPECT_EQ(help.code, 0);
