@@ -36,7 +36,8 @@ class RowFile {
     file_->forget(0, file_->size());
   }                                   // lets the file's pages leave memory until they are read again
   uint64_t end(int64_t index) const;  // offset of the row's end in the file, for FilePass::reached()
-  // The text between the row and the one before it. Before the first row and, at size(), behind the last: what is there.
+  // The text between the row and the one before it; before the first row and, at size(), behind the last, what is
+  // there.
   std::string_view before(int64_t index) const;
   uint64_t line(int64_t index) const;  // of the row's first character, from 1
   const std::string& name() const { return name_; }
