@@ -36,7 +36,7 @@ Multipliers make_multipliers() {
   }
 }
 
-#if defined(__x86_64__) && defined(__GNUC__)
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
 [[gnu::target("avx2"), gnu::optimize("O3")]] void take_minima_avx2(std::span<const uint64_t> shingles,
                                                                    const Multipliers& by, Signature& minima) {
   take_minima(shingles, by, minima);
