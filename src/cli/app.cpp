@@ -29,9 +29,11 @@ namespace {
 
 // Whether what follows a flag that needs no value is one, though perhaps a wrong one, and no flag or configuration
 // file.
-bool is_meant_for_bool(const std::string& text, bool takes_config) {
+bool is_meant_for_bool(const std::string& text, const AppSpec& spec) {
+  const bool takes_config = spec.takes_config;
   if (takes_config && (text.empty() || text.ends_with(".json"))) return false;
   if (parse_bool(text)) return true;
+  if (!spec.files.empty()) return false;
   std::error_code ignored;
   return !text.starts_with('-') && !(takes_config && std::filesystem::exists(text, ignored));
 }
@@ -79,7 +81,7 @@ std::vector<std::string> plain_arguments(const Fields& fields, const AppSpec& sp
     if (equals != std::string::npos)
       plain.push_back(argument.substr(equals + 1));
     else if (field->is_bool)
-      plain.push_back(!last && is_meant_for_bool(arguments[i + 1], takes_config) ? arguments[++i] : "true");
+      plain.push_back(!last && is_meant_for_bool(arguments[i + 1], spec) ? arguments[++i] : "true");
     else if (last || arguments[i + 1].starts_with("--"))
       fail(flag, ": expected ", field->expected, ", got ", last ? "nothing" : "the flag " + arguments[i + 1]);
     else if (is_list(*field) && !takes_config && (spec.files.empty() || field->is_files))  // where no file may follow

@@ -111,7 +111,7 @@ TEST_F(LoraData, NothingIsWrittenOver) {
   folder_.write("out.jsonl", "mine");
   expect_refused("lora-data clean data.jsonl --output out.jsonl", "--output: out.jsonl is there");
   EXPECT_EQ(read_bytes(folder_ / "out.jsonl"), "mine");
-  EXPECT_EQ(run("lora-data clean data.jsonl --output out.jsonl --overwrite").code, 0);
+  EXPECT_EQ(run("lora-data clean --overwrite data.jsonl --output out.jsonl").code, 0);
   for (const char* same : {"data.jsonl", "./data.jsonl", "link.jsonl"}) {
     if (std::string(same) == "link.jsonl") fs::create_symlink("data.jsonl", folder_ / "link.jsonl");
     expect_refused(join("lora-data clean data.jsonl --overwrite --output ", same),
