@@ -49,8 +49,12 @@ const char* verb_of(RowFinding finding) {
   }
 }
 
-std::vector<PersonalHit> hits_of(ReadRow row, RowFinding finding) {
-  return std::move(finding == RowFinding::kMasked ? row.masked : row.personal);
+const std::vector<PersonalHit>& hits_of(const ReadRow& row, RowFinding finding) {
+  return finding == RowFinding::kMasked ? row.masked : row.personal;
+}
+
+bool is_unreadable(RowFinding finding) {
+  return finding == RowFinding::kBadRow || finding == RowFinding::kWrongEncoding;
 }
 
 bool is_of_places(RowFinding finding) { return finding == RowFinding::kMasked || finding == RowFinding::kPersonal; }
@@ -81,28 +85,30 @@ class Describer {
 
   std::string line(const FoundRow& found) const {
     const RowSet::Place place = rows_.at(found.row);
+    const ReadRow row = source_.read(*place.file, place.index);
     std::string text = place_of(place);
     if (found.other != TextMap::kNone) text += join(" ", verb_of(found.finding), " ", place_of(rows_.at(found.other)));
-    if (found.jaccard > 0) text += printed(" (%.2f%s)", found.jaccard, numbers_differ(found) ? ", other numbers" : "");
-    if (found.finding == RowFinding::kBadRow || found.finding == RowFinding::kWrongEncoding)
-      text = source_.read(*place.file, place.index).complaint;
+    if (found.jaccard > 0)
+      text += printed(" (%.2f%s)", found.jaccard, numbers_differ(row, found.other) ? ", other numbers" : "");
+    if (is_unreadable(found.finding)) text = row.complaint;
     if (is_of_places(found.finding)) {
       std::string list;
-      for (const PersonalHit& hit : hits_of(source_.read(*place.file, place.index), found.finding))
+      for (const PersonalHit& hit : hits_of(row, found.finding))
         if (list.size() < 200) list += (list.empty() ? "" : ", ") + hit_text(hit);
       return text + ": " + list;
     }
-    return text + ": " + source_.excerpt(*place.file, place.index);
+    return text + ": " + RowSource::excerpt(row, *place.file, place.index);
   }
 
   // One line of JSON for each finding, or for each place of personal data.
   std::string json_lines(const FoundRow& found, const char* separator) const {
     const RowSet::Place place = rows_.at(found.row);
+    const ReadRow row = source_.read(*place.file, place.index);
     OrderedJson common = {{"finding", word_of(found.finding).word}};
     add_place("", place, common);
     if (is_of_places(found.finding)) {
       std::string lines;
-      for (const PersonalHit& hit : hits_of(source_.read(*place.file, place.index), found.finding)) {
+      for (const PersonalHit& hit : hits_of(row, found.finding)) {
         OrderedJson line = common;
         add_hit(hit, line);
         lines += (lines.empty() ? "" : separator) + on_one_line(line);
@@ -113,15 +119,12 @@ class Describer {
     if (found.other != TextMap::kNone) add_place("other_", rows_.at(found.other), common);
     if (found.jaccard > 0) {
       common["jaccard"] = std::round(found.jaccard * 1e4) / 1e4;
-      common["numbers_differ"] = numbers_differ(found);
+      common["numbers_differ"] = numbers_differ(row, found.other);
     }
-    if (found.finding == RowFinding::kBadRow || found.finding == RowFinding::kWrongEncoding) {
-      const ReadRow row = source_.read(*place.file, place.index);
-      common["reason"] = row.complaint;
-      if (found.finding == RowFinding::kWrongEncoding)
-        common["encoding"] = row.encoding == Encoding::kGbk ? "gbk" : "unknown";
-    }
-    common["excerpt"] = source_.excerpt(*place.file, place.index);
+    if (is_unreadable(found.finding)) common["reason"] = row.complaint;
+    if (found.finding == RowFinding::kWrongEncoding)
+      common["encoding"] = row.encoding == Encoding::kGbk ? "gbk" : "unknown";
+    common["excerpt"] = RowSource::excerpt(row, *place.file, place.index);
     return on_one_line(common);
   }
 
@@ -139,12 +142,9 @@ class Describer {
     line[prefix + "row"] = place.index + 1;
   }
 
-  bool numbers_differ(const FoundRow& found) const {
-    const auto numbers = [&](uint32_t row) {
-      const auto [file, index] = rows_.at(row);
-      return numbers_of(source_.read(*file, index).said.compared());
-    };
-    return numbers(found.row) != numbers(found.other);
+  bool numbers_differ(const ReadRow& row, uint32_t other) const {
+    const auto [file, index] = rows_.at(other);
+    return numbers_of(row.said.compared()) != numbers_of(source_.read(*file, index).said.compared());
   }
 
   const ReportOf& of_;

@@ -58,7 +58,7 @@ ReadRow RowSource::read(const RowFile& file, int64_t index) const {
   return row;
 }
 
-std::string RowSource::excerpt(const RowFile& file, int64_t index) const {
+std::string RowSource::excerpt(const ReadRow& row, const RowFile& file, int64_t index) {
   constexpr size_t kLongest = 96;  // bytes of each of question and answer
   const auto cut = [](const std::string& text) {
     const size_t end = utf8_floor(text, kLongest);
@@ -69,7 +69,6 @@ std::string RowSource::excerpt(const RowFile& file, int64_t index) const {
     const std::string begin = text.substr(0, utf8_floor(text, 16 * kLongest));
     return cut(masked(begin, find_personal_data(begin, PersonalKinds::all())));
   };
-  const ReadRow row = read(file, index);
   if (row.is_usable() && !row.said.parts.empty()) {
     const std::string question = row.said.question(), answer = row.said.answer();
     return question.empty() ? plain(answer.empty() ? row.said.parts[0].text : answer)

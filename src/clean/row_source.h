@@ -33,7 +33,7 @@ class RowSource {
 
   // The beginning of a row for a person to know it by, on one line, without what a terminal would act on and with
   // placeholders for personal data of every kind. Of a row that cannot be read, of its bytes.
-  std::string excerpt(const RowFile& file, int64_t index) const;
+  static std::string excerpt(const ReadRow& row, const RowFile& file, int64_t index);
 
  private:
   RowReader reader_;

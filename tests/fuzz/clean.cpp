@@ -44,9 +44,9 @@ std::vector<Large> large_inputs(int count) {
   const auto same = [](const char* text) { return [text](int) { return std::string(text); }; };
   const auto numbered = [](int i) { return "{\"text\":\"the dose of drug number " + std::to_string(i) + " is one\"}"; };
   return {
-      {"equal rows", input(0, repeated("[", count, same(R"({"text":"the"})"), "]"))},
-      {"rows that are alike", input(0, repeated("", count / 4, numbered, "", "\n"))},
-      {"numbers for rows", input(0, repeated("[{\"text\":\"a\"},", count, same("1"), "]"))},
+      {"equal rows", input(0, repeated("[", count / 4, same(R"({"text":"the"})"), "]"))},
+      {"rows that are alike", input(0, repeated("", count / 8, numbered, "", "\n"))},
+      {"numbers for rows", input(0, repeated("[{\"text\":\"a\"},", count / 4, same("1"), "]"))},
       {"bad lines", input(0, repeated("{\"text\":\"a\"}\n", count / 10, same("{\"ask\":"), "", "\n"))},
       {"mobile numbers", input(0, repeated("{\"text\":\"", count / 10, same("13912345678"), "\"}", " "))},
       {"addresses", input(0, repeated("{\"text\":\"", count / 10, same("a@b.com"), "\"}", " "))},
