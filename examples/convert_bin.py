@@ -3,8 +3,8 @@
 
     python3 examples/convert_bin.py baichuan-7b baichuan-7b-safetensors
 
-Needs torch and safetensors. Pickles are opened with weights_only=True, so they cannot run code. Dtypes and shards are
-kept, every other file of the folder is copied.
+Needs torch, safetensors and numpy. Pickles are opened with weights_only=True, so they cannot run code. Dtypes and
+shards are kept, every other file of the folder is copied.
 """
 
 import argparse
@@ -120,7 +120,7 @@ def main():
         print(f"convert_bin.py: {error}", file=sys.stderr)
         return 2
     except ImportError as error:
-        print(f"convert_bin.py: {error} (pip install torch safetensors)", file=sys.stderr)
+        print(f"convert_bin.py: {error} (pip install torch safetensors numpy)", file=sys.stderr)
         return 2
     return 0
 

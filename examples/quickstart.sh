@@ -18,7 +18,7 @@ esac
 
 # shellcheck source=cmake/prepare.sh
 source "$(dirname "${BASH_SOURCE[0]}")/../cmake/prepare.sh"
-prepare quickstart lora-train lora-merge lora-eval lora-generate make_tiny_model
+prepare quickstart lora-train lora-merge lora-eval lora-generate lora-data make_tiny_model
 if $build_only; then
   say "done: the programs are in $build/bin"
 else

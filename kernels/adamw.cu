@@ -1,8 +1,8 @@
 // Kernels of adamw.h.
-// Traffic  adamw: value, both moments in and out, gradient in: 28 bytes a parameter, and its copies out. 8.4 M parameters
-//          (W_pack, r 16): 268 MB, 80 us at 3.35 TB/s.
+// Traffic  adamw: value, both moments in and out, gradient in: 28 bytes a parameter, and its copies out. 8.4 M
+//          parameters (W_pack, r 16): 268 MB, 80 us at the 3.35 TB/s of an H100.
 // Work     a block has up to 4,096 neighbouring elements of one segment; element i of a segment is row i / cols. A
-//          copy is written along rows; the transposed one, strided, meets in the second-level cache.
+//          copy is written along rows. The transposed one is written with a stride; its sectors fill up in the L2.
 #include "kernels/adamw.h"
 
 #include "kernels/launch.h"

@@ -1,6 +1,7 @@
 // cross_entropy: loss_M = logsumexp(z) - z[label] with z = soft_cap * tanh(logits / soft_cap), or the logits themselves
-// where soft_cap is 0; then, where `gradient`, the logits become d loss / d logits = (softmax(z) - onehot(label)) * dz /
-// d logits in place. A label below 0 gives loss 0 and gradient 0.
+// where soft_cap is 0. With `gradient`, d loss / d logits then overwrites the logits:
+//   d loss / d logits = (softmax(z) - onehot(label)) * dz / d logits
+// A label below 0 gives loss 0 and gradient 0.
 //   logits [M, V], pitch ld;   label_M int64;   loss_M fp32
 #pragma once
 

@@ -1,11 +1,12 @@
 // Kernels of decode_attention.h.
 // Traffic  cache_append: k and v in and out. decode_attention: all keys and values that a token sees, once in:
 //          2 key_value_heads D sizeof(T) a position. 16 rows of 2,048 positions, 8 heads of 128, bf16: 134 MB, 28 us at
-//          4.8 TB/s. Queries, results and the partial results of chunks are small beside it.
+//          4.8 TB/s, the data sheet's rate of an H200 (32 us at the 4.2 TB/s measured: docs/kernels.md). Queries,
+//          results and the partial results of chunks are small beside it.
 // Work     decode_attention: a block takes a chunk of positions of one token and up to kHeads query heads of one
-//          key/value head. Eight lanes make the score of a key; a warp makes the weights of a head; a thread sums eight
-//          features over some positions, and those sums meet in shared memory. decode_sum adds the chunks of a token in
-//          their order: chunks are cut by position alone.
+//          key/value head. Eight lanes compute the score of a key, a warp the weights of a head. A thread sums eight
+//          features over some positions; shared memory collects those sums. decode_sum adds the chunks of a token in
+//          their order. Chunks depend on positions alone.
 #include "kernels/decode_attention.h"
 
 #include "kernels/launch.h"

@@ -1,5 +1,5 @@
-// Attention of tokens that are decoded, with the keys and values of what came before in a cache. A token stands at a
-// position of a slot.
+// Attention in generation: new tokens attend to the keys and values of earlier ones in a cache. A slot of the cache
+// holds one sequence; each token has a slot and a position in it.
 //   cache_append      keys[slot, head, position], values[slot, head, position] = k, v of each token
 //   decode_attention  out = softmax(score) v over the keys [first, position] of the token's slot, where first is 0, or
 //                     position - window + 1 with a window; score = cap(q k^T scale) - slope * distance, cap(s) =
@@ -11,7 +11,7 @@
 //   slot_M, position_M   int64;   slopes fp32 [query_heads], null: none
 //   out            [M, query_heads * D], pitch ld_out
 //   workspace      decode_workspace() bytes of fp32
-// What a token sees lies in the cache before decode_attention begins, its own key and value too.
+// Call cache_append first: decode_attention reads all keys and values from the cache, those of the new tokens too.
 #pragma once
 
 #include "kernels/types.h"
@@ -26,7 +26,7 @@ struct DecodeAttention {
   void *keys = nullptr, *values = nullptr;  // decode_attention only reads
   int64_t capacity = 0;
   const int64_t *slot_M = nullptr, *position_M = nullptr;
-  // Of decode_attention alone:
+  // Only decode_attention reads these:
   int64_t longest = 0;  // 1 + the largest position
   float scale = 1, soft_cap = 0;
   const float* slopes = nullptr;

@@ -1,9 +1,9 @@
 // Kernel of dequantize.h.
 // Traffic  codes and scales in, elements out, each once: nf4 with nested scales to bfloat16 is 0.516 + 2 bytes an
-//          element. Tables, and scales that neighbours share, come from the first-level cache.
-// Work     a warp makes 512 columns of a row, a lane twice eight neighbours of one scale: one load of their codes, one
-//          16-byte store of 16-bit elements. Where codes, scales or rows of the result lie otherwise, a lane makes
-//          single elements, 32 columns apart.
+//          element. Tables, and scales that neighbours share, come from the L1 cache.
+// Work     a warp decodes 512 columns of a row. A lane decodes eight neighbours of one scale, twice: one load of their
+//          codes, one 16-byte store of 16-bit elements. Other layouts of codes, scales or result take a second variant,
+//          in which a lane decodes single elements, 32 columns apart.
 #include "kernels/dequantize.h"
 
 #include "kernels/launch.h"

@@ -1,5 +1,5 @@
 // dequantize: out[n - begin, k] = element (n, k) of the weight, n in [begin, end).   out [end - begin, K] pitch ld_out
-// Its bits are those of the CPU's decoding (src/ops/cpu/packed.h).
+// The result is equal to the bit to that of the CPU path (src/ops/cpu/packed.h).
 #pragma once
 
 #include "kernels/packed.h"

@@ -1,7 +1,7 @@
-// What every .cu includes first. nvcc gives the CUDA names itself; g++ takes them from tests/simt, where a block is a
-// loop and a thread a fiber, so that the same source runs without a GPU (docs/kernels.md, "Kernels without a GPU").
-// Rules that make this work: shared memory only through Shared, launches only through launch(), warp operations with
-// all 32 lanes, no early return before a barrier, no local array indexed at run time, PTX only in ptx.h.
+// Every .cu file includes this first. nvcc defines the CUDA names itself. g++ takes them from tests/simt, which runs
+// each thread as a fiber: the same source runs without a GPU (docs/kernels.md, "Kernels without a GPU").
+// Rules for kernel code: shared memory only through Shared, launches only through launch(), warp operations with all 32
+// lanes, no early return before a barrier, no local array indexed at run time, PTX only in ptx.h.
 #pragma once
 
 #include "kernels/types.h"
@@ -14,7 +14,7 @@
 
 namespace rankfold::kernels {
 
-// Elements as the kernels hold them: plain bits, converted in ptx.h.
+// 16-bit floats as plain bits; ptx.h has the conversions.
 struct Bf16 {
   uint16_t bits;
 };
@@ -32,7 +32,8 @@ struct alignas(8) Word2 {
 constexpr int kWarp = 32;
 
 #if defined(__CUDACC__)
-// Dynamic shared memory, carved array by array: every thread takes the same arrays in the same order.
+// Allocates arrays in dynamic shared memory, one after the other. Every thread must take the same arrays in the same
+// order.
 class Shared {
  public:
   __device__ Shared() {

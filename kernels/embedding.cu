@@ -1,5 +1,6 @@
 // Kernel of embedding.h.
-// Traffic  M rows of K in and out. Work: a thread moves eight neighbouring elements.
+// Traffic  M rows of K in and out.
+// Work     a thread copies eight neighbouring elements.
 #include "kernels/embedding.h"
 
 #include "kernels/launch.h"

@@ -1,6 +1,6 @@
-// gemm: D = op(A) op(B) + beta C, column-major as in BLAS (cuBLASLt takes this very descriptor; so does the host
-// twin in tests/fused). op(A) [m, k], op(B) [k, n], C and D [m, n]; C may be another matrix than D. Sums are fp32.
-// A row-major y [M, N] = x [M, K] W [N, K]^T is: m = N, n = M, k = K, a = W transposed, b = x, d = y.
+// gemm: D = op(A) op(B) + beta C, column-major as in BLAS. cuBLASLt computes it on a device, a host function in the
+// tests (tests/fused). op(A) [m, k], op(B) [k, n], C and D [m, n]; C may be another matrix than D. Sums are fp32.
+// A row-major y [M, N] = x [M, K] W [N, K]^T is: m = N, n = M, k = K, a = W with transpose_a, b = x, d = y.
 #pragma once
 
 #include "kernels/types.h"

@@ -1,19 +1,21 @@
-// input_grad: what lies between dX = dY W and the gradient of what x was made of.
-//   dx = dX + mask * (dS A)                         the low-rank part; mask drawn again
-//   dA = dS^T (mask * x)                            x made again from what was kept
+// input_grad: turns dX = dY W into the gradient of the tensor that x was computed from, and computes dA. It recomputes
+// x from the tensor saved by the forward pass, and draws the dropout mask again.
+//   dx = dX + mask * (dS A)                         adds the low-rank part
+//   dA = dS^T (mask * x)
 //   plain    dX becomes dx in place
 //   norm     dh = residual + rstd * (dx g - h rstd^2 mean(dx g h)), g = gain + gain_offset;
 //            dgain = sum over rows of dx h rstd
 //   glu      dgate = dx up act'(gate), dup = dx act(gate)
-//   in         what was kept: x or h [M, K], gate_up [M, 2 K]; pitch ld_in
+//   in         saved by the forward pass: x or h [M, K], gate_up [M, 2 K]; pitch ld_in
 //   dx         [M, K] in (plain: in and out), pitch ld_dx; null: only dA is wanted
-//   ds_MR      [M, R], pitch ld_ds (carries scale / (1 - p)); at_KR [K, R] A transposed, pitch ld_at; null: dX is
-//              complete already, as after [dY | dS] . [W; A]
-//   residual   [M, K], pitch ld_residual, or null;    out [M, K] or [M, 2 K], pitch ld_out; norm's holds dx on the way,
-//              so it is nobody else's memory
+//   ds_MR      [M, R], pitch ld_ds; includes the factor scale / (1 - p)
+//   at_KR      [K, R] A transposed, pitch ld_at; null: dX has the low-rank part already, as after [dY | dS] . [W; A]
+//   residual   [M, K], pitch ld_residual, or null
+//   out        [M, K] or [M, 2 K], pitch ld_out; norm stores dx here in between: it must not overlap other operands
 //   da_RK      [R, K] out, dense, fp32; null: not wanted;    dgain_K fp32 out; null: not wanted
-// Two-stage fp32 partial sums in `workspace`, fixed order, no atomics. Norm works through the rows in slices that stay
-// in the second-level cache: the first kernel reads dX and h for the sums, the second finds h and dx there.
+// Sums have two stages: fp32 partial sums in `workspace`, then their sum in a fixed order; no atomics. Norm works
+// through the rows in slices that fit the L2 cache. Its first kernel reads dX and h from memory for the sums, its
+// second reads h and dx from the L2.
 // Needs at_KR and ds_MR 16-byte aligned, ld_at and ld_ds multiples of 8; any M, K and pitches; R a multiple of 8.
 #pragma once
 
@@ -45,7 +47,7 @@ struct InputGrad {
   float* dgain_K = nullptr;
   Updates updates = {};
   float* workspace = nullptr;       // input_grad_workspace(p) bytes
-  int64_t cached_bytes = 16 << 20;  // of dX and h together in a slice of norm's rows
+  int64_t cached_bytes = 16 << 20;  // norm: of dX and h together in a slice of rows
 };
 
 int64_t input_grad_workspace(const InputGrad& p);

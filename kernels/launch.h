@@ -1,4 +1,4 @@
-// The one launch: checks it and names the kernel in the error.
+// launch(): the only way to start a kernel. It checks grid and shared memory; errors name the kernel.
 #pragma once
 
 #include "kernels/device.h"
@@ -22,7 +22,7 @@ inline void check_cuda(cudaError_t status, const char* name) {
 }
 #endif
 
-// What a device takes at most, and what the casts below hold.
+// Throws Failure for a grid that exceeds CUDA's limits, or shared memory that exceeds an int32.
 inline void check_launch(const char* name, Grid grid, int64_t shared_bytes) {
   constexpr int64_t kMostX = std::numeric_limits<int32_t>::max(), kMostY = 65535;
   if (grid.x < 0 || grid.x > kMostX || grid.y < 0 || grid.y > kMostY)
@@ -33,7 +33,7 @@ inline void check_launch(const char* name, Grid grid, int64_t shared_bytes) {
     throw Failure(std::string("kernel ") + name + ": " + std::to_string(shared_bytes) + " bytes of shared memory");
 }
 
-// kernel(params) on grid.x * grid.y blocks of `threads`. An empty grid is no work, not an error.
+// Runs kernel(params) on grid.x * grid.y blocks of `threads`. With an empty grid it does nothing. Throws Failure.
 template <class Params>
 void launch(const char* name, void (*kernel)(Params), Grid grid, int threads, int64_t shared_bytes, Stream stream,
             const Params& params) {

@@ -4,8 +4,8 @@
 //   kept_MR    [M, R] in, pitch ld_kept: S of the forward pass
 //   ds_MR      [M, R] out, pitch ld_ds (dense, or the columns after dY for [dY | dS] . [W; A])
 //   db_NR      [N, R] out, pitch ld_db, fp32
-// Both sums are two-stage: fp32 partial sums in `workspace`, added in a fixed order by a second kernel; no atomics. How
-// the work is cut depends on the shape alone, so the bytes do not depend on the device.
+// Both sums have two stages: fp32 partial sums in `workspace`, which a second kernel adds in a fixed order; no atomics.
+// The division into partial sums depends on the shape alone, so every device adds in the same order.
 // Needs bt_RN, kept_MR 16-byte aligned, ld_bt and ld_kept multiples of 8; any M, N, ld_dy; R a multiple of 8.
 #pragma once
 

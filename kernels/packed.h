@@ -1,15 +1,16 @@
-// A matrix [N, K] that is stored in fewer bits than it is computed in, as pointers and numbers: what decodes it on the
-// CPU (ops/cpu/packed.h) and on a device (kernels/dequantize.h) reads. Element (n, k) is code * scale:
+// A quantised matrix [N, K] as plain pointers and numbers. The CPU decodes it in ops/cpu/packed.h, a device in
+// kernels/dequantize.h. Element (n, k) by packing:
 //   plain    the element itself, f32, bf16 or f16                                     codes [N, K]
 //   table    table[nibble] * scale of its block of `block` elements, counted over the whole matrix row by row; element
 //            i = n K + k is the high nibble of byte i / 2 where i is even               codes [(N K + 1) / 2] bytes
-//   int8     (code * scale) * kInt8Unit, both products rounded to fp32; scale: the row's largest, bitsandbytes' SCB
+//   int8     (code * scale) * kInt8Unit, both products rounded to fp32; scale: the row's largest magnitude (SCB in
+//            bitsandbytes)
 //                                                                                      codes [N, K] int8
 //   fp8      code * scale                                                              codes [N, K] E4M3
 //   grouped  (code - zero) * scale of the row's group; bits 4: element k of a row is the low nibble of byte k / 2 where
 //            k is even                                                  codes [N, ld_codes] bytes
-// A value is rounded to `rounded` once before it becomes the dtype that is asked for: quantisers that store 16-bit
-// models compute so.
+// A value is rounded to `rounded` first, then to the requested dtype. This gives the values of a quantiser whose model
+// was in 16 bits.
 #pragma once
 
 #include "kernels/types.h"
@@ -28,7 +29,7 @@ struct Packed {
   const void* codes = nullptr;
 
   // table: scale of block b = scale[b], or, where nested_codes is not null,
-  // nested_table[nested_codes[b]] * scale[b / nested_block] + offset: both operations are rounded.
+  // nested_table[nested_codes[b]] * scale[b / nested_block] + offset: rounded after the product and after the sum.
   const float* table = nullptr;  // [16]
   int64_t block = 64;
   const uint8_t* nested_codes = nullptr;
@@ -36,8 +37,8 @@ struct Packed {
   int64_t nested_block = 256;
   float offset = 0;
 
-  // The others: scale of element (n, k) = scale[n / scale_rows * ld_scale + group], where group is k / scale_columns (0 if
-  // scale_columns is 0), or group_of[k] where that is not null.
+  // int8, fp8, grouped: scale of element (n, k) = scale[n / scale_rows * ld_scale + group], where group is
+  // k / scale_columns (0 if scale_columns is 0), or group_of[k] where that is not null.
   const float* scale = nullptr;
   int64_t scale_rows = 1, scale_columns = 0, ld_scale = 0;
 

@@ -1,5 +1,5 @@
-// Philox 4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011), equal to the bit on the CPU path
-// (src/ops/cpu/loops.cpp), in tests/simt and on the device.
+// The random number generator Philox 4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011). It
+// gives the same bits as the CPU path (src/ops/cpu/dropout.h).
 #pragma once
 
 #include "kernels/ptx.h"

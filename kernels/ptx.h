@@ -1,5 +1,5 @@
-// Every PTX instruction the kernels use, each with the C++ that says what it does, for the host. A twin is our reading
-// of the manual: tests/gpu compares each pair on a device.
+// Every PTX instruction that the kernels use, each beside C++ code for the host that computes the same. The C++ follows
+// the PTX manual; tests/gpu compares both on a device.
 #pragma once
 
 #include "kernels/device.h"
@@ -29,7 +29,7 @@ __device__ __forceinline__ float float_of(uint32_t bits) {
 #endif
 }
 
-// ---- Memory. Addresses are aligned to the access; the host checks it.
+// ---- Memory. Addresses must be aligned to the access size; the host version checks it.
 
 #if !defined(__CUDACC__)
 template <class W>
@@ -69,15 +69,15 @@ __device__ __forceinline__ uint32_t load_word(const void* p) {
 // To global memory.
 __device__ __forceinline__ void store_words(void* p, const Word4& w) {
 #if defined(__CUDACC__)
-  // As PTX: the compiler takes a vector store apart where its parts are ready at different times.
+  // PTX, because the compiler splits a vector store when its parts become ready at different times.
   asm volatile("st.global.v4.b32 [%0], {%1, %2, %3, %4};" ::"l"(p), "r"(w.x), "r"(w.y), "r"(w.z), "r"(w.w) : "memory");
 #else
   memcpy(const_cast<void*>(aligned<Word4>(p)), &w, sizeof(w));
 #endif
 }
 
-// cp.async of 16 bytes from global to shared memory; visible to the thread itself after wait_copies, to others after a
-// barrier that follows.
+// cp.async of 16 bytes from global to shared memory. The thread itself sees them after wait_copies, other threads after
+// a barrier that follows it.
 __device__ __forceinline__ void copy_async(void* shared, const void* global) {
 #if defined(__CUDACC__)
   const uint32_t to = static_cast<uint32_t>(__cvta_generic_to_shared(shared));
@@ -93,7 +93,7 @@ __device__ __forceinline__ void commit_copies() {
   simt::commit();
 #endif
 }
-// Waits until at most kPending of the thread's groups are still under way.
+// Waits until at most kPending of the thread's committed groups are unfinished.
 template <int kPending>
 __device__ __forceinline__ void wait_copies() {
 #if defined(__CUDACC__)
@@ -103,7 +103,7 @@ __device__ __forceinline__ void wait_copies() {
 #endif
 }
 
-// ---- Conversions, to nearest even.
+// ---- Conversions; they round to nearest even.
 
 __device__ __forceinline__ float to_float(float x) { return x; }
 __device__ __forceinline__ float to_float(Bf16 x) { return float_of(uint32_t{x.bits} << 16); }
@@ -176,7 +176,8 @@ __device__ __forceinline__ uint32_t pack(float low, float high) {
 #endif
 }
 
-// e^x to about (2 + |x|) eps and 1 / x to an eps, subnormals as zero: for results that are rounded to 16 bits.
+// e^x and 1 / x for results that are then rounded to 16 bits: relative error about (2 + |x|) eps and eps of fp32.
+// Subnormals count as zero.
 __device__ __forceinline__ float fast_exp(float x) {
 #if defined(__CUDACC__)
   float y;
@@ -274,7 +275,7 @@ __device__ __forceinline__ void mma_k8(float (&c)[4], float a0, float a1, float 
 #endif
 }
 
-// An 8 x 8 matrix of 16-bit elements turned over: lane (g, t) holds row g, columns 2t, 2t + 1 before and after.
+// Transposes an 8 x 8 matrix of 16-bit elements. Lane (g, t) has row g, columns 2t and 2t + 1, before and after.
 __device__ __forceinline__ uint32_t transpose_8x8(uint32_t word) {
 #if defined(__CUDACC__)
   uint32_t turned;

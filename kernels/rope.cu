@@ -1,8 +1,8 @@
 // Kernel of rope.h.
-// Traffic  q, k (and v where it moves) once in and out; cos and sin from the second-level cache. With gains the rest of a
-//          head comes from the first-level cache, where its other threads need it too.
-// Work     a thread makes eight pairs of one head of one token, or moves sixteen values of v; no communication: with gains
-//          each sums its head for itself.
+// Traffic  q, k (and v unless rope works in place) once in and out; cos and sin from the L2 cache. With gains a thread
+//          reads the rest of its head from the L1 cache: other threads of the head read it too.
+// Work     a thread computes eight pairs of one head of one token, or copies sixteen values of v. Threads do not
+//          communicate: with gains each sums the squares of its whole head.
 #include "kernels/rope.h"
 
 #include "kernels/launch.h"

@@ -1,16 +1,18 @@
-// rope: queries and keys as attention reads them; values pass.
-//   without gains   the pairs (i, i + rotary/2) of the first `rotary` features of every query and key head are turned by
+// rope: applies rotary positions to queries and keys, and before them norms of heads where there are gains. It copies
+// values.
+//   without gains   rotates the pairs (i, i + rotary/2) of the first `rotary` features of every query and key head by
 //                   the angle of the token's line; the features after them stay
 //                   y_i = x_i cos - x_(i+rotary/2) sin,   y_(i+rotary/2) = x_(i+rotary/2) cos + x_i sin
-//   with gains      every head is normalised before: x_hat = x / sqrt(mean(x^2) + eps) * (gain + gain_offset)
-//   sign -1 goes back: what comes in is the gradient of y, what goes out that of x; with gains, x is read too
-//   q, k, v    [M, heads * D] in, each with its pitch: parts of one buffer, or what an attention library returned
+//   with gains      normalises every head first: x_hat = x / sqrt(mean(x^2) + eps) * (gain + gain_offset)
+//   sign -1         the backward pass: q, k, v are the gradient of y, out is that of x; with gains it reads x too
+//   q, k, v    [M, heads * D] in, each with its pitch; they may be parts of one buffer
 //   out        [M, (query_heads + 2 key_value_heads) * D] out, pitch ld_out: q, k, v side by side. Without gains it may
-//              be q's own buffer: then v is left as it is
-//   from_group, to_group   above 0: what comes in (at q), or goes out, has each key/value head after the so many query
-//              heads that it serves: q ... q k v. Not with gains
+//              be q's own buffer; v then stays as it is
+//   from_group, to_group   above 0: the input (at q), or the output, has each key/value head after its query heads, of
+//              which there are so many: q ... q k v. Not with gains
 //   x          [M, (query_heads + key_value_heads) * D] in, pitch ld_x: with gains and sign -1
-//   line_M int64;   cos, sin fp32 [lines, rotary/2]
+//   line_M     int64: the row of cos and sin that a token uses
+//   cos, sin   fp32 [lines, rotary/2]
 // D - rotary is even.
 #pragma once
 

@@ -1,5 +1,5 @@
-// The choice of the kernel: by alignment, and by the number of columns; updates of more columns than one launch has
-// registers for, cut into ranges that it has.
+// Chooses the variant of a kernel by alignment and number of update columns. Splits updates with more columns than one
+// launch has registers for into several launches (slices).
 #pragma once
 
 #include "kernels/types.h"
@@ -10,7 +10,7 @@
 
 namespace rankfold::kernels {
 
-// Whether eight elements of a row can be accessed at once: its pointer (null: not used) and its pitch.
+// Whether rows at x with pitch ld allow aligned accesses of eight elements. True for a null pointer, which is not used.
 inline bool is_aligned(const void* x, int64_t ld = 0) {
   return reinterpret_cast<uintptr_t>(x) % 16 == 0 && ld % 8 == 0;
 }
@@ -18,8 +18,8 @@ inline bool is_aligned(const void* x, int64_t ld = 0) {
 template <class T>
 constexpr int64_t kMostColumns = sizeof(T) == 2 ? 64 : 32;
 
-// Calls f with the number of 8-column tiles, an integral_constant, that a kernel for so many columns is made for. The
-// variant for data that is not aligned is made for none and for the most.
+// Calls f with the number of 8-column tiles of the smallest kernel variant for so many columns, an integral_constant.
+// Unaligned data has two variants only: no columns, and kMostColumns.
 template <class T, bool kAligned, class F>
 void with_column_tiles(int64_t columns, F&& f) {
   if (columns == 0) return f(std::integral_constant<int, 0>());
@@ -34,10 +34,10 @@ void with_column_tiles(int64_t columns, F&& f) {
 
 struct Slice {
   int64_t begin = 0;  // first column
-  Updates updates;    // those that have columns in the range, counted from its begin
+  Updates updates;    // those with columns in this slice; columns are counted from `begin`
 };
 
-// At least one slice, also where there is no update.
+// Gives at least one slice, even without updates.
 inline std::vector<Slice> slices(const Updates& updates, int64_t most_columns) {
   std::vector<Slice> all;
   int64_t begin = 0;

@@ -1,4 +1,4 @@
-// The table with every kernel of this folder; gemm is the caller's.
+// Fills the table with every kernel of this folder; the caller sets gemm.
 #include "kernels/table.h"
 
 namespace rankfold::kernels {

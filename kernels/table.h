@@ -1,5 +1,6 @@
-// The functions by which the ops reach the kernels: filled by librankfold_cuda.so with the CUDA kernels and cuBLASLt,
-// by tests/fused with the same kernels on fibers and a host product. Every entry works on `stream` and may throw.
+// The table of functions through which the ops call the kernels. librankfold_cuda.so fills it with the CUDA kernels and
+// cuBLASLt; tests/fused with the same kernels on fibers and a host product. Kernels are queued on the given stream.
+// Every function may throw Failure.
 #pragma once
 
 #include "kernels/adamw.h"
@@ -28,14 +29,14 @@ struct Table {
   void (*adamw)(const AdamW&, Stream);
   void (*square_sum)(const SquareSum&, Stream);
   void (*gemm)(const Gemm&, Stream);
-  // Host functions: bytes of workspace, blocks of segments.
+  // Host functions that launch nothing: bytes of workspace; thread blocks of all segments.
   int64_t (*decode_workspace)(const DecodeAttention&);
   int64_t (*output_grad_workspace)(const OutputGrad&);
   int64_t (*input_grad_workspace)(const InputGrad&);
   int64_t (*lay_out)(Segment*, int64_t);
 };
 
-// All but gemm, which each side brings itself.
+// All entries but gemm, which the caller must set.
 Table table_of_kernels();
 
 }  // namespace rankfold::kernels

@@ -1,7 +1,7 @@
-// The shape all matrix kernels work in: a warp holds 16 rows x 32 features, and of that a lane (g = lane / 4, t = lane
-// % 4) the eight neighbouring features 8t ... 8t + 7 of rows g and g + 8. That is a 16-byte access, one Philox call,
-// and, because the order of a contraction does not matter as long as both operands agree on it, an operand of the
-// tensor cores as it comes from memory, with neither shared memory nor ldmatrix between.
+// The tile that all matrix kernels work on: a warp has 16 rows x 32 features. Lane (g = lane / 4, t = lane % 4) has the
+// eight neighbouring features 8t ... 8t + 7 of rows g and g + 8. In 16 bits that is one 16-byte access a row, and one
+// Philox call. It is also an operand of the tensor cores, without shared memory or ldmatrix: the order of the summed
+// features is free as long as both operands use the same one. docs/kernels.md, "The tile", has a picture.
 #pragma once
 
 #include "kernels/philox.h"
@@ -102,7 +102,8 @@ __device__ __forceinline__ void store_row(T* p, const Row<T, 8>& row) {
   }
 }
 
-// The first `count` of eight elements (any count), zero beyond. kAligned: whole groups of eight at aligned addresses.
+// The first `count` of eight elements, zeros after them; count may be below 0 or above 8. kAligned: p is aligned to 16
+// bytes, and count is a multiple of 8.
 template <bool kAligned, class T>
 __device__ __forceinline__ Row<T, 8> load_some(const T* p, int64_t count) {
   if constexpr (kAligned) {
@@ -127,8 +128,7 @@ __device__ __forceinline__ void store_some(T* p, const Row<T, 8>& row, int64_t c
   }
 }
 
-// What dropout leaves of the eight features beginning at `feature`, a multiple of 8. The factor 1 / (1 - p) lies in
-// Update::scale.
+// ---- Dropout of eight features from `feature` on, a multiple of 8. Update::scale has the factor 1 / (1 - p).
 struct DropoutRow {
   uint32_t row, position;  // of the token
 };
@@ -175,8 +175,8 @@ __device__ __forceinline__ void mma_f32(float (&c)[4], float a0, float a1, float
   mma_k8(c, s0.high, s1.high, s2.high, s3.high, u0.high, u1.high);
 }
 
-// c [16 rows x 8] += x [16 rows x 4 N] y [8 x 4 N]^T, where a lane brings N neighbouring elements of rows g and g + 8
-// of x and of row g of y. c: rows g, g + 8, columns 2t, 2t + 1.
+// c [16 rows x 8] += x [16 rows x 4 N] y [8 x 4 N]^T. A lane passes N neighbouring elements of rows g and g + 8 of x,
+// and of row g of y. c: rows g, g + 8, columns 2t, 2t + 1.
 template <class T, int N>
 __device__ __forceinline__ void multiply_rows(float (&c)[4], const Row<T, N>& low, const Row<T, N>& high,
                                               const Row<T, N>& y) {
@@ -193,8 +193,8 @@ __device__ __forceinline__ void multiply_rows(float (&c)[4], const Row<T, N>& lo
   }
 }
 
-// The feature, within 32, of column n of the j-th of four 8-column tiles: such that lane t of a product holds features
-// 8t + 2j and 8t + 2j + 1, hence 8t ... 8t + 7 over the four.
+// The feature, 0 ... 31, that column n of the j-th of four 8-column products stands for. Lane t thus gets features
+// 8t + 2j and 8t + 2j + 1 from product j, and 8t ... 8t + 7 from all four.
 __device__ __forceinline__ int feature_of(int j, int n) { return n / 2 * 8 + 2 * j + n % 2; }
 
 // y [16 rows x 32 features] += s [16 rows x R] at [32 features x R]^T for this warp's tile: y[j][0 ... 1] are features
@@ -218,8 +218,8 @@ __device__ __forceinline__ void add_product(float (&y)[4][4], const T* s_low, co
   }
 }
 
-// The 16 x 16 block s[0 ... 15][column ... column + 15] turned over, as the left operand of a product that sums over
-// its rows. Rows from `rows` on and columns outside [begin, end) are zero.
+// The 16 x 16 block s[0 ... 15][column ... column + 15] transposed, as the left operand of a product that sums over its
+// rows. Rows from `rows` on and columns outside [begin, end) are zero.
 template <class T>
 struct Turned {
   uint32_t word[4];
@@ -261,7 +261,7 @@ __device__ __forceinline__ void multiply_columns(float (&c)[4][4], const Turned<
       mma_k16<T>(c[j], s.word[0], s.word[1], s.word[2], s.word[3], transpose_8x8(low.word[j]),
                  transpose_8x8(high.word[j]));
   } else {
-    // Element (row, feature_of(j, g)) lies with lane (row % 8, g / 2), as its value 2j + g % 2.
+    // Lane (row % 8, g / 2) has element (row, feature_of(j, g)), as its value 2j + g % 2.
     const auto fetch = [&](const Row<float, 8>& from, int row, int j) {
       const int owner = 4 * row + lane.g / 2;
       const float even = __shfl_sync(0xffffffffu, from.value[2 * j], owner);
@@ -276,8 +276,8 @@ __device__ __forceinline__ void multiply_columns(float (&c)[4][4], const Turned<
   }
 }
 
-// What multiply_columns summed, to rows `column` ... column + 15 (below `end`) of a row-major fp32 matrix of pitch ld
-// whose first element is this lane's feature; `left` of its features exist. `add`: to what is there.
+// Writes the result of multiply_columns to rows `column` ... column + 15 (below `end`) of a row-major fp32 matrix of
+// pitch ld. `to` is this lane's first feature in row 0; `left` of its features exist. `add`: adds to the old values.
 __device__ __forceinline__ void store_columns(float* to, int64_t ld, int column, int end, int64_t left,
                                               const float (&c)[4][4], bool add, const Lane& lane) {
 #pragma unroll
@@ -320,7 +320,7 @@ __device__ __forceinline__ Row<T, 8> norm_row(const Row<T, 8>& h_row, float rstd
   for (int i = 0; i < 8; ++i) h[i] = h[i] * rstd * (gain[i] + offset);
   return pack_row<T, 8>(h);
 }
-// The square of x, bounded so that zero times it is zero: what the sigmoid of a gate makes of the bound is 0 or 1.
+// The square of x, with an upper bound, so that 0 * square is 0 and never NaN. At the bound a gate's sigmoid is 0 or 1.
 __device__ __forceinline__ float bounded_square(float x) { return fminf(x * x, 1e10f); }
 template <class T>
 __device__ __forceinline__ float gate_sigmoid(const Gate& gate, float x) {
@@ -345,14 +345,14 @@ __device__ __forceinline__ float scale_of(const Updates& updates, int64_t column
   return scale;
 }
 
-// Element i of `count` partial sums of `size` elements each, added in their order.
+// Adds element i of `count` partial sums of `size` elements each, in their order.
 __device__ __forceinline__ float sum_of_parts(const float* parts, int64_t count, int64_t size, int64_t i) {
   float sum = 0;
   for (int64_t part = 0; part < count; ++part) sum += parts[part * size + i];
   return sum;
 }
 
-// Sum over the four lanes that hold one row.
+// Sum over the four lanes of one row.
 __device__ __forceinline__ float sum_of_row(float x) {
   x += __shfl_xor_sync(0xffffffffu, x, 1);
   return x + __shfl_xor_sync(0xffffffffu, x, 2);

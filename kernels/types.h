@@ -1,7 +1,8 @@
-// What the kernels' plain structs share. No CUDA and no torch header: the ops include these, the .cu files too.
-// Legend, everywhere: M tokens (rows), K inputs, N outputs, R columns of all low-rank updates of a projection (each
-// update padded to a multiple of 8), V vocabulary, D head size. Matrices are row-major; ld is the distance of rows in
-// elements. Pointers are device memory.
+// Types that the parameter structs of the kernels share. It includes no CUDA and no torch header, because both the ops
+// and the .cu files include it.
+// Letters, in all kernels: M tokens (rows), K inputs, N outputs, R columns of all low-rank updates of a projection
+// (each update padded to a multiple of 8), V vocabulary, D head size. Matrices are row-major; ld (pitch) is the
+// distance between rows, in elements. Pointers are device memory.
 #pragma once
 
 #include <cstdint>
@@ -26,7 +27,8 @@ struct Failure : std::runtime_error {
 
 enum class Dtype : int32_t { f32, bf16, f16 };
 
-// Of an H100. Gradients are summed in as many parts as suit it, whatever the device, so that they repeat on every one.
+// Multiprocessors (SMs) of an H100. Kernels choose the number of partial sums of a gradient for this number, whatever
+// the device, so that every device adds in the same order.
 constexpr int64_t kMultiprocessors = 132;
 
 constexpr int64_t size_of(Dtype dtype) { return dtype == Dtype::f32 ? 4 : 2; }
@@ -42,12 +44,12 @@ struct Dropout {
   uint32_t threshold = 0;  // of 65536: a 16-bit draw below it drops the element; 0: no dropout
 };
 
-// The low-rank updates side by side: update u owns columns [begin, end) of S and dS and those rows of A. Columns
+// One low-rank update of a projection. It owns columns [begin, end) of S and dS, and rows [begin, end) of A. Those
 // beyond its rank are zero in the copies of A and B.
 struct Update {
   int32_t begin = 0, end = 0;      // multiples of 8
-  uint32_t stream = 0, block = 0;  // step and module in its dropout counters
-  float scale = 1;                 // of the update, times 1 / (1 - p) of the p realised
+  uint32_t stream = 0, block = 0;  // of its dropout counters: they encode step and module
+  float scale = 1;                 // of the update, times 1 / (1 - p), where p = threshold / 65536
 };
 
 constexpr int kMostUpdates = 12;  // of one projection: q, k and v of four adapters
@@ -60,7 +62,7 @@ struct Updates {
   RANKFOLD_HOST_DEVICE int64_t columns() const { return count == 0 ? 0 : update[count - 1].end; }
 };
 
-// What makes a projection's input x [M, K] of a tensor that is kept for backward.
+// How a projection's input x [M, K] is computed from the tensor that is saved for backward.
 enum class Source : int32_t {
   plain,  // x is given
   norm,   // x = h * rstd * (gain + gain_offset), RMSNorm of h [M, K]

@@ -1,5 +1,5 @@
-// embed MODEL DATA.json OUTPUT: a training loop of one's own over the public API, with LibTorch's optimizer. Every
-// tensor here is an at::Tensor with gradients: put your own loss on model.logits(batch) if you like.
+// embed MODEL DATA.json OUTPUT: your own training loop over the public API, with LibTorch's optimizer. Every tensor
+// here is an at::Tensor with gradients, so any optimizer and any schedule of LibTorch will do.
 #include <rankfold/rankfold.h>
 
 #include <torch/optim/adamw.h>

@@ -1,9 +1,10 @@
-// One micro-batch. Sequences of different lengths lie end to end: nothing is padded.
+// One micro-batch. Sequences of different lengths are concatenated without padding.
 //
-// Dropout is a function of the seed, the step, the module, the row and the position in it. Who accumulates gradients
-// over several batches before a step of the optimizer sets, in each of them, `step` to the number of that step (0, 1,
-// ... over the whole run) and `first_row` to the number of rows in the batches before it. The gradient is then that of
-// one batch of all the rows. Two batches with the same `step` and `first_row` drop the same places.
+// The dropout mask depends on the seed, the optimizer step, the module, the row and the position in the row. For
+// gradient accumulation, set two fields in each micro-batch. `step` is the number of the optimizer step (0, 1, ... over
+// the whole run). `first_row` is the number of rows in the earlier micro-batches of this step. The accumulated gradient
+// then equals that of a single batch with all the rows. Two batches with the same `step` and `first_row` get the same
+// dropout masks.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -13,28 +14,31 @@
 
 namespace rankfold {
 
-inline constexpr int64_t kIgnoreIndex = -100;  // label of a position that does not count
+inline constexpr int64_t kIgnoreIndex = -100;  // label of a position without loss (as in PyTorch)
 
+// T tokens in B sequences. Tensors are on the CPU; the model copies them to its device.
 struct Batch {
   at::Tensor tokens;             // [T] int64
-  at::Tensor labels;             // [T] int64: the token that position t must predict (shifted already), or kIgnoreIndex
+  at::Tensor labels;             // [T] int64: target of position t (already shifted), or kIgnoreIndex
   at::Tensor positions;          // [T] int64: 0, 1, ... within each sequence
   std::vector<int64_t> offsets;  // [B + 1]: sequence b is the tokens offsets[b] ... offsets[b + 1] - 1
   std::vector<int64_t> samples;  // [B]: index of each row in its Dataset
-  int64_t first_row = 0;         // number of its first row within the accumulation window; counts for dropout
-  int64_t step = 0;              // optimizer step it belongs to; counts for dropout
+  int64_t first_row = 0;         // index of the first row within the accumulation window; used by dropout
+  int64_t step = 0;              // optimizer step of this batch; used by dropout
 
   int64_t rows() const { return static_cast<int64_t>(offsets.size()) - 1; }
   int64_t token_count() const { return offsets.empty() ? 0 : offsets.back(); }
-  int64_t label_count() const;  // labels that count
+  int64_t label_count() const;  // labels other than kIgnoreIndex
 };
 
-// Lays sequences end to end. `labels` are in Hugging Face's convention (labels[i] belongs to input_ids[i], kIgnoreIndex
-// where it does not count); they are shifted here. Throws std::invalid_argument for an empty or uneven row.
+// Input of make_batch(): one sequence, not owned. `labels` follow Hugging Face's convention: labels[i] belongs to
+// input_ids[i], and kIgnoreIndex marks a position without loss.
 struct Sequence {
   const std::vector<int32_t>* input_ids = nullptr;
-  const std::vector<int32_t>* labels = nullptr;  // null: no label counts
+  const std::vector<int32_t>* labels = nullptr;  // null: no loss on this sequence
 };
+// Concatenates sequences and shifts their labels by one. Throws std::invalid_argument for no rows, an empty row, or
+// labels of another length.
 Batch make_batch(const std::vector<Sequence>& rows);
 
 }  // namespace rankfold

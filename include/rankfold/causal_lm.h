@@ -1,4 +1,5 @@
-// A causal language model from a Hugging Face folder: frozen base weights, mapped read-only where the layout allows.
+// A causal language model from a Hugging Face folder. The base weights are frozen; they are mapped read-only where
+// their layout in the file allows it.
 #pragma once
 
 #include "rankfold/batch.h"
@@ -22,22 +23,22 @@ struct Model;   // src/model/model.h
 
 enum class RopeType { standard, linear, dynamic, yarn, llama3, longrope };
 
-// Rotary positions: rope_parameters of config.json, defaults as in transformers.
+// Rotary position embedding: rope_parameters of config.json, with the defaults of transformers.
 struct RopeParameters {
   RopeType type = RopeType::standard;
   double theta = 10000;
   double factor = 1;
-  double partial_rotary_factor = 1;                  // share of a head's features that is turned
+  double partial_rotary_factor = 1;                  // share of a head's features that is rotated
   int64_t original_max_position_embeddings = 0;      // dynamic, yarn, llama3, longrope
   double low_freq_factor = 1, high_freq_factor = 4;  // llama3
   double beta_fast = 32, beta_slow = 1;              // yarn
-  double mscale = 0, mscale_all_dim = 0;             // yarn; 0: not said
+  double mscale = 0, mscale_all_dim = 0;             // yarn; 0: not set
   bool truncate = true;                              // yarn
-  double attention_factor = 0;                       // yarn, longrope: of cosines and sines; 0: by the type's formula
-  std::vector<double> short_factor = {}, long_factor = {};  // longrope, [turned features / 2]
+  double attention_factor = 0;  // yarn, longrope: factor of cosines and sines; 0: the type's formula
+  std::vector<double> short_factor = {}, long_factor = {};  // longrope, [rotated features / 2]
 };
 
-// config.json, in the words of the newest spelling.
+// config.json, under the newest names of its keys.
 struct ModelConfig {
   std::string architecture;  // "LlamaForCausalLM"
   std::string model_type;
@@ -48,27 +49,27 @@ struct ModelConfig {
   int64_t num_attention_heads = 0;
   int64_t num_key_value_heads = 0;
   int64_t head_dim = 0;
-  int64_t max_position_embeddings = 0;  // 0: not said
+  int64_t max_position_embeddings = 0;  // 0: not set
   double rms_norm_eps = 1e-6;
   RopeParameters rope;
-  std::optional<RopeParameters> local_rope = {};  // of layers with a window, where they have their own (Gemma 3)
-  double query_pre_attn_scalar = 0;               // scores are divided by its root; 0: by that of head_dim
-  double attn_logit_softcapping = 0;              // a score s becomes c * tanh(s / c); 0: it stays
-  double final_logit_softcapping = 0;             // likewise a logit
-  bool uses_alibi = false;                        // slopes in place of rotary positions (Baichuan-13B)
-  bool has_norm_head = false;                     // rows of the head are divided by their norms (Baichuan 2)
-  bool has_qk_norm = false;                       // queries and keys are normalised by head (Qwen3)
+  std::optional<RopeParameters> local_rope = {};  // for sliding-window layers that have their own (Gemma 3)
+  double query_pre_attn_scalar = 0;               // scores are divided by its square root; 0: by that of head_dim
+  double attn_logit_softcapping = 0;              // c: a score s becomes c * tanh(s / c); 0: off
+  double final_logit_softcapping = 0;             // the same for logits
+  bool uses_alibi = false;                        // ALiBi slopes instead of rotary positions (Baichuan-13B)
+  bool has_norm_head = false;                     // each row of the head is divided by its norm (Baichuan 2)
+  bool has_qk_norm = false;                       // RMSNorm of each head's queries and keys (Qwen3)
   bool qkv_bias = false, o_bias = false, mlp_bias = false;
-  std::vector<int64_t> windows = {};  // for each layer: tokens that a token sees, itself the last; 0: all before it
+  std::vector<int64_t> windows = {};  // per layer: sliding window in tokens, including the token itself; 0: full causal
   bool tie_word_embeddings = false;
-  std::vector<int64_t> eos_token_ids;  // generation_config.json's if it says so
+  std::vector<int64_t> eos_token_ids;  // from generation_config.json, else config.json
   at::ScalarType stored_dtype = at::kFloat;
-  // Lines that a person should read: what the folder says and the model does not use. The programs print them.
+  // Messages for the user: settings in the folder that the model ignores. The programs print them.
   std::vector<std::string> notes = {};
 };
 
-// A linear layer of the model by the name PEFT knows it: "model.layers.0.self_attn.W_pack". The embedding is one on
-// vectors that are one at a token's id and zero elsewhere.
+// A linear layer of the model, under the name that PEFT uses: "model.layers.0.self_attn.W_pack". The embedding counts
+// as a linear layer on one-hot vectors.
 struct LinearModule {
   std::string name;
   int64_t out_features = 0;
@@ -77,46 +78,52 @@ struct LinearModule {
   bool is_embedding = false;
 };
 
-// A shared handle: copies are the same model. One thread at a time computes with it, runs backward() of its losses or
-// changes its adapters; tokenizer() may be called from any thread.
+// A shared handle: copies refer to the same model. Only one thread at a time may compute with a model, call backward()
+// on its losses, or change its adapters. Any thread may call tokenizer() at any time.
 class CausalLM {
  public:
-  // Throws UserError for a folder that is not whole or an architecture that is not supported, by name. An adapter that
-  // lies in the folder too is not loaded.
+  // Loads a model folder. An adapter in the same folder is ignored. Throws UserError for an incomplete folder, a bad
+  // setting, or an unsupported architecture, which the message names. Throws Error with kNoDevice where the device does
+  // not exist, with kOutOfMemory where memory is short.
   static CausalLM load(const std::filesystem::path& folder, const LoadConfig& config = {});
 
-  // Sum (not mean) over the labels that count of the negative log-likelihood; a scalar, fp32. Where gradients are
-  // recorded (at::GradMode), adapters drop out their inputs; under at::NoGradGuard they do not.
+  // Sum (not mean) of the negative log-likelihood over all labels other than kIgnoreIndex; a scalar, fp32. Adapters
+  // apply dropout while gradients are recorded (at::GradMode), and not under at::NoGradGuard. Throws
+  // std::invalid_argument for an empty batch or a token id outside the vocabulary.
   //
-  // On a CUDA device, backward in 16 bits turns LibTorch's deterministic algorithms on for the whole process while it
-  // launches the backward of a layer's attention, and then back: LibTorch has no other way to ask for it. Another thread
-  // that runs an operator of LibTorch at that moment gets the deterministic one, or an error where there is none.
+  // On a CUDA device in 16 bits, backward affects the whole process: it enables LibTorch's deterministic algorithms
+  // while it launches the backward of each layer's attention. Then it restores the setting. LibTorch has no narrower
+  // switch. A LibTorch operator that another thread runs at that moment uses its deterministic version, or throws where
+  // it has none.
   at::Tensor loss(const Batch& batch) const;
-  at::Tensor logits(const Batch& batch) const;  // [T, V] in the model's dtype
+  at::Tensor logits(const Batch& batch) const;  // [T, V] in the model's dtype; T tokens, V vocabulary
 
   const ModelConfig& config() const;
   const std::filesystem::path& folder() const;
-  at::ScalarType dtype() const;  // computed in
+  at::ScalarType dtype() const;  // dtype of the computation
   at::Device device() const;
-  const std::vector<LinearModule>& linear_modules() const;  // the embedding is none of them
-  int64_t parameter_count() const;                          // of the base
+  const std::vector<LinearModule>& linear_modules() const;  // without the embedding
+  int64_t parameter_count() const;                          // of the base, without adapters
 
-  // Loaded at the first call; UserError where the folder has none.
+  // Loads the tokenizer at the first call. Throws UserError where the folder has none. The reference is valid as long
+  // as the model.
   const Tokenizer& tokenizer() const;
   bool has_tokenizer() const;
 
-  // Adapters (adapter.h) by name, in the order in which they were attached. Those that are active compute: their updates
-  // are added to the base's. A new adapter is the only active one at first.
+  // Names of the attached adapters (adapter.h), in the order of attachment. The model adds the updates of the active
+  // ones to the base. A newly attached adapter is the only active one.
   std::vector<std::string> adapter_names() const;
   std::vector<std::string> active_adapters() const;
-  // Exactly these are active from now on; none: the base alone. Losses computed before keep what they were computed
-  // with. Of several that have dropout none can train. std::invalid_argument for a name that is not attached, or where
-  // the model itself is trained. On a CUDA device as many can compute as make 12 updates of a projection: four adapters
-  // of q, k and v; loss() throws for more.
+  // Makes exactly these adapters active; an empty list selects the base alone. Losses computed earlier keep the
+  // adapters that they were computed with. Several active adapters cannot train if one of them has dropout.
+  // On a CUDA device, one fused projection takes at most 12 updates, such as four adapters on q, k and v; loss() throws
+  // for more.
+  // Throws std::invalid_argument for a name that is not attached, or where the model itself is trained.
   void set_active_adapters(const std::vector<std::string>& names) const;
-  // Folds the active adapters into the weights in memory (W + scale * B A in fp32, rounded once to dtype()) and detaches
-  // them. The folder stays as it is, so an adapter that is trained afterwards cannot be saved: merge() a folder for that.
-  // Nothing undoes it but loading again. Needs the memory of the changed weights twice. UserError as merge().
+  // Merges the active adapters into the weights in memory (W + scale * B A in fp32, rounded once to dtype()) and
+  // detaches them. Only loading the model again undoes it. The changed weights exist twice in memory meanwhile.
+  // The folder stays unchanged, so an adapter trained afterwards cannot be saved; use merge() for that. Throws
+  // UserError for a sum that is not finite, and for an update of only one of two tied weights.
   void merge_adapters() const;
 
   const std::shared_ptr<Model>& shared_model() const { return model_; }  // internal

@@ -1,5 +1,5 @@
-// A chat template: how a model's conversations look as one text. Jinja, rendered as transformers' apply_chat_template
-// does.
+// A chat template turns a conversation into one text. It is a Jinja template, rendered as transformers'
+// apply_chat_template does.
 #pragma once
 
 #include "rankfold/config.h"
@@ -17,34 +17,39 @@ namespace rankfold {
 struct Conversation;  // internal
 struct ChatText;      // internal
 
-// A handle; copies share what it holds. Thread safe.
+// A shared handle: copies refer to the same template. Thread safe.
 class ChatTemplate {
  public:
-  // The template that config.chat_template names (a file, one of names(), or one of several that the folder has); else
-  // the record in config.chat_record; else the folder's own: chat_template.jinja, chat_template of
-  // tokenizer_config.json (a text, or a list with names), additional_chat_templates/NAME.jinja. Where there are
-  // several, "tool_use" counts for a conversation with tools, "default" for others. Throws UserError where there is
-  // none.
+  // Opens the first of these that exists:
+  // - the template that config.chat_template names: a file, one of names(), or one of several in the folder;
+  // - the record in config.chat_record;
+  // - the folder's own: chat_template.jinja, chat_template of tokenizer_config.json (a text, or a list with names),
+  //   additional_chat_templates/NAME.jinja.
+  // If the folder has several, "tool_use" applies to conversations with tools and "default" to others. Throws UserError
+  // where there is none.
   static ChatTemplate open(const std::filesystem::path& folder, const DataConfig& config);
-  static ChatTemplate open(const Tokenizer& tokenizer, const DataConfig& config);  // of the tokenizer's folder
-  static const std::vector<std::string>& names();                                  // of those that are built in
+  static ChatTemplate open(const Tokenizer& tokenizer, const DataConfig& config);  // uses the tokenizer's folder
+  static const std::vector<std::string>& names();                                  // names of the built-in templates
 
-  // `conversation`: JSON, a list of messages or {"messages": [...], "tools": [...], "documents": [...]}. Throws
-  // UserError where the template raises an error.
+  // Returns the text of a conversation. `conversation` is JSON: a list of messages or {"messages": [...], "tools":
+  // [...], "documents": [...]}. Throws UserError for other input, and where the template raises an error.
   std::string render(const std::string& conversation, bool add_generation_prompt = true) const;
-  // Its ids. bos and eos are there where the template writes them. Needs a template that was opened with a tokenizer.
+  // Returns the token ids of that text. bos and eos appear only where the template writes them. Throws
+  // std::invalid_argument for a template that was opened without a tokenizer.
   std::vector<int32_t> encode(const std::string& conversation, bool add_generation_prompt = true) const;
 
-  // Of the tokens that end an answer's turn: generate() stops at them. Needs a tokenizer, too.
+  // Ids of the tokens that end an assistant's turn; pass them to generate(). Throws std::invalid_argument without a
+  // tokenizer.
   std::vector<int64_t> stop_token_ids() const;
 
-  bool uses_date() const;        // needs config.template_date
-  uint64_t fingerprint() const;  // of all that decides on a conversation's text and on what is learnt of it
-  // What config.chat_record reads again: file name -> text. Of prompt_template.json the keys that belong to it.
+  bool uses_date() const;        // whether the template writes the date (config.template_date)
+  uint64_t fingerprint() const;  // hash of everything that determines a conversation's ids and labels
+  // Files from which config.chat_record restores the template: file name -> text. record() returns the keys that
+  // prompt_template.json needs for it.
   std::map<std::string, std::string> files() const;
   std::string record() const;  // a JSON object
 
-  // Internal: by the library's own types.
+  // Internal: the same for the library's own types.
   ChatText render(const Conversation& conversation, bool add_generation_prompt) const;
   std::vector<int32_t> encode(const Conversation& conversation, bool add_generation_prompt) const;
 

@@ -1,15 +1,15 @@
-// What a run is made of. A key is spelled once, in fields(): reading JSON, flags, --help, the resolved config and the
-// checks are visitors of it. Names are PEFT's for the adapter and Hugging Face's elsewhere; the aliases are those of
-// other trainers.
+// All settings of a run. Each key is spelled once, in fields(). JSON parsing, flags, --help, the resolved config and
+// the checks are visitors of fields(). Adapter settings have PEFT's names, the others Hugging Face's; the aliases come
+// from other trainers.
 //
-// A visitor is called as v(key, member, help, check, expected, aliases): `check(member)` says whether the value is
-// allowed, `expected` is the text of the error otherwise. Whoever takes a config checks it by the same fields: the
-// programs as they read it, Trainer, Adapter::create, CausalLM::load, Dataset::open, generate and merge when they are
-// called. They throw UserError "KEY: expected ..., got ...".
+// A visitor is called as v(key, member, help, check, expected, aliases). `check(member)` tells whether the value is
+// allowed, and `expected` is the error text otherwise. The programs check a config when they read it. Trainer,
+// Adapter::create, CausalLM::load, Dataset::open, generate and merge check it when they are called. They throw
+// UserError "KEY: expected ..., got ...".
 //
-// A field of a run says with its help what a resume makes of it, as on_resume::may_change("peak learning rate").
-// RunHelp converts to the text. A visitor with a member section(title) hears under which heading --help lists the fields
-// that follow.
+// The help of a run's field also tells what a resume does with it, as in on_resume::may_change("peak learning rate").
+// RunHelp converts to the help text. If a visitor has a member section(title), it receives the --help heading of the
+// fields that follow.
 #pragma once
 
 #include "rankfold/choices.h"
@@ -30,34 +30,37 @@ namespace rankfold {
 using StringList = std::vector<std::string>;
 using Aliases = std::initializer_list<const char*>;
 
-// Modules by name. A list matches a module whose name equals an entry or ends in "." + entry; a string is a regular
-// expression that must match the whole name, or "all-linear" (every linear but the output head). Empty list: nothing
-// said. As other trainers have it, "all" is all-linear, and a file or a flag may hold a list as one text with commas.
+// Selects modules by name. A list entry matches a module whose name equals it or ends in "." + entry. A string is a
+// regular expression that must match the whole name, or "all-linear" (every linear layer except the output head). Empty
+// list: not set.
+// As in other trainers, "all" means all-linear, and a file or a flag may give a list as one text with commas.
 using ModuleNames = std::variant<StringList, std::string>;
 
-// Data files, read one after another as one. In a file a text or a list of texts; a text with commas is a list where no
-// file has the whole of it as its name.
+// Data files, read in order as one data set. A config file gives a text or a list of texts. A text with commas is a
+// list, unless a file has the whole text as its name.
 struct DataFiles {
   StringList paths;
   DataFiles() = default;
   DataFiles(const char* text) : DataFiles(std::string(text)) {}  // NOLINT(google-explicit-constructor)
   DataFiles(const std::string& text);                            // NOLINT(google-explicit-constructor)
-  std::string text() const;                                      // for messages
+  std::string text() const;                                      // comma-separated, for messages
 };
 
-// A JSON object as text; empty: nothing said, which a file writes as null.
+// A JSON object as text; empty: not set, written as null.
 struct JsonObject {
   std::string text;
 };
 
-// "5GB", "500 MB", "16G" (powers of ten, as in Hugging Face's tools), "4GiB", or a number of bytes; nullopt otherwise.
+// Parses a size: "5GB", "500 MB", "16G" (powers of ten, as in Hugging Face's tools), "4GiB", or a number of bytes.
+// nullopt: none of these.
 std::optional<uint64_t> parse_size(const std::string& text);
-// The numbers of "2025-03-07", "2025-03-07 09:05" or "2025-03-07 09:05:03" (also with a T); nullopt otherwise.
+// A date and time of day; parse_date() reads "2025-03-07", "2025-03-07 09:05" or "2025-03-07 09:05:03" (also with a T).
+// nullopt: none of these.
 struct Date {
   int year = 0, month = 1, day = 1, hour = 0, minute = 0, second = 0;
 };
 std::optional<Date> parse_date(const std::string& text);
-// true, yes, y, t, 1 and false, no, n, f, 0 in any case, as in Hugging Face's tools; nullopt otherwise.
+// Parses true, yes, y, t, 1 and false, no, n, f, 0 in any case, as in Hugging Face's tools. nullopt: none of these.
 std::optional<bool> parse_bool(const std::string& text);
 
 namespace allow {
@@ -65,11 +68,11 @@ inline constexpr auto any = [](const auto&) { return true; };
 inline constexpr auto text = [](const std::string& x) { return !x.empty(); };
 inline constexpr auto positive = [](auto x) { return x > 0; };
 inline constexpr auto not_negative = [](auto x) { return x >= 0 && std::isfinite(static_cast<double>(x)); };
-// Also as a float, without losing digits.
+// Within the range of normal floats.
 inline constexpr auto positive_float = [](double x) {
   return x >= double{std::numeric_limits<float>::min()} && x <= double{std::numeric_limits<float>::max()};
 };
-// Rows and micro-batches: no product of two such counts overflows.
+// Numbers of rows and micro-batches. The bound keeps the product of two of them from overflowing.
 inline constexpr auto count = [](int64_t x) { return x >= 1 && x <= int64_t{1} << 20; };
 inline constexpr auto size = [](const std::string& x) { return x.empty() || parse_size(x); };
 inline constexpr auto date = [](const std::string& x) { return x.empty() || parse_date(x); };
@@ -92,27 +95,28 @@ inline auto one_of(std::initializer_list<const char*> names) {
 }
 template <const auto& table>
 struct WordOf {
-  static constexpr bool lists_words = true;  // --help shows them
+  static constexpr bool lists_words = true;  // --help lists the words
   bool operator()(const std::string& x) const { return find_word(table, x) != nullptr; }
 };
 template <const auto& table>
 inline constexpr WordOf<table> word_of = {};
 }  // namespace allow
 
-// The words of a table as the text of an error.
+// The words of a table as the text of an error. The pointer stays valid.
 template <const auto& table>
 const char* words_of() {
   static const std::string text = list_words(table);
   return text.c_str();
 }
 
-// What becomes of a setting when a run is resumed.
+// What a resume does with a setting.
 enum class Resume {
-  kSame,        // the checkpoint holds its value; another one is refused
-  kSameResult,  // the checkpoint holds what it led to (rows, weights, modules); another result is refused
-  kMayChange,   // the run goes on with the new value and says so
-  kFree,        // decides nothing that is computed
+  kSame,        // must equal the value in the checkpoint, else the resume is refused
+  kSameResult,  // must lead to the same rows, weights or modules as in the checkpoint
+  kMayChange,   // the run continues with the new value and reports the change
+  kFree,        // does not affect what is computed
 };
+// The help text of a field, and what a resume does with the field.
 struct RunHelp {
   Resume resume;
   const char* text;
@@ -130,7 +134,7 @@ void section(V& v, const char* title) {
   if constexpr (requires { v.section(title); }) v.section(title);
 }
 
-// The settings of linear layers in fewer bits, as LoadConfig has them. `bits`: the help of quantization_bit.
+// Fields for quantised linear layers, as in LoadConfig. `bits`: the help text of quantization_bit.
 template <class V, class Config>
 void quantization_fields(V& v, Config& config, const char* bits) {
   v("quantization_bit", config.quantization_bit, on_resume::same_result(bits),
@@ -147,14 +151,14 @@ void quantization_fields(V& v, Config& config, const char* bits) {
     "true or false", {});
 }
 
-// How a folder is opened.
+// Settings of CausalLM::load.
 struct LoadConfig {
   std::string device = "auto";             // auto | cpu | cuda[:n]
-  std::string dtype = "auto";              // a word of kDtypes, as are the texts below of their tables
-  int64_t quantization_bit = 0;            // 0: as stored
+  std::string dtype = "auto";              // a word of kDtypes; the texts below are words of their tables, too
+  int64_t quantization_bit = 0;            // 0: as stored, else 4 or 8
   std::string quantization_type = "auto";  // auto: nf4 for 4 bits, int8 for 8
   bool double_quantization = false;
-  bool load_in_4bit = false, load_in_8bit = false;  // bitsandbytes' words for quantization_bit
+  bool load_in_4bit = false, load_in_8bit = false;  // the same as quantization_bit 4 or 8, as bitsandbytes names them
 
   template <class V>
   void fields(V&& v) {
@@ -168,7 +172,7 @@ struct LoadConfig {
   }
 };
 
-// PEFT's LoraConfig; the same struct reads adapter_config.json.
+// LoRA settings, named as in PEFT's LoraConfig. adapter_config.json is read into the same struct.
 struct LoraConfig {
   int64_t r = 8;
   double lora_alpha = 8;
@@ -178,7 +182,7 @@ struct LoraConfig {
   std::string bias = "none";
   StringList modules_to_save = {};
   bool use_rslora = false;
-  // Of the entries that match a module the first counts.
+  // If several entries match a module, the first one applies.
   OrderedMap<int64_t> rank_pattern = {};
   OrderedMap<double> alpha_pattern = {};
   std::vector<int64_t> layers_to_transform = {};
@@ -234,7 +238,7 @@ struct LoraConfig {
   }
 };
 
-// How rows become token ids and labels.
+// How rows of a data file become token ids and labels.
 struct DataConfig {
   int64_t max_length = 1024;
   std::string truncation_strategy = "truncate";
@@ -244,14 +248,15 @@ struct DataConfig {
   std::string template_date = {};  // "2025-03-07" or "2025-03-07 09:05:03"
   bool train_on_prompt = false;
   bool train_on_last_turn = false;
-  std::map<std::string, std::string> columns = {};  // {"question": "query"}: the file's name for one of ours
+  std::map<std::string, std::string> columns = {};  // standard column name -> name in the file
   bool skip_bad_rows = false;
-  std::string cache_dir = {};  // empty: nothing is written
-  // No settings. prompt_template is one that a model was trained with, which is taken as it is:
+  std::string cache_dir = {};  // tokenised rows are cached here; empty: no cache
+  // The members below are not settings. True: prompt_template comes from a trained model, so its content is not
+  // checked.
   bool template_is_saved = false;
-  // A question and its answer are turns of a conversation, too, for the chat template:
+  // True: a row with question and answer is a conversation, too, and the chat template formats it.
   bool questions_are_turns = false;
-  // The folder of a model or adapter whose record of a chat template counts before that of the tokenizer's folder:
+  // Folder of a model or adapter. Its record of a chat template takes precedence over the tokenizer's folder.
   std::string chat_record = {};
 
   template <class V>
@@ -291,16 +296,16 @@ struct DataConfig {
   }
 };
 
-// How the parameters move. Hugging Face's TrainingArguments, its defaults.
+// Settings of training, with the names of Hugging Face's TrainingArguments.
 struct TrainConfig {
   std::string output_dir = {};
   int64_t per_device_train_batch_size = 8;
   int64_t gradient_accumulation_steps = 1;
   double num_train_epochs = 3;
-  int64_t max_steps = -1;  // above 0: instead of num_train_epochs
+  int64_t max_steps = -1;  // above 0: replaces num_train_epochs
   double learning_rate = 5e-5;
   std::string lr_scheduler_type = "linear";
-  double warmup_steps = 0;  // below 1: a ratio, as in transformers 5
+  double warmup_steps = 0;  // below 1: a share of all steps, as in transformers 5
   double warmup_ratio = 0;
   double weight_decay = 0;
   double max_grad_norm = 1;  // 0: no clipping
@@ -414,7 +419,7 @@ struct TrainConfig {
   }
 };
 
-// One lora-train run, flat as its JSON file.
+// All settings of one lora-train run; its JSON file is one flat object.
 struct RunConfig {
   std::string model_name_or_path;
   DataFiles dataset;

@@ -1,10 +1,11 @@
-// Errors that reach a person. Each carries one line that names file, key or tensor, what was expected and what was
-// found, and the exit code with which a program ends. The library throws and never prints or exits.
+// Errors for the user. Each has a one-line message that names the file, key or tensor, what was expected and what was
+// found. It also has the exit code of the programs. The library throws; it never prints or exits.
 //
-// What leaves the library is an Error. What libtorch, the kernels or the system threw is nested in it
-// (std::rethrow_if_nested). There are three exceptions: misuse that no input causes, such as a row number beyond the
-// data, throws std::invalid_argument; what a function of the caller's throws comes out as it is; and backward() of a
-// loss is a call of libtorch, whose exceptions stay its own.
+// Public functions throw Error. An exception of LibTorch, the kernels or the system is nested in it
+// (std::rethrow_if_nested). There are three exceptions to this rule:
+// - API misuse that no input causes, such as a row index out of range, throws std::invalid_argument.
+// - An exception from a callback of the caller passes through unchanged.
+// - backward() of a loss is a LibTorch call and throws LibTorch's exceptions.
 #pragma once
 
 #include <cerrno>
@@ -14,6 +15,7 @@
 
 namespace rankfold {
 
+// Exit codes of the programs; kExitMeanings describes them.
 enum class ExitCode : int {
   kDone = 0,
   kDefect = 1,
@@ -62,15 +64,15 @@ class StorageError : public Error {
  public:
   explicit StorageError(const std::string& line, int error_number = 0)
       : Error(ExitCode::kStorage, line), error_number_(error_number) {}
-  int error_number() const { return error_number_; }  // errno of the call that failed; 0: none did
+  int error_number() const { return error_number_; }  // errno of the failed call; 0: no call failed
   bool is_disk_full() const { return error_number_ == ENOSPC || error_number_ == EDQUOT; }
 
  private:
   int error_number_;
 };
 
-// Asked again and again by what takes long, from any thread, though never from two at once; true: leave, with Stopped,
-// which is no failure. May be empty.
+// A callback that long operations poll. If it returns true, the operation ends and throws Stopped, which is not a
+// failure. It may be called from any thread, but never from two at once. May be empty.
 using Stop = std::function<bool()>;
 class Stopped : public Error {
  public:

@@ -1,4 +1,4 @@
-// Text from a model: rows of any number are decoded together, some at a time, with a key/value cache.
+// Text generation with a key/value cache, for any number of prompts. A batch of completions is decoded at a time.
 #pragma once
 
 #include "rankfold/causal_lm.h"
@@ -13,7 +13,8 @@
 
 namespace rankfold {
 
-// A token is chosen by transformers' rules in transformers' order: repetition_penalty, temperature, top_k, top_p, min_p.
+// Settings of decoding. The next token is chosen by the rules of transformers, in its order: repetition_penalty,
+// temperature, top_k, top_p, min_p.
 struct GenerateConfig {
   int64_t max_new_tokens = 256;
   double temperature = 0;  // 0: greedy
@@ -25,9 +26,10 @@ struct GenerateConfig {
   std::vector<int64_t> stop_token_ids = {};
   StringList stop = {};
   int64_t batch_size = 16;
-  // Not among fields(), as not every program takes them:
-  int64_t num_return_sequences = 1;  // completions of each prompt, each with random numbers of its own: [1, 1048576]
-  bool log_probabilities = false;    // whether Completion has them
+  // Not in fields(), because not every program has them:
+  // Completions of each prompt, in [1, 1048576]; each draws its own random numbers.
+  int64_t num_return_sequences = 1;
+  bool log_probabilities = false;  // fill Completion::log_probabilities
 
   template <class V>
   void fields(V&& v) {
@@ -67,50 +69,55 @@ struct GenerateConfig {
 };
 
 enum class FinishReason {
-  kStop,       // a token or a text that ends completions
+  kStop,       // an end token, or a text of GenerateConfig::stop
   kLength,     // max_new_tokens
-  kCancelled,  // the caller's wish
+  kCancelled,  // on_token ended the completion
 };
 const char* word_of(FinishReason reason);  // "stop", "length", "cancelled"
 
+// One generated completion.
 struct Completion {
-  int64_t prompt = 0;  // its number
-  // Without the id that ended it; where a text of `stop` did, those whose text lies before it.
+  int64_t prompt = 0;  // index of its prompt
+  // Without the end token. Where a text of `stop` ended the completion, the ids of the text before it.
   std::vector<int32_t> ids;
-  std::string text;  // of a model with a tokenizer, else empty; cut before a text of `stop`
-  // Natural logarithms, one for each id, where asked for. They are the model's own: no setting changes them.
+  std::string text;  // decoded ids, cut before a text of `stop`; empty without a tokenizer
+  // Natural logarithms, one for each id, if requested. They are the model's own probabilities; temperature and the
+  // other settings do not change them.
   std::vector<float> log_probabilities;
   FinishReason reason = FinishReason::kLength;
 };
 
-// A token that was chosen and ends nothing.
+// A new token, other than an end token.
 struct TokenEvent {
-  int64_t completion = 0;  // its number: prompt * num_return_sequences + sample
+  int64_t completion = 0;  // index of the completion: prompt * num_return_sequences + sample
   int32_t id = 0;
-  // What is now certain of the completion's text, whole characters. What may be the beginning of a text of `stop` is
-  // held back. All of them and what Completion::text has more at the end are the text.
+  // The next part of the completion's text, in whole characters. Text that may be the beginning of a text of `stop` is
+  // delayed. All parts, and the rest that only Completion::text has at the end, make up the text.
   std::string_view text;
 };
-enum class Reply { kGoOn, kEndRow, kEndAll };  // kEndRow, kEndAll: the completion, or all of them, end here
+enum class Reply { kGoOn, kEndRow, kEndAll };  // kEndRow ends this completion, kEndAll all of them
 using OnToken = std::function<Reply(const TokenEvent&)>;
 
-// Completions of each prompt (ids with bos where the model wants it): those of prompt 0 first. At most `batch_size` are
-// decoded at a time; one that ends makes room for the next at once. They are independent of their neighbours, but for
-// the rounding of products of another size: the same seed gives the same text, and a prompt given twice the same texts.
+// Generates completions of each prompt; those of prompt 0 come first. A prompt is token ids, with bos where the model
+// needs it. At most `batch_size` completions are decoded at a time; when one ends, the next one starts. The same seed
+// gives the same text, and a prompt given twice gives the same texts. Other prompts in the batch matter only through
+// rounding, because the size of matrix products changes.
 //
-// `on_token` may be empty; it is called on this thread, and what it throws ends the work and comes out. `stop` is asked
-// before every step, which makes one token of some completions; true: throws Stopped. One thread at a time for a model.
-// Memory: keys and values of `batch_size` completions, each of the length of the longest prompt and 256 tokens; all of
-// it doubles, within what max_new_tokens needs, where a completion becomes longer. A position beyond
-// max_position_embeddings is computed like any other.
+// `on_token` may be empty. It runs on the calling thread; an exception from it ends the call and passes through. `stop`
+// is polled before every step, which generates one token for some completions; true: throws Stopped. Only one thread at
+// a time may use a model.
+// Memory: the key/value cache of `batch_size` completions, each as long as the longest prompt plus 256 tokens. The
+// cache doubles, up to what max_new_tokens needs, when a completion becomes longer. Positions beyond
+// max_position_embeddings are computed like any other.
 //
-// Throws UserError (one of fields() out of its range; `stop` without a tokenizer; several samples at temperature 0),
-// Error with kDiverged (logits that are not finite) or kOutOfMemory, std::invalid_argument (num_return_sequences out of
-// its range, a prompt without ids, an id outside the vocabulary).
+// Throws
+// - UserError for a setting out of range, `stop` without a tokenizer, or several samples at temperature 0;
+// - Error with kDiverged for logits that are not finite, with kOutOfMemory where memory is short;
+// - std::invalid_argument for a bad num_return_sequences, an empty prompt, or an id outside the vocabulary.
 std::vector<Completion> complete(const CausalLM& model, const std::vector<std::vector<int32_t>>& prompts,
                                  const GenerateConfig& config, const OnToken& on_token = {}, const Stop& stop = {});
 
-// complete(), the ids alone. `on_token(completion, id)` is called for each TokenEvent.
+// The same as complete(), but returns only the ids. `on_token(completion, id)` is called for each TokenEvent.
 std::vector<std::vector<int32_t>> generate(const CausalLM& model, const std::vector<std::vector<int32_t>>& prompts,
                                            const GenerateConfig& config,
                                            const std::function<void(int64_t, int32_t)>& on_token = {},

@@ -1,4 +1,4 @@
-// What a run takes.
+// Peak memory of this process.
 #pragma once
 
 #include <c10/core/Device.h>
@@ -7,11 +7,12 @@
 
 namespace rankfold {
 
-// Most memory used so far, or since reset_peak_memory(): of this process, or what its tensors have held on a CUDA device.
+// Peak memory in bytes since the start or since reset_peak_memory(). CPU: resident memory of this process. CUDA: memory
+// allocated for tensors on that device.
 int64_t peak_memory_bytes(at::Device device = at::kCPU);
 
-// peak_memory_bytes() of this device counts anew, from what is held now. Memory that is free but still the process's is
-// given back before, so that one job's peak is not the next one's. False where the system cannot count anew.
+// Restarts the peak of this device at the current use. On the CPU it first returns free memory of the process to the
+// system, so that an earlier job does not count. Returns false where the system cannot reset the peak.
 bool reset_peak_memory(at::Device device = at::kCPU);
 
 }  // namespace rankfold

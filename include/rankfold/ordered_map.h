@@ -1,4 +1,4 @@
-// std::map's interface over entries that keep the order in which they were given.
+// A map with the interface of std::map that keeps entries in the order of insertion.
 #pragma once
 
 #include <initializer_list>
@@ -11,7 +11,7 @@
 
 namespace rankfold {
 
-// Values by name. A name that is set again keeps its place. Finding one takes the logarithm of their number.
+// Values by name. Setting an existing name again keeps its position. Lookup takes logarithmic time.
 template <class T>
 class OrderedMap {
  public:
@@ -23,7 +23,7 @@ class OrderedMap {
 
   OrderedMap() = default;
   OrderedMap(std::initializer_list<value_type> entries) { insert_all(entries); }
-  OrderedMap(const std::map<std::string, T>& entries) { insert_all(entries); }  // in the order of the names
+  OrderedMap(const std::map<std::string, T>& entries) { insert_all(entries); }  // sorted by name
   OrderedMap(const OrderedMap& other) { insert_all(other); }
   OrderedMap(OrderedMap&&) = default;
   OrderedMap& operator=(OrderedMap other) noexcept {
@@ -108,7 +108,7 @@ class OrderedMap {
   }
 
   std::list<value_type> entries_;
-  std::map<std::string_view, iterator> places_;  // the names are those of the entries
+  std::map<std::string_view, iterator> places_;  // views of the names in entries_
 };
 
 }  // namespace rankfold

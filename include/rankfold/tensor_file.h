@@ -1,9 +1,10 @@
-// A safetensors file (format: https://github.com/huggingface/safetensors), mapped read-only and checked before anything
-// is read: header at most 100,000,000 bytes, tensors contiguous from 0 to the end of the file, sizes that match dtype
-// and shape, no name twice, at most 64 dimensions.
+// Reads and writes safetensors files (https://github.com/huggingface/safetensors). A file is mapped read-only. open()
+// checks the whole header:
+// - it has at most 100,000,000 bytes, no duplicate name, and at most 64 dimensions for each tensor;
+// - the tensors are contiguous up to the end of the file, and their sizes match dtype and shape.
 //
-// Tensors are views of the mapping. If somebody makes the file shorter meanwhile, touching what it has lost raises
-// SIGBUS, which no exception can stand for: replace files by renaming, never in place. (The programs end with one line.)
+// Tensors are views of the mapping. If another process truncates the file, access to the missing part raises SIGBUS,
+// which is not an exception. So replace files by renaming, never in place. (The programs print one line and exit.)
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -18,32 +19,34 @@
 
 namespace rankfold {
 
+// One tensor in a file.
 struct TensorInfo {
   std::string name;
   at::ScalarType dtype;
   std::vector<int64_t> shape;
-  uint64_t begin = 0;  // bytes from the start of the file
+  uint64_t begin = 0;  // byte offsets from the start of the file, [begin, end)
   uint64_t end = 0;
 };
 
+// A shared handle to a mapped file. Immutable, so thread safe.
 class TensorFile {
  public:
-  // Throws UserError (exit 2) that names the file for anything that is not a whole, valid safetensors file; says so
-  // when it is a git-lfs pointer, a pickle, an HTML page, a folder or a device.
+  // Maps and checks a file. Throws UserError, which names the file, for anything that is not a complete, valid
+  // safetensors file. The message tells a git-lfs pointer, a pickle, an HTML page, a folder or a device.
   static TensorFile open(const std::filesystem::path& path);
 
   const std::filesystem::path& path() const;
-  const std::vector<TensorInfo>& tensors() const&;             // by position in the file
-  const std::vector<TensorInfo>& tensors() const&& = delete;   // would be of a file that is gone
+  const std::vector<TensorInfo>& tensors() const&;             // in the order of the file
+  const std::vector<TensorInfo>& tensors() const&& = delete;   // would dangle
   const std::map<std::string, std::string>& metadata() const;  // "__metadata__"
   bool contains(const std::string& name) const;
-  const TensorInfo& info(const std::string& name) const;  // UserError names the nearest tensor if there is none
+  const TensorInfo& info(const std::string& name) const;  // throws UserError with the nearest name if there is none
 
-  // A view of the mapping, which it keeps alive; the pages are read-only, so writing to it faults. Data that is not
-  // aligned to its element size is copied.
+  // Returns a view of the mapping, which the tensor keeps alive. The pages are read-only: writing to the tensor faults.
+  // Data that is not aligned to its element size is copied.
   at::Tensor tensor(const std::string& name) const;
 
-  // Lets the pages of a tensor leave memory until they are read again: for programs that walk through large files.
+  // Releases the physical pages of a tensor until they are read again. For programs that go through large files once.
   void forget(const std::string& name) const;
 
  private:
@@ -51,9 +54,10 @@ class TensorFile {
   std::shared_ptr<const State> state_;
 };
 
-// Writes a file that the reference library reads, in its own order (dtype size descending, then name): to a temporary
-// name beside `path`, fsynced, then renamed, so that `path` is the old file or the new one. Tensors on any device,
-// contiguous or not. Metadata {"format": "pt"} is what PEFT and transformers expect.
+// Writes a safetensors file in the order of the reference library: dtype size descending, then name. Tensors may be on
+// any device, contiguous or not. It writes and fsyncs a temporary file and renames it, so `path` is always the complete
+// old or new file. Throws StorageError where writing fails.
+// PEFT and transformers expect the metadata {"format": "pt"}.
 void write_tensor_file(const std::filesystem::path& path,
                        const std::vector<std::pair<std::string, at::Tensor>>& tensors,
                        const std::map<std::string, std::string>& metadata = {{"format", "pt"}});

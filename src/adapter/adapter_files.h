@@ -1,4 +1,4 @@
-// The files of an adapter, and whether those that are there are of one save.
+// Writes and reads the files of an adapter, and checks that they belong to one save.
 #pragma once
 
 #include "adapter/peft_format.h"
@@ -9,20 +9,21 @@
 
 namespace rankfold {
 
-// Into a folder that is there: an adapter as PEFT writes it, or the whole model in the base's stored dtype. As PEFT does,
-// an adapter's file gets the base's weights of an embedding or a head that is a target. `card`: the text of README.md;
-// empty: a short one, or of a whole model the base's.
+// Writes an adapter in PEFT's format, or the whole model in the base's stored dtype, into an existing folder. As in
+// PEFT, an adapter's file also has the base's weights of an embedding or head that is a target. `card`: the text of
+// README.md; empty: a short one, or for a whole model that of the base.
 void write_adapter_files(const Adapter& adapter, const Model& model, const std::filesystem::path& folder,
                          const std::string& card = {});
 
-// UserError where what trains could not be saved for the model's folder: an adapter was merged into its weights in memory.
+// Throws UserError if the trained values do not fit the base in the model's folder, because an adapter was merged into
+// the weights in memory.
 void check_is_of_folder(const Adapter& adapter, const Model& model);
 
-// UserError where one of these modules is a head that no adapter can be merged into: tied to the embedding, or with
-// normalised rows.
+// Throws UserError if one of these modules is a head into which no adapter can be merged: one that is tied to the
+// embedding, or has normalised rows.
 void refuse_head(const CausalLM& model, const std::vector<std::string>& modules);
 
-// UserError where lora-train or save() has left the folder between two saves.
+// Reads an adapter. Throws UserError if an interrupted save of lora-train or save() left files of two saves.
 AdapterFolder read_checked_adapter(const std::filesystem::path& folder);
 
 }  // namespace rankfold

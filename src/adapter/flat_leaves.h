@@ -1,4 +1,5 @@
-// Trained values in one flat fp32 buffer, their gradients in another: clipping, AdamW and checkpoints are one call each.
+// All trained values in one flat fp32 buffer, their gradients in another. So clipping, AdamW and checkpoints handle one
+// tensor each.
 #pragma once
 
 #include "rankfold/adapter.h"
@@ -14,23 +15,24 @@
 namespace rankfold {
 
 struct Leaf {
-  std::string key;  // in the file that it is saved to
+  std::string key;  // of its tensor in the saved file
   std::vector<int64_t> shape;
-  bool is_decayed = true;                                   // by AdamW's weight decay
-  std::function<void(const at::Tensor& value)> initialise;  // empty: zeros
+  bool is_decayed = true;                                   // AdamW's weight decay applies
+  std::function<void(const at::Tensor& value)> initialise;  // empty: the values are zeros
 };
 
 class FlatLeaves {
  public:
   FlatLeaves() = default;
-  // Every leaf is a slice of the buffer, in this order, with its gradient a slice of the other; decayed ones come first.
+  // Every leaf is a slice of `values`, in the given order, and its gradient a slice of `gradient`. Leaves with weight
+  // decay must come first.
   FlatLeaves(const std::vector<Leaf>& leaves, at::Device device);
 
   const std::vector<Parameter>& parameters() const { return parameters_; }
   const at::Tensor& leaf(const std::string& key) const;
 
   at::Tensor values, gradient;  // [P] fp32
-  int64_t decayed = 0;          // the first values
+  int64_t decayed = 0;          // weight decay applies to the first so many values
 
  private:
   std::vector<Parameter> parameters_;

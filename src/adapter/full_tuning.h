@@ -1,4 +1,4 @@
-// Every parameter of a model as a trained leaf.
+// Full tuning: every parameter of a model is a trained leaf.
 #pragma once
 
 #include "adapter/flat_leaves.h"
@@ -6,11 +6,11 @@
 
 namespace rankfold {
 
-// The leaves, by the names of the folder's tensors, with the model's values. The model computes with them from then on,
-// in its own dtype. std::invalid_argument where an adapter is attached to it.
+// Creates the leaves, with the model's values and the names of the folder's tensors. From then on the model computes
+// with copies of them in its own dtype. Throws std::invalid_argument if an adapter is attached.
 FlatLeaves train_all(Model& model);
 
-// The whole model under the base's file names, each tensor in its stored dtype; what does not train is copied.
+// Writes the whole model under the base's file names, each tensor in its stored dtype. Copies what does not train.
 void write_trained_model(const Model& model, const std::vector<Parameter>& parameters,
                          const std::filesystem::path& target);
 

@@ -1,4 +1,4 @@
-// Which modules and tensors of a base model a LoraConfig names, by PEFT's rules (0.21), and with which rank and scale.
+// Finds the modules and tensors of a base model that a LoraConfig names, by PEFT's rules (0.21), with rank and scale.
 #pragma once
 
 #include "core/regex.h"
@@ -23,15 +23,15 @@ struct ModuleMatch {
   double scale = 0;  // alpha / r, or alpha / sqrt(r) with use_rslora
 };
 
-// What rank_pattern or alpha_pattern says of a module: the value of the first entry that, as a regular expression,
-// matches the whole name or what follows a dot in it.
+// A rank_pattern or alpha_pattern. A module gets the value of the first entry whose regular expression matches its
+// whole name, or the part after one of its dots; else `otherwise`.
 template <class T>
 class ByName {
  public:
-  // Throws UserError, which names `key`, for what is not a regular expression.
+  // Throws UserError that names `key`, for an invalid regular expression.
   ByName(const std::string& key, const OrderedMap<T>& patterns, T otherwise);
   T at(const std::string& name) const;
-  // Throws UserError that names an entry from which none of these modules takes its value.
+  // Throws UserError that names an entry which none of these modules uses.
   void check_entries(const std::vector<std::string>& modules) const;
 
  private:
@@ -41,7 +41,7 @@ class ByName {
     T value;
     bool matches(const std::string& name) const;
   };
-  const Entry* find(const std::string& name) const;  // null: none matches
+  const Entry* find(const std::string& name) const;  // null if none matches
 
   std::string key_;
   std::vector<Entry> entries_;
@@ -61,41 +61,42 @@ class ModuleRanks {
   bool use_rslora_;
 };
 
-// A tensor that stands in place of the base's.
+// A whole weight or bias of an adapter that replaces the base's.
 struct WholeTensor {
   std::string name;    // of the base's tensor: "lm_head.weight"
   std::string key;     // in the adapter's file
-  bool trains = true;  // else the adapter brings it, as PEFT's save_embedding_layers has it
+  bool trains = true;  // false: only stored with the adapter, as by PEFT's save_embedding_layers
 };
 
-// What an adapter may change of a base model.
+// The parts of a base model that an adapter may change.
 struct BaseParts {
   std::vector<LinearModule> modules;                         // linear layers in the model's order, then the embedding
-  std::map<std::string, std::vector<int64_t>> tensors = {};  // name -> shape; with both of two that are tied
-  std::string embedding = {}, head = {};                     // of these; empty: not there
-  bool is_tied = false;                                      // the two are one
+  std::map<std::string, std::vector<int64_t>> tensors = {};  // name -> shape; has both names of tied weights
+  std::string embedding = {}, head = {};                     // their names in `tensors`; empty: there is none
+  bool is_tied = false;                                      // embedding and head are one weight
 };
 
 BaseParts parts_of(const Model& model);
 
-// Whether an entry of a list or a pattern may do nothing. A new run's may not: it is a UserError that names the entry. An
-// adapter's may, as in PEFT: what counts is that its tensors find their modules.
+// Whether an entry of a list or pattern may match nothing. For a new run it is refused: UserError names the entry. For
+// a saved adapter it is allowed, as in PEFT: only its tensors must find their modules.
 enum class IdleEntries { kRefused, kAllowed };
 
-// In the order of `linears`. A target that matches nothing at all is a UserError either way. Modules in modules_to_save
-// are passed over, as in PEFT.
+// The modules that target_modules names, in the order of `linears`. UserError if no module matches, whatever `idle`
+// says. Modules in modules_to_save are left out, as in PEFT.
 std::vector<ModuleMatch> match_modules(const LoraConfig& config, const std::vector<LinearModule>& linears,
                                        IdleEntries idle = IdleEntries::kRefused);
 
-// What trains beside the updates of `matches`: the tensors of modules_to_save (an entry is the end of the name of a
-// module, or of one that it lies in) and biases. Matrices come first, which AdamW's weight decay is for.
+// The tensors that train besides the updates of `matches`: those of modules_to_save, and biases. An entry of
+// modules_to_save is the end of the name of a module or of one of its parents. Matrices come first; AdamW's weight
+// decay applies to them.
 std::vector<WholeTensor> match_tensors(const LoraConfig& config, const std::vector<ModuleMatch>& matches,
                                        const BaseParts& base, IdleEntries idle = IdleEntries::kRefused);
 
 // The entries of a list in target_modules that match no linear layer, in the order of their names.
 StringList idle_targets(const LoraConfig& config, const std::vector<LinearModule>& linears);
 
-// "W_pack, o_proj, ...": the last part of each name, once; without the embedding's.
+// "W_pack", "o_proj", ...: the last part of each name, each once, without the embedding's.
 std::vector<std::string> short_names(const std::vector<LinearModule>& linears);
 
 }  // namespace rankfold

@@ -170,14 +170,4 @@ std::vector<LinearModule> inner_layers(const ModelFolder& folder) {
   return layers;
 }
 
-PackedWeight quantized(const at::Tensor& weight, const BaseStorage& storage, const fs::path& file,
-                       const std::string& tensor) try {
-  PackedWeight packed =
-      ops::quantize(weight.scalar_type() == at::kDouble ? weight.to(at::kFloat) : weight, storage.type);
-  if (storage.is_nested) ops::nest_scales(packed);
-  return packed;
-} catch (const std::invalid_argument& error) {
-  fail(file.string(), ": tensor '", tensor, "': ", error.what());
-}
-
 }  // namespace rankfold

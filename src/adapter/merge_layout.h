@@ -1,4 +1,4 @@
-// Which tensors stand in which file of a merged folder.
+// Assigns the tensors of a merged folder to its files (shards).
 #pragma once
 
 #include "adapter/merge_base.h"
@@ -21,14 +21,14 @@ struct Shard {
 
 uint64_t byte_size(const TensorInfo& info);
 
-// The base's files; a tensor that the base does not have goes into the last.
+// The same files as the base has. Tensors that the base does not have go into the last one.
 std::vector<Shard> base_shards(const MergeBase& base, const std::vector<TensorInfo>& tensors);
 
-// Each shard filled up to `largest`; a tensor that is larger has one of its own.
+// New shards, each filled up to `largest` bytes. A larger tensor gets a shard of its own.
 std::vector<Shard> new_shards(const std::vector<TensorInfo>& tensors, uint64_t largest,
                               const std::function<uint64_t(const TensorInfo&)>& bytes_of);
 
-// As Hugging Face writes it. None where one file holds all, unless the base had one too.
+// Writes the index file in Hugging Face's format. It writes none for a single file, unless the base has an index too.
 void write_index(const std::filesystem::path& folder, const std::vector<Shard>& shards);
 
 }  // namespace rankfold

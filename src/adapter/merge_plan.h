@@ -1,4 +1,4 @@
-// What a merged folder is made of: the base's tensors, what the adapter puts in their place, and what it adds to them.
+// Plans a merge: which tensors of the base the adapter replaces, and which it adds updates to.
 #pragma once
 
 #include "adapter/merge_base.h"
@@ -12,7 +12,7 @@
 
 namespace rankfold {
 
-// What an adapted module adds to its weight: scale * left right. fp32.
+// The update of one weight: scale * left right, fp32.
 struct WeightUpdate {
   std::string module;
   at::Tensor left, right;  // [rows, r], [r, columns]
@@ -23,18 +23,18 @@ struct MergePlan {
   AdapterFolder adapter;
   std::map<std::string, WeightUpdate> updates;  // by the name of the weight
   std::map<std::string, std::string> replaced;  // tensor -> its key in the adapter's file
-  bool is_untied = false;                       // config.json ties two weights that are not one
-  std::string added, twin;                      // a tied tensor that the base does not store, and the one that it does
+  bool is_untied = false;                       // the result has two weights where config.json says they are tied
+  std::string added, twin;                      // of two tied weights: the one missing in the base, and the other
 
   bool has_adapter() const { return !adapter.path.empty(); }
   // The base's tensor that this one of the result is made from.
   const std::string& stored(const std::string& name) const { return name == added ? twin : name; }
-  // What the tensor is before its update: the adapter's, or the base's own.
+  // The tensor before its update: the adapter's if it replaces the base's, else the base's.
   BaseTensor source(const MergeBase& base, const std::string& name) const;
 };
 
-// UserError where the adapter is none of this base, or cannot be merged into it. An empty path: no adapter, the base as it
-// is.
+// Throws UserError if the adapter does not belong to this base, or cannot be merged into it. An empty path: no adapter,
+// the result is the base itself.
 MergePlan plan_merge(const MergeBase& base, const std::filesystem::path& adapter);
 
 }  // namespace rankfold

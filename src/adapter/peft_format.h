@@ -1,4 +1,4 @@
-// A LoRA adapter as PEFT keeps it: adapter_config.json and adapter_model.safetensors in a folder.
+// A LoRA adapter in PEFT's format: adapter_config.json and adapter_model.safetensors in a folder.
 #pragma once
 
 #include "adapter/match.h"
@@ -19,13 +19,13 @@ struct AdapterFolder {
   std::filesystem::path path;
   LoraConfig config;
   std::string base_model;       // base_model_name_or_path; may be empty
-  bool fan_in_fan_out = false;  // of layers that keep their weights transposed, which no linear layer does
+  bool fan_in_fan_out = false;  // as in the file; only for layers with transposed weights, which we do not have
   std::map<std::string, std::pair<at::Tensor, at::Tensor>> tensors;  // module -> A [r, in], B [out, r], fp32 copies
-  std::set<std::string> embeddings;         // those of these modules that the file has as an embedding's
-  std::map<std::string, at::Tensor> whole;  // key without an adapter's name -> a view of the file, as it is stored
+  std::set<std::string> embeddings;         // the modules in `tensors` that are embeddings in the file
+  std::map<std::string, at::Tensor> whole;  // key without the adapter's name -> a view of the file, in the stored dtype
 };
 
-// What an adapter's tensors are to a base.
+// An adapter's tensors, matched to the modules and tensors of a base.
 struct AdapterParts {
   std::vector<ModuleMatch> modules;
   std::vector<WholeTensor> tensors;  // each in AdapterFolder::whole; those that train first
@@ -33,20 +33,20 @@ struct AdapterParts {
 
 inline constexpr const char* kAdapterName = "adapter_model.safetensors";
 
-// A key of adapter_config.json that we do not know is refused by name, unless it is null, false, 0 or empty, or says
-// nothing of what the adapter computes. Every tensor must be A or B of a pair, or a whole weight or bias, and finite. An
-// adapter's name in the keys, as in a state dict, is passed over where it is the same in all.
+// Throws UserError that names an unknown key of adapter_config.json, unless its value is null, false, 0 or empty, or
+// the key does not affect the computation. Every tensor must be A or B of a pair, or a whole weight or bias, and
+// finite. An adapter's name in the keys, as in a state dict, is ignored if it is the same in all.
 AdapterFolder read_adapter_folder(const std::filesystem::path& path);
-// The same without the tensors, which stay unread.
+// The same, but reads no tensors.
 AdapterFolder read_adapter_config(const std::filesystem::path& path);
 
-// The modules of this model that the config names; each must have its pair, with the module's shape and the rank that the
-// config gives it, and no pair may be left over. So must what trains as a whole. Other weights and biases stand in place
-// of the base's without being trained, as where PEFT has saved the embeddings; on a tied base in place of both. Names that
-// match nothing are passed over, as PEFT does, and so is an embedding without a pair.
+// Matches the adapter's tensors to this base. Each module that the config names must have a pair, with the module's
+// shape and the config's rank, and no pair may be left over. The same holds for tensors that train as a whole. Other
+// weights and biases replace the base's without being trained, as where PEFT has saved the embeddings; on a tied base
+// they replace both. Names that match nothing are ignored, as in PEFT, and so is an embedding without a pair.
 AdapterParts match_adapter(const AdapterFolder& folder, const BaseParts& base);
 
-// What PEFT would warn of, or pass over, when it loads this adapter on such a model; a line each.
+// What PEFT would warn of, or ignore, when it loads this adapter on such a model; one line each.
 std::vector<std::string> notes_on(const AdapterFolder& folder, const std::vector<LinearModule>& modules);
 
 // The key of a module's tensor; `which` is "A" or "B".
@@ -56,9 +56,9 @@ std::string base_weight_key(const std::string& module);
 // Whether PEFT writes these: where target_modules names embed_tokens or lm_head.
 bool saves_base_weights(const LoraConfig& config, const std::vector<std::string>& modules);
 
-// adapter_config.json, adapter_model.safetensors and README.md, each through AtomicFile, into a folder that is there.
-// `tensors` by their keys: "base_model.model.model.layers.0.self_attn.W_pack.lora_A.weight". The config holds the keys that
-// PEFT 0.17 knows. `card`: the text of README.md; empty: a short one.
+// Writes adapter_config.json, adapter_model.safetensors and README.md, each by AtomicFile, into an existing folder.
+// `tensors` by their keys: "base_model.model.model.layers.0.self_attn.W_pack.lora_A.weight". The config holds the keys
+// that PEFT 0.17 knows. `card`: the text of README.md; empty: a short one.
 void write_adapter_folder(const std::filesystem::path& path, const LoraConfig& config, const std::string& base_model,
                           const std::vector<std::pair<std::string, at::Tensor>>& tensors, const std::string& card = {});
 

@@ -20,10 +20,10 @@ struct ChatSession {
   GenerateConfig generate;
 };
 
-// Until the end of the input, /exit, a second Ctrl-C at the prompt, or until nobody reads the answers any more. Answers
-// go to standard output as they come, all else to standard error. Ctrl-C ends an answer; what was said of it stays in the
-// history. An answer ends where the model's max_position_embeddings are used up. On a terminal a turn that cannot be
-// answered is told and left out; elsewhere it is thrown.
+// Runs until the end of the input, /exit, a second Ctrl-C at the prompt, or a closed standard output. Answers go to
+// standard output as they are generated, all else to standard error. Ctrl-C ends an answer; the text so far stays in
+// the history. An answer also ends at the model's max_position_embeddings. A turn that cannot be answered is reported
+// and left out on a terminal; otherwise its error is thrown.
 void converse(const ChatSession& session);
 
 }  // namespace rankfold

@@ -1,4 +1,4 @@
-// What lora-train says on standard output, and lora-eval of its data.
+// Text that lora-train, and for its data lora-eval, writes to standard output.
 #pragma once
 
 #include "rankfold/adapter.h"
@@ -13,23 +13,23 @@
 
 namespace rankfold {
 
-// Of the terminal that standard output is, asked at each call; else as COLUMNS says, else `otherwise`.
+// The width of the terminal on standard output, read at each call; without a terminal COLUMNS, else `otherwise`.
 size_t terminal_columns(size_t otherwise);
 
 std::string rows_text(int64_t rows);  // "1 row", "1,234 rows"
 
-// Text of a file or a model as a terminal may be shown it: nothing in it drives the terminal.
+// Text of a file or a model that is safe to print: it has no control sequences for the terminal.
 std::string harmless(const std::string& text);
 
 void print_modules(std::ostream& out, const CausalLM& model, const Adapter& adapter);
-// What was read of the data and what of it is not used, or not as it may be meant. `tokenizer` may be null; `terms`: a
-// column that is used elsewhere.
+// Prints what was read from the data, what is not used, and what may not be used as intended. `tokenizer` may be null;
+// `terms`: a column that is used elsewhere.
 void print_report(std::ostream& out, const DataFiles& files, const Dataset& dataset, const DataConfig& config,
                   const Tokenizer* tokenizer, const std::string& terms = {});
-// A line where the text, which is `what`, spells control tokens.
+// Prints a line if `text` contains the spelling of control tokens. `what` names the text.
 void print_spelled_tokens(std::ostream& out, const Tokenizer& tokenizer, const std::string& what,
                           const std::string& text);
-// The first row as text; what is learnt stands in brackets. `tokenizer` may be null.
+// Prints the first row as text, with the learnt parts in brackets. `tokenizer` may be null.
 void print_sample(std::ostream& out, const Dataset& dataset, const Tokenizer* tokenizer);
 
 }  // namespace rankfold

@@ -1,4 +1,4 @@
-// What lora-eval is told, and its work on several models.
+// The settings of lora-eval, and its comparison of several models.
 #pragma once
 
 #include "cli/inference.h"
@@ -56,10 +56,11 @@ struct EvalOptions {
   }
 };
 
-// Measures the models of options.compare on the same rows: a table on standard output, the report's two files.
+// Measures the models of options.compare on the same rows. Writes a table to standard output, and the report's two
+// files.
 void run_comparison(EvalOptions& options, const Given& given);
 
-// Says on standard error what the terms are, where they are a list.
+// Prints the number of terms and the first ten to standard error, if they are a list.
 void print_terms(const TermSource& terms);
 
 }  // namespace rankfold

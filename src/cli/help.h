@@ -7,7 +7,7 @@
 
 namespace rankfold {
 
-// The fields under their sections, in lines as wide as the terminal, of 100 columns at most.
+// The fields under their sections, in lines as wide as the terminal, at most 100 columns.
 std::string help_text(const AppSpec& spec, const Fields& fields);
 
 }  // namespace rankfold

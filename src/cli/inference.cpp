@@ -35,11 +35,14 @@ namespace {
 std::string note_on_storage(const std::string& adapter_folder, const Model& model) {
   try {
     const auto trained = trained_storage(adapter_folder);
-    const std::string was = trained ? text_of(*trained) : "", is = model.storage_text;
-    if (was == is) return "";
-    const auto text = [](const std::string& storage) { return storage.empty() ? "as stored" : "in " + storage; };
-    return join(adapter_folder, " was trained on a base ", text(was), "; this one is ", text(is),
-                ": quantization_bit and quantization_type make them one");
+    if (trained == model.storage) return "";
+    const auto text = [](const std::optional<BaseStorage>& storage) {
+      return storage ? "in " + text_of(*storage) : "as stored";
+    };
+    return join(
+        adapter_folder, " was trained on a base ", text(trained), "; this one is ", text(model.storage), ": ",
+        trained ? flags_of(*trained) + " makes" : "leaving out quantization_bit and quantization_type would make",
+        " it the same");
   } catch (const UserError& unreadable) {
     return join("not known what ", adapter_folder, " was trained on: ", unreadable.what());
   }

@@ -1,5 +1,5 @@
-// What lora-eval and lora-generate share: a base, perhaps an adapter on it, and the prompt template they were
-// trained with. check_data is lora-train's too.
+// Code that lora-eval and lora-generate share: opening a base with an optional adapter, and choosing the templates that
+// it was trained with. lora-train also uses check_data.
 #pragma once
 
 #include "cli/app.h"
@@ -37,7 +37,7 @@ struct LoadedModel {
 };
 LoadedModel load_model(const ModelOptions& options);
 
-// What was passed over as model and adapter (may be empty) were loaded, a line each.
+// What was ignored when model and adapter (may be empty) were loaded, one line each.
 std::vector<std::string> notes_of(const std::string& model_folder, const std::string& adapter_folder,
                                   const CausalLM& model);
 
@@ -47,30 +47,29 @@ std::vector<std::string> notes_of(const std::string& model_folder, const std::st
 // default, and where the record has a chat template alone. Says on standard error what a saved prompt_template holds
 // that is hardly meant, and which one is used where none was given or saved.
 void choose_templates(const ModelOptions& options, const Given& given, DataConfig& data);
-// Whether the record has a prompt_template and no chat template: what was trained answers questions so.
+// Whether the record has a prompt_template and no chat template: the model was then trained on single questions.
 bool is_trained_with_prompt_template(const ModelOptions& options);
-// The chat template alone. `folders`: whose record counts first, where one has a chat template: that of a run that goes
-// on.
+// Chooses only the chat template. A record with a chat template in one of `folders` has priority: that of a resumed
+// run.
 void choose_chat_template(const ModelOptions& options, DataConfig& data,
                           const std::vector<std::filesystem::path>& folders = {});
 
-// The date that a chat template writes, where none is given: that of the first record in `folders`, else in
-// data.chat_record, else today. Nothing where no template of the model writes one.
+// Chooses the date that a chat template writes, if none is given: from the first record in `folders`, else from
+// data.chat_record, else today. Does nothing if no template of the model writes a date.
 void choose_date(const std::filesystem::path& model, DataConfig& data,
                  const std::vector<std::filesystem::path>& folders = {});
 
-// How a person wrote the setting, for an error about it.
+// The setting as the user wrote it, for an error message.
 std::string where_given(const Given& given, const std::string& key);
 
-// Refuses settings of the data and a broken data file before the weights are read. A file whose rows lie in a cache was
-// whole when they were tokenised, and looking all through a large one again takes seconds: Dataset::open finds out if it
-// has changed.
+// Rejects wrong data settings and broken data files before the weights are read. Files with cached rows are skipped,
+// because checking a large one takes seconds; Dataset::open notices if such a file has changed.
 void check_data(const DataFiles& files, const DataConfig& config, const Given& given);
 
-// Whether a file can be written there, told before hours of work. An empty path: nothing is to be written.
+// Checks before hours of work that a file can be written there. An empty path is not checked.
 void check_writable(const char* flag, const std::filesystem::path& path);
 
-// Completions end at these, too.
+// Adds ids at which completions end.
 inline void stop_at(const std::vector<int64_t>& ids, GenerateConfig& config) {
   config.stop_token_ids.insert(config.stop_token_ids.end(), ids.begin(), ids.end());
 }

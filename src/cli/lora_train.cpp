@@ -169,6 +169,18 @@ LoadConfig load_of(const RunConfig& config) {
   return load;
 }
 
+// Better said before the first step than found out from the result.
+void note_earlier_run(const RunConfig& config, ProgressDisplay& display) {
+  const std::string& folder = config.train.output_dir;
+  if (!config.train.resume_from_checkpoint.empty() || config.dry_run || config.plan) return;
+  const auto checkpoints = list_checkpoints(folder);
+  if (run_of(folder).empty() && checkpoints.empty()) return;
+  std::string text = "warning: " + folder + " holds an earlier run, whose result this one replaces";
+  if (!checkpoints.empty())
+    text += "; --resume_from_checkpoint auto would go on from " + checkpoints.front().path.filename().string();
+  display.message(text);
+}
+
 // What can be refused before any work.
 void validate(RunConfig& config, const Given& given, ProgressDisplay& display) {
   const auto where = [&given](const char* key) { return where_given(given, key); };
@@ -193,6 +205,7 @@ void validate(RunConfig& config, const Given& given, ProgressDisplay& display) {
   check_resume(where("resume_from_checkpoint"), config.train.resume_from_checkpoint);
   if (what_stands_at(config.train.output_dir) == "a folder" && !config.dry_run && !config.plan)
     FolderLock(config.train.output_dir);  // free for now?
+  note_earlier_run(config, display);
   if (continues) take_adapter_settings(config, given);
   std::string why_cpu;
   if (ops::open_device(config.load.device, &why_cpu).is_cpu())

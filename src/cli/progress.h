@@ -1,5 +1,5 @@
-// How far a run is, on standard output: a bar that is drawn over and over on a terminal, a line for each logged step
-// elsewhere. Not for several threads.
+// The progress of a run on standard output: a bar on a terminal, otherwise a line for each logged step. Not
+// thread-safe.
 #pragma once
 
 #include "rankfold/trainer.h"
@@ -12,15 +12,15 @@
 
 namespace rankfold {
 
-// What the bar shows. Losses and memory are of the last row of the log, if there was one.
+// The values in the bar. Loss and memory are those of the last row of the log, if there is one.
 struct BarState {
   Progress progress;
   std::optional<double> loss = {};
   int64_t peak_memory_bytes = 0;  // 0: not known
 };
 
-// One line of at most `columns` - 1 columns, without escape codes: what does not fit is left out, the least important
-// first. Without `unicode` it is ASCII.
+// One line of at most `columns` - 1 columns, without escape codes. Parts that do not fit are left out, the least
+// important first. Without `unicode` it is ASCII.
 std::string bar_line(const BarState& state, size_t columns, bool unicode);
 
 class ProgressDisplay {
@@ -35,7 +35,7 @@ class ProgressDisplay {
  private:
   static bool is_heard();
   void draw();
-  void end_bar();  // the bar stays, and what follows begins on a line of its own
+  void end_bar();  // leaves the bar and starts a new line
 
   bool is_terminal_ = false, has_unicode_ = false, is_drawn_ = false;
   BarState state_;

@@ -18,8 +18,8 @@ struct GivenPrompt {
   std::string row;                               // the JSON object that its result lines begin with
 };
 
-// What the file holds decides: rows of {"prompt": "..."} or {"messages": [...]} as JSON Lines or an array, or lines of
-// text, each a prompt; empty ones are passed over. Throws UserError with file and line.
+// Detects the format: rows of {"prompt": "..."} or {"messages": [...]} as JSON Lines or an array, or plain text with
+// one prompt per line. It skips empty lines. Throws UserError with file and line.
 std::vector<GivenPrompt> read_prompts(const std::filesystem::path& file);
 
 // A line for each completion, in order: the row, then "sample" where there are several, "completion", "finish_reason",

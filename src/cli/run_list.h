@@ -1,4 +1,4 @@
-// The runs below a folder: what each is, how far it came, what it came from.
+// Lists the runs below a folder, with their state, progress and parents.
 #pragma once
 
 #include <nlohmann/json.hpp>
@@ -17,11 +17,11 @@ enum class RunState { kFinished, kStopped, kRunning, kCheckpoint };
 
 struct ListedRun {
   std::filesystem::path path;
-  std::string name = {};  // below the folder that was asked for
-  std::string problem;    // why nothing else is known: broken, or another tool's
+  std::string name = {};  // path relative to the folder that is listed
+  std::string problem;    // why nothing else is known: it is broken, or another tool wrote it
   std::string run_id = {};
-  std::string parent_id = {};    // of the run that it started from; else of the one that made its base
-  std::string parent_path = {};  // as that run's folder was given; empty: it has no parent
+  std::string parent_id = {};    // of the run that it started from; else of the run that wrote its base
+  std::string parent_path = {};  // that run's folder, as the user gave it; empty: no parent
   std::string method = {};       // lora or full; empty: not known yet
   RunState state = RunState::kStopped;
   int64_t step = 0;
@@ -34,12 +34,12 @@ struct ListedRun {
   nlohmann::ordered_json settings = {};
 };
 
-// Every run at most kDeepestRun folders down, in the order of their names. A folder that is a link is looked into once.
-// Of what cannot be read a run has `problem`: nothing below the folder is an error. UserError where `folder` is none.
+// Every run at most kDeepestRun folders below `folder`, in the order of their names. A folder that links reach twice is
+// searched once. A run that cannot be read has `problem` and is no error. Throws UserError if `folder` is not a folder.
 inline constexpr int kDeepestRun = 16;
 std::vector<ListedRun> find_runs(const std::filesystem::path& folder);
 
-// The tree by parents, which is best, and which settings differ; lines of at most 100 columns.
+// Prints the tree of parents, the best run, and the settings that differ, in lines of at most 100 columns.
 void print_runs(std::ostream& out, const std::filesystem::path& folder, const std::vector<ListedRun>& runs);
 
 }  // namespace rankfold

@@ -1,32 +1,32 @@
-// Signals of a program that has something to finish first.
+// Signals of a program that must finish its work in order before it ends.
 #pragma once
 
 #include "rankfold/error.h"
 
 namespace rankfold {
 
-// Both before anything else of a program starts a thread. SIGINT, SIGTERM and SIGUSR1 are held back from all threads (and
-// kept while the program starts itself again), then noted by a thread of their own; a SIGINT that comes a quarter of a
-// second or more after one of the first two ends the process at once. What the process was started to ignore it ignores.
-// SIGHUP is ignored, so that a run outlives the
-// terminal it was started from.
+// Call both before the program starts any thread. hold_signals blocks SIGINT, SIGTERM and SIGUSR1 in all threads; they
+// stay pending while the program starts itself again. note_signals starts a thread that waits for them. A SIGINT 250 ms
+// or more after an earlier SIGINT or SIGTERM ends the process at once. A signal that was ignored when the process
+// started stays ignored. SIGHUP is ignored, so that a run outlives its terminal.
 //
-// A handler on a thread that computes would do harm: code that oneDNN makes for products with a transposed matrix keeps
-// data where the frame of a handler comes to lie (torch 2.11, AVX-512; seen as a broken heap).
+// A signal handler on a computing thread would corrupt memory. Code that oneDNN generates for products with a
+// transposed matrix keeps data where the handler's stack frame is written (torch 2.11, AVX-512; seen as heap
+// corruption).
 void hold_signals();
 void note_signals();
-bool stop_requested();     // a Stop: SIGINT or SIGTERM has come
-bool take_save_request();  // SIGUSR1 has come since the last call
+bool stop_requested();     // usable as a Stop: SIGINT or SIGTERM was received
+bool take_save_request();  // SIGUSR1 was received since the last call
 
 // A conversation: from now on SIGINT stops an answer, not the program.
 void take_interrupts();
-bool take_interrupt();  // SIGINT has come since the last call
+bool take_interrupt();  // SIGINT was received since the last call
 
-// "stopped by SIGTERM" with its exit code, for a job that has left off; none of the two noted: a defect.
+// The error "stopped by SIGTERM" with its exit code, for a job that has stopped. Call it only after stop_requested().
 Error stopped_by_signal();
 
-// A mapped file that another process makes shorter ends the process with one line that names it, and exit code 5:
-// there is no way back from SIGBUS in the middle of a product.
+// If another process truncates a mapped file, the process ends with exit code 5 and one line that names the file. It
+// cannot continue, because SIGBUS may come in the middle of a product.
 void report_lost_mappings(const char* program);
 
 }  // namespace rankfold

@@ -9,11 +9,12 @@ namespace rankfold {
 
 inline constexpr size_t kTerminalColumns = 100;
 
-size_t columns_of(const std::string& text);                  // as far as its characters are narrow
-std::string left(const std::string& text, size_t columns);   // padded behind
-std::string right(const std::string& text, size_t columns);  // padded before
+size_t columns_of(const std::string& text);                  // width, if every character takes one column
+std::string left(const std::string& text, size_t columns);   // padded at the end
+std::string right(const std::string& text, size_t columns);  // padded at the start
 
-// `first` and then the words of `text`, in lines of at most kTerminalColumns that all begin where `first` ends.
+// Prints `first`, then the words of `text`, in lines of at most kTerminalColumns. Later lines are indented to the end
+// of `first`.
 void print_wrapped(std::ostream& out, const std::string& first, const std::string& text);
 
 }  // namespace rankfold

@@ -1,4 +1,4 @@
-// Building error lines. fail(): bad input, a UserError. RANKFOLD_CHECK: misuse of the API, with values.
+// Helpers that throw errors. fail(): bad input, a UserError. RANKFOLD_CHECK: misuse of the API, with values.
 // RANKFOLD_ASSERT: a defect of ours, never reachable from input.
 #pragma once
 
@@ -19,8 +19,8 @@ std::string join(const Parts&... parts) {
   return out.str();
 }
 
-// An error is one line, of no more than a few on a screen, and no terminal obeys a part of it, whatever a stranger's file
-// may bring along in a name: control characters are shown by number, the middle of a long text is left out.
+// Makes any text a safe error message of one line. Control characters, which could control a terminal, are shown by
+// number, and the middle of a long text is omitted. File names and contents may come from untrusted sources.
 std::string one_line(std::string_view text);
 
 template <class... Parts>
@@ -33,7 +33,7 @@ template <class... Parts>
   throw StorageError(one_line(join(parts...)));
 }
 
-// By the number that errno had, or an error_code's.
+// `error_number`: the value of errno or of an error_code.
 template <class... Parts>
 [[noreturn]] void storage_failed(int error_number, const Parts&... parts) {
   throw StorageError(one_line(join(parts...)), error_number);

@@ -1,4 +1,4 @@
-// CRC-64 (the XZ polynomial, reflected): tells a damaged file from a whole one. Not against forgery.
+// CRC-64 (the XZ polynomial, reflected). Detects damaged files; no protection against forgery.
 #pragma once
 
 #include <cstddef>
@@ -9,7 +9,8 @@
 namespace rankfold {
 
 inline constexpr uint64_t kChecksumSeed = 0;
-uint64_t checksum64(std::span<const std::byte> bytes, uint64_t before = kChecksumSeed);  // can be continued
-std::string checksum_text(uint64_t checksum);                                            // 16 hexadecimal digits
+// `before`: the checksum of the preceding bytes, to continue it.
+uint64_t checksum64(std::span<const std::byte> bytes, uint64_t before = kChecksumSeed);
+std::string checksum_text(uint64_t checksum);  // 16 hexadecimal digits
 
 }  // namespace rankfold

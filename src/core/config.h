@@ -1,4 +1,4 @@
-// Reading, writing and flags of the structs in rankfold/config.h: all of them go through one list of fields.
+// Parses, writes and lists the config structs of rankfold/config.h, all through their lists of fields.
 #pragma once
 
 #include "rankfold/config.h"
@@ -15,9 +15,9 @@
 
 namespace rankfold {
 
-// Type checks and conversions, one overload for each type of member. assign() is false for a value of another
-// type (16.7, 16.0 and true are no integers); from_text() turns a flag's text into the JSON a file would
-// hold. JSON keeps its order here: of a pattern's entries the first that matches counts.
+// Type checks and conversions, one overload for each member type. assign() returns false for a value of another type
+// (16.7, 16.0 and true are not integers). from_text() converts a flag's text into the JSON that a file would contain.
+// JSON keeps its order here, because the first entry of a pattern that matches applies.
 template <class T>
 bool assign(const nlohmann::ordered_json& value, T& member);
 template <class T>
@@ -25,18 +25,18 @@ void store(const T& member, nlohmann::ordered_json& value);
 template <class T>
 void from_text(const std::string& text, nlohmann::ordered_json& value);
 
-// A member of a config. Holds references into it: the config must outlive the field.
+// One member of a config. It refers to the config, which must outlive the field.
 struct Field {
   std::string name;
   std::vector<std::string> aliases;
-  std::string section;  // of --help
+  std::string section;  // heading in --help
   std::string help;
   std::string expected;
   bool is_bool = false;
-  bool is_word = false;  // `expected` lists the words that it may be
-  bool is_files = false;
+  bool is_word = false;   // `expected` lists the allowed words
+  bool is_files = false;  // paths, which may be given without the key
   void (*from_text)(const std::string&, nlohmann::ordered_json&) = nullptr;
-  // False, and the member as it was: wrong type or out of range.
+  // Returns false and leaves the member unchanged for a wrong type or a value out of range.
   std::function<bool(const nlohmann::ordered_json&)> set = {};
   std::function<void(nlohmann::ordered_json&)> get = {};
 };
@@ -49,7 +49,7 @@ concept ListsWords = requires {
   Check::lists_words;
 };
 
-// The visitor that lists the fields.
+// A visitor of Config::fields() that collects the fields.
 struct FieldList {
   Fields fields;
   std::string title;
@@ -84,21 +84,21 @@ Fields fields_of(Config& config) {
   return std::move(list.fields);
 }
 
-const Field* find_field(const Fields& fields,
-                        const std::string& name);          // by name or alias, - or _; null: none
+// Finds a field by name or alias, with - or _; null: none.
+const Field* find_field(const Fields& fields, const std::string& name);
 std::vector<std::string> all_names(const Fields& fields);  // names and aliases
 
-// What an error says after a name that is no field's: what to write for another trainer's key, or the nearest of ours.
+// Advice in the error for an unknown name: what to write instead of another trainer's key, or the nearest of our names.
 std::string advice_on_unknown(const std::string& name, const Fields& fields, const std::string& dashes);
 
 bool is_all_linear(const std::string& target_modules);  // "all-linear" or "all" in any case
 
-// Sets the members that `object` names; throws UserError "source: key: expected ..., got ...".
-// `unknown_is_error`: our own files, where names may be aliases and every key must be known. Otherwise
-// another program's file: names as they stand, keys that are unknown or null are left alone.
+// Sets the members that `object` names. Throws UserError "source: key: expected ..., got ...". `unknown_is_error`: true
+// for our own files, where aliases are allowed and every key must be known. False for files of other programs: no
+// aliases, and unknown keys and null values are ignored.
 void read_fields(const nlohmann::ordered_json& object, const std::string& source, const Fields& fields,
                  bool unknown_is_error);
-// A flag: the same checks as in a file. `source` ("--r") opens the error.
+// Sets a field from the text of a flag, with the same checks as in a file. Errors begin with `source` ("--r").
 void set_from_text(const Field& field, const std::string& text, const std::string& source);
 nlohmann::ordered_json to_json(const Fields& fields);  // all fields in order, canonical names
 nlohmann::ordered_json some_to_json(const Fields& fields, const std::vector<std::string>& names);
@@ -106,8 +106,8 @@ nlohmann::ordered_json some_to_json(const Fields& fields, const std::vector<std:
 template <class T>
 [[noreturn]] void refuse_value(const char* key, const char* expected, const T& value);
 
-// What a public entry point is given: throws UserError "key: expected ..., got ..." for the first value that a file or a
-// flag could not hold.
+// Checks a config that is passed to a public function. Throws UserError "key: expected ..., got ..." for the first
+// value that a file or a flag could not contain.
 template <HasFields Config>
 void check_fields(Config config) {
   config.fields([](const char* key, auto& value, const char*, const auto& check, const char* expected, Aliases) {
@@ -115,8 +115,8 @@ void check_fields(Config config) {
   });
 }
 
-// The values of the fields of which a resume makes this. A field that does not say what it makes does not compile;
-// config.cpp asks all fields of a run.
+// Returns as JSON the fields for which a resume does `wanted`. It does not compile for a field without a RunHelp;
+// config.cpp applies it to all fields of a run.
 template <HasFields Config>
 auto values_of(Config config, Resume wanted) {
   std::vector<std::string> names;

@@ -1,4 +1,4 @@
-// What core/file.cpp and core/write.cpp share: descriptors, and calls that a signal may interrupt.
+// Shared by core/file.cpp and core/write.cpp: owned file descriptors, and system calls that a signal may interrupt.
 #pragma once
 
 #include "core/check.h"
@@ -13,7 +13,7 @@
 
 namespace rankfold {
 
-// The call that has just failed, by errno.
+// Throws StorageError for the call that just failed, with errno's text.
 [[noreturn]] inline void call_failed(const std::filesystem::path& path, const std::string& what) {
   const int number = errno;
   storage_failed(number, path.string(), ": ", what, ": ", std::strerror(number));
@@ -47,7 +47,7 @@ struct OpenFile {
 };
 OpenFile open_regular(const std::filesystem::path& path);  // throws as Mapping::open does
 
-// Reads up to `size` bytes; fewer where the file has shrunk.
+// Reads up to `size` bytes and returns their number, which is less where the file has become shorter.
 size_t read_some(int fd, char* to, size_t size, const std::filesystem::path& path);
 
 }  // namespace rankfold

@@ -1,4 +1,4 @@
-// Which device a run computes on.
+// The device names in settings.
 #pragma once
 
 #include <c10/core/Device.h>
@@ -8,8 +8,8 @@
 
 namespace rankfold {
 
-// The device that "cpu", "cuda" (device 0) or "cuda:N" names; none for "auto". UserError for another word. Whether the
-// device is there is open_device's to find out (ops/open_cuda.h).
+// Parses "cpu", "cuda" (device 0) or "cuda:N"; nullopt for "auto". Throws UserError for another word. It does not check
+// that the device exists: open_device (ops/open_cuda.h) does.
 std::optional<at::Device> resolve_device(const std::string& name);
 
 }  // namespace rankfold

@@ -1,4 +1,4 @@
-// Files that are read. Nothing here blocks on what is no file, or believes a size that the file does not have.
+// Reading files. Nothing here blocks on a FIFO or device, or trusts a size that the file does not have.
 #pragma once
 
 #include <cstddef>
@@ -13,8 +13,8 @@
 
 namespace rankfold {
 
-// A regular file (or a symbolic link to one) mapped read-only. Throws UserError that names what stands there instead
-// (nothing, folder, device, FIFO, empty file); never blocks. Falls back to reading where mapping is not possible.
+// A regular file (or a symbolic link to one) mapped read-only. Falls back to reading where mapping is not possible.
+// Never blocks. Throws UserError that names what is there instead (nothing, folder, device, FIFO, empty file).
 class Mapping {
  public:
   static std::shared_ptr<const Mapping> open(const std::filesystem::path& path);
@@ -22,7 +22,7 @@ class Mapping {
   uint64_t size() const { return size_; }
   std::span<const std::byte> bytes() const { return {data_, size_}; }
   const char* path() const { return path_.c_str(); }
-  // Lets the whole pages between these offsets leave memory until they are read again.
+  // Releases the physical pages between these offsets until they are read again.
   void forget(uint64_t begin, uint64_t end) const;
   ~Mapping();
   Mapping(const Mapping&) = delete;
@@ -36,12 +36,12 @@ class Mapping {
   std::string path_;
 };
 
-// The file that is mapped at this address; null where none is. Touching what a mapped file has lost by becoming shorter
-// ends in SIGBUS: a handler may call this.
+// Path of the file that is mapped at this address; null: none. Access beyond the end of a mapped file that was
+// truncated raises SIGBUS. Safe to call in a signal handler.
 const char* mapped_file_at(const void* address);
 
-// One pass over a mapping, from its begin to its end: what lies behind leaves memory a few megabytes at a time, as pages
-// that were touched count as the process's memory while they stay mapped.
+// Releases the pages of a mapping during one sequential pass, a few megabytes at a time. Otherwise touched pages count
+// as memory of the process while they remain mapped.
 class FilePass {
  public:
   static constexpr uint64_t kStep = 4 << 20;
@@ -56,13 +56,13 @@ class FilePass {
   uint64_t forgotten_ = 0;
 };
 
-// A regular file that is read at any place. Unlike a mapping's, what was read is no memory of the process, and a file
-// that shrinks is an error instead of a signal. Throws as Mapping does. Thread safe.
+// A regular file with random access by read(). Unlike a mapping, it adds no resident memory, and a truncated file is an
+// error instead of a signal. Throws like Mapping. Thread safe.
 class File {
  public:
   static std::shared_ptr<const File> open(const std::filesystem::path& path);
   uint64_t size() const { return size_; }
-  void read(uint64_t begin, std::span<std::byte> to) const;  // Error(kStorage) where the file ends before
+  void read(uint64_t begin, std::span<std::byte> to) const;  // StorageError where the file is shorter
   ~File();
   File(const File&) = delete;
   File& operator=(const File&) = delete;
@@ -74,19 +74,19 @@ class File {
   uint64_t size_;
 };
 
-uint64_t checksum_of(const File& file, uint64_t size);  // of its first bytes: checksum64
+uint64_t checksum_of(const File& file, uint64_t size);  // checksum64 of the first `size` bytes
 
 std::string read_text(const std::filesystem::path& path, uint64_t largest_bytes = 256u << 20);
 
-// "a folder", "a FIFO", "a device", "a socket", for a regular file "a file"; "nothing" only where there surely is none, "a
-// link to nothing" where a name leads there, as to a disk that is not mounted now. UserError or StorageError where the
-// system does not say.
+// What exists at a path: "a file" (regular), "a folder", "a FIFO", "a device", "a socket". "nothing" only where there
+// certainly is nothing. "a link to nothing" for a link without a target, such as on a disk that is not mounted. Throws
+// UserError or StorageError where the system does not tell.
 std::string what_stands_at(const std::filesystem::path& path);
 
-bool is_mount_point(const std::filesystem::path& folder);  // false where the system does not say
+bool is_mount_point(const std::filesystem::path& folder);  // false where the system does not tell
 
-// What a file's first bytes say when they are none of our formats: "a git-lfs pointer (...)", "a pickle (...)", "an
-// HTML page", "an empty file"; "" otherwise.
+// Recognises foreign formats by a file's first bytes: "a git-lfs pointer (...)", "a pickle (...)", "an HTML page", "an
+// empty file"; "" otherwise.
 std::string foreign_kind(std::string_view start);
 
 }  // namespace rankfold

@@ -1,4 +1,4 @@
-// Settings of other trainers that are none of ours, and what to write instead.
+// Settings of other trainers that we do not have, and the advice that an error gives for them.
 #pragma once
 
 #include <string_view>
@@ -75,7 +75,7 @@ inline constexpr ForeignKey kForeignKeys[] = {
     {"num_beams", kNotSupported},
 };
 
-// Values that another trainer's users give to a setting of ours.
+// Values that users of other trainers give to one of our settings.
 struct ForeignValue {
   std::string_view name, value;
   const char* advice;

@@ -1,5 +1,5 @@
-// What leaves a public entry point is an Error (rankfold/error.h). Of libtorch, the kernels and the system other kinds
-// come: an entry point ends in `catch (...) { rethrow_as_error(); }`.
+// Converts exceptions at public functions into Error (rankfold/error.h). LibTorch, the kernels and the system throw
+// other types. So a public function ends in `catch (...) { rethrow_as_error(); }`.
 #pragma once
 
 #include "rankfold/error.h"
@@ -10,16 +10,16 @@
 
 namespace rankfold {
 
-// Throws the exception in flight as an Error with the exit code of its kind, itself nested in it. Error,
-// std::invalid_argument (misuse) and what a caller's own function has thrown stay what they are.
+// Rethrows the current exception as an Error with the matching exit code; the original is nested in it. Error,
+// std::invalid_argument (misuse) and exceptions from the caller's callbacks pass through unchanged.
 [[noreturn]] void rethrow_as_error();
 
-// What a caller's own function has thrown, on its way through the library.
+// Wraps an exception from a caller's callback while it passes through the library.
 struct CallersException {
   std::exception_ptr exception;
 };
 
-// A caller's function for use inside the library: rethrow_as_error() knows what it throws.
+// Wraps a caller's callback so that rethrow_as_error() recognises its exceptions.
 template <class Result, class... Arguments>
 std::function<Result(Arguments...)> from_caller(std::function<Result(Arguments...)> function) {
   if (!function) return function;

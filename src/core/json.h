@@ -1,4 +1,4 @@
-// JSON text in, JSON value out, with errors that name the place.
+// Parses JSON, with errors that name the position.
 #pragma once
 
 #include <nlohmann/json_fwd.hpp>
@@ -12,27 +12,28 @@
 
 namespace rankfold {
 
-// Throws UserError "source:line:column: what" for broken JSON, for nesting deeper than `deepest` and for a key given
-// twice in one object. `first_line` and `first_column` say where in its source the text begins.
+// Throws UserError "source:line:column: what" for broken JSON, for nesting deeper than `deepest` and for a duplicate
+// key in an object. `first_line` and `first_column` give the position of the text in its source.
 inline constexpr size_t kDeepestJson = 128;
 nlohmann::json parse_json(std::string_view text, const std::string& source, size_t first_line = 1,
                           size_t deepest = kDeepestJson, size_t first_column = 1);
 
-// The same in the order of the text. Finding a key then takes time in proportion to their number.
+// The same, but objects keep the order of their keys. Finding a key then takes linear time.
 nlohmann::ordered_json parse_ordered_json(std::string_view text, const std::string& source);
 
-// Configs may be of strangers, and parsed a file takes up to 20 times its size.
+// A limit, because configs are untrusted and a parsed file takes up to 20 times its size in memory.
 inline constexpr uint64_t kLargestConfig = 16 << 20;
 
-// The same for a whole file; says what stands there instead when it is a folder, device, git-lfs pointer or too large.
+// Parses a whole file. The error tells a folder, a device, a git-lfs pointer and a file that is too large.
 nlohmann::json read_json(const std::filesystem::path& path, uint64_t largest_bytes = kLargestConfig);
 nlohmann::ordered_json read_ordered_json(const std::filesystem::path& path, uint64_t largest_bytes = kLargestConfig);
 
 // A value as an error line shows it: JSON on one line, cut when long.
 std::string brief(const nlohmann::json& value);
 
-// The candidate that differs least from `name` (edit distance), empty when none is near or has a letter in common. Looks
-// at names a person may have written, and not at all of a stranger's million.
+// Returns the candidate with the smallest edit distance to `name`; empty where none is close or shares a letter. It
+// compares only with names of a length near that of `name`, and with 2,000 at most, because an untrusted file may have
+// millions.
 template <class Names>
 std::string nearest(const std::string& name, const Names& candidates);
 size_t edit_distance(std::string_view a, std::string_view b);

@@ -1,5 +1,5 @@
-// How much memory there is, and how much this process holds. Zero where the system does not say (it is Linux's /proc).
-// And what an allocation says that failed.
+// Memory of the system and of this process, from Linux's /proc; 0 where it does not tell. Also recognises failed
+// allocations.
 #pragma once
 
 #include <cstdint>
@@ -10,13 +10,14 @@
 
 namespace rankfold {
 
-// Bytes that the process may come to hold: what it holds, what is free and what the system can free, within the limit of
-// its control group.
+// Bytes that this process can use in total: what it already uses, what is free and what the system can free, within the
+// limits of its control groups.
 int64_t available_bytes();
-int64_t resident_bytes();                                       // held now
-int64_t resident_bytes_of(const std::set<std::string>& files);  // of that: pages of mapped files, by their real paths
+int64_t resident_bytes();                                       // in use now
+int64_t resident_bytes_of(const std::set<std::string>& files);  // of these, pages of files with these real paths
 
-// One line of what it asked for, perhaps empty; none where the exception is of another kind.
+// If the exception is a failed allocation: one line about the request, perhaps empty. nullopt: another kind of
+// exception.
 std::optional<std::string> out_of_memory(const std::exception& error);
 
 }  // namespace rankfold

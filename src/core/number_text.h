@@ -1,4 +1,4 @@
-// Numbers as text for a person.
+// Formats numbers for people.
 #pragma once
 
 #include <cstddef>
@@ -9,7 +9,7 @@
 
 namespace rankfold {
 
-// As printf writes it, of 255 bytes at most.
+// printf into a string of at most 255 bytes.
 std::string printed(const char* pattern, auto... values) {
   char text[256];
   std::snprintf(text, sizeof text, pattern, values...);
@@ -23,7 +23,13 @@ inline std::string with_commas(int64_t number) {
   return text;
 }
 
-// The size of files: "512 B", "9.5 kB", "296 kB", "13 GB"; units of 1,000, as a disk's seller counts.
+// Memory: "1.25 GiB", "12 MiB".
+inline std::string bytes_text(int64_t bytes) {
+  const bool is_large = bytes >= int64_t{1} << 30;
+  return printed(is_large ? "%.2f GiB" : "%.0f MiB", static_cast<double>(bytes) * (is_large ? 0x1p-30 : 0x1p-20));
+}
+
+// File sizes: "512 B", "9.5 kB", "296 kB", "13 GB", in units of 1,000.
 inline std::string size_text(uint64_t bytes) {
   constexpr const char* kUnits[] = {"B", "kB", "MB", "GB", "TB"};
   auto size = static_cast<double>(bytes);

@@ -1,4 +1,4 @@
-// What all that is matched by PCRE2 shares: lifetimes, messages of its errors, and the clock that bounds a match.
+// Shared by all users of PCRE2: ownership, error messages, and the CPU time of this thread, which limits a match.
 #pragma once
 
 #include "core/check.h"
@@ -20,7 +20,7 @@ inline std::chrono::nanoseconds thread_time() {
   return std::chrono::seconds(now.tv_sec) + std::chrono::nanoseconds(now.tv_nsec);
 }
 
-// Throws std::bad_alloc for null, which is what PCRE2 gives where memory ran out.
+// Takes ownership. Throws std::bad_alloc for null, which PCRE2 returns when it is out of memory.
 template <class T>
 std::shared_ptr<T> owned(T* pointer, void (*free)(T*)) {
   if (pointer == nullptr) throw std::bad_alloc();

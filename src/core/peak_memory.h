@@ -1,16 +1,16 @@
-// The most memory that this process has held, and counting it anew.
+// The peak of this process's resident memory, and how to reset it.
 #pragma once
 
 #include <cstdint>
 
 namespace rankfold {
 
-int64_t peak_resident_bytes();  // most held so far, or since the reset; 0 where the system does not say
+int64_t peak_resident_bytes();  // bytes, since the start or the last reset; 0 where the system does not tell
 
-// From now on. False where the system cannot. (In write.cpp: it is a word to the kernel, written to a file of /proc.)
+// Restarts the peak. False where the system cannot. (Defined in write.cpp, because it writes to a file of /proc.)
 bool reset_peak_resident_bytes();
 
-// Gives memory back to the system that nothing holds: the pages that set_up_memory() keeps, and the heap's.
+// Returns unused memory to the system: pages cached by the allocator of set_up_memory(), and free memory of the heap.
 void release_free_memory();
 
 }  // namespace rankfold

@@ -1,6 +1,7 @@
-// Regular expressions for names of modules, which PEFT matches with Python's `re`. What is accepted is what PCRE2 reads as
-// Python does, so that PEFT finds the same modules: groups, (?i: ), look-aheads, classes, \d \w \s \b, lazy repeats; no
-// back references, look-behinds or flags for the whole. A stranger's expression costs a bounded time and memory.
+// Regular expressions for module names. PEFT matches these with Python's `re`; only syntax that PCRE2 reads the same
+// way is accepted, so that PEFT finds the same modules. Supported: groups, (?i: ), look-aheads, classes, \d \w \s \b,
+// lazy repeats. Not supported: back references, look-behinds, global flags.
+// Expressions are untrusted, so time and memory are limited.
 #pragma once
 
 #include <chrono>
@@ -14,17 +15,17 @@ namespace rankfold {
 
 class Regex {
  public:
-  // What all expressions of one setting may take together: a model's modules take a hundredth of it.
+  // CPU time that all expressions of one setting may use together. A model's modules need about a hundredth of it.
   struct Patience {
-    std::chrono::nanoseconds left = std::chrono::milliseconds(200);  // of this thread's time
+    std::chrono::nanoseconds left = std::chrono::milliseconds(200);  // CPU time of this thread
   };
 
-  // Throws UserError, which names `key`, where the pattern stands, if it is not one or is too large.
+  // Throws UserError for a bad pattern or one that is too large. The message names `key`, the setting.
   Regex(std::string key, std::string_view pattern, std::shared_ptr<Patience> patience = std::make_shared<Patience>());
 
-  // Throw UserError where that takes too long or the name is longer than a module's.
+  // Both throw UserError when the match takes too long, or the name is longer than a module name can be.
   bool match(std::string_view name) const;            // the whole name, as re.fullmatch
-  bool match_after_dot(std::string_view name) const;  // the whole, or all that follows one of its dots
+  bool match_after_dot(std::string_view name) const;  // the whole name, or everything after one of its dots
 
  private:
   bool match_from(std::string_view name, size_t begin) const;

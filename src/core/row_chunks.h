@@ -1,4 +1,4 @@
-// Work on a matrix in chunks of rows.
+// Processes a matrix in chunks of rows.
 #pragma once
 
 #include <algorithm>
@@ -6,7 +6,8 @@
 
 namespace rankfold {
 
-// Calls f(first row, number of rows) for one chunk after the other: at least a row, at most so many elements.
+// Calls f(first row, number of rows) for each chunk in order. A chunk has at least one row, and otherwise at most
+// `most_elements` elements.
 template <class F>
 void for_row_chunks(int64_t rows, int64_t columns, int64_t most_elements, F&& f) {
   const int64_t step = std::max<int64_t>(1, most_elements / std::max<int64_t>(1, columns));

@@ -1,5 +1,5 @@
-// The only file of the product that opens files for writing, renames or deletes. What is written appears whole or not at
-// all, also when the machine stops: data reaches the disk before its name does. Failures throw StorageError with path and
+// The only part of the product that opens files for writing, renames or deletes. A file appears complete or not at all,
+// even after a power failure: its data is on the disk before its name. Failures throw StorageError with the path and
 // errno's text.
 #pragma once
 
@@ -14,12 +14,12 @@
 
 namespace rankfold {
 
-// After the name of what is not finished yet. Nobody else's files end so: what is found there was left by a crash of ours.
+// Suffix of unfinished files and folders. Only we use it, so an existing one was left by a crash.
 inline constexpr const char* kUnfinished = ".rankfold.tmp";
 
-// Writes to `target`.rankfold.tmp in the same folder; commit() fsyncs, renames and fsyncs the folder. Not committed: no trace.
-// A second writer of the same target, in this process or another, waits in its constructor until the first is done, or
-// until `stop`.
+// Writes a file atomically: to `target`.rankfold.tmp in the same folder. commit() fsyncs it, renames it and fsyncs the
+// folder. Without commit() nothing remains. If another writer of the same target exists, in this process or another,
+// the constructor waits until it is done or `stop` returns true.
 class AtomicFile {
  public:
   explicit AtomicFile(std::filesystem::path target, const Stop& stop = {});
@@ -37,8 +37,8 @@ class AtomicFile {
 };
 void write_text(const std::filesystem::path& path, std::string_view text);  // AtomicFile in one call
 
-// A folder to fill before it, or what is in it, gets its place. Emptied first if a crash left one; removed in the end
-// where it still is. UserError where another process fills it.
+// A temporary folder to fill before it, or its content, is moved into place. The constructor removes what a crash left
+// in it. The destructor removes the folder if it still exists. Throws UserError where another process is filling it.
 class Staging {
  public:
   explicit Staging(std::filesystem::path path);
@@ -53,29 +53,29 @@ class Staging {
   int fd_ = -1;  // its lock
 };
 
-// A folder that appears whole: fill `path()` (target.rankfold.tmp) with AtomicFiles, then commit() renames it to target. Not
-// committed: removed.
+// Creates a folder atomically: fill `path()` (target.rankfold.tmp) with AtomicFiles; commit() renames it to target.
+// Without commit() it is removed.
 class AtomicFolder {
  public:
   explicit AtomicFolder(const std::filesystem::path& target);
   const std::filesystem::path& path() const { return staging_.path(); }
   void commit();       // the target must not exist, or be an empty folder
-  void commit_over();  // a folder that stands there gives way: at no instant is there neither
+  void commit_over();  // replaces an existing folder: at every instant there is the old or the new one
 
  private:
   std::filesystem::path target_;
   Staging staging_;
 };
 
-// Files that change together in a folder which holds others: fill `path()` (folder/saving.tmp) with AtomicFiles, among
-// them the seal, then commit() moves them into the folder, the seal last. While they move another text stands under the
-// seal's name, so that a folder with a seal holds the files of one set. Not committed: nothing has changed.
+// Replaces several files of a folder as one set. Fill `path()` (folder/saving.tmp) with AtomicFiles, among them the
+// seal, a file such as manifest.json. commit() moves them into the folder, the seal last. Meanwhile the seal's name has
+// another text, so a folder with a valid seal contains the files of one set. Without commit() nothing changes.
 class FileSet {
  public:
-  explicit FileSet(const std::filesystem::path& folder);  // created if it is not there
+  explicit FileSet(const std::filesystem::path& folder);  // created if it does not exist
   const std::filesystem::path& path() const { return staging_.path(); }
   const std::filesystem::path& target() const { return folder_; }
-  // Removes the files of these names too, which are of the set before and not of this one.
+  // `obsolete`: names of files of the previous set to remove.
   void commit(const char* seal, std::string_view broken_seal, const std::vector<std::string>& obsolete);
 
  private:
@@ -83,10 +83,10 @@ class FileSet {
   Staging staging_;
 };
 inline constexpr const char* kStaging = "saving.tmp";
-inline constexpr const char* kAside = ".old.tmp";  // after the name of a folder that commit_over() moves out of the way
+inline constexpr const char* kAside = ".old.tmp";  // suffix of a folder that commit_over() moves away
 
-// Creates a folder and the parents it lacks. With this object those that were created go again if nothing lies in them:
-// what fails leaves no trace.
+// Creates a folder and its missing parents. The destructor removes those that were created and are still empty, so that
+// a failure leaves no trace.
 class NewFolder {
  public:
   explicit NewFolder(const std::filesystem::path& path);
@@ -98,15 +98,16 @@ class NewFolder {
   std::vector<std::filesystem::path> created_;  // the deepest first
 };
 
-// A folder for one process alone, created if it is not there. UserError names the process that has it. The lock is of
-// the file run.lock in it and ends with the process, however that ends.
+// Locks a folder for this process, and creates it if necessary. Throws UserError that names the process that has the
+// lock. The lock is on the file run.lock in the folder and ends with the process.
 class FolderLock {
  public:
   explicit FolderLock(const std::filesystem::path& folder);
   ~FolderLock();
   FolderLock(const FolderLock&) = delete;
   FolderLock& operator=(const FolderLock&) = delete;
-  bool is_held() const { return is_held_; }  // not where the file system has no locks: others are not kept out
+  // False where the file system has no locks: other processes are not excluded.
+  bool is_held() const { return is_held_; }
 
  private:
   NewFolder folder_;
@@ -115,18 +116,18 @@ class FolderLock {
   bool is_held_ = false;
 };
 
-// Adds one line to a log that is there, opened and closed at each call so that a reader sees whole lines; what fails adds
-// nothing. A log that has gone is not begun anew: the lines before would be missing in it.
+// Appends one line to an existing log. The log is opened and closed at each call, so that a reader sees complete lines;
+// a failure adds nothing. A log that was deleted is not created again, because its earlier lines would be missing.
 void append_line(const std::filesystem::path& path, std::string_view line);
-void append_bytes(const std::filesystem::path& path, std::string_view bytes);  // the same for a log of records
+void append_bytes(const std::filesystem::path& path, std::string_view bytes);  // the same for binary records
 class File;
-void copy_atomically(const File& from, const std::filesystem::path& to);  // through AtomicFile
-// Creates the folder (and parents) and proves that it can be written to, by a file whose name begins so.
+void copy_atomically(const File& from, const std::filesystem::path& to);  // by AtomicFile
+// Creates the folder and its parents, and proves that it is writable by creating a file with this prefix.
 inline constexpr const char* kProbe = ".rankfold-probe-";
 void prepare_folder(const std::filesystem::path& path);
-void remove_file(const std::filesystem::path& path);  // or an empty folder; nothing there is no error
-// The folder (or file) and all in it; it loses its name first, so that no part of it ever stands under that. What cannot
-// be removed stays.
+void remove_file(const std::filesystem::path& path);  // or an empty folder; no error if there is nothing
+// Removes a folder (or file) and its content. It is renamed first, so that its name never refers to a partial folder.
+// What cannot be removed remains.
 void remove_folder(const std::filesystem::path& path);
 void rename_folder(const std::filesystem::path& from, const std::filesystem::path& to);
 

@@ -1,4 +1,4 @@
-// Causal attention over sequences lying end to end, by the kernels in LibTorch: what ops::Backend asks for.
+// Causal attention of the CUDA backend, by LibTorch's kernels. ops::Backend says what the functions do.
 #pragma once
 
 #include "ops/backend.h"
@@ -12,7 +12,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> attention_backward(const at::Tens
                                                                   const std::vector<at::Tensor>& kept,
                                                                   const AttentionSpec& spec,
                                                                   const Sequences& sequences);
-// The kernels that the last call of attention took; "none yet" before it.
+// The kernels that the last call of attention() used; "none yet" before the first.
 std::string attention_name();
 
 }  // namespace rankfold::cuda

@@ -1,4 +1,4 @@
-// A conversation as one text with what of it is learnt, and as ids and labels.
+// Formats a conversation: as text with the ranges to train on, and as token ids and labels.
 #pragma once
 
 #include "data/conversation.h"
@@ -15,10 +15,10 @@ namespace rankfold {
 
 struct ChatText {
   std::string text;
-  std::vector<TextRange> users;       // characters that are not the template's
-  std::vector<TextRange> learnt;      // in order
-  std::vector<std::string> left_out;  // what of the messages the template does not write
-  bool lacks_end = false;             // some answer does: nothing that ends a turn follows it
+  std::vector<TextRange> users;       // characters that come from messages, not from the template
+  std::vector<TextRange> learnt;      // characters to train on, in order
+  std::vector<std::string> left_out;  // parts of messages that the template does not render
+  bool lacks_end = false;             // no end-of-turn token follows some answer
 };
 
 struct ChatExample {
@@ -27,7 +27,7 @@ struct ChatExample {
   bool lacks_end = false;
 };
 
-// Ids and labels of conversations. Thread safe; refers to its arguments.
+// Converts conversations to ids and labels. Thread safe. It keeps references to its arguments.
 class ChatEncoder {
  public:
   ChatEncoder(const ChatTemplate& chat_template, const DataConfig& config)
@@ -39,11 +39,12 @@ class ChatEncoder {
   const DataConfig& config_;
 };
 
-// One that is built in. It uses bos_token and eos_token of the folder; @USER@ and @ASSISTANT@ stand for the tokens.
+// A built-in chat template. It uses bos_token and eos_token of the folder. In `source`, @USER@ and @ASSISTANT@ stand
+// for the tokens below.
 struct BuiltInTemplate {
   const char* name;
   std::string source;
-  // Tokens before a turn, where the family has some that are no text: their ids by default, and their texts.
+  // Tokens before a turn, for model families whose turn tokens have no text: default ids, and texts.
   int32_t user_id = -1, assistant_id = -1;
   const char *user_text = "", *assistant_text = "";
 };

@@ -1,4 +1,4 @@
-// What a row says: its layout (which columns it has), question and answer.
+// Reads one row: finds its layout (which columns it has) and extracts question and answer.
 #pragma once
 
 #include "data/conversation.h"
@@ -15,15 +15,16 @@
 
 namespace rankfold {
 
-using Columns = std::map<std::string, std::string>;  // our name of a column -> the file's name
+using Columns = std::map<std::string, std::string>;  // standard column name -> name in the file
 
 struct Prompted {
   std::string prompt_question;
   std::string answer;
-  bool has_prompt = true;  // false: a text, all of it in `answer`
+  bool has_prompt = true;  // false: a plain text, all in `answer`
 };
 
-// Rows counted by name, in the order in which the names came. Bounded: kMostNames, and the rest together under "".
+// Counts rows by name, in the order of first appearance. At most kMostNames names; the rest are counted together under
+// "".
 class NameCounts {
  public:
   static constexpr size_t kMostNames = 32;
@@ -35,24 +36,24 @@ class NameCounts {
   std::vector<NameCount> counts_;
 };
 
-// Reads rows whose columns are named by `columns`. The layouts stand in kLayouts (prompt.cpp); the first one counts that
-// uses every key of `columns` and is whole in the row. Thread safe.
+// Reads rows whose columns are named by `columns`. kLayouts (prompt.cpp) lists the layouts. The first layout applies
+// that uses every key of `columns` and whose columns are all in the row. Thread safe.
 class RowReader {
  public:
-  // Throws UserError for a key that is not one of ours, and for keys that no layout uses together.
-  // `questions_are_turns`: a question and its answer are a conversation, too; those with a system text, earlier turns
-  // or tools always are.
+  // Throws UserError for an unknown key, and for keys that no layout uses together. `questions_are_turns`: read a
+  // question and its answer as a conversation, too. Rows with a system text, earlier turns or tools are always
+  // conversations.
   RowReader(const Columns& columns, int64_t vocab_size, bool questions_are_turns = false);
 
-  // A row of input_ids is taken as it is, without its padding. Throws UserError that begins with `place`, the row's
-  // "file:line". `text`: the row's, as it stands. `unused` takes the columns that hold something and that the layout
-  // does not use.
+  // A row with input_ids is used as it is, without its padding. Throws UserError that begins with `place`, the row's
+  // "file:line". `text` is the source text of the row. `unused` receives the columns with a value that the layout does
+  // not use.
   std::variant<Prompted, Example, Conversation> read(const nlohmann::json& row, std::string_view text,
                                                      const std::string& place, NameCounts* unused = nullptr) const;
 
-  // A layout in the file's names; empty: it has no such column.
+  // A layout, with the column names of the file; an empty name: the layout has no such column.
   struct Keys {
-    std::string question, input, answer;  // `answer`: of ready ids, input_ids; of a chat, the messages
+    std::string question, input, answer;  // `answer`: input_ids for tokenised rows, the messages for conversations
     std::string labels, attention_mask, position_ids, token_type_ids;
     std::string system, history, tools, documents;
     bool is_ready = false, is_chat = false;
@@ -64,7 +65,7 @@ class RowReader {
   Columns columns_;
   int64_t vocab_size_;
   bool questions_are_turns_;
-  std::vector<Keys> layouts_;  // those that use all that `columns` maps
+  std::vector<Keys> layouts_;  // those that use all keys of `columns`
   std::string expected_;       // their names, for errors
 };
 

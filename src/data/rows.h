@@ -1,6 +1,6 @@
-// Rows of a data file: a JSON array of objects, JSON Lines, or an object with one array of objects
-// ({"data": [...]}). What the file holds decides, not its name. It stays mapped, though not in memory; rows are parsed
-// one by one.
+// Rows of a data file: a JSON array of objects, JSON Lines, or an object with one array of objects ({"data": [...]}).
+// The content decides, not the file name. The file is mapped, so it does not have to fit in memory; rows are parsed one
+// by one.
 #pragma once
 
 #include "core/file.h"
@@ -18,21 +18,26 @@ namespace rankfold {
 
 class RowFile {
  public:
-  // Finds where rows begin and end (24 bytes of memory a row). Throws UserError with file:line:column for what is no list
-  // of rows; without `keeps_bad_rows` already for a row that is no object or no UTF-8.
+  // Finds the boundaries of rows (24 bytes of memory for each row). Throws UserError with file:line:column for a file
+  // that is not a list of rows. With keeps_bad_rows false, it also throws for a row that is not an object or not UTF-8.
   static RowFile open(const std::filesystem::path& path);
   static RowFile open(std::shared_ptr<const Mapping> file, const std::string& name, bool keeps_bad_rows = true);
 
   int64_t size() const { return static_cast<int64_t>(rows_.size()); }
-  // An object; keys without a byte order mark at their beginning. Throws UserError with its place. Thread safe.
+  // Parses a row, an object; removes a byte order mark at the beginning of keys. Throws UserError with the row's
+  // position. Thread safe.
   nlohmann::json operator[](int64_t index) const;
-  nlohmann::json read_as(int64_t index, std::string_view text) const;  // of UTF-8 that stands for the row's own text
-  std::string_view text(int64_t index) const;               // of the row, as it stands; what [] has parsed is UTF-8
-  std::string place(int64_t index) const;                   // "file:line" of the row's first line
-  FilePass pass() const { return FilePass(*file_); }        // over the rows, in order
-  void forget() const { file_->forget(0, file_->size()); }  // its pages leave memory until they are read again
-  uint64_t end(int64_t index) const;  // of the row, in the file: what such a pass has reached after it
-  // What stands between the row and the one before it; before the first row and, at size(), behind the last too.
+  // Parses `text`, UTF-8 that stands for the row's own text.
+  nlohmann::json read_as(int64_t index, std::string_view text) const;
+  std::string_view text(int64_t index) const;         // source text of the row; UTF-8 if [] has parsed it
+  std::string place(int64_t index) const;             // "file:line" of the row's first line
+  FilePass pass() const { return FilePass(*file_); }  // for reading all rows in order
+  void forget() const {
+    file_->forget(0, file_->size());
+  }                                   // lets the file's pages leave memory until they are read again
+  uint64_t end(int64_t index) const;  // offset of the row's end in the file, for FilePass::reached()
+  // The text between the row and the one before it; before the first row and, at size(), behind the last, what is
+  // there.
   std::string_view before(int64_t index) const;
   uint64_t line(int64_t index) const;  // of the row's first character, from 1
   const std::string& name() const { return name_; }
@@ -41,7 +46,7 @@ class RowFile {
  private:
   struct Span {
     uint64_t begin, line_begin;
-    uint32_t size, line;  // size: of a row larger than that, the largest there is
+    uint32_t size, line;  // size: UINT32_MAX for a larger row
     size_t column() const { return static_cast<size_t>(begin - line_begin) + 1; }
   };
   friend class RowScanner;

@@ -1,4 +1,4 @@
-// The prompt template: what it may hold, and the prompt made of it and a question.
+// Checks the prompt template and fills it with a question.
 #pragma once
 
 #include "rankfold/tokenizer.h"
@@ -10,15 +10,16 @@
 
 namespace rankfold {
 
-// What a template holds that is not meant as it stands, for an error: a backslash and an n where there is no line end,
-// doubled braces, a place in braces that nothing fills. Empty where there is nothing of the kind.
+// Returns an error text for a probable mistake in a template: a backslash and n instead of a line end, doubled braces,
+// or a placeholder in braces that nothing fills. Empty: none.
 std::string template_defect(std::string_view prompt_template);
 
-// Throws UserError for such a template, and for one longer than 64 KiB.
+// Throws UserError for a template with such a mistake, and for one longer than 64 KiB.
 void check_template(const std::string& prompt_template);
 
-// Every {question} of the template replaced. What the question spells is never replaced again. Throws UserError where that
-// is longer than kLongestText. The template may be one that a model was trained with: its defects stay.
+// Replaces every {question} of the template; placeholders in the question itself are not replaced. Throws UserError
+// where the result is longer than kLongestText. Accepts a template with mistakes, because a trained model may have used
+// it.
 std::string render_prompt(const std::string& prompt_template, const std::string& question);
 
 }  // namespace rankfold

@@ -1,4 +1,4 @@
-// Rows of token ids and labels, end to end: in memory, or in a file from which only what is asked for is read.
+// Rows of token ids and labels, stored contiguously: in memory, or in a file that is read on access.
 #pragma once
 
 #include "core/checksum.h"
@@ -16,7 +16,7 @@
 
 namespace rankfold {
 
-// 8 bytes of memory a row, and 4 a token where they lie in memory.
+// Memory: 8 bytes for each row; in-memory rows take another 4 bytes for each token.
 class TokenStore {
  public:
   struct Summary {
@@ -24,22 +24,22 @@ class TokenStore {
     uint64_t fingerprint = 0;
   };
 
-  // A file that TokenWriter has written for `key`. Reads all of it once. Throws Error with the reason where it is no
-  // such file, where it is damaged, or where it was written for another key.
+  // Opens a file that TokenWriter wrote for `key`, and reads all of it once to check it. Throws Error with the reason
+  // for another kind of file, a damaged file, or another key.
   static TokenStore open(const std::filesystem::path& path, const std::string& key);
-  // Whether an earlier version has written the file in a format of its own.
+  // Whether an earlier version of Rankfold wrote the file, in its own format.
   static bool is_of_another_version(const std::filesystem::path& path);
 
   int64_t size() const { return static_cast<int64_t>(rows_.size()) - 1; }
   Example operator[](int64_t index) const;  // thread safe
-  int64_t length(int64_t index) const;      // tokens of the row
-  int64_t number(int64_t index) const;      // of the row in its file, from 1
+  int64_t length(int64_t index) const;      // number of tokens
+  int64_t number(int64_t index) const;      // number of the row in its data file, from 1
   const Summary& summary() const { return summary_; }
 
  private:
   friend class TokenWriter;
-  // The row's number in its file, then its ids, with kLearnt where an id is its own label. Where some label is neither
-  // that nor kIgnoreIndex, the row's labels follow its ids as words of their own.
+  // A row is its number in the data file and then its ids. kLearnt is set in an id whose label is the same id. If a
+  // label is neither the id nor kIgnoreIndex, the labels follow the ids as separate words.
   using Words = std::vector<uint32_t>;
   static constexpr uint32_t kLearnt = uint32_t{1} << 31;
   static constexpr size_t kPage = 1 << 18;  // words written at a time
@@ -52,20 +52,20 @@ class TokenStore {
   void read(uint64_t begin, std::span<uint32_t> words) const;
 
   Summary summary_;
-  std::vector<uint64_t> rows_ = {
-      0};                     // twice the first word of each row, plus 1 if labels follow its ids; then of the end
-  std::vector<Words> pages_;  // in memory: all but the last one hold kPage words
+  // For each row, twice its first word, plus 1 if labels follow its ids. One more entry for the end.
+  std::vector<uint64_t> rows_ = {0};
+  std::vector<Words> pages_;  // in memory: all but the last have kPage words
   std::shared_ptr<const File> file_;
 };
 
-// Takes rows in order and makes a store of them. Memory, but for what a store in memory holds, is bounded.
+// Builds a TokenStore from rows in order. Memory is bounded, except for the rows of a store in memory.
 class TokenWriter {
  public:
   TokenWriter() = default;                                                                        // in memory
-  TokenWriter(const std::filesystem::path& path, const std::string& key, const Stop& stop = {});  // a file: AtomicFile
+  TokenWriter(const std::filesystem::path& path, const std::string& key, const Stop& stop = {});  // by AtomicFile
 
   void append(int64_t number, std::span<const int32_t> ids, std::span<const int32_t> labels);
-  TokenStore finish(const TokenStore::Summary& summary);  // a file stands under its name from now on, whole
+  TokenStore finish(const TokenStore::Summary& summary);  // the complete file appears under its name
 
  private:
   void put(uint32_t word);

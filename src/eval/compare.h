@@ -1,5 +1,5 @@
-// Several models on the same rows: a base, adapters on it, whole models. What the table of lora-eval --compare holds;
-// docs/evaluation.md says what each column means.
+// Compares several models on the same rows: a base, adapters on it, whole models. This is the table of
+// lora-eval --compare; docs/evaluation.md defines each column.
 #pragma once
 
 #include "eval/questions.h"
@@ -21,14 +21,14 @@ namespace rankfold {
 
 enum class ModelKind { kBase, kAdapter, kWhole };
 
-// What a folder holds, by its files: adapter_config.json an adapter, config.json with weights a whole model. UserError,
-// which begins with the folder's name, for neither and for both.
+// The kind of a folder, by its files: adapter_config.json means an adapter, config.json with weights a whole model.
+// Throws UserError that begins with the folder's name for neither and for both.
 ModelKind kind_of_folder(const std::filesystem::path& folder);
 
 struct Contender {
   std::string name = {};  // in the result
   ModelKind kind = ModelKind::kBase;
-  std::filesystem::path folder = {};  // of the base: the base's own
+  std::filesystem::path folder = {};  // for kBase: the base's folder
   DataConfig data = {};               // how rows are written for it
 };
 
@@ -44,7 +44,8 @@ struct CompareConfig {
   int64_t rows_per_batch = 16;
 };
 
-// By the gap: a model's loss on held-out rows minus its loss on training rows, as a share of the base's held-out loss.
+// Degree of overfitting, by the gap as a share of the base's held-out loss. Gap: a model's held-out loss minus its
+// training loss.
 enum class Overfitting { kLow, kMedium, kHigh };
 // Low below 10 %, medium below 30 %, else high. Both are mean losses of a token.
 Overfitting overfitting_of(double gap, double base_loss);
@@ -56,7 +57,7 @@ struct ScoredAnswer {
   bool is_exact = false;
   double char_f1 = 0, rouge_l = 0;
 
-  double score() const { return terms.value_or(char_f1); }  // by which two models are compared on a row
+  double score() const { return terms.value_or(char_f1); }  // compares two models on a row
 };
 ScoredAnswer scored(std::string answer, const Question& question);
 
@@ -103,17 +104,17 @@ struct Comparison {
 
 ComparedPair compare_answers(const std::vector<ComparedModel>& models, size_t a, size_t b);
 
-// What compare() says while it works: of each model and adapter that it opens, of each data set as a model reads it, of
-// each row of the table. The tokenizer is null for a model without one.
+// Callbacks of compare(): for each model and adapter when it is opened, for each data set when it is encoded for a
+// model, for each finished row of the table. The tokenizer is null for a model without one.
 struct CompareEvents {
   std::function<void(const CausalLM&, const Contender&)> on_open = {};
   std::function<void(const Dataset&, const DataFiles&, const DataConfig&, const Tokenizer*)> on_data = {};
   std::function<void(const ComparedModel&)> on_measured = {};
 };
 
-// Opens every contender before it measures any, so that a wrong one costs no work. The base is loaded once: it and the
-// adapters are measured first, then each whole model, with nothing else loaded. Throws UserError, which names the
-// contender, for one that cannot be opened; otherwise as evaluate() and generate(). `stop`: Stopped.
+// Opens every contender before it measures any, so that a wrong one fails early. The base is loaded once: it and the
+// adapters are measured first, then each whole model, with nothing else loaded. Throws UserError that names a contender
+// which cannot be opened, Stopped if `stop` says so, and otherwise as evaluate() and generate().
 Comparison compare(const CompareConfig& config, const CompareEvents& events = {}, const Stop& stop = {});
 
 }  // namespace rankfold

@@ -1,4 +1,4 @@
-// The questions of a data file: what a model is asked, and what it should answer.
+// The questions of a data file: prompts for a model, and reference answers.
 #pragma once
 
 #include "rankfold/causal_lm.h"
@@ -14,17 +14,17 @@
 
 namespace rankfold {
 
-// Where the terms of a row come from: a field of the row, else a list (eval/terms.h: terms_wanted), else there are none.
+// The source of a row's terms: a field of the row, or a list (eval/terms.h: terms_wanted), or nothing.
 struct TermSource {
   std::string field = {};
   std::vector<std::string> list = {};
-  bool is_mined = false;  // the list
+  bool is_mined = false;  // the list was mined from answers
   bool is_none() const { return field.empty() && list.empty(); }
 };
 
 struct Question {
-  std::string text = {};             // of a conversation, its last message before the answer
-  std::string reference = {};        // the row's answer; of a conversation, its last
+  std::string text = {};             // for a conversation: the last message before the answer
+  std::string reference = {};        // the row's answer; for a conversation: the last one
   std::vector<int32_t> prompt = {};  // ids
   std::vector<std::string> terms = {};
   std::string place = {};  // "file:line" of the row
@@ -32,15 +32,19 @@ struct Question {
 
 struct Questions {
   std::vector<Question> list = {};
-  int64_t without = 0;             // rows that ask nothing: texts, ready ids, conversations that open with an answer
+  int64_t without = 0;             // rows without a question: texts, ready ids, conversations that begin with an answer
   std::string first_without = {};  // "file:line" of the first of these
 };
 
-// What `said` means; the first that fits counts. Empty: no terms. The name of a field that any of the rows has. "mined":
-// terms found in the answers of `rows` and `train` (may be empty), which `base_text` has more rarely (eval/terms.h); an
-// empty `base_text` stands for the questions. A file with one term per line. UserError, which begins with "--terms", for
-// anything else and where no term is found; with "--base_text" for one that is not empty where nothing is mined. Files of
-// `base_text` hold rows, whose every text counts, or plain text, of which each line is a text.
+// Interprets the setting --terms, `said`. The first that fits counts:
+//   empty                     no terms
+//   a field of any row        the terms in that field
+//   "mined"                   terms from the answers of `rows` and `train` (may be empty) that are rarer in
+//                             `base_text`; if `base_text` is empty, rarer in the questions (eval/terms.h)
+//   a file                    one term per line
+// Files of `base_text` have rows, in which every text counts, or plain text, in which each line is a text. Throws
+// UserError that begins with "--terms" for anything else and if there is no term. Throws UserError that begins with
+// "--base_text" if that is not empty and nothing is mined.
 TermSource term_source(const std::string& said, const DataFiles& rows, const DataFiles& train,
                        const DataFiles& base_text, const DataConfig& config, const Stop& stop = {});
 
@@ -50,8 +54,8 @@ struct AskedOf {
   int64_t vocab_size = 0;                       // of the model
 };
 
-// The rows of the files that ask something, in their order. UserError for a broken row and one without its field of terms;
-// with config.skip_bad_rows they are left out.
+// The rows with a question, in the order of the files. Throws UserError for a broken row and for one without its field
+// of terms; with config.skip_bad_rows such rows are left out.
 Questions read_questions(const DataFiles& files, const DataConfig& config, const TermSource& terms, const AskedOf& of,
                          const Stop& stop = {});
 

@@ -1,4 +1,5 @@
-// Which token comes next: the logits of one row, made into few candidates without sorting the vocabulary.
+// Chooses the next token from the logits of one row. It narrows them to a few candidates without sorting the
+// vocabulary.
 #pragma once
 
 #include "rankfold/generate.h"
@@ -13,22 +14,22 @@ namespace rankfold {
 
 struct Choice {
   int32_t id = 0;
-  float log_probability = 0;  // natural logarithm, by the logits alone; where asked for
+  float log_probability = 0;  // natural logarithm, of the unmodified logits; only if asked for
 };
 
-// Of one completion: every row draws from its own generator, so that its text does not depend on its neighbours. One
-// thread at a time. Memory: 8 bytes for each token of the vocabulary, from the first draw on.
+// The sampler of one completion. Every row has its own generator, so its text does not depend on other rows. Not
+// thread-safe. Memory: 8 bytes for each token of the vocabulary, from the first draw on.
 class Sampler {
  public:
-  // `sample`: its number among those of its prompt, which tells its random numbers from theirs. `prompt`: ids that
-  // repetition_penalty counts as said. The config must outlive the sampler.
+  // `sample`: the number of this completion among those of its prompt; it selects the random numbers. `prompt`: ids
+  // that repetition_penalty counts as repeated. The config must outlive the sampler.
   Sampler(const GenerateConfig& config, int64_t sample, const std::vector<int32_t>& prompt);
 
-  // `logits` [V] are used up. Throws std::domain_error where one is not finite.
+  // Overwrites `logits` [V]. Throws std::domain_error if one is not finite.
   Choice choose(std::span<float> logits);
 
-  // What choose() draws from: ids in ascending order and their weights, of which the sum is given. Valid until the next
-  // call. Temperature 0 has no such set.
+  // The candidates that choose() draws from: ids in ascending order, their weights, and the sum of these. Valid until
+  // the next call. Not for temperature 0.
   struct Kept {
     std::span<const int32_t> ids;
     std::span<const float> weights;
@@ -44,7 +45,7 @@ class Sampler {
 
   const GenerateConfig& config_;
   std::mt19937_64 generator_;
-  std::map<int32_t, float> seen_;  // where repetition costs: ids, and their last logits without the penalty
+  std::map<int32_t, float> seen_;  // with a repetition penalty: ids, and their last logits without the penalty
   std::vector<int32_t> ids_;
   std::vector<float> weights_;
   std::vector<float> values_;

@@ -5,9 +5,9 @@
 
 namespace rankfold {
 
-// The p of the exact two-sided sign test: how likely it is that wins + losses throws of a fair coin give a split at least
-// as uneven. The caller leaves ties out. In [0, 1]: 1 for no throws, 0 for what a double cannot hold. Neither count may be
-// below 0. Accurate to a few roundings of the logarithm of (wins + losses)!.
+// The p value of the exact two-sided sign test: the probability that wins + losses tosses of a fair coin give a split
+// at least as uneven. Leave ties out. Counts must not be negative. The result is in [0, 1]: 1 for no tosses, 0 if it is
+// too small for a double. Accurate to a few roundings of the logarithm of (wins + losses)!.
 double sign_test(int64_t wins, int64_t losses);
 
 }  // namespace rankfold

@@ -1,4 +1,4 @@
-// The text of ids that come one by one, up to the first text that ends it.
+// Decodes ids that come one by one into text, up to the first stop string.
 #pragma once
 
 #include "text/vocabulary.h"
@@ -11,20 +11,21 @@
 
 namespace rankfold {
 
-// Of one completion. One thread at a time.
+// The text of one completion. Not thread-safe.
 class TextStream {
  public:
-  // Both must outlive it. No stop may be empty.
+  // Vocabulary and stops must outlive the stream. No stop may be empty.
   TextStream(const Vocabulary& vocabulary, const std::vector<std::string>& stops)
       : stops_(stops), decoder_(vocabulary.decoder(Controls::kHidden)) {}
 
-  // What is now certain of the text: whole characters which begin no stop. Valid until the next call.
+  // Adds an id and returns the text that is now certain: whole characters that cannot begin a stop. Valid until the
+  // next call.
   std::string_view push(int32_t id) { return add(decoder_->push(id)); }
-  std::string_view finish();  // the rest; once, after which no id follows
+  std::string_view finish();  // returns the rest of the text; call it once, after the last id
   bool is_stopped() const { return is_stopped_; }
 
-  const std::string& text() const { return text_; }  // what was given out, after finish() all of it
-  // So many of the first ids are those of text(), where a stop cut it: the last of them gave some of it.
+  const std::string& text() const { return text_; }  // all text returned so far; after finish() the whole text
+  // The number of ids that text() needs, where a stop has cut it.
   size_t ids_within() const;
 
  private:
@@ -32,8 +33,8 @@ class TextStream {
 
   const std::vector<std::string>& stops_;
   std::unique_ptr<IncrementalDecoder> decoder_;
-  std::string text_, held_;   // held: what may begin a stop
-  std::vector<size_t> ends_;  // of the text after each id
+  std::string text_, held_;   // held_: text that may begin a stop and is not returned yet
+  std::vector<size_t> ends_;  // length of the text after each id
   bool is_stopped_ = false;
 };
 

@@ -1,4 +1,4 @@
-// What readers and writers of safetensors files share; the names of element types there and in config.json.
+// Element types: their names in safetensors files and in config.json, and constants of the format.
 #pragma once
 
 #include "rankfold/choices.h"
@@ -16,10 +16,10 @@ inline constexpr uint64_t kLargestHeader = 100'000'000;  // bytes, of a safetens
 struct StoredDtype {
   const char* name;
   int bits;
-  at::ScalarType type;  // Undefined: known to the format, not to us
+  at::ScalarType type;  // Undefined: in the format, but not supported here
 };
 
-// In the order of the reference library's enum: its writer sorts by that order, descending.
+// In the order of the reference library's enum; its writer sorts by it, descending.
 inline constexpr StoredDtype kStoredDtypes[] = {
     {"BOOL", 8, at::kBool},
     {"F4", 4, at::ScalarType::Undefined},
@@ -57,7 +57,7 @@ inline const StoredDtype* find_dtype(at::ScalarType type) {
   return nullptr;
 }
 
-// The dtype of a config.json, which has no short names.
+// Parses the dtype of a config.json, which has no aliases such as bf16.
 inline std::optional<at::ScalarType> parse_model_dtype(std::string_view name) {
   const auto* word = find_word(kDtypes, name);
   return word && name == word->text ? word->meaning : std::nullopt;

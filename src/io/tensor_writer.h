@@ -1,4 +1,4 @@
-// Writes a safetensors file tensor by tensor, so that only one of them need be in memory.
+// Writes a safetensors file one tensor at a time, so that only one needs to be in memory.
 #pragma once
 
 #include "core/write.h"
@@ -13,18 +13,18 @@ namespace rankfold {
 
 class TensorWriter {
  public:
-  // The header (names, dtypes and shapes; begin and end are computed here) is written at once. The file appears at
-  // `path` with commit(). The bytes are those of the reference library.
+  // Writes the header at once; `tensors` gives names, dtypes and shapes, and the offsets are computed here. The file
+  // appears at `path` with commit(), with the same bytes as from the reference library.
   TensorWriter(const std::filesystem::path& path, std::vector<TensorInfo> tensors,
                const std::map<std::string, std::string>& metadata = {{"format", "pt"}});
 
   // The order in which add() must be called: dtype size descending, then name.
   const std::vector<TensorInfo>& tensors() const { return tensors_; }
 
-  // The next tensor, with the dtype and shape announced for it; on any device, contiguous or not.
+  // Writes the next tensor, with the dtype and shape of the header. It may be on any device, contiguous or not.
   void add(const std::string& name, const at::Tensor& tensor);
 
-  // After the last tensor.
+  // Call after the last tensor.
   void commit();
 
  private:

@@ -1,4 +1,4 @@
-// The adapters of one model, by name, and the network that those of them which are active make of the base.
+// The adapters of one model, by name, and the network of the base with the active adapters.
 #pragma once
 
 #include "model/decoder.h"
@@ -12,25 +12,25 @@
 
 namespace rankfold {
 
-// What an adapter adds to the base, and what it puts in place of the base's own tensors.
+// One adapter as the network needs it: its low-rank updates, and the tensors that replace those of the base.
 struct Attachment {
   std::string name;
   Dropout dropout;
   std::map<std::string, LowRank> updates;  // by module; the rows are set by the network
   std::optional<LowRank> embedding_update;
-  // By the names of the base's tensors: fp32 leaves where they train, else values in the model's dtype. The embedding,
-  // which a tied model's folder may hold under another name, stands apart.
+  // Tensors that replace those of the base, by the base's names: fp32 leaves if they train, else values in the model's
+  // dtype. The embedding is separate, because the folder of a tied model may have it under another name.
   std::map<std::string, at::Tensor> tensors;
   at::Tensor embedding;
 };
 
-// One thread at a time. Each change makes a new network: graphs of earlier losses keep theirs. A change that throws has
-// changed nothing.
+// Not thread-safe. Each change creates a new network; graphs of earlier losses keep the old one. A function that throws
+// has changed nothing.
 class AdapterSet {
  public:
   AdapterSet(Network base, Decoder& decoder);
 
-  Network& network() { return *network_; }  // that computes now
+  Network& network() { return *network_; }  // with the active adapters
   const Network& network() const { return *network_; }
   Network& base() { return *base_; }  // without the active adapters
   std::shared_ptr<const Network> shared_network() const { return network_; }
@@ -38,24 +38,24 @@ class AdapterSet {
   std::vector<std::string> names() const;   // in the order in which they were attached
   std::vector<std::string> active() const;  // likewise
 
-  // The new one is the only active one from now on. std::invalid_argument for a name that is taken.
+  // Attaches an adapter, and makes it the only active one. Throws std::invalid_argument for a name that is taken.
   void attach(std::shared_ptr<const Attachment> attachment);
-  // Exactly these compute, their updates added; none: the base alone. std::invalid_argument for a name that is not there,
-  // for two that bring the same tensor, or where the model itself is trained.
+  // Makes exactly these adapters active; their updates add up. An empty list: the base alone. Throws
+  // std::invalid_argument for an unknown name, for two adapters that replace the same tensor, and in full tuning.
   void activate(const std::vector<std::string>& names);
   void check_name(const std::string& name) const;  // std::invalid_argument for one that attach() would not take
   void detach(const Attachment& attachment);       // no-op where it is not there
   bool is_active(const Attachment& attachment) const;
 
-  // The updates and tensors of the active adapters become part of the base, in the model's dtype, and these adapters are
-  // detached. UserError for an update of one of two tied weights, or for a sum that is not finite.
+  // Merges the active adapters into the base in memory, in the model's dtype, and detaches them. Throws UserError for
+  // an update of one of two tied weights, and for a sum that is not finite.
   void merge_active();
   bool has_merged() const { return !merged_.empty(); }
-  // Whether an adapter's values belong to the base as the folder has it: after a merge only those of the merged adapters.
+  // Whether an adapter fits the base as the folder has it. After a merge this is true only of the merged adapters.
   bool is_of_folder(const Attachment& attachment) const;
 
-  // This network is the base from now on. Where its weights train (full tuning), nothing can be attached to it.
-  // std::invalid_argument where something is.
+  // Replaces the base. If its weights train (full tuning), no adapter can be attached. Throws std::invalid_argument if
+  // one is attached already.
   void replace_base(Network network);
   bool is_full() const { return is_full_; }
 

@@ -1,4 +1,4 @@
-// Keys of config.json by name, with the line that says what is wrong with one.
+// Reads keys of config.json, and throws UserError with one line for a wrong value.
 #pragma once
 
 #include "core/check.h"
@@ -16,14 +16,14 @@
 
 namespace rankfold {
 
-// Reads keys of one object; a key that is absent or null takes the fallback and is an error where there is none.
+// Reads keys of one object. A key that is absent or null gives the fallback; without a fallback it is an error.
 class ConfigReader {
  public:
   ConfigReader(const nlohmann::json& object, std::string source) : object_(object), source_(std::move(source)) {}
 
   const std::string& source() const { return source_; }
   const nlohmann::json& object() const { return object_; }
-  const std::set<std::string>& asked() const { return asked_; }  // keys that somebody has looked for
+  const std::set<std::string>& asked() const { return asked_; }  // keys that were looked up
   const nlohmann::json& at(const std::string& key) const {
     static const nlohmann::json none;
     asked_.insert(key);
@@ -60,8 +60,8 @@ class ConfigReader {
   mutable std::set<std::string> asked_;
 };
 
-// One line in config.notes that names the keys which nobody has asked for, but for those in `without_effect`, a list of
-// words between blanks.
+// Adds one line to config.notes that names the keys which were never looked up. It leaves out those in
+// `without_effect`, a list separated by blanks.
 void note_unknown_keys(const ConfigReader& reader, const char* without_effect, ModelConfig& config);
 
 }  // namespace rankfold

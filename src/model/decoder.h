@@ -1,4 +1,4 @@
-// What a network computes over flat tokens: loss, logits, and the next token's logits.
+// Computes loss, logits, and the next token's logits of a network, on flat batches.
 #pragma once
 
 #include "model/kv_cache.h"
@@ -15,14 +15,14 @@
 
 namespace rankfold {
 
-// The inputs of low-rank updates are dropped with this probability while gradients are recorded.
+// Dropout of the inputs of low-rank updates. It applies only while gradients are recorded.
 struct Dropout {
   double probability = 0;
   uint64_t seed = 0;
-  bool is_mixed = false;  // of several adapters, some of which drop: no gradients then
+  bool is_mixed = false;  // several adapters are active, some with dropout: gradients are then an error
 };
 
-// One thread at a time.
+// Not thread-safe.
 class Decoder {
  public:
   Decoder(const ModelConfig& config, at::ScalarType dtype, at::Device device)
@@ -31,7 +31,7 @@ class Decoder {
     if (config.local_rope) ropes_.emplace_back(*config.local_rope, rotary_features(config), device);
   }
 
-  // The graph of a result owns the network that it was computed by.
+  // Sets the network. The graph of a result keeps the network that computed it alive.
   void use(std::shared_ptr<Network> network, const Dropout& dropout) {
     network_ = std::move(network);
     dropout_ = dropout;
@@ -39,8 +39,8 @@ class Decoder {
 
   at::Tensor loss(const Batch& batch, Checkpointing checkpointing = Checkpointing::none);
   at::Tensor logits(const Batch& batch);
-  // Appends the batch's sequences (row b to slot slots[b]) and gives the logits [B, V] after the last token of each. No
-  // gradient.
+  // Appends the batch's sequences to the cache (row b to slot slots[b]), and returns the logits [B, V] after the last
+  // token of each. No gradient.
   at::Tensor next_logits(const Batch& batch, KvCache& cache, const std::vector<int64_t>& slots);
 
  private:
@@ -48,21 +48,21 @@ class Decoder {
 
   at::Tensor embed(const Batch& batch);
   bool turns_anew(int64_t before, int64_t after) const;  // RopeTable's, of any table
-  // next_logits, where the cache has room and keys stay.
+  // next_logits for a cache that has the capacity, and whose keys need no new rotation.
   at::Tensor append(const Batch& batch, KvCache& cache, const std::vector<int64_t>& slots);
   at::Tensor on_device(const at::Tensor& x) const { return x.to(device_, /*non_blocking=*/true); }
-  // The layers, with attend(qkv, layer, its number) in the middle of each.
+  // Runs the layers; attend(qkv, layer, its number) computes the attention of each.
   at::Tensor hidden(const Batch& batch, const Pass& pass, const Attend& attend, Checkpointing checkpointing);
   at::Tensor hidden(const Batch& batch, const Pass& pass, Checkpointing checkpointing);
   at::Tensor head_logits(const at::Tensor& h, const Pass& pass);  // of the last layer's output
-  std::vector<Angles> angles_of(const Batch& batch);              // by table of rope
+  std::vector<Angles> angles_of(const Batch& batch);              // one for each of ropes_
   Pass pass_of(const Batch& batch) const;
   const ModelConfig& config_;
   at::ScalarType dtype_;
   at::Device device_;
   std::shared_ptr<Network> network_;
   Dropout dropout_;
-  std::vector<RopeTable> ropes_;  // Layer::rope_table says whose
+  std::vector<RopeTable> ropes_;  // Layer::rope_table is the index
 };
 
 }  // namespace rankfold

@@ -5,7 +5,6 @@
 #include "model/architecture.h"
 #include "model/model_config.h"
 #include "model/tensor_list.h"
-#include "quant/quantized_folder.h"
 
 #include <ATen/ATen.h>
 
@@ -15,7 +14,6 @@
 #include <cstring>
 #include <optional>
 #include <set>
-#include <stdexcept>
 
 namespace rankfold {
 namespace {
@@ -56,8 +54,9 @@ bool is_adjacent(const std::vector<at::Tensor>& parts) {
 // Weights of one folder, on the way into a network.
 class Loader {
  public:
-  Loader(const ModelFolder& folder, at::ScalarType dtype, at::Device device, const std::optional<BaseStorage>& storage)
-      : folder_(folder), dtype_(dtype), device_(device), storage_(storage), quantized_(QuantizedFolder::open(folder)) {
+  Loader(const ModelFolder& folder, at::ScalarType dtype, at::Device device,
+         const std::optional<QuantizedFolder>& quantized, const std::optional<BaseStorage>& storage)
+      : folder_(folder), dtype_(dtype), device_(device), quantized_(quantized), storage_(storage) {
     if (quantized_ && storage_)
       fail("quantization_bit: expected a folder in 16 or 32 bits, got ", folder.path().string(), ", which is ",
            quantized_->text(), " already: leave the setting out");
@@ -154,14 +153,8 @@ class Loader {
   std::shared_ptr<FrozenWeight> quantised(const std::vector<TensorSpec>& specs) const {
     std::vector<PackedWeight> parts;
     for (const TensorSpec& spec : specs) {
-      const at::Tensor stored = stored_weight(folder_, spec);
       const TensorFile& file = folder_.file_of(spec.name);
-      try {
-        PackedWeight& part = parts.emplace_back(ops::quantize(in_32_bits_or_less(stored), storage_->type));
-        if (storage_->is_nested) ops::nest_scales(part);
-      } catch (const std::invalid_argument& error) {
-        fail(file.path().string(), ": tensor '", spec.name, "': ", error.what());
-      }
+      parts.push_back(quantized(stored_weight(folder_, spec), *storage_, file.path(), spec.name));
       file.forget(spec.name);
     }
     return decoded(std::move(parts), text_of(*storage_));
@@ -206,8 +199,8 @@ class Loader {
   const ModelFolder& folder_;
   at::ScalarType dtype_;
   at::Device device_;
-  std::optional<BaseStorage> storage_;
-  std::optional<QuantizedFolder> quantized_;
+  const std::optional<QuantizedFolder>& quantized_;
+  const std::optional<BaseStorage>& storage_;
   std::shared_ptr<WeightScratch> scratch_ = std::make_shared<WeightScratch>();
 };
 
@@ -291,8 +284,8 @@ void check_all_used(const ModelFolder& folder, const std::set<std::string>& used
 }  // namespace
 
 Network load_network(const ModelFolder& folder, const ModelConfig& config, at::ScalarType dtype, at::Device device,
-                     const std::optional<BaseStorage>& storage) {
-  const Loader loader(folder, dtype, device, storage);
+                     const std::optional<QuantizedFolder>& quantized, const std::optional<BaseStorage>& storage) {
+  const Loader loader(folder, dtype, device, quantized, storage);
   Network network;
   network.layers.resize(static_cast<size_t>(config.num_hidden_layers));
   network.is_tied = config.tie_word_embeddings;

@@ -4,24 +4,21 @@
 #include "core/number_text.h"
 #include "model/architecture.h"
 #include "model/load_network.h"
-#include "quant/quantized_folder.h"
-
-#include <cmath>
 
 namespace rankfold {
 
 Model::Model(ModelFolder folder_in, ModelConfig config_in, at::ScalarType dtype_in, at::Device device_in,
-             const std::optional<BaseStorage>& storage)
+             const std::optional<BaseStorage>& storage_in)
     : folder(std::move(folder_in)),
       config(std::move(config_in)),
       dtype(dtype_in),
       device(device_in),
+      storage(storage_in),
       linears(linear_modules(config)),
+      quantized(QuantizedFolder::open(folder)),
       decoder(config, dtype, device),
-      adapters(load_network(folder, config, dtype, device, storage), decoder) {
-  if (storage) storage_text = text_of(*storage);
-  if (const auto quantized = QuantizedFolder::open(folder); quantized && !quantized->notes().empty())
-    config.notes.push_back(quantized->notes());
+      adapters(load_network(folder, config, dtype, device, quantized, storage), decoder) {
+  if (quantized && !quantized->notes().empty()) config.notes.push_back(quantized->notes());
   note_storage();
 }
 
@@ -37,10 +34,9 @@ void Model::note_storage() {
     stored = p->frozen->stored();
   }
   if (modules == 0) return;
-  const auto gib = [](int64_t count) { return printed("%.2f", std::ldexp(static_cast<double>(count), -30)); };
   const double bits = 8 * static_cast<double>(bytes) / static_cast<double>(quantised);
-  config.notes.push_back(join("base: ", modules, " linear layers as ", stored, " in ", gib(bytes), " GiB; in 16 bits ",
-                              gib(2 * quantised), " GiB"));
+  config.notes.push_back(join("base: ", modules, " linear layers as ", stored, " in ", bytes_text(bytes),
+                              "; in 16 bits ", bytes_text(2 * quantised)));
   constexpr int64_t kSmall = 3'000'000'000;
   constexpr double kFewBits = 6;
   if (bits < kFewBits && parameters < kSmall)

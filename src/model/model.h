@@ -1,10 +1,11 @@
-// What a CausalLM is made of.
+// The implementation of CausalLM: folder, settings, network and adapters.
 #pragma once
 
 #include "io/model_folder.h"
 #include "model/adapter_set.h"
 #include "model/decoder.h"
 #include "quant/base_storage.h"
+#include "quant/quantized_folder.h"
 #include "rankfold/causal_lm.h"
 #include "rankfold/tokenizer.h"
 
@@ -21,15 +22,16 @@ struct Model {
         const std::optional<BaseStorage>& storage = {});
   Model(const Model&) = delete;
 
-  const Tokenizer& tokenizer();  // opened at the first call, from any thread
+  const Tokenizer& tokenizer();  // opened at the first call; thread-safe
 
   ModelFolder folder;
   ModelConfig config;
-  at::ScalarType dtype;  // computed in
+  at::ScalarType dtype;  // of the computation
   at::Device device;
-  std::string storage_text;  // what the linear layers were quantised to while they were loaded; empty: they were not
+  std::optional<BaseStorage> storage;  // how the linear layers were quantised while they were loaded
   std::vector<LinearModule> linears;
-  std::shared_ptr<const Companions> companions;  // of the folder, where the whole model is trained and written again
+  std::shared_ptr<const Companions> companions;  // in full tuning: the folder's other files, to be copied to the result
+  std::optional<QuantizedFolder> quantized;      // if the folder is quantised
   Decoder decoder;
   AdapterSet adapters;
 
@@ -37,7 +39,7 @@ struct Model {
   const Network& network() const { return adapters.network(); }
 
  private:
-  void note_storage();  // in config.notes, where it is not 16 or 32 bits
+  void note_storage();  // adds a line to config.notes if weights are quantised
 
   std::once_flag opens_tokenizer_;
   std::optional<Tokenizer> tokenizer_;

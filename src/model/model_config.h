@@ -6,13 +6,13 @@
 
 namespace rankfold {
 
-// Knows the spellings of transformers 4 and 5. Throws UserError "FOLDER/config.json: KEY: expected ..., got ..." for a
-// value of the wrong type or range and for a setting that would change the maths in a way we do not follow.
+// Reads the keys of transformers 4 and 5. Throws UserError "FOLDER/config.json: KEY: expected ..., got ..." for a value
+// of the wrong type or range, and for a setting that asks for a computation which is not supported.
 ModelConfig read_model_config(const ModelFolder& folder);
 
-// Whether config.json, or where it does not say so the family's default, ties the head to the embedding.
+// Whether the head is tied to the embedding: by config.json, else by the family's default.
 bool ties_embeddings(const ModelFolder& folder);
 
-int64_t rotary_features(const ModelConfig& config);  // features of a head that positions turn
+int64_t rotary_features(const ModelConfig& config);  // features of a head that get rotary positions
 
 }  // namespace rankfold

@@ -1,4 +1,4 @@
-// The weights of a pre-norm decoder of LLaMA's shape, and what trains on them. Families differ by rows of a table
+// The weights of a pre-norm decoder like LLaMA, with the adapters' updates. Families differ by rows of a table
 // (model/architecture.h), not by code.
 #pragma once
 
@@ -13,11 +13,11 @@ namespace rankfold {
 struct Layer {
   Norm input_norm;
   Projection qkv;
-  Norm q_norm, k_norm;  // of each head; without weights where the family has none
+  Norm q_norm, k_norm;  // of each head; weights are undefined if the family has none
   AttentionSpec attention;
-  size_t rope_table = 0;  // of the decoder's
+  size_t rope_table = 0;  // index of the decoder's rotary table
   Projection o;
-  Norm attention_out_norm;  // of what attention adds to the residual stream; without a weight where there is none
+  Norm attention_out_norm;  // of attention's output, before the residual sum; weight undefined if there is none
   Norm mlp_norm;
   Projection gate_up;
   Activation activation = Activation::silu;
@@ -29,13 +29,13 @@ struct Layer {
   QkNorms qk_norms() { return q_norm.weight.defined() ? QkNorms{&q_norm, &k_norm} : QkNorms{}; }
 };
 
-// Copies share the frozen weights. The network that computes is never changed but replaced (AdapterSet). The graph of a
-// loss owns its network, which stays what it was.
+// Copies share the frozen weights. AdapterSet replaces the current network and never changes it. The graph of a loss
+// owns its network, so later changes of adapters do not affect it.
 struct Network {
   std::string embedding_name;   // of its tensor in the folder
   at::Tensor embedding;         // [V, K] in the model's dtype or as stored; the master's values where it trains
   at::Tensor embedding_master;  // fp32 leaf where it trains
-  // What adapters add to the rows of the embedding: scale * (B A)^T with A [r, V], B [K, r]. Nothing is dropped.
+  // Updates of the embedding's rows: scale * (B A)^T with A [r, V], B [K, r]. No dropout.
   std::vector<LowRank> embedding_updates;
   std::vector<Layer> layers;
   Norm norm;

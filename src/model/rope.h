@@ -1,4 +1,4 @@
-// The angles of rotary positions (RoPE) of every kind, as transformers computes them.
+// The angles of rotary positions (RoPE), for every rope type, as transformers computes them.
 #pragma once
 
 #include "ops/projection.h"
@@ -12,35 +12,35 @@
 
 namespace rankfold {
 
-// Each token's line in the tables of cosines and sines.
+// Tables of cosines and sines, and each token's row (line) in them.
 struct Angles {
   Rope rope;
   at::Tensor lines;  // [T] int64
 };
 
-// One set of parameters. Tables grow as longer rows come. Where frequencies depend on a row's length (dynamic, longrope),
-// they follow each row's own: transformers looks at the longest of a batch. One thread at a time.
+// Tables for one set of parameters. They grow when longer rows come. Where frequencies depend on the length (dynamic,
+// longrope), each row's own length decides; in transformers that of the batch's longest row. Not thread-safe.
 class RopeTable {
  public:
   RopeTable(const RopeParameters& parameters, int64_t rotary, at::Device device);
 
   // positions [T] int64 on the CPU; row b is tokens [offsets[b], offsets[b + 1]).
   Angles of(const at::Tensor& positions, const std::vector<int64_t>& offsets);
-  // Whether keys of a row that were turned when it had `before` tokens are to be turned anew when it has `after`: where
-  // longrope changes to its long frequencies. dynamic leaves them, as transformers does.
+  // Whether the cached keys of a row that grows from `before` to `after` tokens need a new rotation. True where
+  // longrope changes to its long frequencies; dynamic keeps the old rotation, as transformers does.
   bool turns_anew(int64_t before, int64_t after) const {
     return parameters_.type == RopeType::longrope && before > 0 && kind_of(before) != kind_of(after);
   }
 
  private:
-  // What tells rows with other frequencies apart.
+  // Rows with equal kinds have the same frequencies.
   int64_t kind_of(int64_t length) const;
   std::vector<float> frequencies(int64_t kind) const;
   const Rope& table(int64_t kind, int64_t positions);
 
   RopeParameters parameters_;
   int64_t rotary_;
-  double magnitude_;  // of cosines and sines
+  double magnitude_;  // factor on cosines and sines
   at::Device device_;
   std::map<int64_t, Rope> tables_;  // by kind
 };

@@ -1,4 +1,4 @@
-// The tensors of a model as its config describes them: one list, which the loader walks.
+// The list of a model's tensors, from its config. The loader reads the tensors in this list.
 #pragma once
 
 #include "rankfold/causal_lm.h"
@@ -28,7 +28,7 @@ enum class Role {
   norm,
   head
 };
-bool is_linear(Role role);  // a projection's, hence a module for adapters
+bool is_linear(Role role);  // part of a projection: a module that adapters may target
 
 struct TensorSpec {
   std::string name;  // in the folder's files: "model.layers.0.self_attn.q_proj.weight"
@@ -38,9 +38,8 @@ struct TensorSpec {
   bool is_bias() const { return is_linear(role) && shape.size() == 1; }
 };
 
-// In the model's order. Matrices with the same role and layer are one projection, their rows in the order of the list; a
-// module's bias follows its matrix.
-// The head is left out where it is tied to the embedding.
+// In the model's order. Matrices with the same role and layer form one projection, with rows in the order of the list.
+// A module's bias follows its matrix. The head is left out if it is tied to the embedding.
 std::vector<TensorSpec> tensor_list(const ModelConfig& config);
 
 std::string module_name(const TensorSpec& tensor);  // its name without ".weight" or ".bias"

@@ -1,5 +1,5 @@
-// Causal attention of every kind that an AttentionSpec can describe, out of LibTorch's operators, on any device: for what
-// no faster kernel knows. Sums are fp32. Never holds more than the scores of some query rows of one sequence.
+// Causal attention from LibTorch's operators, for every AttentionSpec and device: the fallback where no faster kernel
+// fits. Sums are fp32. It computes some query rows of one sequence at a time, so their scores bound its memory.
 #pragma once
 
 #include "ops/projection.h"
@@ -20,7 +20,7 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor> any_attention_backward(const at::
                                                                       const AttentionSpec& spec,
                                                                       const Sequences& sequences);
 
-// Bytes of the scores that its backward holds, where a device's faster kernels do not know such attention; 0 where they do.
+// Bytes of scores that the backward pass allocates at most; 0 where a device has faster kernels for this attention.
 int64_t any_attention_scratch(int64_t longest, const AttentionSpec& spec);
 
 }  // namespace rankfold::ops

@@ -1,4 +1,4 @@
-// The numbers that codes of 4 and 8 bits stand for in bitsandbytes' formats.
+// Code books of bitsandbytes' formats: the value of each 4- or 8-bit code.
 #pragma once
 
 #include "rankfold/choices.h"
@@ -10,15 +10,16 @@ namespace rankfold::ops {
 
 struct CodeBook {
   std::array<float, 16> values;
-  // A number takes the code order[of how many bounds it is above]: halfway between neighbours.
+  // A number that is above c of the bounds has the code order[c]. A bound lies halfway between two neighbouring values.
   std::array<float, 15> bounds;
   std::array<uint8_t, 16> order;
 };
 const CodeBook& code_book(Quantization type);  // nf4 or fp4
 
-// For the scales of blocks: seven decades, the higher ones in finer steps; it rises.
+// The code book of nested scales, in ascending order: seven decades, the higher ones in finer steps.
 const std::array<float, 256>& dynamic_values();
-// The code that bitsandbytes' CPU finds: [-1, 1] in 65,535 steps, and for each the nearest value.
+// The code that bitsandbytes finds on a CPU. It rounds x in [-1, 1] to one of 65,535 steps, then takes the nearest
+// value.
 uint8_t dynamic_code(float x);  // NaN: 0
 
 }  // namespace rankfold::ops

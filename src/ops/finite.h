@@ -1,4 +1,5 @@
-// Whether every value of a tensor is finite, in blocks: ATen's isfinite makes several tensors of its argument's size.
+// Whether every value of a tensor is finite. It works in blocks, because ATen's isfinite allocates several tensors of
+// its argument's size.
 #pragma once
 
 #include <ATen/core/Tensor.h>

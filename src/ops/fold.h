@@ -5,7 +5,7 @@
 
 namespace rankfold::ops {
 
-// W + sum of scale * B A, in fp32 for some rows at a time, rounded once to `dtype`. A new tensor.
+// W + sum of scale * B A as a new tensor. The sum is fp32, some rows at a time, and is rounded once to `dtype`.
 at::Tensor fold(FrozenWeight& weight, const std::vector<LowRank>& updates, at::ScalarType dtype);
 
 }  // namespace rankfold::ops

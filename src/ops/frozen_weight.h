@@ -1,4 +1,4 @@
-// The matrix of a projection that does not train: dense, or in fewer bits and decoded where it is multiplied.
+// The matrix of a projection that does not train: dense, or stored otherwise and decoded at each use.
 #pragma once
 
 #include "ops/packed_weight.h"
@@ -15,13 +15,13 @@
 
 namespace rankfold {
 
-// Memory in which the decoded weights of one model take turns: nothing in it outlives the next call. One thread at a
-// time, as a model computes.
+// Memory for decoded weights, shared by all weights of one model. A call may overwrite what the call before returned.
+// Not thread-safe.
 class WeightScratch {
  public:
   // [rows, columns] on the CPU.
   at::Tensor block(int64_t rows, int64_t columns, at::ScalarType dtype);
-  // [rows, columns] on a device, zero at first: one for all weights [n, k] that want such a one.
+  // [rows, columns] on a device, zeros when it is created. All weights [n, k] that ask for this size share it.
   at::Tensor buffer(int64_t n, int64_t k, int64_t rows, int64_t columns, const at::TensorOptions& options);
 
  private:
@@ -31,7 +31,7 @@ class WeightScratch {
 
 class DenseWeight;
 
-// W [N, K]. Copies of a projection share it. What it is stored in and what it is computed in may differ.
+// W [N, K]. Copies of a projection share it. Its storage format may differ from the dtype that it is computed in.
 class FrozenWeight {
  public:
   virtual ~FrozenWeight() = default;
@@ -39,21 +39,21 @@ class FrozenWeight {
 
   int64_t rows() const { return rows_; }
   int64_t columns() const { return columns_; }
-  at::ScalarType dtype() const { return dtype_; }  // that it is computed with
+  at::ScalarType dtype() const { return dtype_; }  // of the computation
   at::Device device() const { return device_; }
 
-  virtual DenseWeight* dense() { return nullptr; }          // itself, where it is one
-  virtual bool is_quantized() const { return false; }       // it lost something
-  virtual std::string stored() const = 0;                   // "bfloat16", "nf4"
-  virtual std::vector<at::Tensor> tensors() const = 0;      // what it holds, mapped or not: values, or codes and scales
-  // Rows [begin, end), columns [first, last) in dtype(): a view where they lie so, else decoded into memory that the next
-  // call takes.
+  virtual DenseWeight* dense() { return nullptr; }      // this, if it is a DenseWeight; else null
+  virtual bool is_quantized() const { return false; }   // stored as codes and scales
+  virtual std::string stored() const = 0;               // storage format: "bfloat16", "nf4"
+  virtual std::vector<at::Tensor> tensors() const = 0;  // its storage: values, or codes and scales; may be mapped
+  // Rows [begin, end), columns [first, last) in dtype(). A view of a dense weight; otherwise decoded into scratch
+  // memory, valid until the next call.
   virtual at::Tensor block(int64_t begin, int64_t end, int64_t first, int64_t last) = 0;
-  // Rows [begin, begin + to.size(0)) into `to` [count, K], f32, bf16, f16 or f64, on any device.
+  // Copies rows [begin, begin + to.size(0)) into `to` [count, K], f32, bf16, f16 or f64, on any device.
   virtual void copy_rows(int64_t begin, const at::Tensor& to) = 0;
 
   at::Tensor whole() { return block(0, rows_, 0, columns_); }
-  at::Tensor copy();  // all of it in dtype(), in memory of its own
+  at::Tensor copy();  // the whole matrix in dtype(), as a new tensor
   int64_t bytes() const;
 
  protected:
@@ -66,10 +66,10 @@ class FrozenWeight {
   at::Device device_;
 };
 
-// In the dtype that it is computed in.
+// A weight that is stored in the dtype of the computation.
 class DenseWeight : public FrozenWeight {
  public:
-  // `fill` brings what the value still lacks, at the first use: its parts, where they lie apart in the file.
+  // `fill` writes the values at the first use, where the file has the weight's parts in several places.
   explicit DenseWeight(at::Tensor value, std::function<void(const at::Tensor& value)> fill = {});
 
   DenseWeight* dense() override { return this; }
@@ -78,20 +78,20 @@ class DenseWeight : public FrozenWeight {
   at::Tensor block(int64_t begin, int64_t end, int64_t first, int64_t last) override;
   void copy_rows(int64_t begin, const at::Tensor& to) override;
 
-  const at::Tensor& value();                         // filled
-  const at::Tensor& place() const { return value_; }  // perhaps not filled yet
+  const at::Tensor& value();                          // calls `fill` if needed
+  const at::Tensor& place() const { return value_; }  // may not be filled yet
   bool is_filled() const { return !fill_; }
-  void move_to(const at::Tensor& place);  // the same values elsewhere: a view of the kernels' layout
+  void move_to(const at::Tensor& place);  // moves the values to `place`, a view of the kernels' layout
 
  private:
   at::Tensor value_;  // [N, K]; read-only where it is mapped
   std::function<void(const at::Tensor& value)> fill_;
 };
 
-// In fewer bits, or in another dtype. Decoded at each use.
+// A quantised weight, or one in another dtype than that of the computation. Decoded at each use.
 class DecodedWeight : public FrozenWeight {
  public:
-  // Parts with rows below each other, of one device. `scratch` is the model's.
+  // `parts` are stacked by rows, all on one device. `scratch` is the model's.
   DecodedWeight(std::vector<PackedWeight> parts, std::string stored, at::ScalarType dtype,
                 std::shared_ptr<WeightScratch> scratch);
 
@@ -101,11 +101,11 @@ class DecodedWeight : public FrozenWeight {
   at::Tensor block(int64_t begin, int64_t end, int64_t first, int64_t last) override;
   void copy_rows(int64_t begin, const at::Tensor& to) override;
 
-  // All of it into the first rows and columns of `to`, which lies on this weight's device; in to's dtype.
+  // Decodes the whole matrix into the first rows and columns of `to`, in to's dtype, on this weight's device.
   void decode_into(const at::Tensor& to) const;
   WeightScratch& scratch() const { return *scratch_; }
-  // Elements that a product with so many rows decodes at a time on the CPU. Measured: with few rows a block should be in
-  // the cache when the product reads it; with many, each block makes the product arrange those rows anew.
+  // Elements that the CPU decodes at a time for a product with so many rows. Measured: with few rows, a block should
+  // still be in the cache when the product reads it. With many rows, each block costs a new packing of those rows.
   static constexpr int64_t block_elements(int64_t product_rows) {
     constexpr int64_t kFewRows = 64;
     return int64_t{product_rows < kFewRows ? 4 : 32} << 20;

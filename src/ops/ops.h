@@ -1,6 +1,6 @@
-// The ops a decoder layer is made of. Each is one torch::autograd::Function over flat [T, features] tensors, so that a
-// user's own loss composes with it. namespace reference holds their definitions in plain ATen, for any dtype: what the
-// tests compare with. docs/design.md says what each keeps for backward.
+// The ops of a decoder layer. Each is one torch::autograd::Function over flat [T, features] tensors, so it composes
+// with a user's own loss. namespace reference defines them in plain ATen, for any dtype; the tests compare with it.
+// "Kept" lists what an op saves for backward.
 #pragma once
 
 #include "ops/projection.h"
@@ -13,8 +13,8 @@
 
 namespace rankfold::ops {
 
-// y = x W^T + sum over modules of scale * drop(x) A^T B^T with x = rms_norm(h) * g. Also hands h through, so that both
-// gradients of the residual stream arrive at one backward and are added in one sweep.
+// y = x W^T + sum over modules of scale * drop(x) A^T B^T with x = rms_norm(h) * g. It also returns h: use that one for
+// the residual stream. Then one backward gets both gradients of h and adds them in one pass.
 // h [T, K] -> y [T, N], h [T, K]. Kept: h, rstd, S = scale * drop(x) A^T.
 std::pair<at::Tensor, at::Tensor> norm_project(const at::Tensor& h, Norm& norm, Projection& projection,
                                                const Pass& pass);
@@ -27,28 +27,28 @@ at::Tensor project_add(const at::Tensor& x, Projection& projection, const at::Te
 at::Tensor glu_project_add(const at::Tensor& gate_up, Activation activation, Projection& projection,
                            const at::Tensor& residual, const Pass& pass);
 
-// residual + rms_norm(y) * g: where a family normalises what a sub-layer gives before it is added. y, residual [T, K].
+// residual + rms_norm(y) * g, for families that normalise the output y of attention or MLP. y, residual [T, K].
 // The graph keeps the norm's owner alive. Kept: y, rstd.
 at::Tensor norm_add(const at::Tensor& y, Norm& norm, const at::Tensor& residual, const std::shared_ptr<void>& owner);
 
-// Queries and keys are prepared (prepare_qk.h), then causal attention within each sequence. lines [T] int64: each token's
-// line in rope. qkv [T, (query + 2 key_value) * size] -> [T, query * size]. Kept: prepared qkv, the result, its
-// log-sum-exp; with norms, whose owner the graph keeps alive, also qkv.
+// Prepares queries and keys (prepare_qk.h), then computes causal attention within each sequence. lines [T] int64: each
+// token's row in rope's tables. qkv [T, (query + 2 key_value) * size] -> [T, query * size]. Kept: prepared qkv, the
+// result, its log-sum-exp; with norms also qkv, and the graph keeps their owner alive.
 at::Tensor attend(const at::Tensor& qkv, const AttentionSpec& spec, const Rope& rope, const at::Tensor& lines,
                   const Sequences& sequences, const QkNorms& norms = {}, const std::shared_ptr<void>& owner = {});
 
 // Rows of a frozen table [V, K]; tokens [T] int64 -> [T, K]. No gradient.
 at::Tensor embed(const at::Tensor& table, const at::Tensor& tokens);
 
-// Sum over labels >= 0 of the negative log-likelihood of softmax(z), where z is project(rms_norm(h) * g), or
-// soft_cap * tanh of that / soft_cap where soft_cap is above 0; scalar, fp32 (double for double). Works in chunks of
-// tokens that carry a label and never holds [T, V]. Kept: the gradients themselves. Labels on the CPU spare a device the
-// wait for their number.
+// Sum over labels >= 0 of the negative log-likelihood of softmax(z); scalar, fp32 (double for double). z is
+// project(rms_norm(h) * g); with soft_cap above 0 it is soft_cap * tanh(project(...) / soft_cap). It works in chunks of
+// tokens with a label >= 0, so logits [T, V] never exist at once. Kept: the gradients themselves. Labels on the CPU
+// avoid a host sync on a device.
 at::Tensor norm_head_loss(const at::Tensor& h, Norm& norm, Projection& head, const at::Tensor& labels, const Pass& pass,
                           double soft_cap = 0);
 
-// For those who plan memory: tokens whose logits norm_head_loss holds at a time, and bytes that attend takes for a moment
-// where the longest sequence has so many tokens.
+// For memory plans: tokens in a chunk of norm_head_loss, and temporary bytes of attend for a longest sequence of so
+// many tokens.
 int64_t loss_chunk(c10::DeviceType device);
 int64_t attention_scratch(at::ScalarType dtype, c10::DeviceType device, int64_t longest, const AttentionSpec& spec);
 

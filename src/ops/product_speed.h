@@ -7,10 +7,11 @@ struct ProductSpeed {  // GFLOP/s
   double float32 = 0, bfloat16 = 0;
 };
 
-// Of the CPU path's products (ops/gemm.h). Measured at the first call, for some ten milliseconds. Thread safe.
+// The speed of the CPU path's products (ops/gemm.h). The first call measures for about ten milliseconds.
+// Thread-safe.
 const ProductSpeed& product_speed();
 
-// A small lead does not count: bfloat16 takes half the memory, and a measurement has noise.
+// A lead of 10 % or less does not count: bfloat16 takes half the memory, and a measurement has noise.
 constexpr bool prefers_float32(const ProductSpeed& speed) { return speed.float32 > 1.1 * speed.bfloat16; }
 
 }  // namespace rankfold::ops

@@ -1,5 +1,5 @@
-// A projection together with what computes its input: the two passes that all projection ops are composed of, on plain
-// tensors without autograd, on the CPU path (project_cpu.cpp) or by kernels (project_kernels.cpp).
+// A projection together with the computation of its input: the forward and backward pass that all projection ops use.
+// Plain tensors, no autograd. There are two implementations: CPU (project_cpu.cpp) and kernels (project_kernels.cpp).
 #pragma once
 
 #include "ops/backend.h"
@@ -13,12 +13,12 @@ namespace rankfold::ops {
 
 using kernels::Source;
 
-// x [T, K]: `in` itself, in normalised, or activation(gate) * up of in [T, 2 K].
+// How to compute x [T, K] from `in`, by source: plain `in`; norm rms_norm(in); glu activation(gate) * up, in [T, 2 K].
 struct Input {
   Source source = Source::plain;
   at::Tensor in;
   Norm* norm = nullptr;
-  at::Tensor rstd = {};                      // of norm, by project()
+  at::Tensor rstd = {};                      // norm, for project_backward: Projected::rstd
   Activation activation = Activation::silu;  // of glu
 };
 
@@ -35,23 +35,23 @@ constexpr GateFactors factors_of(Activation activation) {
 struct Projected {
   at::Tensor y;               // [T, N]
   at::Tensor rstd;            // norm: [T] fp32
-  std::vector<at::Tensor> s;  // what project_backward wants back: S of the updates
+  std::vector<at::Tensor> s;  // S of the updates, for project_backward
 };
-// y = x W^T + bias + sum of updates + residual, what of these is defined.
+// y = x W^T + bias + sum of updates + residual. Undefined terms are left out.
 Projected project(const Input& input, Projection& projection, const Pass& pass, const at::Tensor& residual);
 
 struct ProjectedGradient {
-  at::Tensor d_in;                 // where wanted
+  at::Tensor d_in;                 // if needs_d_in
   at::Tensor d_gain;               // fp32, where the norm's weight trains
   std::vector<at::Tensor> leaves;  // fp32, in the order of trained_leaves
 };
-// d_in = the gradient of `in`, plus `d_residual` where that is defined (norm only). input.in may be undefined where
-// neither the projection trains nor the source needs it.
+// d_in is the gradient of `in`, plus `d_residual` where that is defined (norm only). input.in may be undefined if the
+// projection does not train and the source does not need it.
 ProjectedGradient project_backward(const at::Tensor& dy, const Input& input, Projection& projection, const Pass& pass,
                                    const std::vector<at::Tensor>& s, const at::Tensor& d_residual, bool needs_d_in);
 
-// Leaves of a projection in the order in which project_backward gives their gradients: masters of weights, masters of
-// biases, then a, b of each update.
+// Leaves of a projection in the order of ProjectedGradient::leaves: trained weights (Module::master), trained biases,
+// then a, b of each update.
 std::vector<at::Tensor> trained_leaves(const Projection& projection);
 
 namespace on_cpu {

@@ -1,4 +1,4 @@
-// Trading time for memory: what f computes on the way is not kept for backward but computed again there.
+// Gradient checkpointing: backward computes the intermediate results of f again instead of keeping them.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -7,8 +7,8 @@
 
 namespace rankfold::ops {
 
-// f(x). Kept: x. f must give the same bytes again, and what it refers to must outlive the graph. Gradients of leaves
-// that f uses are added to their .grad() while backward runs.
+// Returns f(x). Kept: x. f must give the same bytes each time, and everything it refers to must outlive the graph.
+// Backward adds the gradients of leaves that f uses to their .grad().
 at::Tensor recompute(const at::Tensor& x, std::function<at::Tensor(const at::Tensor&)> f);
 
 }  // namespace rankfold::ops

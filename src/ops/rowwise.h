@@ -1,4 +1,4 @@
-// Glue between tensors and the raw loops: element type to table, rows over threads.
+// Helpers that call the raw loops (ops/cpu/loops.h) on tensors: dispatch by dtype, and rows split over threads.
 #pragma once
 
 #include "core/check.h"
@@ -37,14 +37,14 @@ const T* const_data(const at::Tensor& x) {
   return static_cast<const T*>(x.const_data_ptr());
 }
 
-// f(begin, end) over ranges of rows, one range a thread; small work stays on one.
+// Calls f(begin, end) for ranges of rows in parallel, one range a thread. Small work stays on one thread.
 template <class F>
 void for_rows(int64_t rows, int64_t row_elements, F&& f) {
   const int64_t grain = std::max<int64_t>(1, 16384 / std::max<int64_t>(row_elements, 1));
   at::parallel_for(0, rows, grain, [&](int64_t begin, int64_t end) { f(begin, end); });
 }
 
-// f(begin, end) for blocks of rows, each by one thread.
+// Calls f(begin, end) for blocks of kRowBlock rows in parallel; one thread computes a block.
 constexpr int64_t kRowBlock = 64;
 template <class F>
 void for_row_blocks(int64_t rows, int64_t row_elements, F&& f) {
@@ -53,7 +53,7 @@ void for_row_blocks(int64_t rows, int64_t row_elements, F&& f) {
   });
 }
 
-// A block of memory for each thread of a parallel region.
+// Scratch memory: a block for each thread of a parallel region.
 class ThreadScratch {
  public:
   explicit ThreadScratch(int64_t bytes)
@@ -70,12 +70,14 @@ class ThreadScratch {
 
 inline at::ScalarType sum_dtype(at::ScalarType dtype) { return dtype == at::kDouble ? at::kDouble : at::kFloat; }
 
-// Rows that a product of so many is made of, so that there are few sizes (gemm.h): multiples of 64, powers of two below.
+// The number of rows that a product is padded to, so that there are few sizes (gemm.h): multiples of 64, below 64
+// powers of two.
 inline int64_t product_rows(int64_t rows) {
   if (rows >= 64) return (rows + 63) / 64 * 64;
   return static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(rows)));
 }
-// A matrix whose storage goes on, on the CPU, to product_rows(rows), with zeros. detach(): not a view to autograd.
+// An uninitialised matrix. On the CPU its storage has spare rows of zeros up to product_rows(rows). detach() makes it
+// no view for autograd.
 inline at::Tensor empty_rows(int64_t rows, int64_t columns, const at::TensorOptions& options) {
   if (!options.device().is_cpu()) return at::empty({rows, columns}, options);
   const at::Tensor x = at::empty({rows == 0 ? 0 : product_rows(rows), columns}, options);

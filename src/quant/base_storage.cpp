@@ -2,6 +2,10 @@
 
 #include "core/check.h"
 
+#include <ATen/core/Tensor.h>
+
+#include <stdexcept>
+
 namespace rankfold {
 namespace {
 
@@ -36,6 +40,21 @@ std::optional<BaseStorage> storage_of(const LoadConfig& config) {
 
 std::string text_of(const BaseStorage& storage) {
   return join(word_for(kQuantizationTypes, storage.type), storage.is_nested ? ", nested scales" : "");
+}
+
+std::string flags_of(const BaseStorage& storage) {
+  return join("--quantization_type ", word_for(kQuantizationTypes, storage.type),
+              storage.is_nested ? " --double_quantization" : "");
+}
+
+PackedWeight quantized(const at::Tensor& weight, const BaseStorage& storage, const std::filesystem::path& file,
+                       const std::string& tensor) try {
+  PackedWeight packed =
+      ops::quantize(weight.scalar_type() == at::kDouble ? weight.to(at::kFloat) : weight, storage.type);
+  if (storage.is_nested) ops::nest_scales(packed);
+  return packed;
+} catch (const std::invalid_argument& error) {
+  fail(file.string(), ": tensor '", tensor, "': ", error.what());
 }
 
 }  // namespace rankfold

@@ -1,4 +1,4 @@
-// bitsandbytes' tensors and settings, as transformers saves them.
+// Writes bitsandbytes' tensors and settings, as transformers saves them.
 #pragma once
 
 #include "ops/packed_weight.h"
@@ -12,12 +12,12 @@
 
 namespace rankfold {
 
-// The tensors of a layer's weight (nf4, fp4 or int8) under the names that they have in a file; `name` ends in ".weight".
-// `source`: the dtype that the weight had.
+// Returns the tensors of a layer's weight (nf4, fp4 or int8) under their names in a file; `name` ends in ".weight".
+// `source`: the weight's dtype before quantisation.
 std::vector<std::pair<std::string, at::Tensor>> bitsandbytes_tensors(const std::string& name,
                                                                      const PackedWeight& weight, Quantization type,
                                                                      at::ScalarType source);
-// quantization_config of config.json. `kept`: modules that are not quantised.
+// Returns the quantization_config of config.json. `kept`: modules that are not quantised.
 nlohmann::json bitsandbytes_config(const BaseStorage& storage, at::ScalarType source,
                                    const std::vector<std::string>& kept);
 

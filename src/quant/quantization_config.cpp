@@ -107,9 +107,9 @@ void parse_bitsandbytes(const Settings& settings, QuantizationConfig& config) {
   config.schemes.push_back({.layout = in_4 ? Layout::table : Layout::rows, .bits = in_4 ? 4 : 8});
 }
 
-int64_t parse_group_size(const Settings& settings, int64_t fallback) {
-  const int64_t size = settings.integer("group_size", fallback);
-  if (size != -1 && (size < 1 || size > kLargestGroup)) settings.refuse("group_size", "a size, or -1");
+int64_t parse_group_size(const Settings& settings, const char* key, int64_t fallback) {
+  const int64_t size = settings.integer(key, fallback);
+  if (size != -1 && (size < 1 || size > kLargestGroup)) settings.refuse(key, "a size, or -1");
   return size;
 }
 
@@ -166,7 +166,8 @@ void parse_gptq(const Settings& settings, QuantizationConfig& config) {
                    "disable_exllama"});
   config.needs_groups = settings.flag("desc_act", false);
   config.has_lesser_zeros = format != "gptq_v2";
-  config.schemes.push_back(grouped_scheme(Layout::gptq, static_cast<int>(bits), parse_group_size(settings, 128)));
+  config.schemes.push_back(
+      grouped_scheme(Layout::gptq, static_cast<int>(bits), parse_group_size(settings, "group_size", 128)));
 }
 
 void parse_awq(const Settings& settings, QuantizationConfig& config) {
@@ -202,9 +203,7 @@ void parse_awq(const Settings& settings, QuantizationConfig& config) {
                    "modules_in_block_to_quantize",
                    "pad_token_id"});
   const char* group = key("group_size", "q_group_size");
-  const int64_t size = settings.integer(group, 128);
-  if (size != -1 && (size < 1 || size > kLargestGroup)) settings.refuse(group, "a size, or -1");
-  config.schemes.push_back(grouped_scheme(Layout::awq, 4, size));
+  config.schemes.push_back(grouped_scheme(Layout::awq, 4, parse_group_size(settings, group, 128)));
 }
 
 void parse_blocks(const Settings& settings, const char* key, Scheme& scheme) {
@@ -248,9 +247,9 @@ void parse_modelopt(const Settings& settings, QuantizationConfig& config) {
   parse_row_or_tensor(config);
 }
 
-// One of config_groups; false: its weights are not quantised.
-bool parse_weight_group(const Settings& group, const std::string& folder_format, QuantizationConfig& config) {
-  if (group.at("weights").is_null()) return false;
+// One of config_groups. It may leave weights as they are.
+void parse_weight_group(const Settings& group, const std::string& folder_format, QuantizationConfig& config) {
+  if (group.at("weights").is_null()) return;
   std::string format = group.word("format");
   if (format.empty()) format = folder_format;
   const Settings weights = group.inner("weights");
@@ -275,7 +274,7 @@ bool parse_weight_group(const Settings& group, const std::string& folder_format,
   std::string strategy = weights.word_of("strategy", {"tensor", "channel", "group", "block"});
   if (strategy.empty()) strategy = weights.at("group_size").is_null() ? "tensor" : "group";
   if (strategy == "group") {
-    const Scheme sized = grouped_scheme(scheme.layout, scheme.bits, parse_group_size(weights, 0));
+    const Scheme sized = grouped_scheme(scheme.layout, scheme.bits, parse_group_size(weights, "group_size", 0));
     scheme.grain = sized.grain, scheme.group_size = sized.group_size;
   } else if (strategy == "block") {
     if (!is_float) weights.refuse("strategy", "tensor, channel or group");
@@ -284,7 +283,6 @@ bool parse_weight_group(const Settings& group, const std::string& folder_format,
     scheme.grain = strategy == "tensor" ? Grain::tensor : Grain::row;
   }
   config.schemes.push_back(scheme);
-  return true;
 }
 
 void parse_compressed_tensors(const Settings& settings, QuantizationConfig& config) {

@@ -387,10 +387,9 @@ PackedWeight read_packed(const LayerReader& layer, const Scheme& scheme, int64_t
     layer.refuse(".weight_shape", "expected ", at::IntArrayRef({rows, columns}), ", got ",
                  at::IntArrayRef({size[0], size[1]}));
   // As we have them, but for what fills a row's last word.
-  weight.codes = layer.read(".weight_packed", at::kInt, {rows, parts_of(columns, 32 / scheme.bits)})
-                     .view(at::kByte)
-                     .narrow(1, 0, parts_of(columns * scheme.bits, 8))
-                     .contiguous();
+  const at::Tensor words = layer.read(".weight_packed", at::kInt, {rows, parts_of(columns, 32 / scheme.bits)});
+  weight.codes = words.view(at::kByte).narrow(1, 0, parts_of(columns * scheme.bits, 8)).contiguous();
+  if (!weight.codes.is_alias_of(words)) layer.forget(".weight_packed");
   weight.rounded = layer.info(".weight_scale").dtype;
   weight.scale = read_scales_of_groups(layer, scheme, weight, grid);
   weight.zero = read_packed_zeros(layer, scheme, grid, rows);
@@ -402,6 +401,15 @@ PackedWeight read_packed(const LayerReader& layer, const Scheme& scheme, int64_t
       weight.group_of = read_groups(layer, ".weight_g_idx", columns, grid);
   }
   return weight;
+}
+
+// Whether two schemes of one layout that fit a layer give it the same values.
+bool reads_alike(const Scheme& a, const Scheme& b, int64_t rows, int64_t columns) {
+  const auto shares = [&](const Scheme& scheme) {
+    const Grid grid = grid_of(scheme, rows, columns);
+    return std::pair(std::min(grid.scale_rows, rows), std::min(grid.scale_columns, columns));
+  };
+  return a.bits == b.bits && a.stored == b.stored && a.is_symmetric == b.is_symmetric && shares(a) == shares(b);
 }
 
 // Whether the tensors of a layer look as a scheme has them.
@@ -428,7 +436,7 @@ struct QuantizedFolder::State {
 
   explicit State(const ModelFolder& opened) : folder(opened), config(read_quantization_config(opened)) {}
   void find_modules();
-  void refuse_lone_codes() const;
+  const Scheme& scheme_of(const LayerReader& layer, Layout layout, int64_t rows, int64_t columns) const;
   std::string describe() const;
   at::ScalarType find_source() const;
 };
@@ -465,15 +473,23 @@ void QuantizedFolder::State::find_modules() {
          config.method, " has them, got none (leave the key out where the weights are plain)");
 }
 
-// Codes without a scale would pass for numbers.
-void QuantizedFolder::State::refuse_lone_codes() const {
-  for (const TensorFile& file : folder.files())
-    for (const TensorInfo& tensor : file.tensors()) {
-      const std::string_view name = tensor.name;
-      const std::string_view module = name.substr(0, name.rfind('.'));
-      if (tensor.dtype == at::kFloat8_e4m3fn && name.ends_with(".weight") && !modules.contains(std::string(module)))
-        fail(file.path().string(), ": ", name, ": expected its scale beside it, got nothing");
-    }
+// The one that the layer's tensors look like; where none does, the first of the layout, which names what is wrong.
+const Scheme& QuantizedFolder::State::scheme_of(const LayerReader& layer, Layout layout, int64_t rows,
+                                                int64_t columns) const {
+  const Scheme *first = nullptr, *chosen = nullptr;
+  for (const Scheme& scheme : config.schemes) {
+    if (scheme.layout != layout) continue;
+    if (!first) first = &scheme;
+    if (!fits(layer, scheme, rows, columns)) continue;
+    if (!chosen)
+      chosen = &scheme;
+    else if (!reads_alike(*chosen, scheme, rows, columns))
+      fail((folder.path() / "config.json").string(), ": quantization_config: expected one kind of weights that fits ",
+           layer.module(), ", got ", rankfold::text_of(*chosen), chosen->is_symmetric ? "" : " with zero points",
+           " and ", rankfold::text_of(scheme), scheme.is_symmetric ? "" : " with zero points");
+  }
+  RANKFOLD_ASSERT(first);
+  return chosen ? *chosen : *first;
 }
 
 std::string QuantizedFolder::State::describe() const {
@@ -530,7 +546,6 @@ std::optional<QuantizedFolder> QuantizedFolder::open(const ModelFolder& folder) 
   if (found == folder.config().end() || found->is_null()) return std::nullopt;
   auto state = std::make_shared<State>(folder);
   state->find_modules();
-  state->refuse_lone_codes();
   state->text = state->describe();
   state->source = state->find_source();
   QuantizedFolder result;
@@ -546,15 +561,7 @@ PackedWeight QuantizedFolder::weight(const std::string& module, int64_t rows, in
                  rows, " x ", columns);
   const Layout layout = state_->modules.at(module);
   const LayerReader layer(state_->folder, module);
-  const Scheme* chosen = nullptr;
-  for (const Scheme& scheme : state_->config.schemes) {
-    if (scheme.layout != layout) continue;
-    if (!chosen) chosen = &scheme;  // names what is wrong where none fits
-    if (!fits(layer, scheme, rows, columns)) continue;
-    chosen = &scheme;
-    break;
-  }
-  RANKFOLD_ASSERT(chosen);
+  const Scheme& scheme = state_->scheme_of(layer, layout, rows, columns);
   const bool is_packed = layout == Layout::gptq || layout == Layout::awq || layout == Layout::packed;
   if (is_packed && layer.has(".weight")) layer.refuse(".weight", "expected the weight once, got it packed, too");
   switch (layout) {
@@ -563,15 +570,15 @@ PackedWeight QuantizedFolder::weight(const std::string& module, int64_t rows, in
     case Layout::rows:
       return read_rows(layer, rows, columns);
     case Layout::gptq:
-      return read_gptq(layer, *chosen, state_->config, rows, columns);
+      return read_gptq(layer, scheme, state_->config, rows, columns);
     case Layout::awq:
-      return read_awq(layer, *chosen, rows, columns);
+      return read_awq(layer, scheme, rows, columns);
     case Layout::scaled:
       check_symmetric(layer);
-      return chosen->stored == at::kChar ? read_int8(layer, *chosen, rows, columns)
-                                         : read_fp8(layer, *chosen, rows, columns);
+      return scheme.stored == at::kChar ? read_int8(layer, scheme, rows, columns)
+                                        : read_fp8(layer, scheme, rows, columns);
     case Layout::packed:
-      return read_packed(layer, *chosen, rows, columns);
+      return read_packed(layer, scheme, rows, columns);
   }
   RANKFOLD_ASSERT(false);
   return {};

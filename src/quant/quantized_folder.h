@@ -1,4 +1,4 @@
-// Folders whose config.json has a quantization_config: how their linear layers are stored, and those layers as
+// Reads folders whose config.json has a quantization_config: the format of their linear layers, and those layers as
 // PackedWeight. Thread safe.
 #pragma once
 
@@ -17,22 +17,24 @@ namespace rankfold {
 
 class QuantizedFolder {
  public:
-  // Reads quantization_config and checks it against the tensors' names. nullopt: the folder has none. UserError names a
-  // method or a setting that is not read.
+  // Reads quantization_config and checks it against the tensors' names. nullopt: the folder has none. Throws UserError
+  // that names an unsupported method or setting.
   static std::optional<QuantizedFolder> open(const ModelFolder& folder);
 
-  // Whether a linear layer, by its name without ".weight", is stored in fewer bits.
+  // Whether a linear layer, named without ".weight", is quantised.
   bool holds(const std::string& module) const;
-  // The weight [rows, columns] of such a layer: views of the mapping where the layout is ours, else a copy, after which
-  // the pages of the file are let go. UserError names a tensor that is missing, misshaped or out of range.
+  // Returns the weight [rows, columns] of such a layer. The tensors are views of the mapping if the layout is that of
+  // PackedWeight. Otherwise they are copies, and the pages of the file are released. Throws UserError that names a
+  // tensor that is missing, has another shape or has values out of range.
   PackedWeight weight(const std::string& module, int64_t rows, int64_t columns) const;
-  // The tensors that this layer is stored as: what must have a place in the model.
+  // Names of the tensors that store this layer, all of which the model must account for.
   std::vector<std::string> tensors_of(const std::string& module) const;
-  // How: "bitsandbytes nf4, nested scales", "gptq 4 bits in groups of 128".
+  // The format in words: "bitsandbytes nf4, nested scales", "gptq 4 bits in groups of 128".
   const std::string& text() const;
-  // What the layers were quantised from, as far as the folder says: rounding of values, dtype for a merge.
+  // The dtype before quantisation, as far as the folder tells. It determines rounding of decoded values and the dtype
+  // of a merge.
   at::ScalarType source_dtype() const;
-  // One line on keys of quantization_config that nobody here knows; empty: none.
+  // One line about unknown keys of quantization_config; empty: none.
   const std::string& notes() const;
 
  private:

@@ -1,5 +1,5 @@
-// The records of TensorBoard's event files (events.out.tfevents.*): protobuf messages Event, each framed as TFRecord does.
-// A file is file_version_record() and then records of scalars; bytes of records stand one after the other. Pure functions.
+// Records of TensorBoard's event files (events.out.tfevents.*): protobuf messages Event, each framed as a TFRecord.
+// A file is file_version_record(), followed by records of scalars. Pure functions.
 //   record   u64 length | u32 masked CRC-32C of the length | message | u32 masked CRC-32C of the message, little-endian
 //   Event    1 wall_time double | 2 step int64 | 3 file_version string | 5 summary Summary
 //   Summary  1 value Value, repeated;  Value: 1 tag string | 2 simple_value float
@@ -20,13 +20,13 @@ struct Scalar {
 std::string file_version_record(double wall_time);  // wall_time: seconds since 1970
 std::string scalars_record(double wall_time, int64_t step, const std::vector<Scalar>& scalars);
 
-// Step and time of each record of scalars that these functions made, up to the first that is damaged.
+// Step and time of each scalar record in a file that these functions wrote, up to the first damaged record.
 struct EventTime {
   int64_t step = 0;
   double wall_time = 0;
 };
 std::vector<EventTime> event_times(std::string_view file);
 
-uint32_t crc32c(std::string_view bytes);  // Castagnoli's
+uint32_t crc32c(std::string_view bytes);  // Castagnoli polynomial
 
 }  // namespace rankfold

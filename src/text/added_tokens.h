@@ -1,4 +1,4 @@
-// Finds added tokens in a text, as PyPI's tokenizers does.
+// Finds added tokens in a text, as the Python package tokenizers does.
 #pragma once
 
 #include "text/aligned_text.h"
@@ -11,14 +11,14 @@
 
 namespace rankfold {
 
-// An added token in a text, or with the id -1 what lies between two. A token that took the blanks behind it may be
-// followed by one that begins among these.
+// An added token in a text; id -1: the text between two of them. If a token includes the blanks after it (rstrip), the
+// next token may begin within these blanks.
 struct Found {
   int32_t id;
   size_t begin, end;
 };
 
-// Tokens that stay text where a byte that spells them lies in one of the ranges of the original text.
+// Tokens that are not recognised where one of their bytes is in one of these ranges of the original text.
 struct HiddenTokens {
   const std::vector<bool>& ids;  // empty: none
   std::span<const TextRange> ranges;
@@ -32,24 +32,24 @@ struct HiddenTokens {
 
 class AddedTokenFinder {
  public:
-  // `pattern` is what stands for it in the text; false where another token has the same.
+  // `pattern`: the token's text, normalised if the token is. Returns false if another token has the same pattern.
   bool add(const AddedToken& token, std::string_view pattern);
 
-  // Replaces what `found` holds by all of a text, in order. Takes time in proportion to the text times the longest
-  // pattern at worst, and hardly any where few characters begin one.
+  // Sets `found` to all parts of a text, in order. Worst-case time is the text's length times the longest pattern. It
+  // is fast where few characters begin a pattern.
   void find(const Piece& piece, const HiddenTokens& hidden, std::vector<Found>& found) const;
 
  private:
   struct Node {
     int32_t child = -1, sibling = -1;
-    int32_t token = -1;  // that ends here
+    int32_t token = -1;  // token that ends at this node; -1: none
     char byte = 0;
   };
   int32_t child_of(int32_t node, char byte) const;
 
   std::vector<AddedToken> tokens_;
   std::vector<Node> nodes_ = std::vector<Node>(1);
-  bool begins_[256] = {};  // some pattern
+  bool begins_[256] = {};  // bytes that begin a pattern
 };
 
 }  // namespace rankfold

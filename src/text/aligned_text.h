@@ -1,4 +1,4 @@
-// Text that was changed on the way to the tokens, with the bytes of the original that each of its bytes stands for.
+// Text that was changed before tokenisation. Each of its bytes has a range of bytes in the original text.
 #pragma once
 
 #include "text/unicode.h"
@@ -11,11 +11,11 @@
 
 namespace rankfold {
 
-// A part of the original text or of a changed one. Owns nothing.
+// A part of the original text or of a changed one. A view: owns nothing.
 struct Piece {
   std::string_view text;
-  std::string_view original;          // the whole
-  const TextRange* ranges = nullptr;  // of each byte; null: the text is that of the original from `origin` on
+  std::string_view original;          // the whole original text
+  const TextRange* ranges = nullptr;  // for each byte; null: the text equals the original from `origin` on
   uint32_t origin = 0;
 
   Piece part(size_t begin, size_t end) const {
@@ -23,7 +23,7 @@ struct Piece {
             ranges == nullptr ? origin + static_cast<uint32_t>(begin) : origin};
   }
 
-  // Of the original, widened to whole characters. The piece is not empty.
+  // The range of [begin, end) in the original, extended to whole characters. The piece must not be empty.
   TextRange range(size_t begin, size_t end) const {
     if (ranges != nullptr) {
       const size_t first = std::min(begin, text.size() - 1);
@@ -69,7 +69,8 @@ inline void AlignedText::append(const Piece& piece) {
   }
 }
 
-// The piece with `content` before it, which gets the range of the piece's first character. Not of an empty piece.
+// Sets `changed` to `content` followed by the piece. `content` gets the range of the piece's first character. The piece
+// must not be empty.
 inline void prepend(const Piece& piece, std::string_view content, AlignedText& changed) {
   changed.clear();
   changed.append(content, piece.range(0, unicode::length_of(piece.text[0])));

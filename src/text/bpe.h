@@ -14,7 +14,7 @@
 
 namespace rankfold {
 
-// What short words become, by the word. Bounded: a word drives out another with the same place.
+// A cache of the tokens of short words, of fixed size. A word replaces another one with the same hash slot.
 class WordCache {
  public:
   static constexpr size_t kLongest = 22, kMostTokens = 8;
@@ -22,11 +22,11 @@ class WordCache {
     uint8_t length = 0, tokens = 0;
     char word[kLongest];
     int32_t ids[kMostTokens];
-    uint8_t ends[kMostTokens];  // of the tokens, in the word
+    uint8_t ends[kMostTokens];  // end of each token, in bytes of the word
   };
   static_assert(sizeof(Entry) == 64);
 
-  // The place of a word of 1 to kLongest bytes, whether or not it holds that word.
+  // The slot of a word of 1 to kLongest bytes; it may contain another word.
   Entry& place(std::string_view word) {
     if (entries_.empty()) entries_.resize(kPlaces);
     return entries_[hash_of(word) & (kPlaces - 1)];
@@ -39,11 +39,11 @@ class WordCache {
 
 class Bpe {
  public:
-  // Room for one word.
+  // Working memory for one word, reused from word to word.
   struct Scratch {
     struct Symbol {
       int32_t id;
-      uint32_t begin, end;  // bytes of the word; an empty one has gone
+      uint32_t begin, end;  // bytes of the word; an empty range: merged into another symbol
       int32_t before, after;
     };
     struct Candidate {
@@ -57,26 +57,27 @@ class Bpe {
     WordCache cache;
   };
 
-  // Throws UserError for what is no BPE model or has a setting that is not supported. Takes the lists out of the file.
-  // Words of a byte-level model are bytes.
+  // Throws UserError for another kind of model and for an unsupported setting. Moves the lists out of `file`. The words
+  // of a byte-level model are bytes.
   Bpe(const JsonNode& model, TokenizerFile& file, bool is_byte_level);
 
-  // Appends a word's tokens. No id is one of `blocked` (empty: none is), but for that of unknown characters. A scratch
-  // is for one set of blocked ids only.
+  // Appends a word's tokens. It does not use `blocked` ids (empty: none is blocked), except the id for unknown
+  // characters. Use one Scratch for one set of blocked ids only, because of its cache.
   void encode(const Piece& word, const std::vector<bool>& blocked, Scratch& scratch, Tokens& tokens) const;
 
   const Pieces& pieces() const { return pieces_; }
-  // Whether some word gives it, by merges or as a whole; whether words are made of it in the end.
+  // may_give: some word produces this id, by merges or as a whole. is_elementary: words are split into such ids before
+  // merging.
   bool may_give(int32_t id) const;
   bool is_elementary(int32_t id) const;
-  uint64_t checksum(uint64_t before) const;  // of all that decides on ids
+  uint64_t checksum(uint64_t before) const;  // of everything that determines ids
 
  private:
   struct Merge {
-    uint32_t rank = UINT32_MAX;  // the lowest is made first
+    uint32_t rank = UINT32_MAX;  // the lowest is applied first
     int32_t id = -1;
   };
-  class Merges {  // of two ids
+  class Merges {  // merges by pair of ids
    public:
     void reserve(size_t count);
     void set(int32_t left, int32_t right, Merge merge);
@@ -111,13 +112,14 @@ class Bpe {
   Merges merges_;
   std::string name_, unknown_text_;
   bool is_byte_level_, has_unknown_ = false, fuses_unknown_, byte_fallback_, ignores_merges_;
-  bool cuts_at_spaces_ = false;  // no merge joins anything with a U+2581 behind it
+  bool cuts_at_spaces_ = false;  // no merge crosses the beginning of a run of U+2581
   int32_t unknown_ = -1;
-  int32_t byte_ids_[256];       // of bytes in a byte-level model, else of <0xNN>; -1: none
-  std::vector<int32_t> pages_;  // of characters: page_of_[character >> 8], 256 ids each; the first has none
+  int32_t byte_ids_[256];  // byte-level model: ids of bytes, else of <0xNN>; -1: none
+  // Ids of characters: page_of_[character >> 8], pages of 256 ids; the first page is empty.
+  std::vector<int32_t> pages_;
   std::vector<uint16_t> page_of_;
-  std::vector<bool> is_result_;     // of a merge
-  std::vector<std::string> words_;  // the pieces of a byte-level model that ignores merges, as bytes
+  std::vector<bool> is_result_;     // ids that a merge produces
+  std::vector<std::string> words_;  // pieces of a byte-level model that ignores merges, as bytes
   TextTable whole_words_;
   uint64_t checksum_ = 0;
 };

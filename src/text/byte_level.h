@@ -1,5 +1,5 @@
-// The characters by which byte-level BPE writes bytes: printable ones stand for themselves, the others for those from
-// U+0100 on, so that a space is U+0120.
+// The characters with which byte-level BPE writes bytes. Printable bytes are written as themselves, the others as
+// characters from U+0100 on; a space is U+0120.
 #pragma once
 
 #include <cstdint>
@@ -7,8 +7,8 @@
 namespace rankfold {
 
 struct ByteLevelTable {
-  uint32_t character[256];  // of a byte
-  int16_t byte[0x144];      // of a character; -1: of none
+  uint32_t character[256];  // for each byte
+  int16_t byte[0x144];      // for each character; -1: none
   constexpr ByteLevelTable() : character(), byte() {
     for (int16_t& b : byte) b = -1;
     uint32_t next = 0x100;

@@ -1,4 +1,4 @@
-// A value of tokenizer.json with the name of its place, so that whatever is refused is refused by name.
+// A value of tokenizer.json together with its path in the file, for error messages.
 #pragma once
 
 #include "core/check.h"
@@ -27,7 +27,7 @@ class JsonNode {
     fail(place_, ": expected ", expected..., ", got ", brief(*value_));
   }
 
-  // Of an object; a key that it lacks is null.
+  // Member of an object; a missing key gives null.
   JsonNode operator[](const char* key) const {
     static const nlohmann::json none;
     if (!value_->is_object()) refuse("an object");
@@ -42,7 +42,7 @@ class JsonNode {
     return nodes;
   }
 
-  // A setting that is not known could change what comes out.
+  // Throws UserError for any other key: an unknown setting could change the result.
   void expect_only(std::initializer_list<const char*> keys) const {
     if (!value_->is_object()) refuse("an object");
     for (const auto& [key, value] : value_->items())

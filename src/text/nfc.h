@@ -1,12 +1,12 @@
-// Unicode's normal form C, by the tables of PyPI's tokenizers.
+// Unicode normalisation form C, by the tables of the Python package tokenizers.
 #pragma once
 
 #include "text/aligned_text.h"
 
 namespace rankfold {
 
-// Replaces what `changed` holds by the piece in NFC, in which all that was composed anew has the range of all that it
-// was composed of. False where the piece is in NFC already; what `changed` holds is then of no use.
+// Sets `changed` to the piece in NFC. A composed character has the range of all characters that it was composed of.
+// Returns false where the piece is already in NFC; `changed` is then undefined.
 bool to_nfc(const Piece& piece, AlignedText& changed);
 
 }  // namespace rankfold

@@ -1,4 +1,4 @@
-// Changes a text before it is cut into words: tokenizer.json's "normalizer".
+// Changes a text before it is split into words: tokenizer.json's "normalizer".
 #pragma once
 
 #include "text/aligned_text.h"
@@ -13,16 +13,16 @@ namespace rankfold {
 
 class Normalizer {
  public:
-  // Room for what one text becomes.
+  // Working memory for one text, reused from text to text.
   struct Scratch {
     AlignedText texts[2];
     std::vector<Match> parts;
   };
 
-  // NFC, Prepend, Replace, Sequence or null. Throws UserError for others.
+  // Supports NFC, Prepend, Replace, Sequence and null. Throws UserError for others.
   static Normalizer of(const JsonNode& node);
 
-  // The piece, changed or not; it lies in `scratch` where it is. Throws UserError where it grows too long.
+  // Returns the piece, or the changed one, which refers to `scratch`. Throws UserError where the text becomes too long.
   Piece apply(Piece piece, Scratch& scratch) const;
 
  private:
@@ -35,15 +35,15 @@ class Normalizer {
   std::vector<Step> steps_;
 };
 
-// Replaces what `changed` holds by the piece with `content` in place of each match, which has the range of the match's
-// last character. False where there is no match. Throws UserError where it grows too long.
+// Sets `changed` to the piece with each match replaced by `content`, which gets the range of the match's last
+// character. Returns false where there is no match. Throws UserError where the text becomes too long.
 bool replace(const Piece& piece, const Pattern& pattern, std::string_view content, AlignedText& changed,
              std::vector<Match>& parts);
 
 // {"String": "text"} or {"Regex": "expression"}
 Pattern read_pattern(const JsonNode& node);
 
-// Of one text, and of what normalising makes of it.
+// Limits in bytes of a text, and of the normalised text.
 inline constexpr size_t kLongestInput = 8 << 20;
 inline constexpr size_t kLongestNormalized = 4 * kLongestInput;
 

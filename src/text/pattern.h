@@ -1,4 +1,4 @@
-// What a normaliser replaces and a pre-tokenizer cuts at: a text or a regular expression.
+// A text or regular expression, for the replacements of a normaliser and the splits of a pre-tokenizer.
 #pragma once
 
 #include "text/scanners.h"
@@ -12,18 +12,18 @@ struct pcre2_real_code_8;
 
 namespace rankfold {
 
-// Finds what PyPI's tokenizers finds, which uses Oniguruma. Expressions of known families are read by scanners, others
-// by PCRE2: there, characters newer than PCRE2's own Unicode are of no category. Thread safe.
+// Finds the same matches as the Python package tokenizers, which uses Oniguruma. Scanners implement the expressions of
+// known model families; PCRE2 handles others. PCRE2 gives no category to characters newer than its own Unicode version.
+// Thread safe.
 class Pattern {
  public:
   static Pattern of_text(std::string text);
-  // Throws UserError, which begins with `key`, for an expression that is none, that the two read differently (\w, ^, $,
-  // sets in sets, ...), that matches no characters at all, or that is too long.
-  enum class By { kScanner, kPcre2 };  // the latter also for those that have a scanner
+  // Throws UserError, which begins with `key`, for an invalid expression and one that is too long. Also for one that
+  // matches the empty text, or that PCRE2 and Oniguruma read differently (\w, ^, $, nested sets, ...).
+  enum class By { kScanner, kPcre2 };  // kPcre2: use PCRE2 even if there is a scanner
   static Pattern of_regex(const std::string& key, const std::string& regex, By by = By::kScanner);
 
-  // Replaces what `parts` holds by all parts of a text in UTF-8, in order. Throws UserError where an expression takes
-  // too long.
+  // Sets `parts` to all parts of a UTF-8 text, in order. Throws UserError where the expression takes too long.
   void find(std::string_view text, std::vector<Match>& parts) const;
 
  private:
@@ -35,7 +35,7 @@ class Pattern {
   std::shared_ptr<pcre2_real_code_8> code_;
 };
 
-// The expression as PCRE2 reads it, for the same matches. Throws as of_regex() does.
+// Translates the expression into PCRE2's syntax, for the same matches. Throws like of_regex().
 std::string translated_regex(const std::string& key, std::string_view regex);
 
 }  // namespace rankfold

@@ -1,4 +1,4 @@
-// The pieces of a vocabulary by text and by id.
+// The entries (pieces) of a vocabulary, by text and by id.
 #pragma once
 
 #include <cstdint>
@@ -9,16 +9,16 @@
 
 namespace rankfold {
 
-// A hash that a stranger's file cannot be made against: it differs from one process to the next.
+// A hash with a random seed for each process, so that an untrusted file cannot cause collisions.
 uint64_t hash_of(std::string_view text);
 uint64_t hash_of(uint64_t number);
 
-// From texts to numbers of 0 or more. Does not own the texts.
+// A hash map from texts to numbers of 0 or more. Does not own the texts.
 class TextTable {
  public:
   void reserve(size_t count);
-  bool insert(std::string_view text, int32_t number);  // false where the text is there already
-  int32_t find(std::string_view text) const;           // -1: is not there
+  bool insert(std::string_view text, int32_t number);  // false: the text exists already
+  int32_t find(std::string_view text) const;           // -1: not found
 
  private:
   struct Slot {
@@ -32,13 +32,13 @@ class TextTable {
 
 class Pieces {
  public:
-  // Throws UserError, which begins with `name`, for a piece or an id that is given twice.
+  // Throws UserError, which begins with `name`, for a duplicate piece or id.
   Pieces(std::vector<std::pair<std::string, int32_t>> pieces, const std::string& name);
   Pieces(const Pieces&) = delete;
   Pieces& operator=(const Pieces&) = delete;
 
   int32_t find(std::string_view text) const { return table_.find(text); }
-  const std::string& text(int32_t id) const { return texts_[static_cast<size_t>(id)]; }  // of an id below size()
+  const std::string& text(int32_t id) const { return texts_[static_cast<size_t>(id)]; }  // requires an id below size()
   bool has(int32_t id) const { return id >= 0 && id < size() && is_piece_[static_cast<size_t>(id)]; }
   int32_t size() const { return static_cast<int32_t>(texts_.size()); }  // 1 + the highest id
   int32_t count() const { return count_; }

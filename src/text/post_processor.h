@@ -1,4 +1,4 @@
-// What belongs before and after a text: tokenizer.json's "post_processor".
+// The ids to put before and after a text: tokenizer.json's "post_processor".
 #pragma once
 
 #include "text/json_node.h"
@@ -11,7 +11,8 @@ namespace rankfold {
 struct BeforeAndAfter {
   std::vector<int32_t> before, after;
 
-  // ByteLevel, TemplateProcessing, Sequence or null. Throws UserError for others and for ids of `size` or more.
+  // Supports ByteLevel, TemplateProcessing, Sequence and null. Throws UserError for others, and for ids of `size` or
+  // more.
   static BeforeAndAfter of(const JsonNode& node, int32_t size);
 };
 

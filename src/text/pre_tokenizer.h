@@ -1,4 +1,4 @@
-// Cuts a text into the words that the model encodes one by one: tokenizer.json's "pre_tokenizer".
+// Splits a text into words, which the model encodes separately: tokenizer.json's "pre_tokenizer".
 #pragma once
 
 #include "text/aligned_text.h"
@@ -11,14 +11,14 @@
 
 namespace rankfold {
 
-// What happens to the parts that a pattern matches.
+// What happens to the matches of a pattern, as in the Python package tokenizers.
 enum class Behavior { kRemoved, kIsolated, kMergedWithPrevious, kMergedWithNext, kContiguous };
-// Joins parts as the behaviour says; of kRemoved the matches are what falls away.
+// Merges parts as the behaviour requires. For kRemoved, the caller skips the matches.
 void join_parts(std::vector<Match>& parts, Behavior behavior);
 
 class PreTokenizer {
  public:
-  // Room for what the steps make of one text.
+  // Working memory for one text, reused from text to text.
   struct Scratch {
     struct Level {
       std::vector<Match> parts;
@@ -28,10 +28,10 @@ class PreTokenizer {
     std::vector<Level> levels;
   };
 
-  // Split, ByteLevel, Digits, Punctuation, Metaspace, Sequence or null. Throws UserError for others.
+  // Supports Split, ByteLevel, Digits, Punctuation, Metaspace, Sequence and null. Throws UserError for others.
   static PreTokenizer of(const JsonNode& node);
 
-  // Words are then bytes, for which a file's pieces have the characters of byte_level.h.
+  // Whether words are bytes. Pieces in the file then have the characters of byte_level.h.
   bool is_byte_level() const { return byte_level_ < steps_.size(); }
 
   // Calls take(Piece) for each word, in order.
@@ -46,9 +46,9 @@ class PreTokenizer {
     enum Kind { kSplit, kByteLevel, kNumeric, kPunctuation, kMetaspace } kind;
     Behavior behavior = Behavior::kIsolated;
     Pattern pattern = Pattern::of_text("");
-    bool inverts = false;                                // what lies between the matches are the matches
-    bool cuts = true;                                    // at the pattern
-    bool adds_prefix = false;                            // ByteLevel: a space before each piece that has none
+    bool inverts = false;                                // the text between matches counts as the match
+    bool cuts = true;                                    // split at the pattern
+    bool adds_prefix = false;                            // ByteLevel: add a space before each piece without one
     enum { kNever, kFirst, kAlways } prepends = kNever;  // Metaspace
     std::string replacement = {};
   };
@@ -73,7 +73,7 @@ class PreTokenizer {
   Piece cut(size_t number, const Piece& piece, Scratch::Level& level) const;  // into level.parts
   void find(const Step& step, std::string_view text, std::vector<Match>& parts) const;
   std::vector<Step> steps_;
-  size_t byte_level_ = SIZE_MAX;  // the step
+  size_t byte_level_ = SIZE_MAX;  // index of the ByteLevel step; SIZE_MAX: none
 };
 
 }  // namespace rankfold

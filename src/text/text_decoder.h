@@ -1,4 +1,4 @@
-// Ids to text: tokenizer.json's "decoder".
+// Converts ids to text: tokenizer.json's "decoder".
 #pragma once
 
 #include "text/json_node.h"
@@ -13,28 +13,28 @@
 
 namespace rankfold {
 
-// The settings, in the order in which they are carried out.
+// Settings of the decoder, in the order of execution.
 struct DecoderSettings {
-  // ByteLevel; or Metaspace; or a Sequence of Replace, ByteFallback, then Metaspace or Fuse and Strip, each of which
-  // may be missing; or null. Throws UserError for others.
+  // Supports ByteLevel, Metaspace, null, or a Sequence: Replace, ByteFallback, then Metaspace or Fuse and Strip, each
+  // optional. Throws UserError for others.
   static DecoderSettings of(const JsonNode& node);
 
-  bool is_none = true;  // pieces with spaces between
+  bool is_none = true;  // null: pieces are separated by spaces
   bool is_byte_level = false;
-  std::vector<std::pair<std::string, std::string>> replaced;  // in each piece
-  bool byte_fallback = false;      // <0xNN> is a byte; a run of them that is no UTF-8 is a U+FFFD for each
-  std::string space_mark;          // Metaspace: this is a space,
-  bool drops_first_marks = false;  // but nothing in the first piece
-  std::string stripped;            // Strip: this character is dropped at the begin of the text,
-  size_t most_stripped = 0;        // so often at most
+  std::vector<std::pair<std::string, std::string>> replaced;  // replacements in each piece
+  bool byte_fallback = false;      // <0xNN> is a byte; an invalid UTF-8 run gives one U+FFFD for each byte
+  std::string space_mark;          // Metaspace: text that stands for a space
+  bool drops_first_marks = false;  // Metaspace: remove it from the first piece
+  std::string stripped;            // Strip: character to remove at the beginning of the text
+  size_t most_stripped = 0;        // Strip: at most so many times
 
-  std::string of_piece(std::string_view piece) const;  // its bytes: what precedes the byte fallback
+  std::string of_piece(std::string_view piece) const;  // decoded bytes, before the byte fallback
 };
 
-// One decoded text after the other.
+// Decodes one text after another.
 class TextDecoder : public IncrementalDecoder {
  public:
-  // Of each id; null: it has no text. The settings must stay.
+  // Returns the decoded piece of an id; null: the id has no text. The settings must outlive the decoder.
   using PieceOf = std::function<const std::string*(int32_t id)>;
   TextDecoder(const DecoderSettings& settings, PieceOf decoded_piece)
       : settings_(settings), piece_of_(std::move(decoded_piece)) {}
@@ -47,8 +47,8 @@ class TextDecoder : public IncrementalDecoder {
 
   const DecoderSettings& settings_;
   PieceOf piece_of_;
-  std::string held_;   // bytes that are not yet a text
-  size_t pieces_ = 0;  // put so far
+  std::string held_;   // bytes that are not output yet
+  size_t pieces_ = 0;  // pieces so far
   size_t stripped_ = 0;
   bool may_strip_ = true;
 };

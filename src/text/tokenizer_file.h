@@ -1,4 +1,4 @@
-// tokenizer.json as it stands: the long lists apart, the rest as JSON.
+// The parsed tokenizer.json: the two long lists separately, the rest as JSON.
 #pragma once
 
 #include <nlohmann/json.hpp>
@@ -15,11 +15,11 @@ struct TokenizerFile {
   std::string name;                                         // for errors
   nlohmann::json settings;                                  // without model.vocab and model.merges
   std::vector<std::pair<std::string, int32_t>> vocabulary;  // pieces and their ids
-  std::vector<std::pair<std::string, std::string>> merges;  // the first to be made first
+  std::vector<std::pair<std::string, std::string>> merges;  // in the order of priority
 };
 
-// A stranger's file costs time and memory in proportion to its size, which is bounded. Throws UserError for what is no
-// tokenizer.json; values other than the lists are not looked at.
+// Reads an untrusted file in time and memory proportional to its size, which is limited. Throws UserError for a file
+// that is not a tokenizer.json. It does not check values other than the lists.
 TokenizerFile read_tokenizer_file(const std::filesystem::path& path);
 
 // Gemma 3's file has 33 MB with 262,144 pieces and 514,906 merges.

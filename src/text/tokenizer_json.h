@@ -1,4 +1,4 @@
-// Hugging Face's tokenizer.json: BPE, byte-level or with byte fallback, as the families of decoder models have it.
+// Reads Hugging Face's tokenizer.json with BPE, byte-level or with byte fallback, as decoder models have it.
 #pragma once
 
 #include "text/vocabulary.h"
@@ -9,11 +9,11 @@
 
 namespace rankfold {
 
-// Gives the ids that PyPI's tokenizers gives. Throws UserError, which names the file, the key, what was expected and
-// what stands there, for every type and setting that it does not know, and for a file, a list or a piece beyond any
-// real one. Truncation and padding, where saved, are passed over. The file is a stranger's.
-// `more`: tokens that other files of the folder name, by their ids; those that the file lacks are added, as
-// transformers does.
+// Returns a vocabulary with the same ids as the Python package tokenizers. Ignores saved truncation and padding. The
+// file is untrusted. Throws UserError for every unknown type and setting, and for a file, list or piece beyond the size
+// limits. The message names the file, the key, what was expected and what was found.
+// `more`: tokens that other files of the folder define, by id. Those that the file lacks are added, as transformers
+// does.
 std::shared_ptr<const Vocabulary> read_tokenizer_json(const std::filesystem::path& path,
                                                       const std::vector<AddedToken>& more = {});
 

@@ -1,5 +1,6 @@
-// A look at a sentencepiece model before sentencepiece sees it: what Debian's 0.1.97 reads or writes out of bounds for
-// (long pieces, nested ones, broken or circular normaliser tables), and what takes it more than a second or so.
+// Checks a sentencepiece model before sentencepiece reads it. Debian's sentencepiece 0.1.97 accesses memory out of
+// bounds for some files (long pieces, nested ones, broken or circular normaliser tables). Others take it more than
+// about a second.
 #pragma once
 
 #include <cstddef>
@@ -8,7 +9,8 @@
 
 namespace rankfold {
 
-// Gives how many bytes the normaliser makes of one at most. Throws UserError that begins with `name`.
+// Returns the largest number of bytes that the normaliser produces from one byte. Throws UserError that begins with
+// `name`.
 size_t check_tokenizer_model(std::string_view bytes, const std::string& name);
 
 }  // namespace rankfold

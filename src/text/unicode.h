@@ -1,5 +1,5 @@
-// What PyPI's tokenizers and Python take a character for, as the tables of unicode_tables.cpp say, and reading UTF-8
-// that is known to be sound.
+// Character classes of the Python package tokenizers and of Python, from the tables of unicode_tables.cpp. Also
+// functions that read valid UTF-8.
 #pragma once
 
 #include <cstddef>
@@ -10,20 +10,21 @@
 
 namespace rankfold::unicode {
 
-// Of tokenizers. Those up to kLower are general categories by Unicode 16, as in its regular expressions.
+// Classes of the package tokenizers. Those up to kLower are general categories of Unicode 16, as in its regular
+// expressions.
 enum Property : uint16_t {
   kLetter = 1 << 0,
   kNumber = 1 << 1,
-  kSpace = 1 << 2,    // \s, which is Unicode's white space too
+  kSpace = 1 << 2,    // \s, the same as Unicode's white space
   kLineEnd = 1 << 3,  // \r and \n
   kMark = 1 << 4,
   kSymbol = 1 << 5,  // \p{P} and \p{S}
   kUpper = 1 << 6,   // \p{Lu} and \p{Lt}
   kLower = 1 << 7,
-  kNumeric = 1 << 8,      // of the pre-tokenizer Digits
-  kPunctuation = 1 << 9,  // of the pre-tokenizer Punctuation
-  kWord = 1 << 10,        // beside which a token with single_word is not found
-  kStable = 1 << 11,      // stays in NFC whatever stands before and behind it, and nothing moves across it
+  kNumeric = 1 << 8,      // split by the pre-tokenizer Digits
+  kPunctuation = 1 << 9,  // split by the pre-tokenizer Punctuation
+  kWord = 1 << 10,        // a token with single_word is not found next to it
+  kStable = 1 << 11,      // unchanged by NFC in any context, and nothing is reordered across it
 };
 
 inline constexpr uint32_t kCharacters = 0x110000;
@@ -34,12 +35,12 @@ class Properties {
   static const Properties& get();
   static const Properties& of_python();  // text/python_characters.h
   uint16_t of(uint32_t character) const { return pages_[page_of_[character >> 8] << 8 | (character & 0xFF)]; }
-  // Of the character that begins at `text`, whose bytes become `length`.
+  // Properties of the character that begins at `text`. Sets `length` to its number of bytes.
   uint16_t at(const char* text, uint32_t& length) const;
 
  private:
   Properties(const uint32_t* runs, size_t count);
-  std::vector<uint16_t> pages_;  // those that differ, of 256 characters
+  std::vector<uint16_t> pages_;  // the distinct pages of 256 characters
   uint16_t page_of_[kCharacters >> 8];
 };
 
@@ -75,7 +76,7 @@ inline uint16_t Properties::at(const char* text, uint32_t& length) const {
 
 void append(uint32_t character, std::string& text);
 
-// The character at `at`, which moves to the next one.
+// Returns the character at `at`, and moves `at` to the next one.
 inline uint32_t next_character(std::string_view text, size_t& at) {
   uint32_t length = 0;
   const uint32_t character = character_at(text.data() + at, length);
@@ -83,7 +84,7 @@ inline uint32_t next_character(std::string_view text, size_t& at) {
   return character;
 }
 
-// The character before `at`, which moves to its first byte.
+// Returns the character before `at`, and moves `at` to its first byte.
 inline uint32_t previous_character(std::string_view text, size_t& at) {
   do --at;
   while (is_continuation(text[at]));
@@ -92,7 +93,7 @@ inline uint32_t previous_character(std::string_view text, size_t& at) {
 }
 
 size_t count_characters(std::string_view text);
-// Where the character stands that is `count` characters behind the one at `from`; text.size() beyond the end.
+// Position of the character `count` characters after `from`; text.size() beyond the end.
 size_t skip_characters(std::string_view text, size_t count, size_t from = 0);
 
 // The tables.

@@ -1,4 +1,5 @@
-// A tokenizer, whatever file it was read from: text to ids with the bytes that each stands for, and back. Thread safe.
+// A tokenizer, independent of its file format: text to ids, with the byte range of each id, and ids to text. Thread
+// safe.
 #pragma once
 
 #include <cstddef>
@@ -12,91 +13,96 @@
 
 namespace rankfold {
 
-// Of one text, in bytes. sentencepiece takes some 230 bytes of memory for each byte of the text after its normaliser.
+// The longest prompt in bytes, and the longest text after the normaliser of a tokenizer.model. sentencepiece takes
+// about 230 bytes of memory for each byte of the normalised text.
 inline constexpr size_t kLongestText = 1 << 20;
 
-// The files of a model folder that a vocabulary is read from; the first counts where both are there, as in
-// transformers.
+// Files of a model folder that contain a vocabulary. tokenizer.json takes precedence, as in transformers.
 inline constexpr const char *kTokenizerJson = "tokenizer.json", *kTokenizerModel = "tokenizer.model";
 
-// Bytes of a text, from `begin` to before `end`. Both lie between characters.
+// The bytes [begin, end) of a text. Both are character boundaries.
 struct TextRange {
   uint32_t begin = 0, end = 0;
   bool operator==(const TextRange&) const = default;
 };
 
-// Of one text. Ranges are in the order of the text and leave nothing out, with these exceptions:
-// - Tokens that are parts of one character all have the whole character.
-// - Where normalising composes characters, each token of the new character has all that it was composed of.
-// - A token of a character that was put in front (U+2581) has the character that follows it.
-// - Blanks that an added token takes from beside it belong to that token.
+// The tokens of one text. Ranges are in the order of the text and cover it completely, with these exceptions:
+// - Tokens that are parts of one character each have the range of the whole character.
+// - Where normalisation composes characters, each token of the new character has the range of all of them.
+// - A token of an inserted character (U+2581) has the range of the character that follows it.
+// - Blanks that an added token includes (lstrip, rstrip) belong to that token.
 struct Tokens {
   std::vector<int32_t> ids;
-  std::vector<TextRange> ranges;  // as many
+  std::vector<TextRange> ranges;  // one for each id
 };
 
-// Token that is looked for in the text itself, before it is cut into words.
+// A token that is searched for in the text before it is split into words.
 struct AddedToken {
   int32_t id = -1;
   std::string text;
   bool special = false;
-  bool single_word = false;  // found only where no letter or digit stands beside it
-  bool lstrip = false;       // takes the blanks before it
-  bool rstrip = false;       // and after it
-  bool normalized = false;   // looked for after the text is normalised
+  bool single_word = false;  // found only without a letter or digit next to it
+  bool lstrip = false;       // includes the blanks before it
+  bool rstrip = false;       // includes the blanks after it
+  bool normalized = false;   // searched for after normalisation
 };
 
-// Whose text it is, all of it.
+// Where a text comes from.
 enum class Spelling {
-  kAsFile,    // a chat template's: every added token that it spells
-  kUserText,  // a person's: no control token, however it is spelt
+  kAsFile,    // a chat template: all added tokens are recognised
+  kUserText,  // a person: control tokens are never recognised, only their letters
 };
 
-// Text of ids that come one by one. Characters of which a part may still follow are held back, so what push() gives is
-// UTF-8; put together it is what decode() gives.
+// Decodes ids one at a time. push() returns only complete characters, so its result is valid UTF-8. All results
+// together equal decode().
 class IncrementalDecoder {
  public:
   virtual ~IncrementalDecoder() = default;
   virtual std::string push(int32_t id) = 0;
-  virtual std::string finish() = 0;  // what is held back; begins a new text
+  virtual std::string finish() = 0;  // returns the rest and starts a new text
 };
 
+// Whether the text of control tokens appears in decoded text.
 enum class Controls { kHidden, kShown };
 
 class Vocabulary {
  public:
   virtual ~Vocabulary() = default;
 
-  // Replaces what `tokens` holds by those of the text alone: what belongs before and after a text is not put there.
-  // `users`: ranges that persons wrote, in order and apart from one another. No token that has bytes of them is a
-  // control token but the one for unknown characters. Throws UserError for what is no UTF-8 or too long (kLongestText
-  // is not); takes time in proportion to the text, times the logarithm of its longest word.
+  // Sets `tokens` to the tokens of a text, without those that belong before and after it. `users`: ranges that persons
+  // wrote, sorted and disjoint. No token with bytes in them is a control token, except the one for unknown characters.
+  // Throws UserError for text that is not UTF-8 or is too long. The limit is 8 MiB for a tokenizer.json. For a
+  // tokenizer.model it is kLongestText divided by the largest growth of its normaliser. Time is proportional to the
+  // text's length times the logarithm of the longest word's.
   virtual void encode(std::string_view text, std::span<const TextRange> users, Tokens& tokens) const = 0;
   void encode(std::string_view text, Spelling spelling, Tokens& tokens) const;
   Tokens encode(std::string_view text, Spelling spelling) const;
 
-  // Ids beyond the vocabulary (a padded embedding has such) have no text. The decoder must not outlive the vocabulary.
+  // Returns a decoder, which must not outlive the vocabulary. Ids beyond the vocabulary have no text; a padded
+  // embedding has such ids.
   virtual std::unique_ptr<IncrementalDecoder> decoder(Controls controls) const = 0;
   std::string decode(const std::vector<int32_t>& ids, Controls controls = Controls::kHidden) const;
 
-  virtual std::string piece(int32_t id) const = 0;  // as it stands in the file; empty for an id of none
+  virtual std::string piece(int32_t id) const = 0;  // as in the file; empty: no such id
   virtual std::optional<int32_t> id_of(std::string_view piece) const = 0;
-  virtual bool is_control(int32_t id) const = 0;  // special in the file, or one of with_control()
+  virtual bool is_control(int32_t id) const = 0;  // special in the file, or added by with_control()
   virtual const std::vector<AddedToken>& added_tokens() const = 0;
-  virtual int64_t size() const = 0;  // 1 + the highest id; of a tokenizer.model, without the tokens of other files
-  virtual uint64_t fingerprint() const = 0;  // where it is the same, so are the ids and ranges of every text
+  // 1 + the highest id. For a tokenizer.model, tokens of other files do not count.
+  virtual int64_t size() const = 0;
+  // Equal fingerprints give equal ids and ranges for every text.
+  virtual uint64_t fingerprint() const = 0;
 
-  // Ids that the file says belong before and after a text (bos, eos); often none.
+  // Ids to put before and after a text (bos, eos), according to the file; often none.
   virtual const std::vector<int32_t>& before() const = 0;
   virtual const std::vector<int32_t>& after() const = 0;
 
-  // The same vocabulary, where these tokens too are control tokens: eos, pad, ends of turn that other files name.
-  // Shares its memory. An id that every text needs, as that of a single byte, is passed over. Throws UserError for an
-  // id of no token.
+  // Returns the same vocabulary with more control tokens: eos, pad and ends of turn that other files name. It shares
+  // memory with this one. Ids that every text needs, such as those of single bytes, are ignored. Throws UserError for
+  // an id without a token.
   virtual std::shared_ptr<const Vocabulary> with_control(const std::vector<int32_t>& ids) const = 0;
 };
 
-// Whether any of the ranges has a byte of [begin, end).
+// Whether any range has a byte in [begin, end). `ranges` are sorted and disjoint.
 inline bool has_part_of(std::span<const TextRange> ranges, size_t begin, size_t end) {
   size_t low = 0, high = ranges.size();
   while (low < high) {  // the first that ends behind `begin`

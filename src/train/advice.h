@@ -1,4 +1,4 @@
-// What a plan advises: the guide's choice of a method by the amount of data, and newer evidence beside the settings.
+// The advice in a plan: a method for this amount of data, and published findings compared with the settings.
 #pragma once
 
 #include "rankfold/config.h"

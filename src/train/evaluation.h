@@ -1,5 +1,5 @@
 // Evaluation while a run trains: when it is due, the metrics and sample answers of the held-out rows, and which step is
-// the best so far. Knows no files: train/run_folder.h keeps what is found here.
+// the best so far. It writes no files; train/run_folder.h does.
 #pragma once
 
 #include "rankfold/causal_lm.h"
@@ -18,25 +18,25 @@ namespace rankfold {
 
 // The best step so far, as a checkpoint keeps it.
 struct Best {
-  std::string rows = {};    // checksum of the held-out rows that it was found on; empty: nothing was evaluated
-  std::string metric = {};  // by which it is the best: "eval_loss"
+  std::string rows = {};    // checksum of the held-out rows; empty: nothing was evaluated
+  std::string metric = {};  // the metric that is compared: "eval_loss"
   std::optional<double> value = {};
   int64_t step = 0;          // 0: none, and no value
-  int64_t without_gain = 0;  // evaluations since one that was better by more than early_stopping_threshold
+  int64_t without_gain = 0;  // evaluations since the last gain of more than early_stopping_threshold
 };
 std::string text_of(const Best& best);  // "best eval_loss 1.2500 at step 40"; empty where there is none
 
 class Evaluation {
  public:
-  // `config` is to outlive it. `most_tokens`: of a batch, unless a single row has more; with those of the run's largest
-  // micro-batch the memory plan of the training holds. Throws UserError where the settings ask for held-out rows that
-  // are not there, or for what eval_strategy no does not do.
+  // `config` must outlive it. `most_tokens`: the limit of a batch, unless a single row has more. With the tokens of the
+  // run's largest micro-batch, evaluation stays within the memory plan. Throws UserError if the settings need held-out
+  // rows but there are none, or need an evaluation although eval_strategy is no.
   Evaluation(std::optional<Dataset> rows, const TrainConfig& config, const StepPlan& plan, int64_t most_tokens);
 
-  bool is_due(int64_t step) const;  // after this step, 0: before the first
-  int64_t steps_between() const;    // where it goes by steps, else 0
-  int64_t interval() const;         // steps from one to the next, also where it goes by epochs; 0: there is none
-  int64_t count() const;            // of a run that goes to its last step
+  bool is_due(int64_t step) const;  // after this step; 0: before the first
+  int64_t steps_between() const;    // steps between evaluations with eval_strategy steps, else 0
+  int64_t interval() const;         // steps between evaluations, also with eval_strategy epoch; 0: there is none
+  int64_t count() const;            // evaluations of a run that goes to its last step
   int64_t rows_per_batch() const;
 
   // eval_loss, eval_runtime (seconds), eval_samples_per_second, eval_steps_per_second, as transformers names them.
@@ -45,12 +45,12 @@ class Evaluation {
   // Answers to the first rows that have a prompt, greedily. None where the model has no tokenizer. Throws Stopped.
   std::vector<SampleAnswer> answers(const CausalLM& model, int64_t step, const Stop& stop) const;
 
-  // Forgets a best that was found on other rows or by another metric; true where there was one.
+  // Resets a best step that was found on other rows or by another metric; returns whether there was one.
   bool begin(Best& best) const;
-  // Takes an evaluation's rows of the log into account; true where the step is the best so far. One whose metric is not
-  // finite never is. Throws UserError where no row has the metric.
+  // Updates the best step from an evaluation's log rows; returns whether this step is the best so far. A step whose
+  // metric is not finite never is. Throws UserError if no row has the metric.
   bool update(Best& best, int64_t step, const std::vector<LogRow>& rows) const;
-  bool ends_run(const Best& best) const;  // early_stopping_patience is at its end
+  bool ends_run(const Best& best) const;  // early stopping: early_stopping_patience is used up
 
  private:
   std::optional<Dataset> rows_;

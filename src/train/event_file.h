@@ -1,5 +1,5 @@
-// A run's event file for TensorBoard, below output_dir/runs: a record for each row of the log, and nothing else. Not for
-// several threads. What cannot be written is said once and comes with a later row: it does not end a run.
+// A run's event file for TensorBoard, below output_dir/runs, with a record for each row of the log. Not thread-safe.
+// A failed write does not end a run: it is reported once, and the records are written with a later row.
 #pragma once
 
 #include "rankfold/trainer.h"
@@ -16,8 +16,8 @@ class EventFile {
   // `folder`: output_dir.
   EventFile(const std::filesystem::path& folder, std::function<void(const std::string&)> say);
 
-  // Writes a file of these rows and removes the event files of runs before. Rows that those had keep their time. The name
-  // is a later one, so that a TensorBoard that is open goes on to it.
+  // Writes a new file of these rows and removes older event files. Rows that the old files had keep their time. The new
+  // name sorts after the old ones, so a running TensorBoard continues with it.
   void begin(const std::vector<LogRow>& rows);
   void add(const std::vector<LogRow>& rows);  // all rows so far, of which the last is new
 
@@ -31,7 +31,7 @@ class EventFile {
   bool is_behind_ = false;     // rows are missing in the file
 };
 
-// How a metric of the log is called in TensorBoard: train/loss, eval/loss for eval_loss, a name of a caller's as it is.
+// The TensorBoard tag of a metric: train/loss for loss, eval/loss for eval_loss; a caller's own name stays as it is.
 std::string tag_of(const std::string& metric);
 
 }  // namespace rankfold

@@ -1,5 +1,5 @@
-// What came before a run: the adapters that it and its parents started from, and the run that made its base. Stands in
-// run.json and in the manifests of checkpoints and results (docs/formats.md), and is what a model card tells.
+// The lineage of a run: the adapters that it and its parents started from, and the run that wrote its base. It is in
+// run.json, in the manifests of checkpoints and results (docs/formats.md), and in the model card.
 #pragma once
 
 #include <nlohmann/json_fwd.hpp>
@@ -12,10 +12,10 @@
 
 namespace rankfold {
 
-// In the manifest of a result that holds the values of another step than the run's last: that step.
+// Key in a result's manifest: the step of its values, if that is not the run's last step.
 inline constexpr const char* kStepOfValues = "step_of_values";
 
-// A folder that a run started from. Without a run_id and a step where no run of ours has written it.
+// A folder that a run started from. run_id and step are empty if lora-train did not write it.
 struct Ancestor {
   std::string path;  // as it was given
   std::string run_id = {};
@@ -25,15 +25,15 @@ struct Ancestor {
 
 struct Lineage {
   std::vector<Ancestor> parents;  // adapters: the run's own, then that one's, ...
-  std::optional<Ancestor> base;   // where a run of ours has made it
+  std::optional<Ancestor> base;   // if a run of lora-train wrote it
 };
 
-// Of a run on this base that starts from this adapter (empty: from a new one, or from the base). UserError or
-// StorageError where the adapter cannot be read.
+// The lineage of a run on this base that starts from this adapter (empty: a new adapter, or the base itself). Throws
+// UserError or StorageError if the adapter cannot be read.
 Lineage lineage_of(const std::filesystem::path& base, const std::filesystem::path& adapter);
 
-nlohmann::json lineage_json(const Lineage& lineage);  // an object; without what there is none of
-// Of run.json or a manifest. What is not as we write it counts as not there.
+nlohmann::json lineage_json(const Lineage& lineage);  // an object; it leaves out empty parts
+// From run.json or a manifest. Parts in another format count as absent.
 Lineage read_lineage(const nlohmann::json& facts);
 
 }  // namespace rankfold

@@ -1,4 +1,4 @@
-// Rows of a run's log, and how they stand in files: step, epoch, then the metrics by name.
+// Rows of a run's log, and their format in files: step, epoch, then the metrics by name.
 #pragma once
 
 #include "rankfold/trainer.h"
@@ -17,9 +17,9 @@ bool is_of_evaluation(const LogRow& row);      // has a metric whose name begins
 // Orders the metrics: those of training as in LogRow, then the others by name. Fills the members that they belong to.
 LogRow make_row(int64_t step, double epoch, std::vector<Metric> metrics);
 
-LogRow read_row(const nlohmann::json& row);  // throws nlohmann's exceptions where it is none
+LogRow read_row(const nlohmann::json& row);  // throws nlohmann's exceptions if it is not a row
 nlohmann::ordered_json row_json(const LogRow& row);
-// Without what depends on the machine: equal runs give equal rows.
+// Without the metrics that depend on the machine: equal runs give equal rows.
 nlohmann::ordered_json repeatable_row_json(const LogRow& row);
 std::string log_line(const LogRow& row);
 std::string log_lines(const std::vector<LogRow>& rows);

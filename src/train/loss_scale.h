@@ -1,5 +1,5 @@
 // The factor on a float16 model's loss that keeps small gradients from vanishing (Micikevicius et al. 2018), with the
-// numbers of torch.amp.GradScaler. A power of two: what is scaled back is exact.
+// numbers of torch.amp.GradScaler. It is a power of two, so dividing by it is exact.
 #pragma once
 
 #include <algorithm>
@@ -11,7 +11,7 @@ struct LossScale {
   static constexpr double kStart = 65536;
   static constexpr int64_t kGrowthSteps = 2000;
 
-  double value = 1;   // 1: the model needs none, or nothing is left to take back
+  double value = 1;   // 1: the model needs no scale, or the scale cannot fall further
   int64_t steps = 0;  // without an overflow since it last changed
 
   void overflowed() { value = std::max(1.0, value / 2), steps = 0; }

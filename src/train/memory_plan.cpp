@@ -2,6 +2,7 @@
 
 #include "core/check.h"
 #include "core/memory.h"
+#include "core/number_text.h"
 #include "ops/augmented.h"
 #include "ops/rowwise.h"
 
@@ -199,14 +200,6 @@ int64_t add_weights(Model& model, const at::Tensor& values, MemoryPlan& plan) {
 }
 
 }  // namespace
-
-std::string bytes_text(int64_t bytes) {
-  const bool large = bytes >= int64_t{1} << 30;
-  std::ostringstream out;
-  out << std::fixed << std::setprecision(large ? 2 : 0) << std::ldexp(static_cast<double>(bytes), large ? -30 : -20)
-      << (large ? " GiB" : " MiB");
-  return out.str();
-}
 
 std::string MemoryPlan::table() const {
   std::ostringstream text;

@@ -4,6 +4,7 @@
 #include "core/check.h"
 #include "core/config.h"
 #include "core/number_text.h"
+#include "io/dtype.h"
 #include "model/model.h"
 
 #include <torch/headeronly/version.h>
@@ -113,8 +114,8 @@ class Card {
     out_ << "## Model Details\n\n- **Model type:** " << model_.config.architecture << ", causal language model\n"
          << "- **Finetuned from model:** " << code(base_) << ", whose weights have the checksum "
          << code(fact("base_model")) << "\n- **Trained parameters:** " << adapter_.parameter_count() << "\n"
-         << "- **Computed in:** " << fact("dtype") << "\n";
-    if (!model_.storage_text.empty()) out_ << "- **Base quantised to:** " << model_.storage_text << "\n";
+         << "- **Computed in:** " << model_dtype_name(model_.dtype) << "\n";
+    if (model_.storage) out_ << "- **Base quantised to:** " << text_of(*model_.storage) << "\n";
     if (const auto& base = facts_.lineage.base) out_ << "- **Base made by:** " << run_of(*base) << "\n";
     if (facts_.lineage.parents.empty()) {
       out_ << "- **Parent:** none; the run began with " << (is_full() ? "the base's values" : "a new adapter")
@@ -144,6 +145,7 @@ class Card {
               "tokenizer = AutoTokenizer.from_pretrained(\"THIS_FOLDER\")\n```\n\n";
     } else {
       out_ << "    lora-generate --model_name_or_path " << shell_word(base_)
+           << (model_.storage ? " " + flags_of(*model_.storage) : "")
            << " --adapter_name_or_path THIS_FOLDER --prompt \"...\"\n\nIn Python, with PEFT:\n\n"
               "```python\nfrom peft import PeftModel\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
            << "base = AutoModelForCausalLM.from_pretrained(" << quoted(base_) << ")\n"

@@ -1,5 +1,5 @@
-// The model card of a run: README.md beside its checkpoints and its result, for people and for Hugging Face's tools. Equal
-// runs have equal cards: no dates, no speeds, nothing of the machine.
+// The model card of a run: README.md beside its checkpoints and its result, for people and for Hugging Face's tools.
+// Equal runs have equal cards: no dates, no speeds, nothing of the machine.
 #pragma once
 
 #include "rankfold/trainer.h"
@@ -14,10 +14,10 @@
 
 namespace rankfold {
 
-// What a card tells. All is to outlive the call.
+// The contents of a card. All references must be valid during the call.
 struct CardFacts {
   const Stepper& steps;
-  int64_t step_of_values;  // of the values beside the card: of a checkpoint its own, of a result maybe the best
+  int64_t step_of_values;  // the step of the values beside the card; for a result perhaps the best step
   const TrainConfig& config;
   const std::vector<LogRow>& rows;
   const Best& best;

@@ -14,11 +14,11 @@ namespace rankfold {
 
 class AdamW {
  public:
-  // `model` is the one the adapter is attached to: with kernels, a step also writes what they read of the adapter.
+  // `model`: the one that the adapter is attached to. With kernels, a step also writes the low-precision copies.
   AdamW(const CausalLM& model, const Adapter& adapter);
 
-  // Scales the gradient, which is that of the loss times loss_scale, back and down to max_norm where it is longer (0:
-  // never), at the latest in step(); returns the norm in between.
+  // Divides the gradient by loss_scale, then scales it down if its norm is above max_norm (0: never). This may happen
+  // only in step(). Returns the norm after the division, before clipping.
   double clip(double max_norm, double loss_scale = 1);
   void step(const TrainConfig& config, double learning_rate);
   void zero_gradient() { gradient.zero_(); }
@@ -26,7 +26,7 @@ class AdamW {
   at::Tensor values, gradient;             // the adapter's own
   at::Tensor first_moment, second_moment;  // [P]
   int64_t steps = 0;                       // taken so far
-  int64_t decayed = 0;                     // weight decay holds for the first so many
+  int64_t decayed = 0;                     // weight decay applies to the first so many values
 
  private:
   double gradient_norm();
@@ -35,7 +35,7 @@ class AdamW {
   std::shared_ptr<Model> model_;
   Adapter adapter_;
   ops::DeviceSegments segments_;           // of every leaf, where kernels take the step
-  std::weak_ptr<const Network> laid_out_;  // the network whose copies of the leaves segments_ name
+  std::weak_ptr<const Network> laid_out_;  // the network whose low-precision copies segments_ point to
   double gradient_scale_ = 1;
 };
 

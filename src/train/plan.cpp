@@ -5,6 +5,7 @@
 #include "core/check.h"
 #include "core/checksum.h"
 #include "core/memory.h"
+#include "core/number_text.h"
 #include "model/model.h"
 #include "ops/rowwise.h"
 #include "train/base_checksum.h"

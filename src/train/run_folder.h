@@ -1,5 +1,5 @@
-// What a run writes: its log, checkpoints and result in output_dir, and what a disk that is full makes of them. For the
-// process that holds the folder's lock.
+// Writes a run's log, checkpoints and result to output_dir, and handles a full disk. The process must have the folder's
+// lock. Not thread-safe.
 #pragma once
 
 #include "rankfold/config.h"
@@ -22,49 +22,49 @@
 
 namespace rankfold {
 
-// What the run computes in that config.resume_from_checkpoint goes on with, as a word of kDtypes. nullopt: there is none,
-// or none that can be read, which a resume tells of. All checkpoints of a run say the same, so the first will do.
+// The dtype of the run that config.resume_from_checkpoint continues, as a word of kDtypes. nullopt: there is no
+// checkpoint, or none that can be read; resume() reports that. All checkpoints of a run have the same dtype.
 std::optional<std::string> dtype_of_run(const TrainConfig& config);
 
 class RunFolder {
  public:
-  // `steps`, `config` and `messages` are to outlive it. `say` hears what was resumed, saved and not; `stop` is asked while
-  // a full disk is waited for.
+  // `steps`, `config` and `messages` must outlive it. `say` gets messages on what was resumed, saved or not saved. It
+  // calls `stop` while it waits for space on a full disk.
   RunFolder(Stepper& steps, const TrainConfig& config, std::function<void(const std::string&)> say, Stop stop,
             const RunMessages& messages);
   void add_file(const std::string& name, const std::string& text) { files_.emplace_back(name, text); }
   void describe(const RunDescription& description) { description_ = description; }
 
-  // As config.resume_from_checkpoint says; nothing is written.
+  // Resumes as config.resume_from_checkpoint says. Writes nothing.
   void resume(const Evaluation& evaluation);
   void begin();  // marks the folder as this run's
 
-  // Adds rows. What cannot be written now comes with the next ones: a log must not end a run.
+  // Adds rows. If they cannot be written now, they are written with the next ones: a log must not end a run.
   void log(std::vector<LogRow> rows);
   const std::vector<LogRow>& rows() const { return log_.rows; }
-  const LogRow* row_of_last_step() const;  // of training; null where that step logged none
+  const LogRow* row_of_last_step() const;  // with training metrics; null if that step logged none
 
-  // Answers of an evaluation. Given before its row, so that the page that is written then has them.
+  // Adds the answers of an evaluation. Call it before log() of the evaluation, which writes the page.
   void add_samples(std::vector<SampleAnswer> samples);
   const std::vector<SampleAnswer>& samples() const { return log_.samples; }
   Best& best() { return log_.best; }
   const Best& best() const { return log_.best; }
 
-  // Evaluation and callbacks of a step may add rows to its log. Of a step that is saved before they have returned, a
-  // checkpoint says that they are still to come.
+  // Evaluation and callbacks of a step may add rows to its log. A checkpoint that is saved before they return records
+  // that they are still due.
   bool callbacks_are_due() const { return log_.callbacks_are_due; }
   void expect_callbacks() { log_.callbacks_are_due = true; }
   void callbacks_returned(std::vector<LogRow> rows);
 
   bool is_saved() const { return saved_step_ == steps_.state.step; }
   void save();
-  // A full disk need not end a night's run: the last checkpoint stands, and the next try may succeed.
+  // save(), but a full disk does not end the run: the last checkpoint stays, and a later try may succeed.
   void try_to_save();
   bool is_time_to_try_again() const;
-  void save_after_failure();  // for what ends the run by an exception: never throws
-  // The last checkpoint, and the result: with config.load_best_model_at_end the values of the best step, which the
-  // adapter then has too. Throws UserError where that step's checkpoint is not whole, StorageError where nothing can be
-  // written, Stopped where `stop` ends the wait for space.
+  void save_after_failure();  // after an exception that ends the run; never throws
+  // Writes the last checkpoint, and the result. With config.load_best_model_at_end the adapter and the result get the
+  // values of the best step. Throws UserError if that step's checkpoint is incomplete, StorageError if nothing can be
+  // written, Stopped if `stop` ends the wait for space.
   void finish();
 
  private:
@@ -74,7 +74,7 @@ class RunFolder {
   void bring_best();
   void write_files(const std::filesystem::path& folder, const std::filesystem::path& target,
                    int64_t step_of_values) const;
-  nlohmann::json facts() const;  // of the run, in run.json and in manifests, besides its id and step
+  nlohmann::json facts() const;  // more keys for run.json and manifests, besides id and step
   void write_at_the_end(const std::function<void()>& write) const;
   RunReport report() const;
 
@@ -83,10 +83,10 @@ class RunFolder {
   const std::filesystem::path path_;
   std::function<void(const std::string&)> say_;
   Stop stop_;
-  std::vector<std::pair<std::string, std::string>> files_;  // beside every adapter or model: name -> text
+  std::vector<std::pair<std::string, std::string>> files_;  // written beside every adapter or model: name, text
   RunDescription description_;
   Lineage lineage_;
-  nlohmann::json identity_;  // reads all of the base: made once
+  nlohmann::json identity_;  // computed once, because it reads the whole base
   std::string run_id_;
   RunLog log_;
   bool log_is_behind_ = false;  // rows are missing in the file
@@ -96,7 +96,7 @@ class RunFolder {
   std::optional<EventFile> events_;  // where config.report_to asks for it
   RunPage page_;
   int64_t saved_step_ = 0;  // the newest checkpoint in the folder; -1: none that auto would find
-  std::optional<std::chrono::steady_clock::time_point> next_try_;  // where the last checkpoint could not be written
+  std::optional<std::chrono::steady_clock::time_point> next_try_;  // set if the last checkpoint could not be written
 };
 
 }  // namespace rankfold

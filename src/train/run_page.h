@@ -1,4 +1,4 @@
-// report.html and training_loss.svg of a run, in its output_dir. Not for several threads.
+// Writes report.html and training_loss.svg of a run to its output_dir. Not thread-safe.
 #pragma once
 
 #include "rankfold/config.h"
@@ -15,7 +15,7 @@
 
 namespace rankfold {
 
-// Lines that a run says, to be shown on its page: the first of them, and how many more there were.
+// The messages of a run for its page: the first ones, and the number of those left out.
 class RunMessages {
  public:
   void add(int64_t step, const std::string& text);
@@ -27,12 +27,12 @@ class RunMessages {
   int64_t left_out_ = 0;
 };
 
-// Frobenius norm of scale * B A of each module: of r x r matrices, hence cheap. Empty for full tuning, which would have to
-// read the whole base.
+// The Frobenius norm of scale * B A of each module. It is cheap, because it is computed from r x r matrices. Empty for
+// full tuning, which would have to read the whole base.
 std::vector<RunReport::ModuleNorm> update_norms(const Adapter& adapter);
 
-// What the page shows. `config_text`: rankfold_config.json, every setting of the run; empty: a caller's own run, of which
-// its TrainConfig and LoraConfig are shown.
+// The contents of the page. `config_text`: the text of rankfold_config.json, with every setting of the run. Empty, for
+// a run of a library user: the page shows its TrainConfig and LoraConfig.
 RunReport report_of(const Stepper& steps, const RunLog& log, const TrainConfig& config, const std::string& config_text,
                     const RunMessages& messages);
 
@@ -41,16 +41,16 @@ class RunPage {
   RunPage(std::filesystem::path folder, std::function<void(const std::string&)> say)
       : folder_(std::move(folder)), say_(std::move(say)) {}
 
-  // Writes both files. What fails is said once and does not end a run.
+  // Writes both files. A failure is reported once and does not end a run.
   void write(const std::function<RunReport()>& report);
-  // The same where some time has passed, so that it costs a run nothing that one would notice.
+  // The same, but only if enough time has passed that writing does not slow the run noticeably.
   void write_now_and_then(const std::function<RunReport()>& report);
 
  private:
   using Clock = std::chrono::steady_clock;
   std::filesystem::path folder_;
   std::function<void(const std::string&)> say_;
-  Clock::time_point written_ = Clock::now();  // or tried
+  Clock::time_point written_ = Clock::now();  // the last try
   Clock::duration took_ = {};
   bool has_failed_ = false;
 };

@@ -70,7 +70,7 @@ nlohmann::json identity_of(const CausalLM& model, const Adapter& adapter, const 
       {kDtype, c10::toString(model.dtype())},
       {"finetuning_type", word_for(kFinetunings, adapter.is_full() ? Finetuning::kFull : Finetuning::kLora)},
       {"dataset", checksum_text(dataset.fingerprint())}};
-  if (const std::string& storage = model.shared_model()->storage_text; !storage.empty()) identity[kStorage] = storage;
+  if (const auto& storage = model.shared_model()->storage) identity[kStorage] = text_of(*storage);
   const auto add = [&identity](const Json& values) {
     for (const auto& [key, value] : values.items()) identity[key] = value;
   };

@@ -1,4 +1,4 @@
-// What a run remembers between steps, and how it stands in files.
+// The state of a run between steps, and its format in files.
 #pragma once
 
 #include "rankfold/trainer.h"
@@ -18,8 +18,8 @@
 
 namespace rankfold {
 
-// Rows and answers so far, the best step, and whether evaluation and callbacks of the last step, which may add some, are
-// still to come.
+// Log rows and sample answers so far, the best step, and whether evaluation and callbacks of the last step are still
+// due.
 struct RunLog {
   std::vector<LogRow> rows;
   std::vector<SampleAnswer> samples;
@@ -29,24 +29,24 @@ struct RunLog {
 
 inline constexpr const char* kStateName = "training_state.json";  // in a checkpoint
 
-// What must be the same for a run to go on: name -> value. Reads every weight of the base; `stop` as in base_checksum().
+// What must be the same to resume a run: name -> value. Reads every weight of the base; `stop` as in base_checksum().
 nlohmann::json identity_of(const CausalLM& model, const Adapter& adapter, const Dataset& dataset,
                            const TrainConfig& config, const Stop& stop = {});
 
 std::string run_state_json(const StepState& state, const RunLog& log, const nlohmann::json& identity,
                            const TrainConfig& config);
-// Error(kResumeRefused) names what differs and must not. `say` hears of settings that the run goes on with in place of
-// those it was saved with, such as another learning rate, and of switches of the environment that change its numbers.
+// Throws Error(kResumeRefused) that names what differs but must not. Passes to `say` allowed changes of settings, such
+// as another learning rate, and environment variables that change the numbers.
 std::pair<StepState, RunLog> read_run_state(const std::filesystem::path& checkpoint, nlohmann::json identity,
                                             const CausalLM& model, const TrainConfig& config,
                                             const std::function<void(const std::string&)>& say);
 
-// What the checkpoint's run computes in, as a word of kDtypes; nullopt where its state cannot be read.
+// The dtype of the checkpoint's run, as a word of kDtypes; nullopt if its state cannot be read.
 std::optional<std::string> dtype_in(const std::filesystem::path& checkpoint);
 
 void save_optimizer(const std::filesystem::path& folder, const Adapter& adapter, const AdamW& optimizer);
 void load_optimizer(const std::filesystem::path& folder, const Adapter& adapter, AdamW& optimizer);
-// The trained values alone.
+// Loads the trained values without the moments.
 void load_values(const std::filesystem::path& folder, const Adapter& adapter, AdamW& optimizer);
 
 // `eval_steps`: steps between evaluations; 0: it does not go by steps.

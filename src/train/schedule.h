@@ -17,10 +17,11 @@ struct StepPlan {
   int64_t window_of(int64_t step) const { return step % steps_per_epoch; }
 };
 
-// Used in optimizer step `step` (from 0).
+// The learning rate of optimizer step `step`, counted from 0.
 double learning_rate(const TrainConfig& config, int64_t step, int64_t total_steps);
 
-// One line for a run that learns nothing as its learning rate is 0, or that never reaches it; empty for others.
+// One line of warning for a run whose learning rate is 0, or which ends before it reaches its learning rate; else
+// empty.
 std::string rate_warning(const TrainConfig& config, int64_t total_steps);
 
 }  // namespace rankfold

@@ -1,5 +1,5 @@
-// What a run computes, one optimizer step at a time: backward over a window, clipping, AdamW, and what becomes of a step
-// whose numbers are not finite. Knows no files: train/run_folder.h keeps what is made here.
+// Computes a run, one optimizer step at a time: backward over an accumulation window, clipping, AdamW. It skips a step
+// whose numbers are not finite. It writes no files; train/run_folder.h does.
 #pragma once
 
 #include "rankfold/adapter.h"
@@ -19,8 +19,8 @@
 
 namespace rankfold {
 
-// What must be known to go on after a step, besides the optimizer's tensors. Order, dropout and learning rate are
-// functions of (seed, step), so the step is also the cursor and the state of every random number.
+// The state after a step, besides the optimizer's tensors. Order of rows, dropout and learning rate are functions of
+// (seed, step), so the step also gives the position in the data and the random state.
 struct StepState {
   int64_t step = 0;             // finished so far
   int64_t optimizer_steps = 0;  // less than step where steps were skipped
@@ -28,7 +28,7 @@ struct StepState {
   int64_t tokens_seen = 0;
   double loss_sum = 0;  // of the steps since the last log row
   int64_t loss_count = 0;
-  double grad_norm = 0;  // of the last step that counted
+  double grad_norm = 0;  // of the last step that was not skipped
   int64_t skipped = 0;
   int skipped_in_a_row = 0;
   LossScale loss_scale = {};
@@ -36,22 +36,24 @@ struct StepState {
 
 class Stepper {
  public:
-  // `config` is to outlive it. `say` hears of skipped steps; `stop` is asked before every micro-batch.
+  // `config` must outlive it. It reports skipped steps to `say`, and calls `stop` before every micro-batch.
   Stepper(CausalLM model, Adapter adapter, Dataset dataset, const TrainConfig& config,
           std::function<void(const std::string&)> say, Stop stop);
 
-  // Before the first step, which computes again what the plan says. UserError where the run does not fit.
+  // Call it before the first step; the steps use the gradient checkpointing of the plan. Throws UserError if the run
+  // does not fit in memory.
   MemoryPlan plan_memory();
 
   struct Taken {
     double rate = 0;  // the learning rate of the step
     int64_t tokens = 0;
   };
-  // The next step. Stopped where it is to be left: values and state are those of the last one that finished.
+  // Computes the next step. Throws Stopped if `stop` says so; values and state are then those of the last finished
+  // step.
   Taken take();
   bool is_done() const { return state.step >= plan().total_steps; }
   bool is_between_steps() const { return !is_changing_; }  // false after an exception in the middle of an update
-  double take_mean_loss();                                 // of the steps since the last call that counted
+  double take_mean_loss();                                 // of the steps since the last call that were not skipped
 
   const StepPlan& plan() const { return windows_.plan(); }
   const Dataset& dataset() const { return windows_.dataset(); }
@@ -75,7 +77,7 @@ class Stepper {
   Stop stop_;
   Checkpointing checkpointing_ = Checkpointing::none;
   bool is_changing_ = false;     // values are being written
-  bool base_is_finite_ = false;  // looked at, as it is only where a loss is not
+  bool base_is_finite_ = false;  // checked; the check runs only after a loss that is not finite
 };
 
 }  // namespace rankfold

@@ -27,8 +27,8 @@ class Windows {
   const StepPlan& plan() const { return plan_; }
   const Dataset& dataset() const { return dataset_; }
 
-  // Of all micro-batches of the run; of one that looks as if it was to go on until it is stopped, what the longest rows
-  // would make together.
+  // The largest micro-batch of the run. For a run over very many rows in all, it is the batch of the longest rows
+  // instead.
   BatchSize largest_batch(const Stop& stop) const;
 
  private:

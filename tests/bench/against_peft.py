@@ -12,8 +12,10 @@ Wall times and peak memory are taken from outside; on a GPU the memory is the de
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
+import textwrap
 from dataclasses import dataclass
 from datetime import date
 from importlib.metadata import version
@@ -287,8 +289,20 @@ def padding(rows):
     return sum(BATCH * max(lengths[i : i + BATCH]) for i in range(0, len(lengths), BATCH)) / sum(lengths) - 1
 
 
+def wrapped(text, width, indent):
+    return textwrap.wrap(text, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+
+
+def command(words):
+    """As a block of code, its lines joined by backslashes."""
+    lines = wrapped(" ".join(["build/venv/bin/python tests/bench/against_peft.py", *words]), 114, "    ")
+    return "    " + " \\\n    ".join(lines)
+
+
 def report(options, cases, machine):
     facts = cases[0].facts
+    blas = re.sub(r"-Product[^;]*| \(Git[^)]*\)", "", facts["blas"])
+    asked = {*options.variants, *options.dtypes}
     linked = subprocess.run(["ldd", common.LORA_TRAIN], capture_output=True, text=True, check=True).stdout
     same = "one file for both sides" if facts["libtorch"] in linked else "Rankfold links ANOTHER one"
     data = {case.data: f"{common.describe(case.rows)}, {padding(case.rows):.0%} more with PEFT's padding" for case in cases}
@@ -300,9 +314,23 @@ def report(options, cases, machine):
         if options.device == "cpu"
         else "of the device in use, CUDA's own included, from outside"
     )
+    explained = [
+        ({"peft_tuned"}, "peft_tuned: adapters of the base's dtype (on an fp32 base that is peft)"),
+        ({"bf16_fp32"}, "bf16_fp32: a bf16 folder that is computed in fp32; rankfold_plain there: an fp32 folder"),
+        (
+            {"nf4", "nf4_bf16"},
+            "nf4, nf4_bf16: a bf16 folder in NF4 with nested scales, computed in fp32 or bf16, quantised by bitsandbytes for "
+            "PEFT (nf4 there: with prepare_model_for_kbit_training); rankfold_plain there: the bf16 folder as it is",
+        ),
+        (
+            {"peft_malloc"},
+            "peft_malloc: peft_tuned with freed pages kept in the process, as lora-train keeps them: "
+            + " ".join(f"{k}={v}" for k, v in KEEP_PAGES.items()),
+        ),
+    ]
     bullets = [
         f"{date.today()}, {machine}, after {load}",
-        f"{facts['versions']}; libtorch_cpu.so: {same}, {facts['capability']}; BLAS: {facts['blas']}",
+        f"{facts['versions']}; libtorch_cpu.so: {same}, {facts['capability']}; BLAS: {blas}",
         f"both sides: OMP_NUM_THREADS={options.threads}, OMP_WAIT_POLICY=passive (what lora-train sets by itself), {facts['gpu']}",
         "models: hidden {hidden_size}, {num_hidden_layers} layers, {num_attention_heads} heads, intermediate {intermediate_size}, "
         "vocabulary {vocab_size}, random: ".format(**common.REFERENCE | common.SHAPES[options.shapes])
@@ -313,12 +341,7 @@ def report(options, cases, machine):
         *(f"{name}: {text}" for name, text in data.items()),
         f"peft: as documented, transformers' eager model, attention {facts['attention']}, get_peft_model (on a bf16 base its adapters are "
         "fp32), padding to the longest row of the micro-batch, the Trainer's loss and fused AdamW in a bare loop",
-        "peft_tuned: adapters of the base's dtype (on an fp32 base that is peft)",
-        "bf16_fp32: a bf16 folder that is computed in fp32; rankfold_plain there: an fp32 folder",
-        "nf4, nf4_bf16: a bf16 folder in NF4 with nested scales, computed in fp32 or bf16, quantised by bitsandbytes for PEFT (nf4 there: with "
-        "prepare_model_for_kbit_training); rankfold_plain there: the bf16 folder as it is",
-        "peft_malloc: peft_tuned with freed pages kept in the process, as lora-train keeps them: "
-        + " ".join(f"{k}={v}" for k, v in KEEP_PAGES.items()),
+        *(text for names, text in explained if asked & names),
         f"{options.rounds} rounds of {options.steps} steps, the first of each left out; every run a fresh process, taking turns",
         f"tokens/s: median over all steps (20-80 %), padding not counted; best: of the fastest steps; peak memory: {memory}; seconds "
         "from the start of the process",
@@ -329,8 +352,8 @@ def report(options, cases, machine):
               "losses"]  # fmt: skip
     rows = [header, ["---"] * 4 + ["---:"] * 8, *(row for case in cases for row in case.table_rows())]
     return "\n\n".join([
-        f"    build/venv/bin/python tests/bench/against_peft.py {' '.join(options.shown)}".rstrip(),
-        "\n".join(f"- {line}" for line in bullets),
+        command(options.shown),
+        "\n".join("\n".join(wrapped(f"- {line}", 120, "  ")) for line in bullets),
         "\n".join("| " + " | ".join(row) + " |" for row in rows),
     ])  # fmt: skip
 
@@ -364,7 +387,8 @@ def parse(arguments):
         parser.error("expected rankfold among --variants, --steps >= 2 and --rounds >= 1")
     if options.markdown and not (BEGIN in options.markdown.read_text() and END in options.markdown.read_text()):
         parser.error(f"{options.markdown}: expected the lines {BEGIN} and {END}")
-    options.shown = arguments
+    paths = {"--json", "--work"}  # say nothing of what was measured
+    options.shown = [word for before, word in zip(["", *arguments], arguments) if not {before, word} & paths]
     options.work.mkdir(parents=True, exist_ok=True)
     return options
 

@@ -400,6 +400,17 @@ TEST_F(Programs, AWrittenConfigRepeatsItsRun) {
   EXPECT_NE(read_bytes(folder_ / "first.jsonl"), read_bytes(folder_ / "third.jsonl"));
 }
 
+TEST_F(Programs, ARunThatReplacesAnotherSaysSo) {
+  const std::string one_step = "--max_steps 1 --save_steps 1", said = "warning: out holds an earlier run";
+  EXPECT_FALSE(contains(train(one_step).out, said));
+  const std::string again = train(one_step).out;
+  EXPECT_TRUE(contains(again, said + ", whose result this one replaces; --resume_from_checkpoint auto would go on from "
+                                     "checkpoint-1"))
+      << again;
+  EXPECT_FALSE(contains(train("--dry_run").out, said));
+  EXPECT_FALSE(contains(train("--max_steps 2 --resume_from_checkpoint auto").out, said));
+}
+
 TEST_F(Programs, WrongConversationsAreNamed) {
   folder_.write("model/chat_template.jinja",
                 "{% if messages|length > 1 %}{{ raise_exception('one message, please') }}{% endif %}");
@@ -737,7 +748,8 @@ TEST_F(Programs, HelpFitsTheScreenAndIsInSections) {
     for (std::string line; std::getline(narrow, line);) EXPECT_LE(line.size(), 72u) << line;
   }
   const std::string help = std::regex_replace(run("lora-train --help").out, std::regex("\\s+"), " ");
-  for (const char* part : {"[5e-05]; also --lr --lr_scheduler_type", "(none, mlp, full or auto) [auto]", "[CONFIG.json]"})
+  for (const char* part :
+       {"[5e-05]; also --lr --lr_scheduler_type", "(none, mlp, full or auto) [auto]", "[CONFIG.json]"})
     EXPECT_TRUE(contains(help, part));
 }
 

@@ -119,7 +119,7 @@ TEST_F(PlansAndLists, APlansObjectHasItsKeys) {
   EXPECT_EQ(program("run.json --plan --plan_output nowhere/plan.json").code, 2);
 }
 
-// A bound that a machine with other work keeps; docs/benchmarks.md has the figures of one at rest.
+// A bound that a machine with other work keeps.
 TEST_F(PlansAndLists, APlansTimeIsNearTheRuns) {
   testing::write_tiny_model(folder_ / "wide", {.vocabulary = 2000, .hidden = 128, .inner = 384, .layers = 4});
   settings_["model_name_or_path"] = "wide";

@@ -270,11 +270,15 @@ def compare_merge(check, zoo, name, adapter, rows, out):
 
 @pytest.mark.parametrize("name", ["gqa_bf16", "sharded_bf16", "baichuan_bf16"])
 def test_merge_rounds_once(name, zoo, adapters, tmp_path, check):
-    """bf16: never further from the exact sum than half a step, but for what fp32 itself rounds."""
     adapter = adapters(name)
+    ours = merge(zoo, name, adapter, tmp_path / "merged")
+    compare_rounded_once(check, ours, weights(zoo[name].folder), adapter, name)
+
+
+def compare_rounded_once(check, ours, base, adapter, where):
+    """bf16: never further from the exact sum than half a step, but for what fp32 itself rounds."""
     tensors = load_file(adapter / "adapter_model.safetensors")
     config = json.loads((adapter / "adapter_config.json").read_text())
-    ours, base = merge(zoo, name, adapter, tmp_path / "merged"), weights(zoo[name].folder)
     for key, value in ours.items():
         exact = base[key].double()
         prefix = "base_model.model." + key.removesuffix(".weight")
@@ -284,7 +288,7 @@ def test_merge_rounds_once(name, zoo, adapters, tmp_path, check):
         assert value.dtype == torch.bfloat16
         half = torch.exp2(torch.floor(torch.log2(value.double().abs().clamp_min(1e-30))) - 8)
         excess = ((value.double() - exact).abs() - half).max().item() / exact.abs().max().item()
-        check("lora-merge: bf16, beyond half a step, of the largest", max(excess, 0), 1e-6, f"{name}: {key}")
+        check("lora-merge: bf16, beyond half a step, of the largest", max(excess, 0), 1e-6, f"{where}: {key}")
 
 
 def test_merge_keeps_the_folder(zoo, adapters, tmp_path):

@@ -5,6 +5,7 @@ import os
 import bitsandbytes.functional as bnb
 import pytest
 import torch
+from bitsandbytes.nn import Int8Params, Params4bit
 from conftest import run
 from safetensors.torch import load_file, save_file
 
@@ -38,6 +39,13 @@ def dequantised(weight, quant_type, nested=False):
         return bnb.int8_vectorwise_dequant(*quantise_int8(weight)).to(weight.dtype)
     codes, scale = quantise_fp8(weight)
     return (codes.float() * scale).to(weight.dtype)
+
+
+def value_in(weight):
+    """The value of a weight of bitsandbytes' layers; None: it is another's."""
+    if isinstance(weight, Params4bit):
+        return bnb.dequantize_4bit(weight.data, weight.quant_state)
+    return bnb.int8_vectorwise_dequant(weight.data, weight.SCB) if isinstance(weight, Int8Params) else None
 
 
 # Matrices -----------------------------------------------------------------------------------------------------------

@@ -4,7 +4,6 @@ import json
 import shutil
 from functools import partial
 
-import bitsandbytes.functional as bnb
 import pytest
 import quantised_formats as formats
 import torch
@@ -12,6 +11,7 @@ from conftest import run
 from reference import forward
 from safetensors import safe_open
 from safetensors.torch import load_file
+from test_quantised import value_in
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 # Name, writer, a multiple that the rows must be of.
@@ -83,13 +83,8 @@ def open_quantised(folder, dtype="auto", **settings):
 
 def values_of(model):
     """{module: values in fp32} of its quantised layers."""
-    values = {}
-    for name, module in model.named_modules():
-        weight = getattr(module, "weight", None)
-        if hasattr(weight, "quant_state"):
-            values[name] = bnb.dequantize_4bit(weight.data, weight.quant_state).float()
-        elif getattr(weight, "SCB", None) is not None:
-            values[name] = bnb.int8_vectorwise_dequant(weight.data, weight.SCB)
+    values = {name: value_in(getattr(module, "weight", None)) for name, module in model.named_modules()}
+    values = {name: value.float() for name, value in values.items() if value is not None}
     assert values
     return values
 

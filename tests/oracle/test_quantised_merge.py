@@ -6,21 +6,23 @@ import shutil
 import bitsandbytes.functional as bnb
 import pytest
 import torch
-from bitsandbytes.nn import Int8Params, Params4bit
 from conftest import run
-from models import load
+from models import ModelFolder, load
 from reference import open_adapter, weights, worst
-from safetensors.torch import load_file
+from test_files import compare_rounded_once
+from test_quantised import value_in
 from test_quantised_models import (  # noqa: F401
     INT8,
     KINDS,
     NESTED,
     NF4,
+    OTHERS,
     adapters_of,
     command_line,
     data,
     is_quantised,
     loss,
+    others,
     plain,
     rows,
     saved,
@@ -44,15 +46,8 @@ def opened(folder):
 
 def values_of(model):
     """The weights of a model of transformers, those in fewer bits as their values."""
-    values = {}
-    for key, parameter in model.named_parameters():
-        if isinstance(parameter, Params4bit):
-            values[key] = bnb.dequantize_4bit(parameter.data, parameter.quant_state)
-        elif isinstance(parameter, Int8Params):
-            values[key] = bnb.int8_vectorwise_dequant(parameter.data, parameter.SCB)
-        else:
-            values[key] = parameter.data
-    return values
+    values = {key: (value_in(parameter), parameter.data) for key, parameter in model.named_parameters()}
+    return {key: data if value is None else value for key, (value, data) in values.items()}
 
 
 def compare_weight(check, value, expected, where):
@@ -171,20 +166,25 @@ def test_sum_is_rounded_once(name, kind, zoo, saved, adapters, tmp_path, check):
     folder, values = saved(name, KINDS[kind])
     adapter, out = adapters(name), tmp_path / "out"
     merge(folder.folder, adapter, out)
-    tensors, config = load_file(adapter / "adapter_model.safetensors"), json.loads((adapter / "adapter_config.json").read_text())
-    base = weights(values.folder)
-    for key, value in weights(out).items():
-        if KINDS[kind] is INT8 and is_quantised(key, value):
-            continue  # bitsandbytes' own values are of float16: the sums are tested above
-        prefix = "base_model.model." + key.removesuffix(".weight")
-        exact = base[key].double()
-        if prefix + ".lora_A.weight" in tensors:
-            a, b = (tensors[f"{prefix}.lora_{x}.weight"].double() for x in "AB")
-            exact = exact + config["lora_alpha"] / config["r"] * (b @ a)
-        assert value.dtype == torch.bfloat16
-        half = torch.exp2(torch.floor(torch.log2(value.double().abs().clamp_min(1e-30))) - 8)
-        excess = ((value.double() - exact).abs() - half).max().item() / exact.abs().max().item()
-        check("lora-merge: bf16, beyond half a step, of the largest", max(excess, 0), 1e-6, f"{name}: {key}")
+    ours = weights(out)
+    if KINDS[kind] is INT8:  # bitsandbytes' own values are of float16: the sums are tested above
+        ours = {key: value for key, value in ours.items() if not is_quantised(key, value)}
+    compare_rounded_once(check, ours, weights(values.folder), adapter, name)
+
+
+@pytest.mark.parametrize("title", OTHERS)
+def test_into_a_folder_of_another_tool(title, others, zoo, adapters, rows, tmp_path, check):  # noqa: F811
+    base, folder, values = others(title)
+    adapter, out = adapters(base.name, target_modules=zoo[base.name].linear), tmp_path / "out"
+    text = merge(folder, adapter, out, verify=True, device="cpu")
+    assert "verify: every tensor is base + adapter" in text, text
+    merged = open_adapter(values.load(), adapter).merge_and_unload()
+    ours, theirs = weights(out), merged.state_dict()
+    assert set(ours) == set(weights(values.folder)), "codes, scales and biases of zeros are gone"
+    for key, value in ours.items():
+        compare_weight(check, value, theirs[key], f"{title}: {key}")
+    assert "quantization_config" not in json.loads((out / "config.json").read_text())
+    compare_loss(check, ModelFolder(title, out, base.is_baichuan).load(), merged, rows, title)
 
 
 # From training to both merges -----------------------------------------------------------------------------------------
@@ -199,6 +199,10 @@ def test_both_merges_of_a_run(zoo, plain, data, lora_train, tmp_path, check):  #
     )
     config = json.loads((trained.folder / "adapter_config.json").read_text())
     assert config["base_model_name_or_path"] == str(base)
+    flags = "--quantization_type nf4 --double_quantization"
+    assert flags in (trained.folder / "README.md").read_text()
+    asked = {"model_name_or_path": base, "adapter_name_or_path": trained.folder, "dataset": path}
+    assert f"{flags} makes it the same" in run("lora-eval", *command_line(asked)).stderr
     text = merge(base, trained.folder, tmp_path / "original", verify=True, device="cpu")
     for part in (f"base: {base}, the original weights", "was trained on nf4, nested scales", "||W - Q(W)||", "warning: in ",
                  "verify: against what was trained: merged into the original weights "):  # fmt: skip

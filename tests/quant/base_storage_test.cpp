@@ -25,6 +25,14 @@ TEST(BaseStorage, WhatTheSettingsAskFor) {
   EXPECT_EQ(text({.quantization_type = "fp4", .double_quantization = true}), "fp4, nested scales");
 }
 
+// The flags say what the text says.
+TEST(BaseStorage, Flags) {
+  EXPECT_EQ(flags_of({.type = Quantization::fp8}), "--quantization_type fp8");
+  const BaseStorage nested{.type = Quantization::nf4, .is_nested = true};
+  EXPECT_EQ(flags_of(nested), "--quantization_type nf4 --double_quantization");
+  EXPECT_EQ(storage_of({.quantization_type = "nf4", .double_quantization = true}), nested);
+}
+
 TEST(BaseStorage, SettingsThatContradictEachOther) {
   const auto expect = [](const LoadConfig& config, const std::string& line) {
     expect_error<UserError>([&] { storage_of(config); }, line);

@@ -1,5 +1,5 @@
-// Causal attention of one key/value head over one sequence, in blocks of query rows: each sees all keys up to its last
-// row, so that the softmax of a row is made at once.
+// Causal attention of one key/value head over one sequence, in blocks of query rows. A block computes the scores of all
+// keys that its rows see, so the softmax needs no second pass or rescaling.
 #pragma once
 
 #include "ops/cpu/product.h"
@@ -17,7 +17,7 @@ struct AttentionRoom {
   W *key_t, *value;     // [words(size)][ld], [words(length)][ld_size]
   S *score, *result;    // [rows][ld], [rows][ld_size]
   W *query, *weight;    // [rows][words(size)], [rows][words(ld)]
-  // Of backward alone:
+  // Only for backward:
   W *value_t, *key;    // as key_t and value
   S* d_score;          // [rows][ld]
   S *d_key, *d_value;  // [length][ld_size]
@@ -55,7 +55,8 @@ int64_t attention_scratch(int64_t length, int64_t size, bool backward) {
   return count.used();
 }
 
-// What becomes of the scores of a row beside their scale. Columns are counted from the first key of the sequence.
+// How a raw score q k becomes the input of the softmax: scale, soft cap, slope, window. Columns count from the
+// sequence's first key.
 template <class T>
 struct ScoreRule {
   using S = Sum<T>;
@@ -73,13 +74,13 @@ struct ScoreRule {
 
   // Query `row` sees keys [first(row), row].
   int64_t first(int64_t row) const { return row < window ? 0 : row - window + 1; }
-  // The same for a block of queries from `row` on, rounded down to whole vectors and words.
+  // The first key of a block of queries that begins at `row`, rounded down to a whole block.
   int64_t first_of_block(int64_t row) const { return first(row) / kQueryRows * kQueryRows; }
 
   // tanh(s * scale / soft_cap)
   S bend(S s) const { return 1 - 2 / (exponential(2 * s * scale / soft_cap) + 1); }
   S distance(int64_t row, int64_t column) const { return static_cast<S>(row - column); }
-  // The score that the softmax sees.
+  // The input of the softmax.
   S score(S s, int64_t row, int64_t column) const {
     return (soft_cap > 0 ? soft_cap * bend(s) : s * scale) - slope * distance(row, column);
   }
@@ -87,9 +88,9 @@ struct ScoreRule {
 
 template <class T>
 struct Weighed {
-  Sum<T> largest, sum;  // of the scores that the softmax sees; of the weights
+  Sum<T> largest, sum;  // of the softmax's inputs; of the weights
 };
-// The row's scores p [first, seen) become weights, of which the largest is 1.
+// Replaces a row's scores p [first, seen) by weights, scaled so that the largest is 1. Returns what normalises them.
 template <class T>
 inline Weighed<T> weigh(const ScoreRule<T>& rule, Sum<T>* p, int64_t row, int64_t first, int64_t seen) {
   using S = Sum<T>;
@@ -124,7 +125,7 @@ void attention(const Attention<T>& u, void* block) {
       const int64_t end = least(u.length, begin + kQueryRows), rows = end - begin, wide = padded<T>(end);
       const int64_t left = rule.first_of_block(begin);  // no row sees a key before it
       const T* q = u.q + begin * u.pitch + head * u.size;
-      S inverse[kQueryRows];  // of a row's sum; its weights are left as they are
+      S inverse[kQueryRows];  // 1 / a row's sum of weights, applied to the result: the weights stay unnormalised
       product<T>(rows, end - left, size_words, rows_operand<T>(q, u.pitch, rows, u.size, room.query), room.key_t + left,
                  room.ld, room.score + left, room.ld, false);
       for (int64_t i = 0; i < rows; ++i) {

@@ -1,5 +1,5 @@
-// Attention of a row that is decoded: its cached keys and values, and a few queries at the row's end. The cache holds
-// words (product.h) as the two products of attention read them, so that nothing is packed again at each token.
+// Attention in generation: a few queries at a row's end over its cached keys and values. The cache stores words
+// (simd.h) in the layout that the two products of attention read, so nothing is packed again at each token.
 #pragma once
 
 #include "ops/cpu/attention.h"
@@ -7,10 +7,10 @@
 namespace rankfold::cpu {
 namespace {
 
-constexpr int64_t kKeyBlock = 64;  // positions side by side
+constexpr int64_t kKeyBlock = 64;  // positions whose words are contiguous
 
-// Keys [capacity / kKeyBlock][words(size)][kKeyBlock], values [words(capacity)][padded(size)]. More capacity only adds to
-// the end.
+// Bytes of keys [capacity / kKeyBlock][words(size)][kKeyBlock] and values [words(capacity)][padded(size)]. A larger
+// capacity only adds bytes at the end.
 template <class T>
 int64_t cached_keys(int64_t capacity, int64_t size) {
   return round_up(capacity, kKeyBlock) * words<T>(size) * static_cast<int64_t>(sizeof(WordOf<T>));
@@ -37,7 +37,7 @@ void cache_append(const CachedHead<T>& head, const T* k, const T* v, int64_t pit
     Element* value = values + at / group * ld * group + at % group;
     for (int64_t j = 0; j < head.size; ++j) {
       store(value[j * group], load(v[j]));
-      // A weight of zero meets the other half of the last word: what stands there must be a number.
+      // The product multiplies the unused half of the last word by a weight of 0, so it must not be NaN or infinite.
       if (at % group == 0 && group > 1) value[j * group + group - 1] = Element{};
     }
   }
@@ -47,7 +47,7 @@ template <class T>
 struct DecodeRoom {
   int64_t ld, ld_size;       // padded length and head size
   Sum<T>*score, *result;     // [group][ld], [group][ld_size]
-  Sum<T>* inverse;           // [group], of a row's sum: its weights are left as they are
+  Sum<T>* inverse;           // [group], 1 / a row's sum of weights, applied to the result
   WordOf<T>*query, *weight;  // [group][words(size)], [group][words(ld)]
 
   DecodeRoom(int64_t length, int64_t size, int64_t group, Scratch& scratch)

@@ -1,4 +1,4 @@
-// Dropout masks drawn where they are used: Philox 4x32-10 (src/ops/dropout.h has the counters).
+// Dropout masks by Philox 4x32-10, drawn again at each use (src/ops/dropout.h has the counters).
 #pragma once
 
 #include "ops/cpu/simd.h"
@@ -8,7 +8,7 @@ namespace {
 
 typedef uint64_t LongVector __attribute__((vector_size(RANKFOLD_VECTOR_BYTES)));
 
-// The products of the even numbers of x and m, 64 bits each.
+// The 64-bit products of m and each 32-bit element of x with an even index.
 inline LongVector multiply_even(PairVector x, uint32_t m) {
 #if defined(__AVX512F__)
   return (LongVector)_mm512_mul_epu32((__m512i)x, _mm512_set1_epi32(static_cast<int>(m)));
@@ -21,7 +21,7 @@ inline LongVector multiply_even(PairVector x, uint32_t m) {
 #endif
 }
 
-// Both halves of x * m.
+// The low and high 32 bits of x * m, element by element.
 inline void multiply_wide(PairVector x, uint32_t m, PairVector& low, PairVector& high) {
   constexpr uint64_t kLow = 0xffffffffu;
   const LongVector even = multiply_even(x, m), odd = multiply_even((PairVector)((LongVector)x >> 32), m);

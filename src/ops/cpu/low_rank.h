@@ -1,4 +1,4 @@
-// The low-rank parts of a projection, tile by tile: dropout is drawn where its result is used.
+// The low-rank products of a projection, tile by tile. Each tile draws its own dropout mask.
 #pragma once
 
 #include "ops/cpu/dropout.h"
@@ -31,7 +31,7 @@ template <class T>
 struct LowRankRoom {
   using W = WordOf<T>;
   T* dropped;       // [rows][columns]
-  W *left, *right;  // operands that do not lie as words already
+  W *left, *right;  // operands that must be packed into words
   Sum<T>* sum;
   LowRankRoom(int64_t rank, Scratch& scratch)
       : dropped(scratch.take<T>(kSummedRows * kTileColumns)),

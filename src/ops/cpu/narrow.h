@@ -1,6 +1,6 @@
-// Numbers of 16 and 8 bits from and to fp32, without branches, so that loops vectorise. Rounding is to nearest even.
-// The bits are the same whatever the instruction set. No arithmetic depends on numbers below the normal ones, which a
-// processor may take for zero.
+// Conversions between fp32 and 16- or 8-bit floats, without branches, so that loops vectorise. They round to nearest
+// even, and give the same bits with every instruction set. Results are the same on a processor that treats subnormal
+// fp32 numbers as zero.
 #pragma once
 
 #include "kernels/packed.h"
@@ -20,7 +20,7 @@ inline float from_bits(uint32_t bits) {
   return x;
 }
 constexpr uint32_t kSign = 0x80000000, kInfinity = 0x7f800000, kQuiet = 0x00400000;
-// Magnitudes have no sign: compared as signed numbers, which every vector unit can.
+// Compares as signed integers, which every vector unit can do; magnitudes have no sign bit.
 inline bool is_below(uint32_t magnitude, uint32_t limit) {
   return static_cast<int32_t>(magnitude) < static_cast<int32_t>(limit);
 }
@@ -31,13 +31,14 @@ struct F16 {
 inline float load(F16 x) {
   const uint32_t bits = x.bits, magnitude = (bits & 0x7fff) << 13, sign = (bits & 0x8000) << 16;
   const uint32_t normal = magnitude + (112u << 23);
-  // Below the normal numbers the bits count steps of 2^-24: put below a one of 2^-14, which is taken away again.
+  // Subnormal: the bits count steps of 2^-24. As the fraction of 2^-14 they give 2^-14 + value; then 2^-14 is
+  // subtracted.
   const uint32_t small = bits_of(from_bits(magnitude | 113u << 23) - 0x1p-14f);
   const uint32_t finite = is_below(magnitude, 1u << 23) ? small : normal;
   return from_bits(sign | (is_below(magnitude, 31u << 23) ? finite : magnitude | kInfinity));
 }
 
-// To what bf16, or f16, holds.
+// Rounds to a value of bf16, or of f16.
 inline float round_bf16(float x) {
   const uint32_t bits = bits_of(x), rounded = bits + 0x7fff + (bits >> 16 & 1);
   return from_bits((x != x ? bits | kQuiet : rounded) & 0xffff0000);
@@ -59,12 +60,12 @@ inline float from_e4m3(uint32_t code) {
   const uint32_t finite = is_below(magnitude, 8) ? small : normal;
   return from_bits(sign | (magnitude == 0x7f ? kInfinity | kQuiet : finite));
 }
-// The largest where x is beyond it; x is a number.
+// Magnitudes above 448 become 448. x must not be NaN.
 inline uint8_t to_e4m3(float x) {
   const uint32_t bits = bits_of(x), given = bits & ~kSign, largest = bits_of(kLargestE4M3);
   const uint32_t magnitude = is_below(given, largest) ? given : largest;
   const uint32_t normal = ((magnitude + 0x7ffff + (magnitude >> 20 & 1)) >> 20) - (120u << 3);
-  // Numbers from 2^14 are 2^-9 apart, as those of E4M3 below its normal ones.
+  // fp32 numbers from 2^14 on are 2^-9 apart, like the subnormal numbers of E4M3.
   const uint32_t small = bits_of(from_bits(magnitude) + 0x1p14f) - bits_of(0x1p14f);
   return static_cast<uint8_t>((bits >> 24 & 0x80) | (is_below(magnitude, 121u << 23) ? small : normal));
 }

@@ -7,13 +7,14 @@
 namespace rankfold::cpu {
 namespace {
 
-constexpr int64_t kDecodeRun = 512;  // elements that are decoded to fp32 at a time, in the first cache
+constexpr int64_t kDecodeRun = 512;  // elements that are decoded to fp32 at a time; they fit the L1 cache
 
-// to = values[nibble of element begin + j], j below `count`. Looks up a multiple of kLookUp elements and says how many.
+// to[j] = values[4-bit code of element begin + j], j below `count`. look_up_vectors does a multiple of kLookUp elements
+// and returns how many.
 #if defined(__AVX2__)
 constexpr int64_t kLookUp = 32;
 
-// Nibbles of 16 bytes, one a byte, in the order of the elements.
+// The 4-bit codes (nibbles) of 16 bytes, one in each byte, in the order of the elements.
 struct Nibbles {
   __m128i first, second;
 };
@@ -23,6 +24,17 @@ inline Nibbles nibbles_of(const uint8_t* codes) {
   const __m128i low = _mm_and_si128(bytes, mask), high = _mm_and_si128(_mm_srli_epi16(bytes, 4), mask);
   const __m128i a = kLowFirst ? low : high, b = kLowFirst ? high : low;
   return {_mm_unpacklo_epi8(a, b), _mm_unpackhi_epi8(a, b)};
+}
+// Calls put(16 nibbles, y) for all whole groups of kLookUp elements; returns the number of elements done.
+template <bool kLowFirst, class T, class F>
+inline int64_t for_nibbles(const uint8_t* codes, int64_t count, T* to, F&& put) {
+  int64_t j = 0;
+  for (; j + kLookUp <= count; j += kLookUp, codes += kLookUp / 2) {
+    const Nibbles nibbles = nibbles_of<kLowFirst>(codes);
+    put(nibbles.first, to + j);
+    put(nibbles.second, to + j + 16);
+  }
+  return j;
 }
 
 template <bool kLowFirst>
@@ -44,15 +56,9 @@ inline int64_t look_up_vectors(const uint8_t* codes, int64_t count, const float*
     put_half(_mm_srli_si128(nibbles, 8), y + 8);
   };
 #endif
-  int64_t j = 0;
-  for (; j + kLookUp <= count; j += kLookUp, codes += kLookUp / 2) {
-    const Nibbles nibbles = nibbles_of<kLowFirst>(codes);
-    put(nibbles.first, to + j);
-    put(nibbles.second, to + j + 16);
-  }
-  return j;
+  return for_nibbles<kLowFirst>(codes, count, to, put);
 }
-// The low and the high bytes of 16-bit values are looked up apart.
+// Looks up the low and the high bytes of 16-bit values separately.
 template <bool kLowFirst>
 inline int64_t look_up_vectors(const uint8_t* codes, int64_t count, const Bf16* values, Bf16* to) {
   const __m128i a = _mm_loadu_si128(reinterpret_cast<const __m128i*>(values));
@@ -64,13 +70,7 @@ inline int64_t look_up_vectors(const uint8_t* codes, int64_t count, const Bf16* 
     _mm_storeu_si128(reinterpret_cast<__m128i*>(y), _mm_unpacklo_epi8(lows, highs));
     _mm_storeu_si128(reinterpret_cast<__m128i*>(y + 8), _mm_unpackhi_epi8(lows, highs));
   };
-  int64_t j = 0;
-  for (; j + kLookUp <= count; j += kLookUp, codes += kLookUp / 2) {
-    const Nibbles nibbles = nibbles_of<kLowFirst>(codes);
-    put(nibbles.first, to + j);
-    put(nibbles.second, to + j + 16);
-  }
-  return j;
+  return for_nibbles<kLowFirst>(codes, count, to, put);
 }
 #endif
 template <bool kLowFirst, class T>
@@ -97,7 +97,7 @@ inline void look_up(const uint8_t* codes, int64_t begin, int64_t count, const T*
 
 inline float block_scale(const kernels::Packed& w, int64_t block) {
   if (!w.nested_codes) return w.scale[block];
-  // Through memory: the compiler may otherwise make one operation, rounded once, of the product and the sum.
+  // volatile, because the compiler may otherwise fuse product and sum into one operation, which rounds once.
   volatile float product = w.nested_table[w.nested_codes[block]] * w.scale[block / w.nested_block];
   return product + w.offset;
 }
@@ -120,7 +120,8 @@ void decode_table(const kernels::Packed& w, int64_t row, int64_t first, int64_t 
   }
 }
 
-// Columns [first, last) of a row by f(begin, count, y), which writes fp32 of columns that share a group.
+// Decodes columns [first, last) of a row with f(begin, count, y), which writes fp32 values. No call crosses a group of
+// `shared` columns (0: one group).
 template <class T, class F>
 inline void decode_runs(const kernels::Packed& w, int64_t first, int64_t last, int64_t shared, T* to, F&& f) {
   alignas(64) float values[kDecodeRun];
@@ -161,7 +162,7 @@ void decode_fp8(const kernels::Packed& w, int64_t row, int64_t first, int64_t la
   const uint8_t* codes = static_cast<const uint8_t*>(w.codes) + row * w.k;
   decode_runs(w, first, last, w.scale_columns, to, [&](int64_t begin, int64_t count, float* y) {
     const float scale = scales_of(w, row)[group_at(w, begin)];
-    // Widened first: compilers otherwise work on bytes as long as they can, and widen each part of the result.
+    // Widens first: compilers otherwise compute on bytes as long as they can, and widen each part of the result.
     alignas(64) uint32_t wide[kDecodeRun];
 #pragma omp simd
     for (int64_t j = 0; j < count; ++j) wide[j] = codes[begin + j];
@@ -197,7 +198,7 @@ void decode_groups(const kernels::Packed& w, int64_t row, int64_t first, int64_t
     to += end - begin, begin = end;
   }
 }
-// Columns in groups of any order.
+// Columns belong to groups in any order (group_of).
 template <class T>
 void decode_scattered(const kernels::Packed& w, int64_t row, int64_t first, int64_t last, T* to) {
   const uint8_t* codes = static_cast<const uint8_t*>(w.codes) + row * w.ld_codes;

@@ -1,5 +1,6 @@
-// Matrix products small enough to stay in the cache: C[m][n] = or += sum over k of A[m][k] B[k][n], where A and B are
-// words (simd.h) and C is sums. B's and C's rows are padded to whole vectors; what stands in the padding does not matter.
+// Matrix products that are small enough to stay in the cache: C[m][n] = or += sum over k of A[m][k] B[k][n]. A and B
+// are words (simd.h), C has the type of the sums. Rows of B and C are padded to whole vectors; the padding may hold
+// anything.
 #pragma once
 
 #include "ops/cpu/simd.h"
@@ -60,7 +61,7 @@ void product_columns(int64_t m, int64_t k, Operand<T> a, const WordOf<T>* b, int
     if (m > 0) product_columns<T, kRows / 2, kVectors>(m, k, a, b, ldb, c, ldc, add);
 }
 
-// k in words. Tiles are as large as the registers hold: 16 sums, or 8 where there are 16 registers.
+// k counts words. A tile has as many sums as fit the vector registers: 16, or 8 on processors with 16 registers.
 template <class T>
 void product(int64_t m, int64_t n, int64_t k, Operand<T> a, const WordOf<T>* b, int64_t ldb, Sum<T>* c, int64_t ldc,
              bool add) {
@@ -85,7 +86,7 @@ void product(int64_t m, int64_t n, int64_t k, Operand<T> a, const WordOf<T>* b, 
   }
 }
 
-// Rows of x [m][k] as A: where they lie if they are words already, otherwise in `room` [m][words(k)].
+// Rows of x [m][k] as A: in place if x has the layout of words already, otherwise packed into `room` [m][words(k)].
 template <class T, class X>
 Operand<T> rows_operand(const X* x, int64_t pitch, int64_t m, int64_t k, WordOf<T>* room) {
   constexpr int64_t group = kGroup<T>;
@@ -103,7 +104,7 @@ Operand<T> rows_operand(const X* x, int64_t pitch, int64_t m, int64_t k, WordOf<
   return {room, count, 1};
 }
 
-// x [m][k] with k summed, as B of x^T: words [words(k)][ld], ld >= m.
+// Packs x [m][k] as B = x^T, for a product that sums over k: words [words(k)][ld], ld >= m.
 template <class T, class X>
 void pack_transposed(const X* x, int64_t pitch, int64_t m, int64_t k, WordOf<T>* y, int64_t ld) {
   constexpr int64_t group = kGroup<T>, kRowsAtATime = 16;
@@ -120,7 +121,8 @@ void pack_transposed(const X* x, int64_t pitch, int64_t m, int64_t k, WordOf<T>*
   }
 }
 
-// x [m][k] with m summed, as B: words [words(m)][ld], ld >= k. Also A of x^T: row 1, column ld.
+// Packs x [m][k] as B, for a product that sums over m: words [words(m)][ld], ld >= k. It also serves as A = x^T, with
+// Operand row 1 and column ld.
 template <class T, class X>
 void pack_rows(const X* x, int64_t pitch, int64_t m, int64_t k, WordOf<T>* y, int64_t ld) {
   constexpr int64_t group = kGroup<T>;
@@ -136,7 +138,7 @@ void pack_rows(const X* x, int64_t pitch, int64_t m, int64_t k, WordOf<T>* y, in
   }
 }
 
-// Hands out parts of a scratch block; with no block it counts how much is needed.
+// Allocates parts of a scratch block, each aligned to 64 bytes. With a null block it only counts the bytes.
 class Scratch {
  public:
   explicit Scratch(void* block) : block_(static_cast<char*>(block)) {}

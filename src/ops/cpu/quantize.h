@@ -1,4 +1,5 @@
-// Codes and scales of weights in fewer bits, as bitsandbytes 0.50.1 makes them on a CPU. What is quantised is finite.
+// Quantisation of weights. nf4, fp4 and int8 give the codes and scales that bitsandbytes 0.50.1 computes on a CPU.
+// Inputs must be finite.
 #pragma once
 
 #include "ops/cpu/narrow.h"
@@ -6,8 +7,8 @@
 namespace rankfold::cpu {
 namespace {
 
-constexpr int64_t kNibbleRun = 256;   // elements whose nibbles are found at a time
-constexpr int64_t kProductRun = 256;  // products that are kept before they are rounded
+constexpr int64_t kNibbleRun = 256;   // elements whose codes are computed at a time
+constexpr int64_t kProductRun = 256;  // products that are computed before they are rounded
 
 inline float largest_magnitude(const float* x, int64_t count) {
   float most = 0;
@@ -19,7 +20,8 @@ inline float largest_magnitude(const float* x, int64_t count) {
   return most;
 }
 
-// A block at a time. Numbers are multiplied by a reciprocal. In the last block, if it is not whole, they are divided.
+// As bitsandbytes does, it multiplies the numbers of a whole block by the reciprocal of the scale. In a shorter last
+// block it divides them by the scale.
 void quantize_table(const float* x, int64_t count, int64_t block, const float* bounds, const uint8_t* order,
                     float* scale, uint8_t* codes) {
   constexpr float kSmallest = 1e-38f;
@@ -50,7 +52,7 @@ void quantize_table(const float* x, int64_t count, int64_t block, const float* b
   }
 }
 
-// Apart from the sum that rounds to integers: the compiler may otherwise make one operation of both, rounded once.
+// A function of its own: the compiler may otherwise fuse the product with the sum that rounds it to an integer.
 __attribute__((noinline)) void multiply(const float* x, int64_t count, float factor, float* y) {
 #pragma omp simd
   for (int64_t j = 0; j < count; ++j) y[j] = x[j] * factor;
@@ -72,7 +74,7 @@ void quantize_int8(const float* x, int64_t m, int64_t k, float* scale, int8_t* c
   }
 }
 
-// A scale is a normal number: its quotients are then good to E4M3's own steps.
+// The scale is at least the smallest normal number, so that x / scale is precise enough for the steps of E4M3.
 void quantize_fp8(const float* x, int64_t m, int64_t k, float* scale, uint8_t* codes) {
   for (int64_t i = 0; i < m; ++i, x += k, codes += k) {
     const float most = largest_magnitude(x, k), quotient = most / kLargestE4M3;

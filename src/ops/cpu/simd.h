@@ -1,6 +1,6 @@
-// Numbers and vectors of one instruction set, for the files that are compiled once for each (loops.cpp says how).
-// Everything is in an unnamed namespace and no shared inline function is used: one compiled with wider instructions
-// could otherwise be the copy that the linker keeps for everybody.
+// Scalars and vectors of one instruction set, for the files that are compiled once for each (see loops.cpp).
+// Everything is in an unnamed namespace, and no shared inline function is used. Otherwise the linker might keep the
+// copy that was compiled for a wider instruction set, and every processor would run it.
 #pragma once
 
 #include "ops/cpu/loops.h"
@@ -23,7 +23,7 @@
 namespace rankfold::cpu {
 namespace {
 
-// Sums of double tensors are double, so that finite differences in double see the exact formulas.
+// Sums of double tensors are double, so that tests can check gradients by finite differences.
 template <class T>
 using Sum = typename SumOf<T>::type;
 
@@ -37,8 +37,8 @@ inline float load(Bf16 x) {
 }
 inline void store(float& y, float x) { y = x; }
 inline void store(double& y, double x) { y = x; }
-// Rounds to nearest even. A NaN stays one: those that arithmetic makes, or passes on from 16 bits, have zeros where the
-// addition could carry.
+// Rounds to nearest even. A NaN from arithmetic or from 16-bit values stays NaN: its low bits are zero, so the addition
+// does not carry.
 inline void store(Bf16& y, float x) {
   uint32_t bits;
   memcpy(&bits, &x, 4);
@@ -46,7 +46,7 @@ inline void store(Bf16& y, float x) {
 }
 
 // exp within 2 units in the last place: 2^n * e^r, |r| <= ln(2) / 2, Taylor to r^7. Inlined so that loops vectorise.
-// Zero where the result would not be a normal number: arithmetic on those is many times slower.
+// Returns 0 where the result would be subnormal: arithmetic on subnormal numbers is many times slower.
 inline float exponential(float x) {
   const bool vanishes = x < -87.3f;
   x = vanishes ? -87.3f : x;
@@ -78,7 +78,7 @@ inline void store_all(float* y, const float* x, int64_t n) { memcpy(y, x, static
 inline void store_all(double* y, const double* x, int64_t n) { memcpy(y, x, static_cast<size_t>(n) * sizeof *x); }
 inline void store_all(Bf16* y, const float* x, int64_t n) {
   int64_t j = 0;
-#if defined(__AVX512BF16__)  // compilers do not know this instruction by themselves
+#if defined(__AVX512BF16__)  // compilers do not use this instruction by themselves
   for (; j + 32 <= n; j += 32) {
     const __m512bh rounded = _mm512_cvtne2ps_pbh(_mm512_loadu_ps(x + j + 16), _mm512_loadu_ps(x + j));
     memcpy(y + j, &rounded, sizeof rounded);
@@ -112,8 +112,8 @@ typedef float FloatVector __attribute__((vector_size(RANKFOLD_VECTOR_BYTES)));
 typedef double DoubleVector __attribute__((vector_size(RANKFOLD_VECTOR_BYTES)));
 typedef uint32_t PairVector __attribute__((vector_size(RANKFOLD_VECTOR_BYTES)));
 
-// What a product multiplies: words of kGroup neighbouring elements along the summed axis. Two bfloat16 make a word where
-// the processor multiplies and adds pairs; elsewhere a word is one element in the type of the sums.
+// A word is the unit that a product multiplies: kGroup neighbouring elements along the summed axis. With AVX512-BF16 a
+// word is a pair of bfloat16; otherwise it is one element in the type of the sums.
 template <class T>
 struct Word {
   using type = Sum<T>;
