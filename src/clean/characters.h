@@ -19,8 +19,8 @@ struct CharacterFaults {
 CharacterFaults find_character_faults(std::string_view text);
 
 // Whether the text looks like one that was written in one encoding and read in another: UTF-8 read as Windows-1252 or
-// Latin-1 ("ä¸\u00ADæ–‡"), UTF-8 read as GBK ("涓\uE15E枃"), GBK read as Latin-1 ("ÖÐÎÄ"), or what is left of such a text when
-// it was converted again ("锟斤拷").
+// Latin-1 ("ä¸\u00ADæ–‡"), UTF-8 read as GBK ("涓\uE15E枃"), GBK read as Latin-1 ("ÖÐÎÄ"), or what is left of such a text
+// when it was converted again ("锟斤拷").
 bool is_mojibake(std::string_view text);
 
 }  // namespace rankfold

@@ -17,8 +17,8 @@ class Cleaner {
   Cleaner(const std::filesystem::path& file, const DataFiles& heldout, const CheckConfig& config,
           const Stop& stop = {});
 
-  // Writes `output`, whole or not at all. UserError where no row is left, and where the file has changed meanwhile. Byte order
-  // marks are not written.
+  // Writes `output`, whole or not at all. UserError where no row is left, and where the file has changed meanwhile.
+  // Byte order marks are not written.
   CheckResult write(const std::filesystem::path& output, const Stop& stop = {});
 
   const Checker& checker() const { return *checker_; }

@@ -17,8 +17,8 @@ constexpr std::string_view kJoined[] = {"tel",    "phone", "telephone", "mobile"
 constexpr std::string_view kIdWords[] = {"身份证", "身分证", "证件号",  "身份号", "公民身份", "id card",  "id number",
                                          "id no",  "idcard", "id_card", "id_no",  "idno",     "identity", "sfz"};
 
-// Names of numbers that are no card's and no telephone's. Each stands right before its number, but for the signs and words
-// of kBetween.
+// Names of numbers that are no card's and no telephone's. Each stands right before its number, but for the signs and
+// words of kBetween.
 constexpr std::string_view kOtherWords[] = {"单号",
                                             "单号码",
                                             "订单",

@@ -19,8 +19,8 @@ int hexadecimal(std::string_view four) {
   return value;
 }
 
-// A string of JSON between its quotes, without its escapes. `places`: where in `raw` each byte of it comes from, and the
-// end.
+// A string of JSON between its quotes, without its escapes. `places`: where in `raw` each byte of it comes from, and
+// the end.
 std::string unescaped(std::string_view raw, std::vector<size_t>* places = nullptr) {
   std::string text;
   text.reserve(raw.size());

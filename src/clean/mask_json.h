@@ -24,8 +24,8 @@ struct MaskedJson {
 };
 
 // Looks through all texts of sound JSON, in columns that train and in others, and through whole numbers. What is found
-// becomes a placeholder; a number becomes a text. A text that holds JSON itself, as arguments of tools do, stays JSON. `json`
-// may also be what is left when a part is cut out of JSON between two tokens.
+// becomes a placeholder; a number becomes a text. A text that holds JSON itself, as arguments of tools do, stays JSON.
+// `json` may also be what is left when a part is cut out of JSON between two tokens.
 //
 // With a `kinds` that is empty nothing is looked for.
 MaskedJson mask_json(std::string_view json, PersonalKinds kinds);

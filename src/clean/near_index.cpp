@@ -108,8 +108,8 @@ NearIndex::Found NearIndex::find(const Signature& signature) const {
   std::sort(seen.begin(), seen.end());
   seen.erase(std::unique(seen.begin(), seen.end()), seen.end());
 
-  // The minima of a band agree by choice, the others of the sketch by chance: at the threshold J the share of equal bytes
-  // lies four standard deviations below J + (1 - J) / 256 in less than one of 10,000 cases.
+  // The minima of a band agree by choice, the others of the sketch by chance: at the threshold J the share of equal
+  // bytes lies four standard deviations below J + (1 - J) / 256 in less than one of 10,000 cases.
   const double least = threshold_ - 4 * std::sqrt(threshold_ * (1 - threshold_) / kSketch);
   Sketch sketch;
   for (size_t i = 0; i < kSketch; ++i) sketch[i] = static_cast<uint8_t>(signature[i]);

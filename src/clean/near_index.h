@@ -1,10 +1,10 @@
-// Which of the texts seen so far may be near duplicates of a text: MinHash with locality-sensitive hashing (Broder 1997;
-// Leskovec, Rajaraman, Ullman: Mining of Massive Datasets, chapter 3).
+// Which of the texts seen so far may be near duplicates of a text: MinHash with locality-sensitive hashing (Broder
+// 1997; Leskovec, Rajaraman, Ullman: Mining of Massive Datasets, chapter 3).
 //
-// A signature has kHashes minima: of each hash function the least value over the text's shingles. Two texts have the same
-// minimum with a chance of their Jaccard similarity J. Minima are put in bands of `rows`; two texts are candidates where all
-// minima of a band are the same, which happens with a chance of 1 - (1 - J^rows)^bands. Candidates are only that: whoever
-// asks compares the texts themselves.
+// A signature has kHashes minima: of each hash function the least value over the text's shingles. Two texts have the
+// same minimum with a chance of their Jaccard similarity J. Minima are put in bands of `rows`; two texts are candidates
+// where all minima of a band are the same, which happens with a chance of 1 - (1 - J^rows)^bands. Candidates are only
+// that: whoever asks compares the texts themselves.
 #pragma once
 
 #include <array>
@@ -29,8 +29,8 @@ struct Banding {
 // The most rows for which a pair with this similarity is missed in at most one of 200 cases.
 Banding banding_for(double threshold);
 
-// Memory of each text: 12 to 16 bytes a band and 68 more, which is 320 to 400 bytes with a threshold of 0.8. Not for several
-// threads.
+// Memory of each text: 12 to 16 bytes a band and 68 more, which is 320 to 400 bytes with a threshold of 0.8. Not for
+// several threads.
 class NearIndex {
  public:
   static constexpr size_t kCandidates = 8;  // that are told of one text
@@ -41,8 +41,8 @@ class NearIndex {
     std::vector<uint32_t> texts;  // the likeliest first
     bool is_cut = false;          // there were more in a band than were looked at
   };
-  // Texts whose signatures agree in a band and that are likely to be as similar as the threshold. The time is bounded: of a
-  // band's texts the last kLooks are looked at.
+  // Texts whose signatures agree in a band and that are likely to be as similar as the threshold. The time is bounded:
+  // of a band's texts the last kLooks are looked at.
   Found find(const Signature& signature) const;
   void add(uint32_t text, const Signature& signature);
 

@@ -23,10 +23,10 @@ struct TextHash {
 TextHash text_hash(std::string_view text);
 
 // The pieces of which near duplicates have most in common. A piece is a window of neighbouring characters that are at
-// least kShingleColumns wide together: three Chinese characters, six letters, or a mixture; one window for each character
-// that it can begin at. White space and case do not count, nor does what normal_text() leaves out. A text that is narrower
-// has one piece, an empty one none. The pieces come as hashes, in the order of the text, with repetitions; pieces beyond the
-// first kMostShingles are left out.
+// least kShingleColumns wide together: three Chinese characters, six letters, or a mixture; one window for each
+// character that it can begin at. White space and case do not count, nor does what normal_text() leaves out. A text
+// that is narrower has one piece, an empty one none. The pieces come as hashes, in the order of the text, with
+// repetitions; pieces beyond the first kMostShingles are left out.
 inline constexpr uint32_t kShingleColumns = 6;
 inline constexpr size_t kMostShingles = 1 << 20;
 std::vector<uint64_t> shingles(std::string_view text);

@@ -25,8 +25,8 @@ bool is_date(int year, int month, int day) {
   return month >= 1 && month <= 12 && day >= 1 && day <= kDays[month - 1] + (is_leap && month == 2);
 }
 
-// The six digits of a region (GB/T 2260). 81 to 83 are those of residents from Hong Kong, Macau and Taiwan; a foreigner's
-// number of permanent residence begins with 9 and the province (2023).
+// The six digits of a region (GB/T 2260). 81 to 83 are those of residents from Hong Kong, Macau and Taiwan; a
+// foreigner's number of permanent residence begins with 9 and the province (2023).
 bool is_region(std::string_view code) {
   constexpr std::string_view kProvinces =
       "11 12 13 14 15 21 22 23 31 32 33 34 35 36 37 41 42 43 44 45 46 50 51 52 53 54 61 62 63 64 65 71 81 82 83 ";
@@ -255,8 +255,8 @@ class Finder {
     return after != '_' && after != '%' && !is_letter(after);
   }
 
-  // A number that begins here in one of these forms and that `fits`. All separators in it are the same, and no more groups
-  // follow or, where `is_first`, stand before it. An X at the end counts where it may stand.
+  // A number that begins here in one of these forms and that `fits`. All separators in it are the same, and no more
+  // groups follow or, where `is_first`, stand before it. An X at the end counts where it may stand.
   template <size_t N, class Fits>
   std::optional<Range> number(size_t begin, const Form (&forms)[N], const Fits& fits, bool is_first = true,
                               bool may_end_in_x = false) const {

@@ -46,9 +46,9 @@ struct PersonalSpan {
   size_t character = 0;       // of `begin`
 };
 
-// The spans in the order of the text; none overlap. `label`: what the text stands under, such as the key of a column; it is
-// read as if it stood before the text. Only `kinds` are looked for; where two could begin at one place, e-mail comes first,
-// then ID, bank card, mobile. `text`: UTF-8 that is known to be sound.
+// The spans in the order of the text; none overlap. `label`: what the text stands under, such as the key of a column;
+// it is read as if it stood before the text. Only `kinds` are looked for; where two could begin at one place, e-mail
+// comes first, then ID, bank card, mobile. `text`: UTF-8 that is known to be sound.
 std::vector<PersonalSpan> find_personal_data(std::string_view text, PersonalKinds kinds, std::string_view label = {});
 
 // The text with placeholders for the spans.

@@ -1,4 +1,5 @@
-// What a check has found, for a person and for a program. No text in it holds personal data of the kinds that are known.
+// What a check has found, for a person and for a program. No text in it holds personal data of the kinds that are
+// known.
 #pragma once
 
 #include "clean/check.h"
@@ -26,8 +27,8 @@ std::string report_text(const ReportOf& of, int64_t examples);
 // Counts under the names of docs/data-cleaning.md.
 nlohmann::ordered_json summary_json(const ReportOf& of);
 
-// The same and, under "findings", a line for each row in which something was found, and for each place that was masked or
-// holds personal data. Whole or not at all.
+// The same and, under "findings", a line for each row in which something was found, and for each place that was masked
+// or holds personal data. Whole or not at all.
 void write_report(const ReportOf& of, const std::filesystem::path& path, const Stop& stop = {});
 
 // A line for each kind that was found, with the first row; one that says so where nothing was.

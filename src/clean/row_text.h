@@ -1,4 +1,5 @@
-// What a row says, for whoever compares rows and looks at their texts. Unlike RowReader it takes rows whose texts are empty.
+// What a row says, for whoever compares rows and looks at their texts. Unlike RowReader it takes rows whose texts are
+// empty.
 #pragma once
 
 #include "data/prompt.h"

@@ -38,8 +38,8 @@ class Table {
   std::vector<uint16_t> characters_, pairs_;
 };
 
-// Calls take(pair, character) for each character beyond ASCII and plain(byte) for the others; false where the bytes are no
-// GBK.
+// Calls take(pair, character) for each character beyond ASCII and plain(byte) for the others; false where the bytes are
+// no GBK.
 template <class Take, class Plain>
 bool each(std::string_view bytes, const Take& take, const Plain& plain) {
   const Table& table = Table::get();

@@ -12,8 +12,8 @@ namespace rankfold::gbk {
 // As UTF-8; nullopt where a byte belongs to no character of GBK. ASCII stays as it is.
 std::optional<std::string> decode(std::string_view bytes);
 
-// Whether the bytes are likely Chinese in GBK: all of them decode, and of the characters beyond ASCII at least four in five
-// are punctuation or among the 3,755 most frequent Chinese ones. Western text in Latin-1 and Big5 are not.
+// Whether the bytes are likely Chinese in GBK: all of them decode, and of the characters beyond ASCII at least four in
+// five are punctuation or among the 3,755 most frequent Chinese ones. Western text in Latin-1 and Big5 are not.
 bool is_likely(std::string_view bytes);
 
 // The two bytes of a character, the first one in the high half; 0: GBK lacks it, or it is ASCII.

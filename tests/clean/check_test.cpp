@@ -147,16 +147,17 @@ TEST_F(CheckTest, Conflicts) {
 }
 
 TEST_F(CheckTest, EmptyAndShortAnswers) {
-  const CheckResult lines = check(
-      row("a?", "") + row("b?", " \u3000\n") + row("c?", "是") + row("d?", "好的") +
-      R"({"question": "e", "answer": null})"
-      "\n" +
-      R"({"messages": [{"role": "user", "content": "f"}]})"
-      "\n" +
-      R"({"messages": [{"role": "user", "content": "g"}, {"role": "assistant", "content": ""}]})"
-      "\n" +
-      R"({"messages": [{"role": "user", "content": "h"}, {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "look"}}]}]})"
-      "\n");
+  const CheckResult lines =
+      check(row("a?", "") + row("b?", " \u3000\n") + row("c?", "是") + row("d?", "好的") +
+            R"({"question": "e", "answer": null})"
+            "\n" +
+            R"({"messages": [{"role": "user", "content": "f"}]})"
+            "\n" +
+            R"({"messages": [{"role": "user", "content": "g"}, {"role": "assistant", "content": ""}]})"
+            "\n" +
+            R"({"messages": [{"role": "user", "content": "h"}, )"
+            R"({"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "look"}}]}]})"
+            "\n");
   EXPECT_EQ(found(lines, RowFinding::kEmptyAnswer), "1, 2, 5, 6, 7");
   EXPECT_EQ(found(lines, RowFinding::kShortAnswer), "3");
   EXPECT_EQ(lines.count(RowFinding::kBadRow), 0);

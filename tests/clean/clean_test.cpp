@@ -116,7 +116,8 @@ TEST_F(CleanTest, MasksConversationsToolsAndWhatStandsAroundTheRows) {
   const std::string cleaned = clean(
       R"({"contact": "x@y.cn", "data": [{"system": "打13912345678", "tools": [{"name": "n", "description": "a@b.com"}],
   "messages": [{"role": "user", "content": [{"type": "text", "text": "证11010519491231002X"}]},
-               {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "n", "arguments": {"to": 13912345678}}}]},
+               {"role": "assistant", "content": "",
+                "tool_calls": [{"function": {"name": "n", "arguments": {"to": 13912345678}}}]},
                {"role": "tool", "content": "{\"card\": \"6222021234567890128\"}"},
                {"role": "assistant", "content": "好的"}]}], "by": "z@y.cn"})");
   for (const char* secret : {"139", "x@y", "z@y", "a@b", "1101", "6222"})

@@ -1,5 +1,5 @@
-// How many of the marked places of tests/clean/mask_examples.txt are found, and what else is: the precision and recall that
-// docs/data-cleaning.md states.
+// How many of the marked places of tests/clean/mask_examples.txt are found, and what else is: the precision and recall
+// that docs/data-cleaning.md states.
 #include "clean/personal_data.h"
 
 #include <gtest/gtest.h>

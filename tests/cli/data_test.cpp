@@ -1,4 +1,5 @@
-// lora-data as a person runs it, and lora-train --dataset_checks: exit codes, what is printed, what is left on the disk.
+// lora-data as a person runs it, and lora-train --dataset_checks: exit codes, what is printed, what is left on the
+// disk.
 #include "core/check.h"
 #include "support/contains.h"
 #include "support/temp_folder.h"

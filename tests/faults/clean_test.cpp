@@ -15,7 +15,7 @@ class CleanInstants : public ::testing::Test {
  protected:
   CleanInstants() {
     std::string rows;
-    for (int64_t i = 0; i < 2 * flags.rows; ++i) {
+    for (int64_t i = 0; i < flags.rows; ++i) {
       std::string answer;
       for (int k = 0; k < 20; ++k) answer += std::to_string((i + 1) * (k + 7)) + " mg, ";
       rows += nlohmann::json{{"question", "What is the dose of drug " + std::to_string(i) + "?"},
