@@ -1,7 +1,6 @@
 #include "clean/clean.h"
 
 #include "core/check.h"
-#include "core/checksum.h"
 #include "core/utf8.h"
 #include "core/write.h"
 
@@ -11,17 +10,6 @@
 
 namespace rankfold {
 namespace {
-
-uint64_t checksum_of(const Mapping& file, const Stop& stop) {
-  FilePass pass(file);
-  uint64_t sum = kChecksumSeed;
-  for (uint64_t begin = 0; begin < file.size(); begin += FilePass::kStep) {
-    leave_if(stop);
-    sum = checksum64(file.bytes().subspan(begin, std::min(FilePass::kStep, file.size() - begin)), sum);
-    pass.reached(begin);
-  }
-  return sum;
-}
 
 std::string without_byte_order_marks(std::string_view text) {
   std::string rest(text);

@@ -166,17 +166,6 @@ TokenStore::Summary tokenise(const Source& source, const RowFile& file, TokenWri
   return {report, hash.value()};
 }
 
-uint64_t checksum_of(const Mapping& file, const Stop& stop) {
-  FilePass pass(file);
-  uint64_t sum = kChecksumSeed;
-  for (uint64_t begin = 0; begin < file.size(); begin += FilePass::kStep) {
-    leave_if(stop);
-    sum = checksum64(file.bytes().subspan(begin, std::min(FilePass::kStep, file.size() - begin)), sum);
-    pass.reached(begin);
-  }
-  return sum;
-}
-
 // Rows that were found in one content of the file and read from another would be neither's.
 TokenStore::Summary tokenise_unchanged(const Source& source, const std::shared_ptr<const Mapping>& file,
                                        uint64_t checksum, const RowFile& rows, TokenWriter& writer,

@@ -1,6 +1,7 @@
 #include "data/rows.h"
 
 #include "core/check.h"
+#include "core/checksum.h"
 #include "core/json.h"
 #include "core/utf8.h"
 
@@ -308,5 +309,16 @@ std::string_view RowFile::before(int64_t index) const {
 uint64_t RowFile::line(int64_t index) const { return rows_.at(static_cast<size_t>(index)).line; }
 
 bool RowFile::is_array() const { return before(0).find('[') != std::string_view::npos; }
+
+uint64_t checksum_of(const Mapping& file, const Stop& stop) {
+  FilePass pass(file);
+  uint64_t sum = kChecksumSeed;
+  for (uint64_t begin = 0; begin < file.size(); begin += FilePass::kStep) {
+    leave_if(stop);
+    sum = checksum64(file.bytes().subspan(begin, std::min(FilePass::kStep, file.size() - begin)), sum);
+    pass.reached(begin);
+  }
+  return sum;
+}
 
 }  // namespace rankfold

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "core/file.h"
+#include "rankfold/error.h"
 
 #include <nlohmann/json_fwd.hpp>
 
@@ -57,5 +58,9 @@ class RowFile {
   std::shared_ptr<const Mapping> file_;
   std::vector<Span> rows_;
 };
+
+// Of all bytes, to tell whether a file changes while its rows are read. Its pages leave memory as the pass goes on.
+// `stop` ends it by an exception.
+uint64_t checksum_of(const Mapping& file, const Stop& stop);
 
 }  // namespace rankfold
