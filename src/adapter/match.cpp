@@ -17,6 +17,8 @@
 namespace rankfold {
 namespace {
 
+constexpr std::string_view kTargets = "target_modules";
+
 std::string last_part(const std::string& name) { return name.substr(name.rfind('.') + 1); }
 std::string without_last_part(const std::string& name) { return name.substr(0, name.rfind('.')); }
 
@@ -101,6 +103,57 @@ void check_layers(const std::set<int64_t>& layers, const std::vector<LinearModul
            layer);
 }
 
+// Modules of one role, which families call differently; some families have one module for several roles.
+struct Role {
+  std::string_view part;  // as a sentence calls it
+  std::vector<std::string_view> names, packed;
+};
+constexpr std::string_view kOfQkv = "q, k and v", kOfGateUp = "gate and up";
+
+const std::vector<Role>& roles() {
+  static const std::vector<std::string_view> qkv = {"W_pack", "qkv_proj", "query_key_value", "wqkv", "Wqkv",
+                                                    "c_attn", "qkv"};
+  static const std::vector<Role> rows{{kOfQkv, {"q_proj", "query", "wq"}, qkv},
+                                      {kOfQkv, {"k_proj", "key", "wk"}, qkv},
+                                      {kOfQkv, {"v_proj", "value", "wv"}, qkv},
+                                      {"", {"o_proj", "wo"}, {}},
+                                      {kOfGateUp, {"gate_proj", "w1"}, {"gate_up_proj"}},
+                                      {kOfGateUp, {"up_proj", "w3"}, {"gate_up_proj"}},
+                                      {"", {"down_proj", "w2"}, {}}};
+  return rows;
+}
+
+bool has(const std::vector<std::string_view>& names, const std::string& name) {
+  return std::find(names.begin(), names.end(), name) != names.end();
+}
+
+// Of a name that another family has: what this model has in its place, empty where it has nothing. Unset for a name of
+// no family that we know, which may be misspelt. The most similar name would be a module of another role: q_proj and
+// o_proj differ by one letter.
+template <class List>
+std::optional<std::string> counterpart(const std::string& entry, const List& names) {
+  const std::string wanted = last_part(entry);
+  std::vector<std::string> found;
+  std::string_view packs;
+  bool is_known = false;
+  for (const Role& role : roles()) {
+    const bool is_part = has(role.names, wanted), is_packed = has(role.packed, wanted);
+    if (!is_part && !is_packed) continue;
+    is_known = true;
+    for (const std::string& name : names) {
+      const bool is_pack = has(role.packed, name);
+      if (!is_pack && !has(role.names, name)) continue;
+      if (is_pack && is_part) packs = role.part;
+      if (std::find(found.begin(), found.end(), name) == found.end()) found.push_back(name);
+    }
+  }
+  if (!is_known) return std::nullopt;
+  std::string text;
+  for (size_t i = 0; i < found.size(); ++i) text += join(i == 0 ? "" : i + 1 < found.size() ? ", " : " and ", found[i]);
+  if (text.empty()) return text;
+  return join(" (this model has ", text, packs.empty() ? "" : join(", which holds ", packs), ")");
+}
+
 // What may have been meant by an entry that matches nothing. Entries are the end of a name as the model has it.
 template <class List>
 std::string hint(const std::string& entry, const List& names) {
@@ -108,7 +161,18 @@ std::string hint(const std::string& entry, const List& names) {
   if (entry.starts_with('^') || entry.ends_with('$'))
     return " (an entry stands for a whole name, or for all that follows a dot in it: leave out ^ and $)";
   if (entry.starts_with(kPrefix)) return join(" (leave out ", kPrefix, ", which only the adapter's file has)");
+  if (const std::optional<std::string> other = counterpart(entry, names)) return *other;
   return did_you_mean(nearest(entry, names));
+}
+
+// Of target_modules, where an entry may also be meant for the word that stands for all.
+std::string hint_on_all_linear(const std::string& entry) {
+  constexpr std::string_view kAll = "all-linear";
+  if (is_all_linear(entry)) return join(" ('", entry, "' stands for all layers only as a string, not in a list)");
+  if (entry.size() > kAll.size() + 2) return "";
+  std::string lower = entry;
+  for (char& c : lower) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+  return edit_distance(lower, kAll) <= 2 ? did_you_mean(std::string(kAll)) : "";
 }
 
 // PEFT adapts no module that lies in one of modules_to_save, whose entries stand for whole parts of a name here.
@@ -123,10 +187,13 @@ StringList unmatched_by(Names& entries, const std::vector<LinearModule>& linears
   return entries.unmatched();
 }
 
-void check_entries(const char* key, Names& entries, const std::vector<LinearModule>& linears) {
-  if (const StringList unmatched = unmatched_by(entries, linears); !unmatched.empty())
-    fail(key, ": '", unmatched.front(), "' matches no linear layer of this model, whose names are ", listed(linears),
-         hint(unmatched.front(), short_names(linears)));
+void check_entries(std::string_view key, Names& entries, const std::vector<LinearModule>& linears) {
+  const StringList unmatched = unmatched_by(entries, linears);
+  if (unmatched.empty()) return;
+  const std::string& entry = unmatched.front();
+  std::string meant = key == kTargets ? hint_on_all_linear(entry) : "";
+  if (meant.empty()) meant = hint(entry, short_names(linears));
+  fail(key, ": '", entry, "' matches no linear layer of this model, whose names are ", listed(linears), meant);
 }
 
 // A pattern without any operator but the dot: PEFT's initialisers write one for each module, and a comparison is cheaper.
@@ -225,7 +292,7 @@ std::vector<ModuleMatch> match_modules(const LoraConfig& config, const std::vect
   Names wanted("target_modules", all ? ModuleNames(StringList{}) : config.target_modules);
   Names excluded("exclude_modules", config.exclude_modules);
   if (idle == IdleEntries::kRefused) {
-    check_entries("target_modules", wanted, linears);
+    check_entries(kTargets, wanted, linears);
     check_entries("exclude_modules", excluded, linears);
     check_layers(layers, linears);
   }
@@ -239,10 +306,10 @@ std::vector<ModuleMatch> match_modules(const LoraConfig& config, const std::vect
       matches.push_back(ranks.match(module));
   }
   if (matches.empty() && text && !all)
-    fail("target_modules: '", *text, "' matches no linear layer (", listed(linears),
-         "); a string is a regular expression for the whole name, such as ", full_names(linears),
+    fail("target_modules: '", *text, "' matches no linear layer (", listed(linears), ")", hint_on_all_linear(*text),
+         "; a string is a regular expression for the whole name, such as ", full_names(linears),
          ": give a list for names");
-  if (matches.empty() && !text) check_entries("target_modules", wanted, linears);
+  if (matches.empty() && !text) check_entries(kTargets, wanted, linears);
   if (matches.empty())
     fail(
         "target_modules: nothing is left after exclude_modules and layers_to_transform; this model's linear layers "

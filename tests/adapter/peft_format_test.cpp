@@ -130,8 +130,7 @@ TEST(Match, EntriesThatDoNothing) {
          "rank_pattern: 'layers.0.self_attn.q_proj' does nothing, as 'q_proj' comes before it and matches the same "
          "modules: put 'layers.0.self_attn.q_proj' first");
   expect({.target_modules = targets, .exclude_modules = StringList{"k_proj"}},
-         "exclude_modules: 'k_proj' matches no linear layer of this model, whose names are q_proj, down_proj, lm_head "
-         "(did you mean 'q_proj'?)");
+         "exclude_modules: 'k_proj' matches no linear layer of this model, whose names are q_proj, down_proj, lm_head");
   expect({.target_modules = StringList{"q_proj", "base_model.model." + kQ[0]}},
          "target_modules: 'base_model.model.model.layers.0.self_attn.q_proj' matches no linear layer of this model");
   expect({.target_modules = StringList{"q_proj", "query_key_value"}},
@@ -169,6 +168,59 @@ TEST(Match, Refusals) {
          R"(rank_pattern: "*" is not a regular expression: quantifier does not follow a repeatable item (byte 0))");
   expect({.target_modules = "all-linear", .layers_to_transform = {1}},
          "layers_to_transform: needs a list in target_modules");
+}
+
+// The most similar name would be that of another layer: q_proj and o_proj differ by one letter.
+TEST(Match, NamesOfOtherFamilies) {
+  const auto error = [](const LoraConfig& config, const Names& names) {
+    std::vector<LinearModule> all;
+    for (const std::string& name : names) all.push_back({"model.layers.0." + name, 8, 8, false});
+    return testing::error_of<UserError>([&] { match_modules(config, all); });
+  };
+  const Names baichuan{"self_attn.W_pack", "self_attn.o_proj", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"};
+  const Names phi3{"self_attn.qkv_proj", "self_attn.o_proj", "mlp.gate_up_proj", "mlp.down_proj"};
+  const Names internlm2{"attention.wqkv", "attention.wo", "feed_forward.w1", "feed_forward.w3", "feed_forward.w2"};
+  const Names llama{"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
+                    "mlp.gate_proj",    "mlp.up_proj",      "mlp.down_proj"};
+  const auto hint = [&](const std::string& entry, const Names& names) {
+    const std::string line = error({.target_modules = StringList{entry}}, names);
+    EXPECT_TRUE(line.starts_with("target_modules: '" + entry + "' matches no linear layer of this model")) << line;
+    const size_t begin = line.find(" (");
+    return begin == std::string::npos ? "" : line.substr(begin + 1);
+  };
+  for (const char* part : {"q_proj", "k_proj", "v_proj", "query", "key", "value", "self_attn.q_proj"}) {
+    EXPECT_EQ(hint(part, baichuan), "(this model has W_pack, which holds q, k and v)") << part;
+    EXPECT_EQ(hint(part, phi3), "(this model has qkv_proj, which holds q, k and v)") << part;
+    EXPECT_EQ(hint(part, internlm2), "(this model has wqkv, which holds q, k and v)") << part;
+  }
+  for (const char* packed : {"W_pack", "qkv_proj", "query_key_value", "wqkv", "self_attn.W_pack"})
+    EXPECT_EQ(hint(packed, llama), "(this model has q_proj, k_proj and v_proj)") << packed;
+  EXPECT_EQ(hint("query_key_value", baichuan), "(this model has W_pack)");
+  EXPECT_EQ(hint("gate_proj", phi3), "(this model has gate_up_proj, which holds gate and up)");
+  EXPECT_EQ(hint("gate_up_proj", llama), "(this model has gate_proj and up_proj)");
+  EXPECT_EQ(hint("gate_up_proj", internlm2), "(this model has w1 and w3)");
+  EXPECT_EQ(hint("o_proj", internlm2), "(this model has wo)");
+  EXPECT_EQ(hint("down_proj", internlm2), "(this model has w2)");
+  EXPECT_EQ(hint("k_proj", {"self_attn.q_proj"}), "");  // not q_proj
+  EXPECT_EQ(hint("q_porj", llama), "(did you mean 'q_proj'?)");
+
+  const std::string line =
+      error({.target_modules = StringList{"W_pack", "o_proj"}, .rank_pattern = {{"q_proj", 2}}}, baichuan);
+  EXPECT_EQ(line, "rank_pattern: 'q_proj' matches no adapted module (this model has W_pack, which holds q, k and v)");
+}
+
+TEST(Match, AllLinearIsSpeltOneWay) {
+  const auto expect = [](const ModuleNames& targets, const std::string& text) {
+    expect_error<UserError>([&] { match_modules({.target_modules = targets}, linears()); }, text);
+  };
+  const std::string names = " matches no linear layer of this model, whose names are q_proj, down_proj, lm_head ";
+  for (const std::string word : {"all_linear", "ALL_LINEAR", "all-linears", "all linear", "allLinear"})
+    expect(StringList{word}, "target_modules: '" + word + "'" + names + "(did you mean 'all-linear'?)");
+  expect("all_linear",
+         "target_modules: 'all_linear' matches no linear layer (q_proj, down_proj, lm_head) (did you mean "
+         "'all-linear'?); a string is a ");
+  expect(StringList{"all-linear", "lm_head"},
+         "'all-linear'" + names + "('all-linear' stands for all layers only as a string, not in a list)");
 }
 
 std::string key(const std::string& module, char part) {
