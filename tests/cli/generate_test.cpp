@@ -194,5 +194,29 @@ TEST_F(Generating, WhatDoesNotGoTogetherIsRefused) {
   expect_refused("--prompts empty.txt", "empty.txt: expected prompts, got none");
 }
 
+// What is wrong with a folder is all that is said: no note about templates that lie beside it.
+TEST_F(Generating, FoldersAreCheckedBeforeAnyNote) {
+  folder_.write("rows.json", R"([{"question": "a", "answer": "b"}])");
+  const auto refusal = [&](const std::string& command) {
+    const std::string line =
+        "cd '" + folder_.path().string() + "' && '" RANKFOLD_BIN "'/" + command + " >.out 2>.err </dev/null";
+    const int status = std::system(line.c_str());
+    EXPECT_EQ(WIFEXITED(status) ? WEXITSTATUS(status) : -1, 2) << command;
+    EXPECT_EQ(testing::read_bytes(folder_ / ".out"), "");
+    return testing::read_bytes(folder_ / ".err");
+  };
+  const std::string eval = "lora-eval --dataset rows.json ", model = "--model_name_or_path nowhere";
+  for (const char* flags : {" --prompt a", " --chat", " --prompt a --print_prompt"})
+    EXPECT_EQ(refusal("lora-generate " + model + flags),
+              "lora-generate: nowhere: expected a model folder, got nothing\n");
+  for (const char* flags : {"", " --terms terms", " --compare base"})
+    EXPECT_EQ(refusal(eval + model + flags), "lora-eval: nowhere: expected a model folder, got nothing\n");
+
+  const std::string adapter = "--model_name_or_path model --adapter_name_or_path nowhere";
+  EXPECT_EQ(refusal("lora-generate --prompt a " + adapter),
+            "lora-generate: nowhere: expected an adapter folder, got nothing\n");
+  EXPECT_EQ(refusal(eval + adapter), "lora-eval: nowhere: expected an adapter folder, got nothing\n");
+}
+
 }  // namespace
 }  // namespace rankfold
