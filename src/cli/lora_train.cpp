@@ -16,9 +16,11 @@
 #include "core/json.h"
 #include "core/number_text.h"
 #include "core/write.h"
+#include "data/template.h"
 #include "ops/open_cuda.h"
 #include "quant/base_storage.h"
 #include "train/run_folder.h"
+#include "train/run_state.h"
 
 #include <nlohmann/json.hpp>
 
@@ -51,25 +53,62 @@ nlohmann::json meaning(const Field& field) {
   return plain;
 }
 
+// The adapter that training begins with.
+struct Start {
+  std::string adapter = {};    // its folder; empty: a new adapter, or the whole model
+  bool is_checkpoint = false;  // of the run that began from adapter_name_or_path
+};
+
+// A run that adapter_name_or_path began is given that again when it is resumed. The checkpoint has all that came from
+// there: values, settings and templates.
+Start start_of(const RunConfig& config, ProgressDisplay& display) {
+  const std::string& adapter = config.adapter_name_or_path;
+  if (adapter.empty()) return {};
+  std::vector<std::string> lines;
+  const auto checkpoint =
+      checkpoint_to_resume(config.train, adapter, [&lines](const std::string& line) { lines.push_back(line); });
+  if (!checkpoint) return {.adapter = adapter};  // the trainer looks again, and says so
+  for (const std::string& line : lines) display.message(line);
+  display.message(join("resuming from ", checkpoint->string(), "; adapter_name_or_path ", adapter,
+                       " is where the run began", what_stands_at(adapter) == "nothing" ? ", and is gone" : ""));
+  return {.adapter = checkpoint->string(), .is_checkpoint = true};
+}
+
+// With the checkpoint that the adapter was read from: if another was the newest by now, or none was left, the values
+// would not be those of its step.
+TrainConfig train_of(const RunConfig& config, const Start& start) {
+  TrainConfig train = config.train;
+  if (start.is_checkpoint) train.resume_from_checkpoint = start.adapter;
+  return train;
+}
+
+template <class... Parts>
+[[noreturn]] void refuse_setting(const Start& start, const Parts&... parts) {
+  if (start.is_checkpoint) throw Error(ExitCode::kResumeRefused, one_line(join(parts...)));
+  fail(parts...);
+}
+
 // The adapter that a run starts from decides r, alpha, dropout and targets: a setting that says otherwise is
 // an error. (target_modules: check_targets.)
-void take_adapter_settings(RunConfig& config, const Given& given) {
-  const std::string path = (fs::path(config.adapter_name_or_path) / "adapter_config.json").string();
-  LoraConfig saved = read_adapter_config(config.adapter_name_or_path).config;
+void take_adapter_settings(RunConfig& config, const Start& start, const Given& given) {
+  const std::string path = (fs::path(start.adapter) / "adapter_config.json").string();
+  LoraConfig saved = read_adapter_config(start.adapter).config;
   const Fields asked = fields_of(config.lora), theirs = fields_of(saved);
   for (size_t i = 0; i < asked.size(); ++i) {
     const auto wanted = meaning(asked[i]), there = meaning(theirs[i]);
     if (asked[i].name == "target_modules") continue;
     if (const auto at = given.find(asked[i].name); at != given.end() && wanted != there)
-      fail(at->second, ": expected ", brief(there), " as in ", path, ", got ", brief(wanted), ": leave it out");
+      refuse_setting(start, at->second, ": expected ", brief(there), " as in ", path, ", got ", brief(wanted),
+                     ": leave it out");
   }
   config.lora = saved;
 }
 
 // The same modules may be named in other words ("all-linear"), which only the model can tell.
-void check_targets(const CausalLM& model, const RunConfig& config, const ModuleNames& wanted, const Given& given) {
+void check_targets(const CausalLM& model, const RunConfig& config, const Start& start, const ModuleNames& wanted,
+                   const Given& given) {
   const auto at = given.find("target_modules");
-  if (config.adapter_name_or_path.empty() || at == given.end()) return;
+  if (start.adapter.empty() || at == given.end()) return;
   const auto names = [&model](const LoraConfig& lora) {
     std::vector<std::string> found;
     for (const ModuleMatch& match : match_modules(lora, parts_of(*model.shared_model()).modules, IdleEntries::kAllowed))
@@ -82,8 +121,33 @@ void check_targets(const CausalLM& model, const RunConfig& config, const ModuleN
   nlohmann::ordered_json ours, theirs;
   store(wanted, ours);
   store(config.lora.target_modules, theirs);
-  fail(at->second, ": expected the modules of ", config.adapter_name_or_path, ", ", brief(theirs), ", got ",
-       brief(ours), ": leave it out");
+  refuse_setting(start, at->second, ": expected the modules of ", start.adapter, ", ", brief(theirs), ", got ",
+                 brief(ours), ": leave it out");
+}
+
+// Questions are written as those that the adapter was trained on, unless the user says how.
+void take_prompt_template(const Start& start, const Given& given, DataConfig& data, ProgressDisplay& display) {
+  const fs::path file = fs::path(start.adapter) / kTemplateFile;
+  if (start.adapter.empty() || what_stands_at(file) == "nothing") return;
+  const nlohmann::json record = read_json(file);
+  if (!record.is_object() || !record.contains("prompt_template")) return;
+  const nlohmann::json& saved = record["prompt_template"];
+  if (!saved.is_string() || saved.get<std::string>().find("{question}") == std::string::npos)
+    fail(file.string(), ": prompt_template: expected a text that holds {question}, got ", brief(saved));
+  const bool is_same = data.prompt_template == saved.get<std::string>();
+  if (data.questions_are_turns)
+    return display.message(join("warning: ", where_given(given, "chat_template"), " writes the questions; ",
+                                start.adapter, " was trained with the prompt template ", brief(saved)));
+  if (given.contains("prompt_template") && !is_same)
+    return display.message(join("warning: ", where_given(given, "prompt_template"), " is ", brief(data.prompt_template),
+                                ", which is kept; ", start.adapter, " was trained with ", brief(saved)));
+  data.prompt_template = saved.get<std::string>();
+  data.template_is_saved = true;
+  if (!given.contains("prompt_template"))
+    display.message(join("prompt template ", brief(saved), ", from ", file.string()));
+  if (const std::string defect = template_defect(data.prompt_template); !defect.empty())
+    display.message(one_line(
+        join("warning: ", file.string(), ": prompt_template: ", defect, "; it is used as it was trained with")));
 }
 
 bool same_folder(const fs::path& a, const fs::path& b) {
@@ -182,13 +246,9 @@ void note_earlier_run(const RunConfig& config, ProgressDisplay& display) {
 }
 
 // What can be refused before any work.
-void validate(RunConfig& config, const Given& given, ProgressDisplay& display) {
+Start validate(RunConfig& config, const Given& given, ProgressDisplay& display) {
   const auto where = [&given](const char* key) { return where_given(given, key); };
   const bool continues = !config.adapter_name_or_path.empty();
-  if (continues && !config.train.resume_from_checkpoint.empty())
-    fail(where("adapter_name_or_path"),
-         ": expected this or resume_from_checkpoint, got both: one starts a new run, "
-         "the other continues one");
   if (continues && trains_all(config))
     fail(where("adapter_name_or_path"), ": expected finetuning_type lora with it, got ", config.finetuning_type);
   if (const auto storage = storage_of(config.load); storage && trains_all(config))
@@ -203,15 +263,20 @@ void validate(RunConfig& config, const Given& given, ProgressDisplay& display) {
     config.train.output_dir = "out";  // a name is all that it needs
   }
   check_resume(where("resume_from_checkpoint"), config.train.resume_from_checkpoint);
-  if (what_stands_at(config.train.output_dir) == "a folder" && !config.dry_run && !config.plan)
-    FolderLock(config.train.output_dir);  // free for now?
+  if (what_stands_at(config.train.output_dir) == "a folder" && !config.dry_run && !config.plan) {
+    const FolderLock lock(config.train.output_dir);  // free for now?
+    // A checkpoint that a crash left under another name is one to go on from.
+    if (continues && config.train.resume_from_checkpoint == "auto") clean_up(config.train.output_dir);
+  }
   note_earlier_run(config, display);
-  if (continues) take_adapter_settings(config, given);
+  const Start start = start_of(config, display);
+  if (continues) take_adapter_settings(config, start, given);
   std::string why_cpu;
   if (ops::open_device(config.load.device, &why_cpu).is_cpu())
     display.message("device: cpu" + (why_cpu.empty() ? "" : " (" + why_cpu + ")"));
-  const ModelOptions from{config.model_name_or_path, config.adapter_name_or_path, config.load};
+  const ModelOptions from{config.model_name_or_path, start.adapter, config.load};
   choose_chat_template(from, config.data, folders_to_resume(config));
+  take_prompt_template(start, given, config.data, display);
   choose_date(config.model_name_or_path, config.data, folders_to_resume(config));
   check_data(config.dataset, data_of(config), given);
   if (!config.eval_dataset.paths.empty()) check_data(config.eval_dataset, data_of(config), given);
@@ -219,11 +284,12 @@ void validate(RunConfig& config, const Given& given, ProgressDisplay& display) {
     fail(where("val_size"), ": expected this or eval_dataset, got both");
   check_writable("--dump_rows", config.dump_rows);
   check_writable("--plan_output", config.plan_output);
+  return start;
 }
 
-Adapter make_adapter(const CausalLM& model, const RunConfig& config) {
+Adapter make_adapter(const CausalLM& model, const RunConfig& config, const Start& start) {
   if (trains_all(config)) return Adapter::full(model);
-  if (!config.adapter_name_or_path.empty()) return Adapter::load(model, config.adapter_name_or_path, config.train.seed);
+  if (!start.adapter.empty()) return Adapter::load(model, start.adapter, config.train.seed);
   return Adapter::create(model, config.lora, config.train.seed);
 }
 
@@ -313,25 +379,39 @@ void print_plan_of(const RunConfig& config, const PlanRequest& request, Progress
   if (!config.plan_output.empty()) write_text(config.plan_output, plan_json(plan, advice, report).dump(2) + "\n");
 }
 
+// What a resume would refuse a dry run refuses too. `train` is the Trainer's config.
+void check_resumption(const CausalLM& model, const Adapter& adapter, const Dataset& dataset, const TrainConfig& train,
+                      const std::string& parent, int64_t total_steps, ProgressDisplay& display) {
+  const auto say = [&display](const std::string& line) { display.message(line); };
+  const auto checkpoint = checkpoint_to_resume(train, parent, say);
+  if (!checkpoint) return;  // which is said where one was asked for
+  const auto identity = identity_of(model, adapter, dataset, train, stop_requested);
+  const int64_t step = read_resumption(*checkpoint, identity, model, train, total_steps, say).first.step;
+  const std::string place = join("dry_run: would resume ", checkpoint->string(), " at step ", step);
+  if (step < total_steps)
+    display.message(join(place, " and go on with step ", step + 1, " of ", total_steps));
+  else
+    display.message(join(place, ", the last: no step is left to train"));
+}
+
 void run(RunConfig& config, const Given& given) {
   using Clock = std::chrono::steady_clock;
-  const auto start = Clock::now();
+  const auto began = Clock::now();
   if (!config.list.empty()) return print_runs(std::cout, config.list, find_runs(config.list));
   config.plan = config.plan || !config.plan_output.empty();
   const ModuleNames targets = config.lora.target_modules;
   ProgressDisplay display;
-  validate(config, given, display);
+  const Start start = validate(config, given, display);
   const LoadConfig load = load_of(config);
   const CausalLM model = CausalLM::load(config.model_name_or_path, load);
   for (const std::string& note : model.config().notes) display.message(note);
   if (load.dtype != config.load.dtype && model.dtype() != model.config().stored_dtype)
     display.message("dtype auto: computes in " + load.dtype + ", as the run did so far");
   const Tokenizer* tokenizer = model.has_tokenizer() ? &model.tokenizer() : nullptr;
-  check_targets(model, config, targets, given);
-  for (const std::string& note : notes_of(config.model_name_or_path, config.adapter_name_or_path, model))
-    display.message(note);
+  check_targets(model, config, start, targets, given);
+  for (const std::string& note : notes_of(config.model_name_or_path, start.adapter, model)) display.message(note);
   std::optional<Adapter> adapter;  // a plan makes its own
-  if (!config.plan) adapter = make_adapter(model, config);
+  if (!config.plan) adapter = make_adapter(model, config, start);
   leave_if(stop_requested);
   std::ostringstream rows_text;
   const auto [dataset, held_out] = open_rows(config, model, tokenizer, rows_text);
@@ -349,28 +429,30 @@ void run(RunConfig& config, const Given& given) {
   if (config.plan) {
     RunConfig planned = config;
     planned.load = load;
+    planned.adapter_name_or_path = start.adapter;
     return print_plan_of(config,
                          {.config = planned,
                           .rows = dataset,
                           .held_out = held_out,
-                          .start_seconds = std::chrono::duration<double>(Clock::now() - start).count(),
+                          .start_seconds = std::chrono::duration<double>(Clock::now() - began).count(),
                           .stop = stop_requested,
                           .on_configured = say_modules},
                          display);
   }
 
-  Trainer trainer(model, *adapter, dataset, config.train);
+  const TrainConfig train = train_of(config, start);
+  Trainer trainer(model, *adapter, dataset, train);
   if (held_out) trainer.evaluate_on(*held_out);
   if (config.dry_run) {
     display.message(trainer.memory_plan());
+    check_resumption(model, *adapter, dataset, train, config.adapter_name_or_path, trainer.total_steps(), display);
     display.message(join(with_commas(trainer.total_steps()), " steps; dry_run: nothing is trained"));
     return;
   }
   add_records(trainer, dataset, config.data);
   trainer.add_file("rankfold_config.json", to_json(config).dump(2) + "\n");
-  trainer.describe({.command = command_of(config),
-                    .data = config.dataset.text(),
-                    .parent = trains_all(config) ? std::string() : config.adapter_name_or_path});
+  trainer.describe(
+      {.command = command_of(config), .data = config.dataset.text(), .parent = config.adapter_name_or_path});
   trainer.on_progress([&display](const Progress& progress) { display.show(progress); });
   trainer.on_message([&display](const std::string& text) { display.message(text); });
 

@@ -1,9 +1,10 @@
 #include "train/run_folder.h"
 
 #include "adapter/adapter_files.h"
-#include "checkpoint/checkpoint.h"
 #include "core/card_file.h"
 #include "core/check.h"
+#include "core/checksum.h"
+#include "core/file.h"
 #include "core/write.h"
 #include "model/model.h"
 #include "ops/finite.h"
@@ -43,6 +44,70 @@ std::optional<std::string> dtype_of_run(const TrainConfig& config) {
   return std::nullopt;
 }
 
+namespace {
+
+bool same_folder(const fs::path& a, const fs::path& b) {
+  std::error_code ignored;
+  return fs::equivalent(a, b, ignored) || fs::weakly_canonical(a, ignored) == fs::weakly_canonical(b, ignored);
+}
+
+// The same file, wherever it is now; where there is no file to compare, the same path.
+void check_parent(const fs::path& checkpoint, const fs::path& parent, const fs::path& output_dir) {
+  const auto refuse = [&](const auto&... parts) {
+    throw Error(ExitCode::kResumeRefused, one_line(join(checkpoint.string(), ": its run began from ", parts...,
+                                                        ", or begin a new run in another output_dir")));
+  };
+  const std::vector<Ancestor> parents = read_lineage(read_manifest(checkpoint)).parents;
+  if (parents.empty()) refuse("no adapter, this one from adapter_name_or_path ", parent.string(), ": leave that out");
+  const Ancestor& first = parents.front();
+  const bool is_at_path = same_folder(parent, first.path);
+  // The result of the run itself may be there by now.
+  const bool is_own_result = same_folder(parent, output_dir) || same_folder(parent, checkpoint.parent_path());
+  const fs::path file = parent / kAdapterName;
+  const bool is_there = what_stands_at(file) == "a file";
+  if (!is_there || first.checksum.empty() || (is_at_path && is_own_result)) {
+    if (!is_at_path)
+      refuse(first.path, ", this one from adapter_name_or_path ", parent.string(),
+             is_there ? ", and no checksum was kept to compare them" : ", which is not there to compare", ": give ",
+             first.path);
+    return;
+  }
+  const auto weights = File::open(file);
+  const std::string checksum = checksum_text(checksum_of(*weights, weights->size()));
+  if (checksum != first.checksum)
+    refuse(first.path, ", whose ", kAdapterName, " had the checksum ", first.checksum,
+           ", this one from adapter_name_or_path ", parent.string(), ", whose has ", checksum, ": give that adapter");
+}
+
+}  // namespace
+
+std::optional<fs::path> checkpoint_to_resume(const TrainConfig& config, const fs::path& parent, const Messages& say) {
+  if (config.resume_from_checkpoint.empty()) return std::nullopt;
+  fs::path folder = config.resume_from_checkpoint;
+  if (config.resume_from_checkpoint == "auto") {
+    const auto newest = newest_checkpoint(config.output_dir, say);
+    if (!newest) {
+      say("no checkpoint in " + config.output_dir + ": starting at step 0");
+      return std::nullopt;
+    }
+    folder = newest->path;
+  } else if (const std::string problem = damage(folder); !problem.empty()) {
+    fail("resume_from_checkpoint: ", folder.string(), ": expected a whole checkpoint, but ", problem);
+  }
+  if (!parent.empty()) check_parent(folder, parent, config.output_dir);
+  return folder;
+}
+
+std::pair<StepState, RunLog> read_resumption(const fs::path& checkpoint, const nlohmann::json& identity,
+                                             const CausalLM& model, const TrainConfig& config, int64_t total_steps,
+                                             const Messages& say) {
+  auto read = read_run_state(checkpoint, identity, model, config, say);
+  if (const int64_t step = read.first.step; step > total_steps)
+    throw Error(ExitCode::kResumeRefused, join(checkpoint.string(), ": it is at step ", step, ", beyond the ",
+                                               total_steps, " steps of this run"));
+  return read;
+}
+
 RunFolder::RunFolder(Stepper& steps, const TrainConfig& config, std::function<void(const std::string&)> say, Stop stop,
                      const RunMessages& messages)
     : steps_(steps),
@@ -58,9 +123,8 @@ RunFolder::RunFolder(Stepper& steps, const TrainConfig& config, std::function<vo
 void RunFolder::resume(const Evaluation& evaluation) {
   eval_steps_ = evaluation.steps_between();
   identity_ = identity_of(steps_.model(), steps_.adapter(), steps_.dataset(), config_, stop_);
-  lineage_ = lineage_of(steps_.model().folder(), description_.parent);
   clean_up(path_);
-  read_checkpoint();
+  if (!read_checkpoint()) lineage_ = lineage_of(steps_.model().folder(), description_.parent);
   const Best before = log_.best;
   if (evaluation.begin(log_.best))
     say_(join("the best step so far, ", before.step, ", was found ",
@@ -68,32 +132,25 @@ void RunFolder::resume(const Evaluation& evaluation) {
               ": the best is looked for anew"));
 }
 
-void RunFolder::read_checkpoint() {
-  if (config_.resume_from_checkpoint.empty()) return;
-  fs::path folder = config_.resume_from_checkpoint;
-  if (config_.resume_from_checkpoint == "auto") {
-    const auto newest = newest_checkpoint(path_, say_);
-    if (!newest) return say_("no checkpoint in " + path_.string() + ": starting at step 0");
-    folder = newest->path;
-  } else if (const std::string problem = damage(folder); !problem.empty()) {
-    fail("resume_from_checkpoint: ", folder.string(), ": expected a whole checkpoint, but ", problem);
-  }
-  std::tie(steps_.state, log_) = read_run_state(folder, identity_, steps_.model(), config_, say_);
+bool RunFolder::read_checkpoint() {
+  const auto checkpoint = checkpoint_to_resume(config_, description_.parent, say_);
+  if (!checkpoint) return false;
+  const fs::path& folder = *checkpoint;
+  std::tie(steps_.state, log_) =
+      read_resumption(folder, identity_, steps_.model(), config_, steps_.plan().total_steps, say_);
   load_optimizer(folder, steps_.adapter(), steps_.optimizer);
-  const int64_t step = steps_.state.step, total = steps_.plan().total_steps;
+  const int64_t step = steps_.state.step;
   steps_.optimizer.steps = steps_.state.optimizer_steps;
   run_id_ = run_of(folder);
   resumed_from_ = fs::absolute(folder).lexically_normal();
   lineage_ = read_lineage(read_manifest(folder));
-  if (step > total)
-    throw Error(ExitCode::kResumeRefused,
-                join(folder.string(), ": it is at step ", step, ", beyond the ", total, " steps of this run"));
   say_(join("resumed ", folder.string(), " at step ", step));
   // Another folder's checkpoint, or not the newest, is none that auto would go on from: begin() makes it one.
   std::error_code ignored;
   const auto newest = list_checkpoints(path_);
   const bool is_newest = !newest.empty() && fs::equivalent(folder, newest.front().path, ignored);
   saved_step_ = is_newest ? step : -1;
+  return true;
 }
 
 void RunFolder::begin() {

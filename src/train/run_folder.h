@@ -2,6 +2,7 @@
 // lock. Not thread-safe.
 #pragma once
 
+#include "checkpoint/checkpoint.h"
 #include "rankfold/config.h"
 #include "rankfold/error.h"
 #include "rankfold/trainer.h"
@@ -25,6 +26,19 @@ namespace rankfold {
 // The dtype of the run that config.resume_from_checkpoint continues, as a word of kDtypes. nullopt: there is no
 // checkpoint, or none that can be read; resume() reports that. All checkpoints of a run have the same dtype.
 std::optional<std::string> dtype_of_run(const TrainConfig& config);
+
+// The checkpoint that config.resume_from_checkpoint continues. nullopt: there is none, so the run starts at step 0.
+// `parent`: the folder of the adapter that the run began from; empty: not compared. Its values are in the checkpoint,
+// so the folder may be gone. Throws UserError for a given checkpoint that is not whole, Error(kResumeRefused) if all
+// of output_dir's are damaged or the checkpoint's run did not begin from `parent`.
+std::optional<std::filesystem::path> checkpoint_to_resume(const TrainConfig& config,
+                                                          const std::filesystem::path& parent, const Messages& say);
+
+// Reads the state in a checkpoint. Throws Error(kResumeRefused) that names what differs but must not, or if its step is
+// beyond `total_steps`.
+std::pair<StepState, RunLog> read_resumption(const std::filesystem::path& checkpoint, const nlohmann::json& identity,
+                                             const CausalLM& model, const TrainConfig& config, int64_t total_steps,
+                                             const Messages& say);
 
 class RunFolder {
  public:
@@ -70,7 +84,7 @@ class RunFolder {
  private:
   void write_log(const std::function<void(const std::filesystem::path&)>& add);
   void write_samples();
-  void read_checkpoint();
+  bool read_checkpoint();  // false: the run starts at step 0
   void bring_best();
   void write_files(const std::filesystem::path& folder, const std::filesystem::path& target,
                    int64_t step_of_values) const;

@@ -174,8 +174,8 @@ std::pair<StepState, RunLog> read_run_state(const fs::path& checkpoint, nlohmann
     if (!stored.contains(kBrought))
       stored.update({{"bias", "none"}, {"modules_to_save", nlohmann::json::array()}, {kBrought, names_checksum({})}});
     if (identity.contains(kBrought) && stored.at(kBrought) != identity.at(kBrought))
-      refuse("its adapter brings weights of its own that do not train, which this run has not: start another run from ",
-             checkpoint.string(), " with adapter_name_or_path");
+      refuse("its adapter brings weights of its own that do not train, which this run has not: give ",
+             "adapter_name_or_path, as when the run began");
     for (const auto& [key, value] : identity.items())
       if (stored.value(key, nlohmann::json()) != value)
         refuse(key, ": this run has ", value.dump(), ", the checkpoint ", stored.value(key, nlohmann::json()).dump());

@@ -19,6 +19,7 @@
 #include <algorithm>
 #include <cstdlib>
 #include <regex>
+#include <set>
 #include <sstream>
 
 namespace rankfold {
@@ -518,11 +519,195 @@ TEST_F(Programs, AdapterToStartFrom) {
                  "--adapter_name_or_path first --target_modules all-linear");
   settings_.erase("lora_alpha");
   expect_refused("--r: expected 4 as in first/adapter_config.json, got 8", "--adapter_name_or_path first --r 8");
-  expect_refused("resume_from_checkpoint", "--adapter_name_or_path first --resume_from_checkpoint auto");
   expect_refused("finetuning_type", "--adapter_name_or_path first --finetuning_type full");
   const Outcome again = train("--adapter_name_or_path first --target_modules '.*\\.W_pack'");
   EXPECT_EQ(again.code, 0) << again.err;
   EXPECT_EQ(json::parse(read_bytes(folder_ / "out/rankfold_config.json")).at("lora_alpha"), 8);
+}
+
+// Runs that begin from the adapter `first`. Their command names none of what the adapter decides.
+class RunsFromAnAdapter : public Programs {
+ protected:
+  void SetUp() override {
+    Programs::SetUp();
+    settings_["lr_scheduler_type"] = "constant";  // so that a run's steps do not depend on their number
+    settings_["save_steps"] = 1;
+    ASSERT_EQ(train("--output_dir first --lora_dropout 0.1 --prompt_template 'Q: {question} A:'").code, 0);
+    for (const char* key : {"r", "lora_alpha", "target_modules"}) settings_.erase(key);
+  }
+  // The same command, as a job scheduler gives it again and again.
+  Outcome go_on(const std::string& flags = "") {
+    return train("--adapter_name_or_path first --resume_from_checkpoint auto " + flags);
+  }
+  void expect_resume_refused(const std::string& part, const std::string& flags) {
+    const std::set<std::string> before = contents("out");
+    for (const char* dry_run : {"", " --dry_run"}) {
+      const Outcome refused = train("--resume_from_checkpoint auto " + flags + dry_run);
+      EXPECT_EQ(refused.code, 7) << flags << dry_run << refused.out << refused.err;
+      EXPECT_TRUE(contains(refused.err, part));
+      EXPECT_EQ(std::count(refused.err.begin(), refused.err.end(), '\n'), 1) << refused.err;
+      EXPECT_EQ(contents("out"), before) << flags;
+    }
+  }
+  // Every file with its bytes, but for the token cache.
+  std::set<std::string> contents(const std::string& folder) const {
+    std::set<std::string> found;
+    for (const auto& entry : fs::recursive_directory_iterator(folder_ / folder))
+      if (entry.is_regular_file() && entry.path().parent_path().filename() != "cache")
+        found.insert(entry.path().string() + "\n" + read_bytes(entry.path()));
+    return found;
+  }
+};
+
+TEST_F(RunsFromAnAdapter, AreResumedByTheSameCommand) {
+  const Outcome whole = go_on("--output_dir whole --max_steps 4");
+  ASSERT_EQ(whole.code, 0) << whole.err;
+  EXPECT_TRUE(contains(whole.out, "no checkpoint in whole: starting at step 0\n"));
+  ASSERT_EQ(go_on("--max_steps 2").code, 0);
+
+  fs::rename(folder_ / "first", folder_ / "moved");
+  const Outcome rest = go_on("--max_steps 4");
+  ASSERT_EQ(rest.code, 0) << rest.err;
+  EXPECT_TRUE(contains(rest.out,
+                       "resuming from out/checkpoint-2; adapter_name_or_path first is where the run began, "
+                       "and is gone\n"));
+  EXPECT_TRUE(contains(rest.out, "resumed out/checkpoint-2 at step 2\n"));
+  for (const char* name : {"adapter_model.safetensors", "adapter_config.json", "prompt_template.json",
+                           "checkpoint-3/optimizer.safetensors", "trainer_state.json"})
+    EXPECT_EQ(read_bytes(folder_ / "out" / name), read_bytes(folder_ / "whole" / name)) << name;
+  const json resolved = json::parse(read_bytes(folder_ / "out/rankfold_config.json"));
+  EXPECT_EQ(resolved.at("lora_dropout"), 0.1);
+  EXPECT_EQ(resolved.at("adapter_name_or_path"), "first");
+  EXPECT_EQ(resolved.at("resume_from_checkpoint"), "auto");
+  EXPECT_EQ(json::parse(read_bytes(folder_ / "out/manifest.json")).at("parents"),
+            json::parse(read_bytes(folder_ / "whole/manifest.json")).at("parents"));
+
+  fs::rename(folder_ / "moved", folder_ / "first");
+  const Outcome again = go_on("--max_steps 4");  // a finished run
+  ASSERT_EQ(again.code, 0) << again.err;
+  EXPECT_TRUE(
+      contains(again.out, "resuming from out/checkpoint-4; adapter_name_or_path first is where the run began\n"));
+  const Outcome given =
+      train("--adapter_name_or_path first --resume_from_checkpoint out/checkpoint-3 --output_dir other --max_steps 4");
+  ASSERT_EQ(given.code, 0) << given.err;
+  EXPECT_TRUE(contains(given.out, "resuming from out/checkpoint-3; adapter_name_or_path first"));
+  EXPECT_EQ(read_bytes(folder_ / "other/adapter_model.safetensors"),
+            read_bytes(folder_ / "whole/adapter_model.safetensors"));
+  // The settings that a checkpoint holds are a command, too.
+  EXPECT_EQ(run("lora-train out/checkpoint-4/rankfold_config.json --max_steps 5").code, 0);
+}
+
+TEST_F(RunsFromAnAdapter, MayReplaceThatAdapter) {
+  fs::create_directory(folder_ / "out");
+  for (const char* name : {"adapter_config.json", "adapter_model.safetensors"})
+    fs::copy(folder_ / "first" / name, folder_ / "out");
+  const std::string command = "--adapter_name_or_path out --resume_from_checkpoint auto ";
+  ASSERT_EQ(train(command + "--max_steps 2").code, 0);
+  EXPECT_NE(read_bytes(folder_ / "first/adapter_model.safetensors"),
+            read_bytes(folder_ / "out/adapter_model.safetensors"));
+  const Outcome rest = train(command + "--max_steps 3");
+  EXPECT_EQ(rest.code, 0) << rest.err;
+  EXPECT_TRUE(contains(rest.out, "resuming from out/checkpoint-2; adapter_name_or_path out "));
+}
+
+TEST_F(RunsFromAnAdapter, AreNotResumedAsRunsFromAnotherOne) {
+  ASSERT_EQ(go_on().code, 0);
+  ASSERT_EQ(train("--output_dir second --seed 3 --r 4 --target_modules W_pack").code, 0);
+  fs::copy(folder_ / "first", folder_ / "moved", fs::copy_options::recursive);
+  EXPECT_EQ(train("--resume_from_checkpoint auto --adapter_name_or_path moved").code, 0) << "the same values";
+  const std::string before = "checkpoint-3: its run began from first";
+  expect_resume_refused(before + ", whose adapter_model.safetensors had the checksum ",
+                        "--adapter_name_or_path second");
+  expect_resume_refused(before + ", this one from adapter_name_or_path nowhere, which is not there to compare",
+                        "--adapter_name_or_path nowhere");
+  expect_resume_refused("--r: expected 4 as in out/checkpoint-3/adapter_config.json, got 8: leave it out",
+                        "--adapter_name_or_path first --r 8");
+  expect_resume_refused("--target_modules: expected the modules of out/checkpoint-3, [\"W_pack\"], got \"all-linear\"",
+                        "--adapter_name_or_path first --target_modules all-linear");
+  fs::copy(folder_ / "second/adapter_model.safetensors", folder_ / "first/adapter_model.safetensors",
+           fs::copy_options::overwrite_existing);
+  expect_resume_refused(before + ", whose adapter_model.safetensors had the checksum ", "--adapter_name_or_path first");
+
+  fs::remove_all(folder_ / "out");
+  ASSERT_EQ(train("--r 4 --target_modules W_pack").code, 0);
+  expect_resume_refused(
+      "out/checkpoint-3: its run began from no adapter, this one from adapter_name_or_path first: "
+      "leave that out, or begin a new run in another output_dir",
+      "--adapter_name_or_path first");
+  const Outcome given = train("--adapter_name_or_path first --resume_from_checkpoint out/checkpoint-2");
+  EXPECT_EQ(given.code, 7) << given.err;
+  EXPECT_TRUE(contains(given.err, "its run began from no adapter"));
+}
+
+TEST_F(RunsFromAnAdapter, AreWrittenWithItsPromptTemplate) {
+  const std::string taken = "prompt template \"Q: {question} A:\", from first/prompt_template.json\n";
+  const Outcome plain = train("--adapter_name_or_path first --dry_run");
+  ASSERT_EQ(plain.code, 0) << plain.err;
+  EXPECT_TRUE(contains(plain.out, taken));
+  EXPECT_TRUE(contains(plain.out, "Q: What is 0? A:[[answer 0</s>]]"));
+
+  const Outcome same = train("--adapter_name_or_path first --dry_run --prompt_template 'Q: {question} A:'");
+  EXPECT_FALSE(contains(same.out, "prompt template \""));
+  EXPECT_FALSE(contains(same.out, "warning"));
+  EXPECT_TRUE(contains(same.out, "Q: What is 0? A:[["));
+
+  const Outcome other = train("--adapter_name_or_path first --prompt_template 'Ask {question}:'");
+  ASSERT_EQ(other.code, 0) << other.err;
+  EXPECT_TRUE(contains(other.out,
+                       "warning: --prompt_template is \"Ask {question}:\", which is kept; first was trained "
+                       "with \"Q: {question} A:\"\n"));
+  EXPECT_TRUE(contains(other.out, "Ask What is 0?:[[answer 0</s>]]"));
+  EXPECT_EQ(json::parse(read_bytes(folder_ / "out/prompt_template.json")).at("prompt_template"), "Ask {question}:");
+
+  const Outcome chat = train("--adapter_name_or_path first --dry_run --chat_template chatml");
+  ASSERT_EQ(chat.code, 0) << chat.err;
+  EXPECT_TRUE(contains(chat.out,
+                       "warning: --chat_template writes the questions; first was trained with the prompt "
+                       "template \"Q: {question} A:\"\n"));
+  EXPECT_TRUE(contains(chat.out, "<|im_start|>user\nWhat is 0?"));
+
+  folder_.write("first/prompt_template.json", R"({"prompt_template": "no place"})");
+  expect_refused("first/prompt_template.json: prompt_template: expected a text that holds {question}, got \"no place\"",
+                 "--adapter_name_or_path first");
+  fs::remove(folder_ / "first/prompt_template.json");
+  const Outcome unknown = train("--adapter_name_or_path first --dry_run");
+  EXPECT_EQ(unknown.code, 0) << unknown.err;
+  EXPECT_FALSE(contains(unknown.out, "Q: What is 0?"));
+}
+
+TEST_F(RunsFromAnAdapter, ADryRunChecksAResume) {
+  const Outcome none = go_on("--dry_run");
+  ASSERT_EQ(none.code, 0) << none.err;
+  EXPECT_TRUE(contains(none.out, "no checkpoint in out: starting at step 0\n"));
+  EXPECT_FALSE(fs::exists(folder_ / "out"));
+
+  settings_.update({{"r", 4}, {"target_modules", {"W_pack"}}});
+  ASSERT_EQ(train().code, 0);
+  const std::set<std::string> before = contents("out");
+  const Outcome more = train("--resume_from_checkpoint auto --dry_run --max_steps 5 --learning_rate 0.02");
+  ASSERT_EQ(more.code, 0) << more.err;
+  EXPECT_TRUE(contains(more.out, "learning_rate: 0.02 from step 4 on, 0.01 before\n"));
+  EXPECT_TRUE(contains(more.out, "dry_run: would resume out/checkpoint-3 at step 3 and go on with step 4 of 5\n"));
+  EXPECT_TRUE(contains(more.out, "5 steps; dry_run: nothing is trained\n"));
+  const Outcome earlier = train("--resume_from_checkpoint out/checkpoint-1 --dry_run");
+  EXPECT_TRUE(contains(earlier.out, "dry_run: would resume out/checkpoint-1 at step 1 and go on with step 2 of 3\n"));
+  const Outcome done = train("--resume_from_checkpoint auto --dry_run");
+  EXPECT_EQ(done.code, 0) << done.err;
+  EXPECT_TRUE(contains(done.out, "would resume out/checkpoint-3 at step 3, the last: no step is left to train\n"));
+  EXPECT_EQ(contents("out"), before);
+
+  expect_resume_refused("training_state.json: r: this run has 8, the checkpoint 4", "--r 8");
+  expect_resume_refused("training_state.json: seed: this run has 1, the checkpoint 42", "--seed 1");
+  expect_resume_refused("training_state.json: dataset: this run has ", "--prompt_template 'Q: {question}'");
+  expect_resume_refused("out/checkpoint-3: it is at step 3, beyond the 2 steps of this run", "--max_steps 2");
+  folder_.write("out/checkpoint-3/optimizer.safetensors", "cut");
+  const Outcome older = train("--resume_from_checkpoint auto --dry_run");
+  EXPECT_EQ(older.code, 0) << older.err;
+  EXPECT_TRUE(contains(older.out, "skipped out/checkpoint-3: "));
+  EXPECT_TRUE(contains(older.out, "would resume out/checkpoint-2 at step 2 and go on with step 3 of 3\n"));
+  for (const char* name : {"1", "2"})
+    folder_.write(std::string("out/checkpoint-") + name + "/optimizer.safetensors", "cut");
+  expect_resume_refused("out: no checkpoint is whole (", "");
 }
 
 // An adapter of q_proj for write_tiny_model's LLaMA.
