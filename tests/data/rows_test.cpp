@@ -117,14 +117,33 @@ TEST_F(RowsTest, PlacesBrokenRows) {
 }
 
 TEST_F(RowsTest, PlacesBrokenArrays) {
-  EXPECT_TRUE(contains(error("[\n{\"k\": \"a\"},\n]"), "data.json:3:1: expected a row"));
-  EXPECT_TRUE(contains(error("[\n{\"k\": \"a\"}\n{\"k\": \"b\"}]"), "data.json:3:1: expected ',' or ']'"));
   EXPECT_TRUE(contains(error("[\n{\"k\": \"a\"},\n{\"k\": \"b\"}"), "the file ends too early"));
   EXPECT_TRUE(contains(error("[\n{\"k\": \"a\"},\n"), "data.json:3:1: expected a row (the file ends too early)"));
   EXPECT_TRUE(contains(error("[\n{\"k\": \"a\"},\n{\"k\": \"b"), "data.json:3:"));
   EXPECT_TRUE(contains(error("[\n{\"k\": \"a\"},\n{\"k\": \"b\\"), "data.json:3:"));
   EXPECT_TRUE(contains(error("[{\"k\": \"a\"}]\nx"), "data.json:2:1: expected the end of the file"));
   EXPECT_TRUE(contains(error("[{\"k\": \"a\"}}]"), "data.json:1:12: expected ',' or ']'"));
+}
+
+TEST_F(RowsTest, NamesCommas) {
+  const std::string between = "expected a row, got ']': a comma too many before it";
+  EXPECT_EQ(error("[\n{\"k\": \"a\"},\n]"), "data.json:3:1: " + between);
+  EXPECT_EQ(error(R"([{"k": 1},])"), "data.json:1:11: " + between);
+  EXPECT_EQ(error("{\"data\": [{\"k\": 1}, ]}"), "data.json:1:21: " + between);
+  EXPECT_EQ(error(R"([{"k": 1},,{"k": 2}])"), "data.json:1:11: expected a row, got ',': a comma too many");
+  EXPECT_EQ(error(R"([,{"k": 1}])"), "data.json:1:2: expected a row, got ',': a comma too many");
+  EXPECT_EQ(error("[\n{\"k\": \"a\"}\n{\"k\": \"b\"}]"),
+            "data.json:3:1: expected ',' or ']' after a row, got the next row: a comma is missing before it");
+
+  EXPECT_EQ(error(R"([{"k": 1,}])"), "data.json:1:10: a comma too many before '}'");
+  EXPECT_EQ(error(R"({"k": 1,})"), "data.json:1:9: a comma too many before '}'");
+  EXPECT_EQ(error("[{\"k\": 1},\n {\"k\":\n  [1, \",]\\\",}\", 2, ]}]"), "data.json:3:20: a comma too many before ']'");
+  EXPECT_EQ(error("{\"k\": 1}\n{\"k\": 2, }\n"), "data.json:2:10: a comma too many before '}'");
+  EXPECT_EQ(error("{\"data\": [{\"k\": 1},\n{\"k\": 2}],\n}"), "data.json:3:1: a comma too many before '}'");
+  EXPECT_TRUE(contains(error("{\"k\": 1},\n{\"k\": 2}\n"), "data.json:1:9: a comma too many after the row"));
+  // Another defect comes first, or the brackets are no pair.
+  EXPECT_TRUE(contains(error(R"([{"k": x, "n": 1,}])"), "data.json:1:8: syntax error"));
+  EXPECT_TRUE(contains(error(R"({"k": 1,])"), "data.json:1:9: syntax error"));
 }
 
 TEST_F(RowsTest, EveryCutOfAnArrayIsRefused) {
