@@ -12,7 +12,9 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <sstream>
+#include <string_view>
 
 namespace rankfold {
 namespace {
@@ -52,6 +54,12 @@ const LogRow* least(const std::vector<LogRow>& rows, const char* metric) {
   for (const LogRow& row : rows)
     if (const auto value = row.metric(metric); value && (!best || *value < *best->metric(metric))) best = &row;
   return best;
+}
+
+// transformers (5.17) has no class for these: it runs the code of the folder, where it is told to.
+bool needs_own_code(const std::string& architecture) {
+  constexpr std::string_view kOthers[] = {"BaiChuanForCausalLM", "BaichuanForCausalLM", "InternLM2ForCausalLM"};
+  return std::find(std::begin(kOthers), std::end(kOthers), architecture) != std::end(kOthers);
 }
 
 class Card {
@@ -137,23 +145,33 @@ class Card {
   }
 
   void usage() {
-    out_ << "## How to Get Started with the Model\n\n";
-    if (is_full()) {
-      out_ << "    lora-generate --model_name_or_path THIS_FOLDER --prompt \"...\"\n\nIn Python, with transformers:\n\n"
-              "```python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-              "model = AutoModelForCausalLM.from_pretrained(\"THIS_FOLDER\")\n"
-              "tokenizer = AutoTokenizer.from_pretrained(\"THIS_FOLDER\")\n```\n\n";
-    } else {
-      out_ << "    lora-generate --model_name_or_path " << shell_word(base_)
-           << (model_.storage ? " " + flags_of(*model_.storage) : "")
-           << " --adapter_name_or_path THIS_FOLDER --prompt \"...\"\n\nIn Python, with PEFT:\n\n"
-              "```python\nfrom peft import PeftModel\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
-           << "base = AutoModelForCausalLM.from_pretrained(" << quoted(base_) << ")\n"
-           << "model = PeftModel.from_pretrained(base, \"THIS_FOLDER\")\n"
-           << "tokenizer = AutoTokenizer.from_pretrained(" << quoted(base_) << ")\n```\n\n";
+    out_ << "## How to Get Started with the Model\n\n    lora-generate --model_name_or_path "
+         << (is_full() ? "THIS_FOLDER" : shell_word(base_));
+    if (!is_full()) {
+      if (model_.storage) out_ << " " << flags_of(*model_.storage);
+      out_ << " --adapter_name_or_path THIS_FOLDER";
     }
+    out_ << " --prompt \"...\"\n\n";
+    in_python();
     out_ << "Prompts are to be written as the rows were: lora-generate and lora-eval follow prompt_template.json where "
             "that lies beside.\n\n";
+  }
+
+  void in_python() {
+    const std::string folder = is_full() ? "\"THIS_FOLDER\"" : quoted(base_);
+    const bool own_code = needs_own_code(model_.config.architecture);
+    const std::string from = ".from_pretrained(" + folder + (own_code ? ", trust_remote_code=True)\n" : ")\n");
+    out_ << "In Python, with " << (is_full() ? "transformers" : "PEFT") << ":\n\n```python\n"
+         << (is_full() ? "" : "from peft import PeftModel\n")
+         << "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+         << (is_full() ? "model" : "base") << " = AutoModelForCausalLM" << from
+         << (is_full() ? "" : "model = PeftModel.from_pretrained(base, \"THIS_FOLDER\")\n")
+         << "tokenizer = AutoTokenizer" << from << "```\n\n";
+    if (!own_code) return;
+    out_ << "transformers has no class for " << model_.config.architecture << ". "
+         << (is_full() ? "This folder" : "The base's folder")
+         << " needs the model's own .py files, such as modeling_*.py: those that `auto_map` in its config.json and "
+            "tokenizer_config.json names. `trust_remote_code=True` runs them: read them first.\n\n";
   }
 
   void data() {

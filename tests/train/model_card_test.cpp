@@ -14,6 +14,8 @@
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
+#include <fstream>
+
 namespace rankfold {
 namespace {
 
@@ -111,8 +113,67 @@ TEST_F(ModelCard, OfAWholeModel) {
   const std::string text = card("out");
   EXPECT_TRUE(contains(text, "\nlibrary_name: transformers\n"));
   EXPECT_TRUE(contains(text, "base_model:finetune:"));
-  EXPECT_TRUE(contains(text, "AutoModelForCausalLM.from_pretrained(\"THIS_FOLDER\")"));
+  EXPECT_TRUE(contains(text, "AutoModelForCausalLM.from_pretrained(\"THIS_FOLDER\""));
   EXPECT_EQ(damage(folder_ / "out"), "");
+}
+
+// A folder of another class than Baichuan, with the tensors of LLaMA under that class's names.
+void write_model_of(const std::string& name, const fs::path& folder) {
+  testing::write_tiny_model(folder, {.baichuan = name == "BaichuanForCausalLM"});
+  nlohmann::json config = read_json(folder / "config.json");
+  config["architectures"] = {name};
+  config.erase("model_type");
+  if (name == "BaichuanForCausalLM") config.update({{"norm_head", false}, {"position_embedding_type", "rope"}});
+  std::ofstream(folder / "config.json") << config.dump();
+  if (name != "InternLM2ForCausalLM") return;
+  const std::pair<const char*, const char*> renamed[] = {
+      {"embed_tokens", "tok_embeddings"},       {"lm_head", "output"},
+      {"self_attn.o_proj", "attention.wo"},     {"input_layernorm", "attention_norm"},
+      {"post_attention_layernorm", "ffn_norm"}, {"mlp.gate_proj", "feed_forward.w1"},
+      {"mlp.up_proj", "feed_forward.w3"},       {"mlp.down_proj", "feed_forward.w2"},
+      {"self_attn.q_proj", "attention.wqkv"}};
+  std::vector<std::pair<std::string, at::Tensor>> weights;
+  const TensorFile file = TensorFile::open(folder / "model.safetensors");
+  for (const TensorInfo& tensor : file.tensors()) {
+    std::string other = tensor.name;
+    at::Tensor values = file.tensor(tensor.name).clone();
+    if (const size_t q = other.find("q_proj"); q != std::string::npos) values = at::cat({values, values}, 0);
+    if (other.find("k_proj") != std::string::npos || other.find("v_proj") != std::string::npos) continue;
+    for (const auto& [from, to] : renamed)
+      if (const size_t at = other.find(from); at != std::string::npos)
+        other.replace(at, std::string_view(from).size(), to);
+    weights.emplace_back(other, values);
+  }
+  write_tensor_file(folder / "model.safetensors", weights);
+}
+
+TEST_F(ModelCard, ShowsPythonThatFindsTheClass) {
+  const auto expect = [&](const std::string& base, const std::string& flag, const std::string& next) {
+    run({.output = "of_" + base, .base = base, .steps = 1});
+    const std::string from = ".from_pretrained(\"" + (folder_ / base).string() + "\"" + flag + ")\n";
+    EXPECT_TRUE(contains(card("of_" + base),
+                         "In Python, with PEFT:\n\n```python\nfrom peft import PeftModel\n"
+                         "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+                         "base = AutoModelForCausalLM" +
+                             from + "model = PeftModel.from_pretrained(base, \"THIS_FOLDER\")\n" +
+                             "tokenizer = AutoTokenizer" + from + "```\n\n" + next));
+  };
+  for (const char* name : {"LlamaForCausalLM", "MistralForCausalLM"}) {
+    write_model_of(name, folder_ / name);
+    expect(name, "", "Prompts are to be written ");
+  }
+  for (const char* name : {"BaichuanForCausalLM", "InternLM2ForCausalLM"}) {
+    write_model_of(name, folder_ / name);
+    expect(
+        name, ", trust_remote_code=True",
+        std::string("transformers has no class for ") + name + ". The base's folder needs the model's own .py files, ");
+  }
+  expect("model", ", trust_remote_code=True", "transformers has no class for BaiChuanForCausalLM. The base's folder ");
+  run({.output = "full", .full = true, .steps = 1});
+  EXPECT_TRUE(contains(card("full"), "AutoTokenizer.from_pretrained(\"THIS_FOLDER\", trust_remote_code=True)\n"));
+  EXPECT_TRUE(contains(card("full"), "BaiChuanForCausalLM. This folder needs the model's own .py files"));
+  run({.output = "full_llama", .base = "LlamaForCausalLM", .full = true, .steps = 1});
+  EXPECT_TRUE(contains(card("full_llama"), "AutoTokenizer.from_pretrained(\"THIS_FOLDER\")\n```\n\nPrompts are"));
 }
 
 TEST_F(ModelCard, APersonsReadmeStays) {
