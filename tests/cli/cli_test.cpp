@@ -3,6 +3,7 @@
 #include "rankfold/tensor_file.h"
 
 #include "checkpoint/checkpoint.h"
+#include "cli/run_program.h"
 #include "core/check.h"
 #include "support/contains.h"
 #include "support/temp_folder.h"
@@ -13,11 +14,9 @@
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
 #include <nlohmann/json.hpp>
 
 #include <algorithm>
-#include <cstdlib>
 #include <regex>
 #include <set>
 #include <sstream>
@@ -28,12 +27,9 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::json;
 using testing::contains;
+using testing::Outcome;
 using testing::read_bytes;
-
-struct Outcome {
-  int code = -1;
-  std::string out, err;
-};
+using testing::run_program;
 
 constexpr int64_t kVocab = 512, kHidden = 32, kInner = 48, kLayers = 2;
 
@@ -106,11 +102,7 @@ class Programs : public ::testing::Test {
 
   // Runs in the folder; `arguments` is shell text.
   Outcome run(const std::string& arguments, const std::string& under = "") const {
-    const std::string line = "cd '" + folder_.path().string() + "' && OMP_NUM_THREADS=2 " + under +
-                             " '" RANKFOLD_BIN "'/" + arguments + " >.out 2>.err </dev/null";
-    const int status = std::system(line.c_str());
-    return {WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status), read_bytes(folder_ / ".out"),
-            read_bytes(folder_ / ".err")};
+    return run_program(folder_, arguments, under);
   }
   Outcome train(const std::string& flags = "") {
     folder_.write("run.json", settings_.dump(2));
@@ -573,7 +565,7 @@ TEST_F(RunsFromAnAdapter, AreResumedByTheSameCommand) {
                        "and is gone\n"));
   EXPECT_TRUE(contains(rest.out, "resumed out/checkpoint-2 at step 2\n"));
   for (const char* name : {"adapter_model.safetensors", "adapter_config.json", "prompt_template.json",
-                           "checkpoint-3/optimizer.safetensors", "trainer_state.json"})
+                           "checkpoint-3/optimizer.safetensors", "trainer_state.json", "README.md"})
     EXPECT_EQ(read_bytes(folder_ / "out" / name), read_bytes(folder_ / "whole" / name)) << name;
   const json resolved = json::parse(read_bytes(folder_ / "out/rankfold_config.json"));
   EXPECT_EQ(resolved.at("lora_dropout"), 0.1);

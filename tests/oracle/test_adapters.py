@@ -132,6 +132,21 @@ NEW = [
 ]
 
 
+def test_runs_from_them_are_resumed_by_the_same_command(case, data, lora_train, tmp_path):  # noqa: F811
+    """Also where PEFT's folder is gone, and with tensors that do not train: the same bytes as of an unbroken run."""
+    title, base, folder = case
+    gone = shutil.copytree(folder, tmp_path / "gone")
+    settings = {"model_name_or_path": base.folder, "dataset": data[1], "adapter_name_or_path": gone, **SETTINGS, **LOOP,
+                "lr_scheduler_type": "constant_with_warmup", "resume_from_checkpoint": "auto"}  # fmt: skip
+    whole = lora_train(max_steps=4, **settings)
+    half = lora_train(max_steps=2, **settings)
+    shutil.rmtree(gone)
+    rest = lora_train(max_steps=4, output_dir=str(half.folder), **settings)
+    assert "is where the run began, and is gone" in rest.text and "at step 2" in rest.text, rest.text
+    for name in ("adapter_config.json", "adapter_model.safetensors", "checkpoint-4/optimizer.safetensors"):
+        assert (rest.folder / name).read_bytes() == (whole.folder / name).read_bytes(), f"{title}: {name}"
+
+
 @pytest.mark.parametrize(("name", "config"), NEW, ids=[new[0] for new in NEW])
 def test_new_ones_are_as_pefts(name, config, zoo, data, lora_train, tmp_path):  # noqa: F811
     """The same parameters, keys and numbers of parameters; a run that is resumed gives the same bytes."""
@@ -267,5 +282,7 @@ def test_weights_of_an_adapter_are_not_lost_by_a_resume(zoo, data, tmp_path, lor
     lora_train(adapter_name_or_path=folder, **settings)
     refused = lora_train(code=7, resume_from_checkpoint="auto", **(settings | {"max_steps": 4}))
     assert "weights of its own that do not train" in refused.text and "adapter_name_or_path" in refused.text, refused.text
+    rest = lora_train(resume_from_checkpoint="auto", adapter_name_or_path=folder, **(settings | {"max_steps": 4}))
+    assert "at step 2" in rest.text and PREFIX + "lm_head.weight" in rest.adapter(), rest.text
     on = lora_train(adapter_name_or_path=tmp_path / "out" / "checkpoint-2", **(settings | {"output_dir": str(tmp_path / "on")}))
     assert PREFIX + "lm_head.weight" in on.adapter()

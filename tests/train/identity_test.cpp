@@ -39,6 +39,7 @@ class Identity : public ::testing::Test {
     config.max_steps = steps;
     Trainer trainer(model, adapter, Dataset::open(folder_ / "rows.jsonl", nullptr, {.max_length = 64}, kVocabulary),
                     config);
+    trainer.describe({.parent = parent_});
     said_.clear();
     trainer.on_message([this](const std::string& line) { said_ += line + "\n"; });
     EXPECT_TRUE(trainer.run());
@@ -86,6 +87,7 @@ class Identity : public ::testing::Test {
   TempFolder folder_;
   LoadConfig load_{.device = "cpu"};
   std::string said_;
+  fs::path parent_ = {};  // the adapter that the run began from
 };
 
 TEST_F(Identity, ABaseThatWasEditedAnywhereIsAnother) {
@@ -158,6 +160,30 @@ TEST_F(Identity, TheDtypeOfARunIsThatOfItsCheckpoints) {
   folder_.write("out/checkpoint-4/training_state.json", "{");
   EXPECT_EQ(dtype(newest), std::nullopt);
   EXPECT_EQ(dtype("auto"), std::nullopt);
+}
+
+// The library's side of it; the programs' is in tests/cli.
+TEST_F(Identity, TheAdapterThatARunBeganFromIsCompared) {
+  run(2);
+  const std::string parent = (folder_ / "parent").string(), other = (folder_ / "other").string();
+  fs::rename(folder_ / "out", parent);
+  run(3);
+  fs::rename(folder_ / "out", other);
+  parent_ = parent;
+  run(2);
+  const nlohmann::json parents = read_manifest(folder_ / "out/checkpoint-2").at("parents");
+  parent_ = other;
+  EXPECT_TRUE(contains(refusal(), "checkpoint-2: its run began from " + parent + ", whose adapter_model.safetensors "));
+  fs::rename(parent, parent + "-moved");
+  parent_ = parent;
+  EXPECT_EQ(refusal(), "") << "a folder that is gone";
+  EXPECT_EQ(read_manifest(folder_ / "out/checkpoint-4").at("parents"), parents);
+  parent_ = parent + "-moved";
+  EXPECT_EQ(refusal(), "") << "the same file elsewhere";
+  parent_.clear();
+  run(2);
+  parent_ = other;
+  EXPECT_TRUE(contains(refusal(), "checkpoint-2: its run began from no adapter, "));
 }
 
 TEST_F(Identity, SamplesAreThoseOfCheckpointsThatHoldThem) {
