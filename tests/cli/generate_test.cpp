@@ -8,7 +8,9 @@
 #include <sys/wait.h>
 #include <nlohmann/json.hpp>
 
+#include <algorithm>
 #include <cstdlib>
+#include <filesystem>
 #include <sstream>
 
 namespace rankfold {
@@ -216,6 +218,47 @@ TEST_F(Generating, FoldersAreCheckedBeforeAnyNote) {
   EXPECT_EQ(refusal("lora-generate --prompt a " + adapter),
             "lora-generate: nowhere: expected an adapter folder, got nothing\n");
   EXPECT_EQ(refusal(eval + adapter), "lora-eval: nowhere: expected an adapter folder, got nothing\n");
+}
+
+// One line that names the file, and for a result of lora-train what to do.
+TEST_F(Generating, AModelWhoseSaveWasCutShort) {
+  namespace fs = std::filesystem;
+  folder_.write("rows.json", R"([{"question": "a", "answer": "b"}])");
+  const auto run = [&](const std::string& command) {
+    const std::string line = "cd '" + folder_.path().string() + "' && OMP_NUM_THREADS=2 '" RANKFOLD_BIN "'/" + command +
+                             " >.out 2>.err </dev/null";
+    const int status = std::system(line.c_str());
+    return Said{WIFEXITED(status) ? WEXITSTATUS(status) : -1, testing::read_bytes(folder_ / ".out"),
+                testing::read_bytes(folder_ / ".err")};
+  };
+  const std::string train = "lora-train --dataset rows.json --model_name_or_path ";
+  const std::string tuned = train + "model --finetuning_type full --max_steps 1 --device cpu --output_dir full";
+  ASSERT_EQ(run(tuned).code, 0);
+  const auto expect = [&](const std::string& folder, const std::string& line) {
+    for (const std::string& command : {train + folder + " --target_modules all-linear --output_dir out",
+                                       "lora-eval --dataset rows.json --model_name_or_path " + folder,
+                                       "lora-generate --prompt a --model_name_or_path " + folder}) {
+      const auto refused = run(command);
+      EXPECT_EQ(refused.code, 2) << command;
+      EXPECT_TRUE(testing::contains(refused.err, command.substr(0, command.find(' ')) + ": " + line));
+      EXPECT_EQ(std::count(refused.err.begin(), refused.err.end(), '\n'), 1) << refused.err;
+    }
+  };
+  const auto cut = [&](const std::string& file) {
+    fs::resize_file(folder_ / file, fs::file_size(folder_ / file) - 64);
+  };
+  cut("full/model.safetensors");
+  expect("full",
+         "full: expected the files of one save, but model.safetensors differs from manifest.json; use a "
+         "checkpoint in it, or resume the run");
+  fs::remove(folder_ / "full/model.safetensors");
+  expect("full", "full: expected the files of one save, but model.safetensors is missing; use a checkpoint in it, or");
+  cut("model/model.safetensors");
+  expect("model", "model/model.safetensors: tensor '");  // the rest of that line is tests/io's
+  fs::remove(folder_ / "model/model.safetensors");
+  folder_.write("model/model.safetensors.index.json",
+                R"({"weight_map": {"lm_head.weight": "model-00002-of-00002.safetensors"}})");
+  expect("model", "model/model-00002-of-00002.safetensors: expected a file, as model.safetensors.index.json says");
 }
 
 }  // namespace
