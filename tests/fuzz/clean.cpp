@@ -46,8 +46,8 @@ std::vector<Large> large_inputs(int count) {
   return {
       {"equal rows", input(0, repeated("[", count / 4, same(R"({"text":"the"})"), "]"))},
       {"rows that are alike", input(0, repeated("", count / 8, numbered, "", "\n"))},
-      {"numbers for rows", input(0, repeated("[{\"text\":\"a\"},", count / 4, same("1"), "]"))},
-      {"bad lines", input(0, repeated("{\"text\":\"a\"}\n", count / 10, same("{\"ask\":"), "", "\n"))},
+      {"numbers for rows", input(0, repeated("[{\"text\":\"a\"},", count / 20, same("1"), "]"))},
+      {"bad lines", input(0, repeated("{\"text\":\"a\"}\n", count / 50, same("{\"ask\":"), "", "\n"))},
       {"mobile numbers", input(0, repeated("{\"text\":\"", count / 10, same("13912345678"), "\"}", " "))},
       {"addresses", input(0, repeated("{\"text\":\"", count / 10, same("a@b.com"), "\"}", " "))},
       {"at signs", input(0, "{\"text\":\"" + std::string(static_cast<size_t>(count), '@') + "\"}")},
