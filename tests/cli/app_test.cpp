@@ -1,5 +1,6 @@
 #include "cli/app.h"
 
+#include "cli/run_program.h"
 #include "core/check.h"
 
 #include <ATen/ops/empty.h>
@@ -34,35 +35,33 @@ struct Options {
   }
 };
 
-struct Outcome {
-  int code = 0;
-  std::string out, err;
+struct Parsed : testing::Outcome {
   Options options;
   Given given;
 };
 
-Outcome run(
+Parsed run(
     std::vector<std::string> arguments, AppSpec spec = {}, const std::function<void()>& job = [] {}) {
   spec.name = "app";
   spec.keeps_pages = false;
   arguments.insert(arguments.begin(), "app");
   std::vector<char*> argv;
   for (auto& argument : arguments) argv.push_back(argument.data());
-  Outcome outcome;
-  testing::internal::CaptureStdout();
-  testing::internal::CaptureStderr();
+  Parsed outcome;
+  ::testing::internal::CaptureStdout();
+  ::testing::internal::CaptureStderr();
   outcome.code =
       run_app(spec, static_cast<int>(argv.size()), argv.data(), fields_of(outcome.options), [&](const Given& given) {
         outcome.given = given;
         job();
       });
-  outcome.out = testing::internal::GetCapturedStdout();
-  outcome.err = testing::internal::GetCapturedStderr();
+  outcome.out = ::testing::internal::GetCapturedStdout();
+  outcome.err = ::testing::internal::GetCapturedStderr();
   return outcome;
 }
 
 TEST(App, EmptyValueDoesNotSwallowTheNextFlag) {
-  const Outcome outcome = run({"--prompt=", "--raw"});
+  const Parsed outcome = run({"--prompt=", "--raw"});
   EXPECT_EQ(outcome.code, 0) << outcome.err;
   EXPECT_EQ(outcome.options.prompt, "");
   EXPECT_TRUE(outcome.options.raw);
@@ -90,7 +89,7 @@ TEST(App, ListsMayBeSeveralArguments) {
                                                     {"--names", "a", "b,c", "--raw"},
                                                     {"--names=a,b,c"},
                                                     {"--names", "[\"a\", \"b\", \"c\"]"}}) {
-    const Outcome outcome = run(arguments);
+    const Parsed outcome = run(arguments);
     EXPECT_EQ(outcome.code, 0) << outcome.err;
     EXPECT_EQ(outcome.options.names, expected);
     EXPECT_EQ(outcome.options.raw, arguments.back() == "--raw");
@@ -108,7 +107,7 @@ TEST(App, FilesNeedNoName) {
                                                     {"a,b", "--max_steps", "3", "c"},
                                                     {"--names", "x,y", "a,b", "c"},
                                                     {"a,b", "c", "--more", "d", "e"}}) {
-    const Outcome outcome = run(arguments, spec);
+    const Parsed outcome = run(arguments, spec);
     EXPECT_EQ(outcome.code, 0) << outcome.err;
     EXPECT_EQ(outcome.options.files.paths, (StringList{"a,b", "c"})) << arguments[0];
     EXPECT_EQ(outcome.options.more.paths, arguments.back() == "e" ? (StringList{"d", "e"}) : StringList{});
@@ -142,14 +141,14 @@ TEST(App, BooleansAndAliases) {
 }
 
 TEST(App, FileThenFlags) {
-  const std::string path = testing::TempDir() + "app_test.json";
+  const std::string path = ::testing::TempDir() + "app_test.json";
   std::ofstream(path) << R"({"steps": 3, "prompt": "file"})";
   AppSpec spec;
   spec.takes_config = true;
   for (const auto& arguments : {std::vector<std::string>{"--max_steps", "9", path},
                                 {path, "--max_steps", "9"},
                                 {"--raw", path, "--max_steps=9"}}) {
-    const Outcome outcome = run(arguments, spec);
+    const Parsed outcome = run(arguments, spec);
     EXPECT_EQ(outcome.code, 0) << outcome.err;
     EXPECT_EQ(outcome.options.steps, 9);
     EXPECT_EQ(outcome.options.prompt, "file");
@@ -164,7 +163,7 @@ TEST(App, FileThenFlags) {
 }
 
 TEST(App, BadFlagsAreOneLineAndExit2) {
-  const Outcome unknown = run({"--max_step", "1"});
+  const Parsed unknown = run({"--max_step", "1"});
   EXPECT_EQ(unknown.code, 2);
   EXPECT_EQ(unknown.err, "app: unknown flag --max_step (did you mean '--max_steps'?)\n");
   EXPECT_EQ(run({"--"}).code, 2);
@@ -178,7 +177,7 @@ TEST(App, BadFlagsAreOneLineAndExit2) {
 }
 
 TEST(App, HelpAndVersion) {
-  const Outcome help = run({"--help"});
+  const Parsed help = run({"--help"});
   EXPECT_EQ(help.code, 0);
   EXPECT_NE(help.out.find("--max_steps"), std::string::npos) << help.out;
   EXPECT_EQ(run({"--version"}).out.substr(0, 4), "app ");
@@ -195,7 +194,7 @@ TEST(App, ExitCodes) {
   const auto too_large = [] { TORCH_CHECK_WITH(OutOfMemoryError, false, "tried to allocate 99 bytes\nmore"); };
   EXPECT_EQ(run({}, {}, too_large).err, "app: out of memory: tried to allocate 99 bytes\n");
   EXPECT_EQ(run({}, {}, [] { at::empty({int64_t{1} << 45}); }).code, 4);
-  const Outcome defect = run({}, {}, [] { TORCH_CHECK(false, "shapes\nmore"); });
+  const Parsed defect = run({}, {}, [] { TORCH_CHECK(false, "shapes\nmore"); });
   EXPECT_EQ(defect.code, 1);
   EXPECT_EQ(defect.err, "app: this is a defect of Rankfold: shapes\n");
   EXPECT_EQ(run({}, {}, [] { std::cout << "result"; }).out, "result");

@@ -1,17 +1,16 @@
 // lora-eval --compare as a person runs it: the contract of its report, what it refuses, how it reads its names.
 #include "cli/compare_report.h"
+#include "cli/run_program.h"
 #include "support/contains.h"
 #include "support/temp_folder.h"
 #include "support/tiny_model.h"
 #include "support/tiny_tokenizer.h"
 
 #include <gtest/gtest.h>
-#include <sys/wait.h>
 #include <nlohmann/json.hpp>
 
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
 #include <filesystem>
 
 namespace rankfold {
@@ -20,12 +19,9 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::json;
 using testing::contains;
+using testing::Outcome;
 using testing::read_bytes;
-
-struct Ended {
-  int code = -1;
-  std::string out, err;
-};
+using testing::run_program;
 
 // A base, an adapter and a whole model that a few steps have made of it.
 class Comparisons : public ::testing::Test {
@@ -42,7 +38,7 @@ class Comparisons : public ::testing::Test {
     for (const char* flags :
          {"--target_modules W_pack --r 4 --output_dir lora", "--finetuning_type full --output_dir full",
           "--target_modules W_pack --output_dir 'base'"}) {
-      const Ended trained = run(train + flags);
+      const Outcome trained = run(train + flags);
       ASSERT_EQ(trained.code, 0) << trained.err;
     }
   }
@@ -59,20 +55,16 @@ class Comparisons : public ::testing::Test {
     return text;
   }
 
-  static Ended run(const std::string& arguments) {
-    const std::string line = "cd '" + folder_->path().string() + "' && OMP_NUM_THREADS=2 '" RANKFOLD_BIN "'/" +
-                             arguments + " >.out 2>.err </dev/null";
-    const int status = std::system(line.c_str());
-    return {WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status), read_bytes(*folder_ / ".out"),
-            read_bytes(*folder_ / ".err")};
+  static Outcome run(const std::string& arguments) {
+    return run_program(*folder_, arguments);
   }
-  static Ended eval(const std::string& arguments) {
+  static Outcome eval(const std::string& arguments) {
     return run("lora-eval --model_name_or_path model --dataset data.json --max_new_tokens 6 " + arguments);
   }
   static json report(const std::string& name = "r") { return json::parse(read_bytes(*folder_ / (name + ".json"))); }
 
   static void expect_refused(const std::string& arguments, const std::string& line) {
-    const Ended refused = eval(arguments);
+    const Outcome refused = eval(arguments);
     EXPECT_EQ(refused.code, 2) << refused.err;
     EXPECT_EQ(refused.err, "lora-eval: " + line + "\n");
     EXPECT_EQ(refused.out, "");
@@ -83,7 +75,7 @@ class Comparisons : public ::testing::Test {
 testing::TempFolder* Comparisons::folder_ = nullptr;
 
 TEST_F(Comparisons, TheReportIsAsPromisedAndAsEachModelAlone) {
-  const Ended compared = eval("--compare base lora full --train_dataset train.json --terms terms --report r");
+  const Outcome compared = eval("--compare base lora full --train_dataset train.json --terms terms --report r");
   ASSERT_EQ(compared.code, 0) << compared.err;
   const json r = report();
   const std::vector<std::pair<std::string, std::string>> alone{
@@ -96,12 +88,12 @@ TEST_F(Comparisons, TheReportIsAsPromisedAndAsEachModelAlone) {
                             "rouge_l", "generate_tokens_per_second"})
       EXPECT_TRUE(m.at(key).is_number()) << key;
     EXPECT_GT(m.at("peak_memory_bytes"), 1000000);
-    const Ended single = eval("--terms terms --output one.json " + alone[i].second);
+    const Outcome single = eval("--terms terms --output one.json " + alone[i].second);
     ASSERT_EQ(single.code, 0) << single.err;
     const json one = report("one");
     EXPECT_EQ(m.at("loss"), one.at("loss"));
     EXPECT_EQ(m.at("term_accuracy"), one.at("term_accuracy"));
-    const Ended on_train = eval("--dataset train.json --output one.json " + alone[i].second);
+    const Outcome on_train = eval("--dataset train.json --output one.json " + alone[i].second);
     ASSERT_EQ(on_train.code, 0) << on_train.err;
     EXPECT_EQ(m.at("perplexity_train"), report("one").at("perplexity"));
     const double gap = m.at("loss").get<double>() - report("one").at("loss").get<double>();
@@ -127,7 +119,7 @@ TEST_F(Comparisons, TheReportIsAsPromisedAndAsEachModelAlone) {
 
 TEST_F(Comparisons, ThePageNeedsNothingFromElsewhere) {
   folder_->write("markup.json", json{{"question", "<script>alert(1)</script>"}, {"answer", "<b>&amp;"}}.dump() + "\n");
-  const Ended compared = eval("--dataset markup.json --compare base --report page.html");
+  const Outcome compared = eval("--dataset markup.json --compare base --report page.html");
   ASSERT_EQ(compared.code, 0) << compared.err;
   const std::string page = read_bytes(*folder_ / "page.html");
   EXPECT_TRUE(fs::exists(*folder_ / "page.json"));
@@ -163,7 +155,7 @@ TEST_F(Comparisons, BaseIsTheModelAndAFolderOfThatNameIsWrittenAsOne) {
   EXPECT_EQ(models[1].at("bytes_on_disk"), fs::file_size(*folder_ / "base/adapter_model.safetensors"));
   const double loss = models[0].at("loss");
   // Gaps are by the base's loss, compared or not.
-  const Ended without = eval("--compare full ./base --train_dataset train.json --report r");
+  const Outcome without = eval("--compare full ./base --train_dataset train.json --report r");
   ASSERT_EQ(without.code, 0) << without.err;
   EXPECT_EQ(report().at("base_loss"), loss);
   EXPECT_TRUE(contains(without.out, "note: gaps are measured by the loss of the base"));
@@ -194,7 +186,7 @@ TEST_F(Comparisons, WrongNamesAreRefusedBeforeAnyWork) {
 
 TEST_F(Comparisons, RowsThatAskNothingAreCounted) {
   folder_->write("mixed.json", rows(0, 3) + json{{"text", "a text"}}.dump() + "\n");
-  const Ended compared = eval("--dataset mixed.json --compare base lora --report r --predictions p.jsonl");
+  const Outcome compared = eval("--dataset mixed.json --compare base lora --report r --predictions p.jsonl");
   ASSERT_EQ(compared.code, 0) << compared.err;
   EXPECT_TRUE(contains(compared.out, "note: 1 row without a question: counted in the losses alone"));
   EXPECT_EQ(report().at("rows_asked"), 3);
@@ -216,15 +208,15 @@ TEST_F(Comparisons, TermsOfAFileAndMined) {
   EXPECT_EQ(report().at("rows_with_terms"), 8);  // "13" is in its row's question, "answer" in no question
   EXPECT_EQ(report().at("terms"), "terms.txt");
   folder_->write("general.txt", "the\nWhat is it?\n");
-  const Ended mined = eval("--compare base --terms mined --base_text general.txt --report r");
+  const Outcome mined = eval("--compare base --terms mined --base_text general.txt --report r");
   EXPECT_EQ(mined.code, 0) << mined.err;
   EXPECT_TRUE(contains(mined.err, " terms mined: "));
   EXPECT_EQ(report().at("rows_with_terms"), 8);
   folder_->write("general.txt", "the answer\n" + std::string(300, '\n'));  // blank lines are no texts
-  const Ended common = eval("--compare base --terms mined --base_text general.txt");
+  const Outcome common = eval("--compare base --terms mined --base_text general.txt");
   EXPECT_EQ(common.code, 2);
   EXPECT_TRUE(contains(common.err, "lora-eval: --terms mined: expected phrases"));
-  const Ended wrong = eval("--compare base --terms term");
+  const Outcome wrong = eval("--compare base --terms term");
   EXPECT_EQ(wrong.code, 2);
   EXPECT_TRUE(contains(wrong.err,
                        "--terms: expected a field of the rows, mined, or a file with one term per line, got term (did "

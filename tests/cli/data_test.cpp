@@ -1,5 +1,6 @@
 // lora-data as a person runs it, and lora-train --dataset_checks: exit codes, what is printed, what is left on the
 // disk.
+#include "cli/run_program.h"
 #include "core/check.h"
 #include "support/contains.h"
 #include "support/temp_folder.h"
@@ -7,11 +8,9 @@
 #include "support/tiny_tokenizer.h"
 
 #include <gtest/gtest.h>
-#include <sys/wait.h>
 #include <nlohmann/json.hpp>
 
 #include <algorithm>
-#include <cstdlib>
 #include <filesystem>
 #include <string>
 
@@ -21,12 +20,9 @@ namespace {
 namespace fs = std::filesystem;
 using nlohmann::json;
 using testing::contains;
+using testing::Outcome;
 using testing::read_bytes;
-
-struct DataOutcome {
-  int code = -1;
-  std::string out, err;
-};
+using testing::run_program;
 
 class LoraData : public ::testing::Test {
  protected:
@@ -40,15 +36,11 @@ class LoraData : public ::testing::Test {
   static std::string row(const std::string& question, const std::string& answer) {
     return json{{"question", question}, {"answer", answer}}.dump() + "\n";
   }
-  DataOutcome run(const std::string& arguments, const std::string& under = "") const {
-    const std::string line = "cd '" + folder_.path().string() + "' && " + under + " '" RANKFOLD_BIN "'/" + arguments +
-                             " >.out 2>.err </dev/null";
-    const int status = std::system(line.c_str());
-    return {WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status), read_bytes(folder_ / ".out"),
-            read_bytes(folder_ / ".err")};
+  Outcome run(const std::string& arguments, const std::string& under = "") const {
+    return run_program(folder_, arguments, under);
   }
   void expect_refused(const std::string& arguments, const std::string& part) const {
-    const DataOutcome outcome = run(arguments);
+    const Outcome outcome = run(arguments);
     EXPECT_EQ(outcome.code, 2) << outcome.err;
     EXPECT_TRUE(contains(outcome.err, part));
     EXPECT_TRUE(outcome.err.starts_with("lora-data: ")) << outcome.err;
@@ -61,7 +53,7 @@ class LoraData : public ::testing::Test {
 
 TEST_F(LoraData, ChecksAndChangesNothing) {
   const std::string before = read_bytes(folder_ / "data.jsonl");
-  const DataOutcome checked = run("lora-data check data.jsonl --heldout heldout.json --report report.json");
+  const Outcome checked = run("lora-data check data.jsonl --heldout heldout.json --report report.json");
   EXPECT_EQ(checked.code, 0) << checked.err;
   EXPECT_EQ(checked.err, "");
   for (const char* part :
@@ -87,7 +79,7 @@ TEST_F(LoraData, ChecksAndChangesNothing) {
 
 TEST_F(LoraData, CleansIntoANewFile) {
   const std::string before = read_bytes(folder_ / "data.jsonl");
-  const DataOutcome cleaned =
+  const Outcome cleaned =
       run("lora-data clean data.jsonl --output out.jsonl --mask id,mobile,email,bankcard --report report.json");
   EXPECT_EQ(cleaned.code, 0) << cleaned.err;
   EXPECT_EQ(cleaned.err, "");
@@ -149,7 +141,7 @@ TEST_F(LoraData, WhatIsWrongIsOneLine) {
 }
 
 TEST_F(LoraData, Help) {
-  const DataOutcome help = run("lora-data --help");
+  const Outcome help = run("lora-data --help");
   EXPECT_EQ(help.code, 0);
   EXPECT_TRUE(contains(help.out, "\n  check  "));
   EXPECT_TRUE(contains(help.out, "\n  clean  "));
@@ -170,10 +162,10 @@ TEST_F(LoraData, LoraTrainSaysTheSameBeforeItTrains) {
   folder_.write("eval.jsonl", row("What is 1?", "answer one"));
   const std::string train =
       "lora-train --model_name_or_path model --dataset train.jsonl --target_modules W_pack --max_steps 1 --output_dir ";
-  const DataOutcome plain = run(train + "plain");
+  const Outcome plain = run(train + "plain");
   ASSERT_EQ(plain.code, 0) << plain.err;
   EXPECT_EQ(plain.out.find("dataset_checks"), std::string::npos);
-  const DataOutcome checked = run(train + "out --dataset_checks --eval_dataset eval.jsonl");
+  const Outcome checked = run(train + "out --dataset_checks --eval_dataset eval.jsonl");
   ASSERT_EQ(checked.code, 0) << checked.err;
   EXPECT_TRUE(contains(checked.out,
                        "dataset_checks: exact_duplicates: 1 of 3 rows repeat an earlier row, but for width and white "
@@ -188,7 +180,7 @@ TEST_F(LoraData, LoraTrainSaysTheSameBeforeItTrains) {
   std::string equal;
   for (int i = 0; i < 10; ++i) equal += row("What is 3?", "answer three");
   folder_.write("train.jsonl", equal + row("What is 4?", "answer four"));
-  const DataOutcome split = run(train + "split --dataset_checks --val_size 3");
+  const Outcome split = run(train + "split --dataset_checks --val_size 3");
   ASSERT_EQ(split.code, 0) << split.err;
   EXPECT_TRUE(contains(split.out, " of 8 rows stand among the held-out rows too; "));
   folder_.write("train.jsonl", row("What is 5?", "answer five"));

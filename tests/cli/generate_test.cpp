@@ -1,28 +1,25 @@
 // lora-generate: prompts from a file, and a conversation over pipes.
+#include "cli/run_program.h"
 #include "support/contains.h"
 #include "support/temp_folder.h"
 #include "support/tiny_model.h"
 #include "support/tiny_tokenizer.h"
 
 #include <gtest/gtest.h>
-#include <sys/wait.h>
 #include <nlohmann/json.hpp>
 
 #include <algorithm>
-#include <cstdlib>
 #include <filesystem>
 #include <sstream>
 
 namespace rankfold {
 namespace {
 
+using testing::Outcome;
+using testing::run_program;
+
 class Generating : public ::testing::Test {
  protected:
-  struct Said {
-    int code = -1;
-    std::string out, err;
-  };
-
   Generating() {
     testing::write_tiny_model(folder_ / "model", {.vocabulary = testing::kPieces});
     testing::train_tokenizer(folder_ / "model");
@@ -32,18 +29,12 @@ class Generating : public ::testing::Test {
   }
 
   // `flags` is shell text; `input` is what comes from standard input.
-  Said generate(const std::string& flags, const std::string& input = "") {
+  Outcome generate(const std::string& flags, const std::string& input = "") {
     folder_.write(".in", input);
-    const std::string line = "cd '" + folder_.path().string() +
-                             "' && OMP_NUM_THREADS=2 '" RANKFOLD_BIN
-                             "'/lora-generate --model_name_or_path model --max_new_tokens 6 " +
-                             flags + " <.in >.out 2>.err";
-    const int status = std::system(line.c_str());
-    return {WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status), testing::read_bytes(folder_ / ".out"),
-            testing::read_bytes(folder_ / ".err")};
+    return run_program(folder_, "lora-generate --model_name_or_path model --max_new_tokens 6 " + flags, "", ".in");
   }
   std::string answer(const std::string& flags) {
-    const Said said = generate(flags);
+    const Outcome said = generate(flags);
     EXPECT_EQ(said.code, 0) << said.err;
     return said.out.substr(0, said.out.size() - 1);
   }
@@ -54,7 +45,7 @@ class Generating : public ::testing::Test {
     return lines;
   }
   void expect_refused(const std::string& flags, const std::string& part) {
-    const Said said = generate(flags);
+    const Outcome said = generate(flags);
     EXPECT_EQ(said.code, 2) << flags;
     EXPECT_TRUE(said.out.empty()) << said.out;
     EXPECT_TRUE(testing::contains(said.err, "lora-generate: " + part));
@@ -65,7 +56,7 @@ class Generating : public ::testing::Test {
 
 TEST_F(Generating, PromptsFromALinesFile) {
   folder_.write("prompts.txt", "What is aspirin?\r\n\n多喝水\nWhat");
-  const Said said = generate("--prompts prompts.txt");
+  const Outcome said = generate("--prompts prompts.txt");
   ASSERT_EQ(said.code, 0) << said.err;
   const auto lines = lines_of(said.out);
   const std::vector<std::string> prompts{"What is aspirin?", "多喝水", "What"};
@@ -85,7 +76,7 @@ TEST_F(Generating, PromptsFromRows) {
                                  "\n"
                                  R"({"messages": [{"role": "user", "content": "What is 2?"}], "note": "x"})");
   const std::string chat = "--chat_template chat.jinja --prompt_template '{question}' ";
-  const Said said = generate(chat + "--prompts prompts.jsonl --log_probabilities true");
+  const Outcome said = generate(chat + "--prompts prompts.jsonl --log_probabilities true");
   ASSERT_EQ(said.code, 0) << said.err;
   const auto lines = lines_of(said.out);
   ASSERT_EQ(lines.size(), 2);
@@ -118,7 +109,7 @@ TEST_F(Generating, AStopTextCutsTheAnswer) {
 
 TEST_F(Generating, AConversationOverPipes) {
   const std::string chat = "--chat --chat_template chat.jinja ";
-  const Said said = generate(chat, "What is 1?\n/help\nWhat is 2?\n/reset\nWhat is 1?\n/exit\nnot answered\n");
+  const Outcome said = generate(chat, "What is 1?\n/help\nWhat is 2?\n/reset\nWhat is 1?\n/exit\nnot answered\n");
   ASSERT_EQ(said.code, 0) << said.err;
   EXPECT_TRUE(testing::contains(said.err, "/reset  forget what was said, but for --messages\n"));
   EXPECT_TRUE(testing::contains(said.err, "what was said is forgotten\n"));
@@ -145,7 +136,7 @@ TEST_F(Generating, AConversationEndsWithTheModelsPositions) {
   config["max_position_embeddings"] = 60;
   folder_.write("model/config.json", config.dump());
   const std::string chat = "--chat --chat_template chat.jinja --max_new_tokens 1000 ";
-  const Said said = generate(chat, "What is 1?\nWhat is 2?\n");
+  const Outcome said = generate(chat, "What is 1?\nWhat is 2?\n");
   EXPECT_EQ(said.code, 2);
   EXPECT_TRUE(testing::contains(said.err, "(length)\n"));
   EXPECT_TRUE(testing::contains(said.err, "tokens, the model takes 60: /reset begins a new one"));
@@ -155,7 +146,7 @@ TEST_F(Generating, AConversationEndsWithTheModelsPositions) {
 TEST_F(Generating, AConversationEndsWhenNobodyReadsIt) {
   std::string questions;
   for (int i = 0; i < 20; ++i) questions += "What is " + std::to_string(i) + "?\n";
-  const Said said = generate("--chat --chat_template chat.jinja <.in >/dev/full 2>.err #", questions);
+  const Outcome said = generate("--chat --chat_template chat.jinja <.in >/dev/full 2>.err #", questions);
   EXPECT_EQ(said.code, 5);
   const std::string end = "(cancelled)\nlora-generate: standard output could not be written\n";
   EXPECT_TRUE(said.err.ends_with(end)) << said.err;
@@ -163,15 +154,15 @@ TEST_F(Generating, AConversationEndsWhenNobodyReadsIt) {
 }
 
 TEST_F(Generating, AConversationWithoutAChatTemplate) {
-  const Said said = generate("--chat --prompt_template 'Q: {question} A:'", "What is 1?\nWhat is 1?\n");
+  const Outcome said = generate("--chat --prompt_template 'Q: {question} A:'", "What is 1?\nWhat is 1?\n");
   ASSERT_EQ(said.code, 0) << said.err;
   EXPECT_TRUE(testing::contains(said.err, "no chat template: each question stands by itself\n"));
   const std::string alone = answer("--prompt_template 'Q: {question} A:' --prompt 'What is 1?'");
   EXPECT_EQ(said.out, alone + "\n" + alone + "\n");
-  const Said bare = generate("--chat --temperature 0", "What is 1?\n");
+  const Outcome bare = generate("--chat --temperature 0", "What is 1?\n");
   EXPECT_EQ(bare.code, 0) << bare.err;
   EXPECT_TRUE(testing::contains(bare.err, "has no chat template")) << "why there is none";
-  const Said broken = generate("--chat", "\xFF\n");
+  const Outcome broken = generate("--chat", "\xFF\n");
   EXPECT_EQ(broken.code, 2);
   EXPECT_TRUE(testing::contains(broken.err, "lora-generate: standard input:1: not UTF-8"));
 }
@@ -200,12 +191,10 @@ TEST_F(Generating, WhatDoesNotGoTogetherIsRefused) {
 TEST_F(Generating, FoldersAreCheckedBeforeAnyNote) {
   folder_.write("rows.json", R"([{"question": "a", "answer": "b"}])");
   const auto refusal = [&](const std::string& command) {
-    const std::string line =
-        "cd '" + folder_.path().string() + "' && '" RANKFOLD_BIN "'/" + command + " >.out 2>.err </dev/null";
-    const int status = std::system(line.c_str());
-    EXPECT_EQ(WIFEXITED(status) ? WEXITSTATUS(status) : -1, 2) << command;
-    EXPECT_EQ(testing::read_bytes(folder_ / ".out"), "");
-    return testing::read_bytes(folder_ / ".err");
+    const Outcome refused = run_program(folder_, command);
+    EXPECT_EQ(refused.code, 2) << command;
+    EXPECT_EQ(refused.out, "");
+    return refused.err;
   };
   const std::string eval = "lora-eval --dataset rows.json ", model = "--model_name_or_path nowhere";
   for (const char* flags : {" --prompt a", " --chat", " --prompt a --print_prompt"})
@@ -224,13 +213,7 @@ TEST_F(Generating, FoldersAreCheckedBeforeAnyNote) {
 TEST_F(Generating, AModelWhoseSaveWasCutShort) {
   namespace fs = std::filesystem;
   folder_.write("rows.json", R"([{"question": "a", "answer": "b"}])");
-  const auto run = [&](const std::string& command) {
-    const std::string line = "cd '" + folder_.path().string() + "' && OMP_NUM_THREADS=2 '" RANKFOLD_BIN "'/" + command +
-                             " >.out 2>.err </dev/null";
-    const int status = std::system(line.c_str());
-    return Said{WIFEXITED(status) ? WEXITSTATUS(status) : -1, testing::read_bytes(folder_ / ".out"),
-                testing::read_bytes(folder_ / ".err")};
-  };
+  const auto run = [&](const std::string& command) { return run_program(folder_, command); };
   const std::string train = "lora-train --dataset rows.json --model_name_or_path ";
   const std::string tuned = train + "model --finetuning_type full --max_steps 1 --device cpu --output_dir full";
   ASSERT_EQ(run(tuned).code, 0);

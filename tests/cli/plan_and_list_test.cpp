@@ -1,5 +1,6 @@
 // lora-train --plan and --list as a person runs them.
 #include "cli/run_list.h"
+#include "cli/run_program.h"
 #include "core/check.h"
 #include "core/json.h"
 #include "core/write.h"
@@ -8,12 +9,10 @@
 #include "support/tiny_model.h"
 
 #include <gtest/gtest.h>
-#include <sys/wait.h>
 #include <nlohmann/json.hpp>
 
 #include <algorithm>
 #include <chrono>
-#include <cstdlib>
 #include <filesystem>
 #include <set>
 #include <sstream>
@@ -23,6 +22,8 @@ namespace {
 
 namespace fs = std::filesystem;
 using testing::contains;
+using testing::Outcome;
+using testing::run_program;
 
 class PlansAndLists : public ::testing::Test {
  protected:
@@ -41,20 +42,12 @@ class PlansAndLists : public ::testing::Test {
                  {"device", "cpu"}};
   }
 
-  struct Said {
-    int code = -1;
-    std::string out, err;
-  };
-  Said program(const std::string& arguments, const std::string& under = "") const {
+  Outcome program(const std::string& arguments, const std::string& under = "") const {
     folder_.write("run.json", settings_.dump());
-    const std::string line = "cd '" + folder_.path().string() + "' && OMP_NUM_THREADS=2 " + under +
-                             " '" RANKFOLD_BIN "'/lora-train " + arguments + " >.out 2>.err </dev/null";
-    const int status = std::system(line.c_str());
-    return {WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status), testing::read_bytes(folder_ / ".out"),
-            testing::read_bytes(folder_ / ".err")};
+    return run_program(folder_, "lora-train " + arguments, under);
   }
-  Said train(const std::string& arguments) const {
-    const Said said = program("run.json " + arguments);
+  Outcome train(const std::string& arguments) const {
+    const Outcome said = program("run.json " + arguments);
     EXPECT_EQ(said.code, 0) << said.err;
     return said;
   }
@@ -80,7 +73,7 @@ TEST_F(PlansAndLists, APlanPrintsAndWritesNothing) {
   train("--output_dir before --max_steps 1");  // so that the files of this test itself are there
   const auto before = names();
   for (const char* flags : {"--plan", "--plan --output_dir new", "--plan --finetuning_type full"}) {
-    const Said said = train(flags);
+    const Outcome said = train(flags);
     EXPECT_EQ(names(), before) << flags;
     EXPECT_EQ(said.err, "");
     for (const char* part : {"plan:\n", "24 rows to learn from", "duplicates", "lengths", "4 of 8 rows", "in all",
@@ -139,7 +132,7 @@ TEST_F(PlansAndLists, APlansTimeIsNearTheRuns) {
 }
 
 TEST_F(PlansAndLists, APlanThatDoesNotFitIsStillOne) {
-  const Said said = train("--plan --memory_budget 1MB");
+  const Outcome said = train("--plan --memory_budget 1MB");
   EXPECT_TRUE(contains(said.out, "does not fit"));
   EXPECT_TRUE(contains(said.out, "no time: it does not fit in memory"));
 }
@@ -148,7 +141,7 @@ TEST_F(PlansAndLists, ASignalEndsAPlan) {
   settings_["max_steps"] = 1000;
   folder_.write("run.json", settings_.dump());
   // Once it has said something; SIGTERM, as a shell's background job ignores SIGINT.
-  const Said said =
+  const Outcome said =
       program("run.json --plan", R"(sh -c '"$@" & until [ -s .out ]; do sleep 0.01; done; kill -TERM $!; wait $!' sh)");
   EXPECT_EQ(said.code, 143) << said.out;
   EXPECT_EQ(said.err, "lora-train: stopped by SIGTERM\n");
@@ -168,7 +161,7 @@ TEST_F(PlansAndLists, ListsRunsAsATree) {
   folder_.write("runs/broken/run.json", "{\"run_id\"");
   folder_.write("runs/nothing/notes.txt", "none");
 
-  const Said said = program("--list runs");
+  const Outcome said = program("--list runs");
   EXPECT_EQ(said.code, 0) << said.err;
   expect_narrow(said.out);
   std::istringstream lines(said.out);
@@ -233,7 +226,7 @@ TEST_F(PlansAndLists, TheBestIsTheOneWithTheLeastLossOnHeldOutRows) {
     folder_.write(std::string("runs/") + name + "/trainer_state.json", state.dump());
     fs::remove(folder_ / "runs" / name / "train_log.jsonl");
   }
-  const Said said = program("--list runs");
+  const Outcome said = program("--list runs");
   EXPECT_TRUE(contains(said.out, "best: * a, eval_loss 1.5000 at step 2\n"));
   EXPECT_TRUE(contains(said.out, " 3.5000  1.5000 "));
   EXPECT_TRUE(contains(said.out, "\nno settings differ\n"));
@@ -252,11 +245,11 @@ TEST(ListsOfRuns, LongSettingsThatEndAlikeDiffer) {
 }
 
 TEST_F(PlansAndLists, WhatIsNotThereIsSaid) {
-  const Said missing = program("--list nowhere");
+  const Outcome missing = program("--list nowhere");
   EXPECT_EQ(missing.code, 2);
   EXPECT_EQ(missing.err, "lora-train: --list: expected a folder, got no such path: nowhere\n");
   fs::create_directory(folder_ / "empty");
-  const Said empty = program("--list empty");
+  const Outcome empty = program("--list empty");
   EXPECT_EQ(empty.code, 0) << empty.err;
   EXPECT_EQ(empty.out, "no runs below empty (folders at most 16 deep)\n");
 }
