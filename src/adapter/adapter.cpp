@@ -108,25 +108,27 @@ void attach_parts(State& state, const std::string& name, const AdapterParts& par
   state.model->adapters.attach(attachment);
 }
 
+// A view of a dense weight, else a copy.
+at::Tensor rows_of(FrozenWeight& weight, int64_t begin, int64_t end) {
+  if (DenseWeight* dense = weight.dense()) return dense->value().narrow(0, begin, end - begin);
+  const at::Tensor rows =
+      at::empty({end - begin, weight.columns()}, at::TensorOptions(weight.device()).dtype(weight.dtype()));
+  weight.copy_rows(begin, rows);
+  return rows;
+}
+
 // The base's tensor as the model computes with it, which an adapter may have been merged into; as the folder stores it
 // where its rows are normalised.
 at::Tensor base_value(Model& model, const BaseParts& base, const std::string& name) {
   Network& network = model.adapters.base();
-  if (name == base.embedding) return network.embedding;
+  if (name == base.embedding) return rows_of(*network.embedding, 0, network.embedding->rows());
   for (const Norm* norm : network.norms())
     if (norm->name == name) return norm->weight;
   for (Projection* p : network.projections())
     for (const Module& m : p->modules) {
       if (name == m.name + kBiasSuffix) return p->bias.narrow(0, m.begin, m.end - m.begin);
-      if (name == m.name + kWeightSuffix) {
-        if (p->has_unit_rows) return model.folder.tensor(name);
-        FrozenWeight& weight = p->current();
-        if (DenseWeight* dense = weight.dense()) return dense->value().narrow(0, m.begin, m.end - m.begin);
-        const at::Tensor rows =
-            at::empty({m.end - m.begin, weight.columns()}, at::TensorOptions(weight.device()).dtype(weight.dtype()));
-        weight.copy_rows(m.begin, rows);
-        return rows;
-      }
+      if (name == m.name + kWeightSuffix)
+        return p->has_unit_rows ? model.folder.tensor(name) : rows_of(p->current(), m.begin, m.end);
     }
   RANKFOLD_ASSERT(false);
   return {};

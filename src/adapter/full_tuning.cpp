@@ -42,7 +42,11 @@ FlatLeaves train_all(Model& model) {
   };
   const auto weight_name = [](const Module& m) { return m.name + kWeightSuffix; };
   const auto bias_name = [](const Module& m) { return m.name + kBiasSuffix; };
-  add(network.embedding_name, network.embedding, true);
+  const auto& embedding = network.embedding;
+  leaves.push_back(
+      {network.embedding_name, {embedding->rows(), embedding->columns()}, true, [embedding](const at::Tensor& value) {
+         embedding->copy_rows(0, value);
+       }});
   for (Projection* p : network.projections()) {
     if (network.is_tied_head(p)) continue;
     for (const Module& m : p->modules)
@@ -62,7 +66,7 @@ FlatLeaves train_all(Model& model) {
 
   const bool is_fp32 = model.dtype == at::kFloat;
   network.embedding_master = flat.leaf(network.embedding_name);
-  network.embedding = network.embedding_master.detach();
+  network.embedding = std::make_shared<DenseWeight>(network.embedding_master.detach());
   for (Projection* p : network.projections()) {
     FrozenWeight& old = p->current();
     const auto use = [&](const at::Tensor& weight) {

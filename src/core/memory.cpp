@@ -5,6 +5,9 @@
 
 #include <c10/util/Exception.h>
 
+#include <sys/mman.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <cstdlib>
 #include <fstream>
@@ -63,6 +66,13 @@ int64_t resident_bytes_of(const std::set<std::string>& files) {
     }
   }
   return bytes;
+}
+
+void read_ahead(const void* begin, size_t bytes) {
+  constexpr uintptr_t kMostOfACall = 1 << 20;  // Linux may leave out what lies beyond its own limit for one call
+  const auto page = static_cast<uintptr_t>(::sysconf(_SC_PAGESIZE)), first = reinterpret_cast<uintptr_t>(begin);
+  for (uintptr_t at = first / page * page; at < first + bytes; at += kMostOfACall)
+    ::madvise(reinterpret_cast<void*>(at), std::min(kMostOfACall, first + bytes - at), MADV_WILLNEED);
 }
 
 std::optional<std::string> out_of_memory(const std::exception& error) {

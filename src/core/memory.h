@@ -2,6 +2,7 @@
 // allocations.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <exception>
 #include <optional>
@@ -15,6 +16,9 @@ namespace rankfold {
 int64_t available_bytes();
 int64_t resident_bytes();                                       // in use now
 int64_t resident_bytes_of(const std::set<std::string>& files);  // of these, pages of files with these real paths
+
+// Starts to read the pages behind these bytes from their file, if they are a mapping and not in memory. Does not wait.
+void read_ahead(const void* begin, size_t bytes);
 
 // If the exception is a failed allocation: one line about the request, perhaps empty. nullopt: another kind of
 // exception.

@@ -124,7 +124,7 @@ void take_tensors(Network& network, const std::vector<std::shared_ptr<const Atta
     network.is_tied =
         network.is_tied && embedding.defined() && head != tensors.end() && head->second.is_same(embedding);
   if (embedding.defined()) {
-    network.embedding = embedding.detach();
+    network.embedding = std::make_shared<DenseWeight>(embedding.detach());
     if (embedding.requires_grad()) network.embedding_master = embedding;
   }
   for (Projection* p : network.projections()) take_weights(*p, tensors), take_biases(*p, tensors);
@@ -181,14 +181,14 @@ void fold_embedding(Network& network) {
   std::vector<LowRank> updates;  // of rows by tokens
   for (const LowRank& u : network.embedding_updates) {
     LowRank& turned = updates.emplace_back();
-    turned.end = network.embedding.size(0);
+    turned.end = network.embedding->rows();
     turned.a = u.b.t(), turned.b = u.a.t(), turned.scale = u.scale;
   }
   if (updates.empty() && !network.embedding_master.defined()) return;
-  DenseWeight embedding(network.embedding);
-  network.embedding = ops::fold(embedding, updates, dtype);
-  if (!ops::all_finite(network.embedding))
+  const at::Tensor folded = ops::fold(*network.embedding, updates, dtype);
+  if (!ops::all_finite(folded))
     fail(network.embedding_name, ": expected finite values, base and update added, got NaN or infinity");
+  network.embedding = std::make_shared<DenseWeight>(folded);
   network.embedding_master.reset();
   network.embedding_updates.clear();
 }

@@ -85,7 +85,7 @@ const std::vector<LinearModule>& CausalLM::linear_modules() const { return model
 
 int64_t CausalLM::parameter_count() const {
   Network& network = model_->adapters.base();
-  int64_t count = network.embedding.numel();
+  int64_t count = network.embedding->rows() * network.embedding->columns();
   for (const Norm* norm : network.norms()) count += norm->weight.numel();
   for (const Projection* p : network.projections()) {
     if (!network.is_tied_head(p)) count += p->out_features() * p->in_features();

@@ -32,7 +32,7 @@ at::Tensor Decoder::embed(const Batch& batch) {
                  " is outside the ", config_.vocab_size, " rows of the embedding");
   const at::Tensor tokens = on_device(batch.tokens);
   at::Tensor h = network_->embedding_master.defined() ? at::embedding(network_->embedding_master, tokens).to(dtype_)
-                                                      : ops::embed(network_->embedding, tokens).to(dtype_);
+                                                      : network_->embedding->select_rows(tokens).to(dtype_);
   if (!network_->embedding_updates.empty()) {
     for (const LowRank& u : network_->embedding_updates)  // fp32 sums, rounded once
       h = h + at::embedding(u.a.t(), tokens).mm(u.b.t()) * u.scale;
@@ -58,9 +58,16 @@ at::Tensor add_to(const at::Tensor& residual, Norm& out_norm, const Pass& pass, 
 
 }  // namespace
 
+// Of a cold file, the disk reads the next layer while this one is computed.
+void Decoder::prefetch(size_t layer) {
+  if (layer == network_->layers.size()) return network_->head.frozen->prefetch();
+  for (const Projection* p : network_->layers[layer].projections()) p->frozen->prefetch();
+}
+
 at::Tensor Decoder::hidden(const Batch& batch, const Pass& pass, const Attend& attend, Checkpointing checkpointing) {
   at::Tensor h = embed(batch);
   for (size_t i = 0; i < network_->layers.size(); ++i) {
+    prefetch(i + 1);
     // What backward runs again holds its own copies; `pass` owns the layer.
     const auto attention = [layer = &network_->layers[i], pass, attend, i](const at::Tensor& x) {
       const auto [qkv, residual] = ops::norm_project(x, layer->input_norm, layer->qkv, pass);

@@ -71,13 +71,10 @@ class Loader {
   }
 
   // Rows are converted where they are read, as long as that takes less memory than a copy.
-  at::Tensor embedding(const TensorSpec& spec) const {
+  std::shared_ptr<FrozenWeight> embedding(const TensorSpec& spec) const {
     const at::Tensor stored = stored_weight(folder_, spec);
-    return stays_narrow(stored) ? stored : weight(spec);
-  }
-  std::shared_ptr<FrozenWeight> tied_head(const at::Tensor& embedding) const {
-    if (embedding.scalar_type() == dtype_) return std::make_shared<DenseWeight>(embedding);
-    return decoded({ops::plain_weight(embedding)}, model_dtype_name(embedding.scalar_type()));
+    if (!stays_narrow(stored)) return std::make_shared<DenseWeight>(weight(spec));
+    return decoded({ops::plain_weight(stored)}, model_dtype_name(stored.scalar_type()));
   }
 
   // One matrix of several. A view where they lie one after the other in the mapping: Hugging Face's files are sorted by
@@ -191,7 +188,8 @@ class Loader {
             folder.file_of(specs[i].name).forget(specs[i].name);
             begin += specs[i].shape[0];
           }
-        });
+        },
+        stored);
     if (!device_.is_cpu()) weight->value();
     return weight;
   }
@@ -331,7 +329,7 @@ Network load_network(const ModelFolder& folder, const ModelConfig& config, at::S
     for (const TensorSpec& each : specs) loader.add_names(each, used);
   }
   if (network.is_tied) {
-    network.head.frozen = loader.tied_head(network.embedding);
+    network.head.frozen = network.embedding;
     Module& m = network.head.modules.emplace_back();
     m.name = head, m.end = config.vocab_size;
   }

@@ -5,6 +5,7 @@
 #include "ops/projection.h"
 
 #include <array>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -32,9 +33,9 @@ struct Layer {
 // Copies share the frozen weights. AdapterSet replaces the current network and never changes it. The graph of a loss
 // owns its network, so later changes of adapters do not affect it.
 struct Network {
-  std::string embedding_name;   // of its tensor in the folder
-  at::Tensor embedding;         // [V, K] in the model's dtype or as stored; the master's values where it trains
-  at::Tensor embedding_master;  // fp32 leaf where it trains
+  std::string embedding_name;               // of its tensor in the folder
+  std::shared_ptr<FrozenWeight> embedding;  // [V, K]; the master's values where it trains
+  at::Tensor embedding_master;              // fp32 leaf where it trains
   // Updates of the embedding's rows: scale * (B A)^T with A [r, V], B [K, r]. No dropout.
   std::vector<LowRank> embedding_updates;
   std::vector<Layer> layers;

@@ -1,14 +1,17 @@
 #include "ops/frozen_weight.h"
 
 #include "core/check.h"
+#include "core/memory.h"
 #include "io/dtype.h"
 #include "ops/augmented.h"
 #include "ops/backend.h"
+#include "ops/ops.h"
 
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
 
 #include <algorithm>
+#include <utility>
 
 namespace rankfold {
 
@@ -40,10 +43,17 @@ int64_t FrozenWeight::bytes() const {
   return static_cast<int64_t>(sum);
 }
 
-DenseWeight::DenseWeight(at::Tensor value, std::function<void(const at::Tensor& value)> fill)
+void FrozenWeight::prefetch() {
+  if (std::exchange(is_prefetched_, true) || !device_.is_cpu()) return;
+  for (const at::Tensor& x : sources()) read_ahead(x.const_data_ptr(), x.nbytes());
+}
+
+DenseWeight::DenseWeight(at::Tensor value, std::function<void(const at::Tensor& value)> fill,
+                         std::vector<at::Tensor> sources)
     : FrozenWeight(value.size(0), value.size(1), value.scalar_type(), value.device()),
       value_(std::move(value)),
-      fill_(std::move(fill)) {}
+      fill_(std::move(fill)),
+      sources_(std::move(sources)) {}
 
 std::string DenseWeight::stored() const { return model_dtype_name(dtype()); }
 
@@ -51,7 +61,7 @@ const at::Tensor& DenseWeight::value() {
   if (fill_) {
     const at::NoGradGuard no_grad;
     fill_(value_);
-    fill_ = nullptr;
+    fill_ = nullptr, sources_.clear();
   }
   return value_;
 }
@@ -64,6 +74,8 @@ at::Tensor DenseWeight::block(int64_t begin, int64_t end, int64_t first, int64_t
 }
 
 void DenseWeight::copy_rows(int64_t begin, const at::Tensor& to) { to.copy_(value().narrow(0, begin, to.size(0))); }
+
+at::Tensor DenseWeight::select_rows(const at::Tensor& indices) { return ops::embed(value(), indices); }
 
 void DenseWeight::move_to(const at::Tensor& place) {
   place.copy_(value());
@@ -149,6 +161,13 @@ void DecodedWeight::copy_rows(int64_t begin, const at::Tensor& to) {
   const at::Tensor decoded = is_direct ? to : at::empty(to.sizes(), at::TensorOptions(device()).dtype(at::kFloat));
   decode_parts(parts_, begin, begin + to.size(0), 0, columns(), decoded);
   if (!is_direct) to.copy_(decoded);
+}
+
+at::Tensor DecodedWeight::select_rows(const at::Tensor& indices) {
+  const at::Tensor rows = at::empty({indices.size(0), columns()}, at::TensorOptions(device()).dtype(dtype()));
+  const at::Tensor on_host = indices.cpu();
+  for (int64_t i = 0; i < on_host.size(0); ++i) copy_rows(on_host.const_data_ptr<int64_t>()[i], rows.narrow(0, i, 1));
+  return rows;
 }
 
 }  // namespace rankfold

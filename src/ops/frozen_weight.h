@@ -1,4 +1,4 @@
-// The matrix of a projection that does not train: dense, or stored otherwise and decoded at each use.
+// A matrix that does not train, of a projection or the embedding: dense, or stored otherwise and decoded at each use.
 #pragma once
 
 #include "ops/packed_weight.h"
@@ -31,7 +31,7 @@ class WeightScratch {
 
 class DenseWeight;
 
-// W [N, K]. Copies of a projection share it. Its storage format may differ from the dtype that it is computed in.
+// W [N, K]. Copies of a network share it, and a tied head shares the embedding's. Its storage format may differ from the dtype that it is computed in.
 class FrozenWeight {
  public:
   virtual ~FrozenWeight() = default;
@@ -51,6 +51,11 @@ class FrozenWeight {
   virtual at::Tensor block(int64_t begin, int64_t end, int64_t first, int64_t last) = 0;
   // Copies rows [begin, begin + to.size(0)) into `to` [count, K], f32, bf16, f16 or f64, on any device.
   virtual void copy_rows(int64_t begin, const at::Tensor& to) = 0;
+  // The rows of these indices, int64 [count] on device(), as a new tensor [count, K] in dtype().
+  virtual at::Tensor select_rows(const at::Tensor& indices) = 0;
+  // To be called some time before a use. The first call starts to read what is mapped on the CPU and not in memory yet;
+  // later calls do nothing. Does not wait.
+  void prefetch();
 
   at::Tensor whole() { return block(0, rows_, 0, columns_); }
   at::Tensor copy();  // the whole matrix in dtype(), as a new tensor
@@ -59,24 +64,28 @@ class FrozenWeight {
  protected:
   FrozenWeight(int64_t rows, int64_t columns, at::ScalarType dtype, at::Device device)
       : rows_(rows), columns_(columns), dtype_(dtype), device_(device) {}
+  virtual std::vector<at::Tensor> sources() const { return tensors(); }  // what the next use reads
 
  private:
   int64_t rows_, columns_;
   at::ScalarType dtype_;
   at::Device device_;
+  bool is_prefetched_ = false;
 };
 
 // A weight that is stored in the dtype of the computation.
 class DenseWeight : public FrozenWeight {
  public:
-  // `fill` writes the values at the first use, where the file has the weight's parts in several places.
-  explicit DenseWeight(at::Tensor value, std::function<void(const at::Tensor& value)> fill = {});
+  // `fill` writes the values at the first use, where the file has the weight's parts in several places: `sources`.
+  explicit DenseWeight(at::Tensor value, std::function<void(const at::Tensor& value)> fill = {},
+                       std::vector<at::Tensor> sources = {});
 
   DenseWeight* dense() override { return this; }
   std::string stored() const override;
   std::vector<at::Tensor> tensors() const override { return {value_}; }
   at::Tensor block(int64_t begin, int64_t end, int64_t first, int64_t last) override;
   void copy_rows(int64_t begin, const at::Tensor& to) override;
+  at::Tensor select_rows(const at::Tensor& indices) override;
 
   const at::Tensor& value();                          // calls `fill` if needed
   const at::Tensor& place() const { return value_; }  // may not be filled yet
@@ -84,8 +93,11 @@ class DenseWeight : public FrozenWeight {
   void move_to(const at::Tensor& place);  // moves the values to `place`, a view of the kernels' layout
 
  private:
+  std::vector<at::Tensor> sources() const override { return fill_ ? sources_ : tensors(); }
+
   at::Tensor value_;  // [N, K]; read-only where it is mapped
   std::function<void(const at::Tensor& value)> fill_;
+  std::vector<at::Tensor> sources_;
 };
 
 // A quantised weight, or one in another dtype than that of the computation. Decoded at each use.
@@ -100,6 +112,7 @@ class DecodedWeight : public FrozenWeight {
   std::vector<at::Tensor> tensors() const override;
   at::Tensor block(int64_t begin, int64_t end, int64_t first, int64_t last) override;
   void copy_rows(int64_t begin, const at::Tensor& to) override;
+  at::Tensor select_rows(const at::Tensor& indices) override;
 
   // Decodes the whole matrix into the first rows and columns of `to`, in to's dtype, on this weight's device.
   void decode_into(const at::Tensor& to) const;

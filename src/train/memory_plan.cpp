@@ -136,7 +136,7 @@ class Estimate {
     return false;
   }
   int64_t embedding_gradient() const {
-    if (trains_all_) return network_.embedding.numel() * 4;
+    if (trains_all_) return network_.embedding->rows() * network_.embedding->columns() * 4;
     int64_t bytes = network_.embedding_master.defined() ? network_.embedding_master.numel() * 4 : 0;
     for (const LowRank& u : network_.embedding_updates) bytes += (u.a.numel() + u.b.numel()) * 4;
     return bytes;
@@ -167,20 +167,15 @@ int64_t add_weights(Model& model, const at::Tensor& values, MemoryPlan& plan) {
     if (const TensorInfo& info = model.folder.info(name);
         info.dtype != at::ScalarType::Undefined && info.begin < info.end)
       mapped.insert(model.folder.tensor(name).const_data_ptr());
-  const auto add = [&](const at::Tensor& weight) {
-    if (!weight.is_alias_of(values))
-      (mapped.contains(weight.const_data_ptr()) ? plan.mapped : plan.copied) += static_cast<int64_t>(weight.nbytes());
-  };
-  const auto add_copied = [&](const at::Tensor& weight) {
-    if (!mapped.contains(weight.const_data_ptr())) plan.copied += static_cast<int64_t>(weight.nbytes());
-  };
-  const auto is_alias = [](const FrozenWeight& weight, const at::Tensor& of) {
-    return weight.tensors()[0].is_alias_of(of);
+  std::set<const void*> counted;  // tied weights may be one
+  const auto add = [&](const at::Tensor& weight, bool counts_mapped = true) {
+    if (weight.is_alias_of(values) || !counted.insert(weight.const_data_ptr()).second) return;
+    const bool is_mapped = mapped.contains(weight.const_data_ptr());
+    if (counts_mapped || !is_mapped) (is_mapped ? plan.mapped : plan.copied) += static_cast<int64_t>(weight.nbytes());
   };
   int64_t unfilled = 0;
-  add(network.embedding);
+  for (const at::Tensor& x : network.embedding->tensors()) add(x);
   for (Projection* p : network.projections()) {
-    if (network.is_tied_head(p) && is_alias(*p->frozen, network.embedding)) continue;
     for (const at::Tensor& x : p->frozen->tensors()) add(x);
     if (const DenseWeight* dense = p->frozen->dense(); dense && !dense->is_filled()) unfilled += p->frozen->bytes();
     if (p->bias.defined()) plan.copied += static_cast<int64_t>(p->bias.nbytes());
@@ -189,13 +184,10 @@ int64_t add_weights(Model& model, const at::Tensor& values, MemoryPlan& plan) {
   // What an adapter stands in place of stays in memory, too, where it is not mapped.
   Network& base = model.adapters.base();
   const std::vector<Projection*> before = base.projections(), now = network.projections();
-  const auto is_kept = [&](const at::Tensor& weight) {
-    return weight.is_alias_of(network.embedding) || is_alias(*network.head.frozen, weight);
-  };
-  if (!is_kept(base.embedding)) add_copied(base.embedding);
+  for (const at::Tensor& x : base.embedding->tensors()) add(x, /*counts_mapped=*/false);
   for (size_t i = 0; i < now.size(); ++i)
-    if (before[i]->frozen != now[i]->frozen && !is_kept(before[i]->frozen->tensors()[0]))
-      for (const at::Tensor& x : before[i]->frozen->tensors()) add_copied(x);
+    if (before[i]->frozen != now[i]->frozen)
+      for (const at::Tensor& x : before[i]->frozen->tensors()) add(x, /*counts_mapped=*/false);
   return unfilled;
 }
 
@@ -272,7 +264,7 @@ std::vector<MemoryPlan> plan_levels_of_full(Model& model, const Adapter& adapter
   Network& network = model.adapters.base();
   const bool is_fp32 = model.dtype == at::kFloat;
   const int64_t element = c10::elementSize(model.dtype);
-  int64_t parameters = network.embedding.numel();
+  int64_t parameters = network.embedding->rows() * network.embedding->columns();
   // The embedding is read from its fp32 values; in float32 so is every weight.
   plan.mapped = plan.copied = 0;
   for (const Projection* p : network.projections()) {

@@ -419,8 +419,8 @@ class Bench {
   Case embed() {
     const Tensor tokens = batch_.tokens.to(parts_.device);
     return {{embed_cost()},
-            {{"ours", {{"forward", [=, this] { ops::embed(network().embedding, tokens); }}}},
-             {"unfused", {{"forward", [=, this] { at::embedding(network().embedding, tokens); }}}}}};
+            {{"ours", {{"forward", [=, this] { network().embedding->select_rows(tokens); }}}},
+             {"unfused", {{"forward", [=, this] { at::embedding(network().embedding->whole(), tokens); }}}}}};
   }
 
   Case projection(Source source, const Projection& ours, const Projection& loaded) {
@@ -542,7 +542,7 @@ class Bench {
     const Tensor tokens = batch_.tokens.to(parts_.device), labels = batch_.labels.to(parts_.device);
     const auto sum = [=, this] {
       const Sequences sequences(batch_.offsets, parts_.device);
-      Tensor h = ops::embed(network().embedding, tokens);
+      Tensor h = network().embedding->select_rows(tokens);
       for (size_t i = 0; i < network().layers.size(); ++i) {
         Layer& layer = frozen_[i];
         auto [qkv, through] = ops::norm_project(h, network().layers[i].input_norm, layer.qkv, {});
@@ -620,7 +620,7 @@ class Bench {
     const auto [cos, sin] = wide_rope();
     const double eps = parts_.config.rms_norm_eps;
     const auto sum = [=, this] {
-      Tensor h = at::embedding(network().embedding, tokens);
+      Tensor h = at::embedding(network().embedding->whole(), tokens);
       for (const unfused::Layer& layer : *layers) {
         const Tensor qkv = unfused::project(unfused::rms_norm(h, layer.input_gain, eps), layer.qkv);
         h = h + unfused::project(unfused::attend(qkv, heads_, set_.length, cos, sin), layer.o);

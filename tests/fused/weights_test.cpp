@@ -52,6 +52,9 @@ TEST(DecodedWeights, HaveTheSameBitsEverywhere) {
         here.copy_rows(4, rows);
         EXPECT_TRUE(at::equal(decoded.whole().narrow(0, 4, 9).cpu(), rows))
             << name << ", " << columns << " columns, " << dtype;
+        const at::Tensor indices = at::tensor({int64_t{5}, int64_t{0}, int64_t{13}}, at::kLong);
+        EXPECT_TRUE(at::equal(decoded.select_rows(indices.to(decoded.device())).cpu(), here.select_rows(indices)))
+            << name << ", " << columns << " columns, " << dtype;
       }
     }
   }

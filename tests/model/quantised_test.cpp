@@ -74,7 +74,7 @@ TEST_F(Stored, SixteenBitsComputeAsThirtyTwo) {
       EXPECT_EQ(loss(narrow), loss(wide)) << name;
       EXPECT_TRUE(narrow.config().notes.empty());
       Model& model = *narrow.shared_model();
-      EXPECT_EQ(model.network().embedding.const_data_ptr(),
+      EXPECT_EQ(model.network().embedding->tensors()[0].const_data_ptr(),
                 model.folder.tensor("model.embed_tokens.weight").const_data_ptr());
       for (Projection* p : model.network().projections()) {
         EXPECT_FALSE(p->frozen->is_quantized());

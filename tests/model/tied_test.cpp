@@ -59,6 +59,8 @@ TEST_F(Tied, OneWeightUnderEitherNameOrBoth) {
   const CausalLM model = CausalLM::load(as_head, {.device = "cpu", .dtype = "auto"});
   EXPECT_TRUE(model.config().tie_word_embeddings);
   EXPECT_TRUE(model.config().notes.empty());
+  const Network& network = model.shared_model()->network();
+  EXPECT_EQ(network.head.frozen, network.embedding) << "one weight in memory, too";
 }
 
 // As transformers does.

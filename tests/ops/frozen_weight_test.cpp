@@ -36,6 +36,8 @@ TEST_P(Decoded, BlocksAndRowsAreThoseOfTheWhole) {
   const at::Tensor half = at::empty({5, kInputs}, at::kHalf);
   weight.copy_rows(3, half);
   EXPECT_TRUE(half.equal(all.narrow(0, 3, 5).to(at::kHalf)));
+  const at::Tensor indices = at::tensor({kRows - 1, int64_t{0}, int64_t{77}, kRows - 8, int64_t{77}}, at::kLong);
+  EXPECT_TRUE(weight.select_rows(indices).equal(all.index_select(0, indices)));
   EXPECT_EQ(weight.is_quantized(), GetParam() != "plain");
   int64_t bytes = 0;
   for (const at::Tensor& x : weight.tensors()) bytes += static_cast<int64_t>(x.nbytes());
@@ -62,6 +64,18 @@ TEST_P(Decoded, ProjectsAsTheDenseWeight) {
   const auto [y_exact, dx_exact] = run(exact, at::kDouble);
   expect_parity(y, y_dense, y_exact, at::kFloat, GetParam() + ": y");
   expect_parity(dx, dx_dense, dx_exact, at::kFloat, GetParam() + ": dx");
+}
+
+TEST(Dense, PrefetchReadsNothingIntoTheValue) {
+  const at::Tensor source = random({4, 3}).to(at::kFloat);
+  DenseWeight weight(at::zeros({4, 3}), [source](const at::Tensor& value) { value.copy_(source); }, {source});
+  weight.prefetch();
+  EXPECT_FALSE(weight.is_filled());
+  const at::Tensor indices = at::tensor({int64_t{3}, int64_t{1}}, at::kLong);
+  EXPECT_TRUE(weight.select_rows(indices).equal(source.index_select(0, indices)));
+  EXPECT_TRUE(weight.is_filled());
+  weight.prefetch();
+  EXPECT_TRUE(weight.whole().equal(source));
 }
 
 INSTANTIATE_TEST_SUITE_P(Kinds, Decoded, ::testing::Values("plain", "nf4", "fp4", "int8", "fp8"),
