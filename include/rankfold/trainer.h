@@ -109,7 +109,9 @@ class Trainer {
   // Adds a file to every saved adapter or model: name and text, such as the prompt template or the resolved config.
   void add_file(const std::string& name, const std::string& text);
   // Sets the description for the model card, and for the run's parents in run.json and in manifests. A resumed run
-  // keeps the parents of its checkpoint. run() throws UserError or StorageError where the parent cannot be read.
+  // keeps the parents of its checkpoint: of the parent only the checksum is read then, and a checkpoint whose run began
+  // from another one is refused with ExitCode::kResumeRefused. run() throws UserError or StorageError where the parent
+  // cannot be read.
   void describe(const RunDescription& description);
   void on_progress(std::function<void(const Progress&)> callback);
   // Receives messages for the user, one line or table each: what was resumed, skipped or saved.

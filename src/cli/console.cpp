@@ -128,13 +128,17 @@ void print_report(std::ostream& out, const DataFiles& files, const Dataset& data
         << " with an answer that no token ends: the model does not learn to stop there\n";
 
   std::string columns;
+  bool may_be_text = false;  // what an answer should hold must not stand in its prompt
   for (const auto& [name, rows] : report.unused)
-    if (name != terms || name.empty())
-      columns += join(columns.empty() ? "" : ", ", name.empty() ? "others" : one_line(name), " (", with_commas(rows),
-                      rows == 1 ? " row)" : " rows)");
+    if (name != terms || name.empty()) {
+      columns +=
+          join(columns.empty() ? "" : ", ", name.empty() ? "others" : one_line(name), " (", rows_text(rows), ")");
+      may_be_text = may_be_text || name != "terms";
+    }
   if (!columns.empty()) {
     out << "columns that are not used: " << columns;
-    if (!config.columns.contains("input")) out << "; --columns input=NAME puts the text of one after the question";
+    if (may_be_text && !config.columns.contains("input"))
+      out << "; only if one is meant to be part of the prompt: --columns input=NAME";
     out << "\n";
   }
   for (const auto& [token, rows] : report.spelled)

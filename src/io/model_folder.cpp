@@ -80,7 +80,8 @@ void ModelFolder::State::open_shards() {
   std::map<std::string, std::string> found;  // tensor -> shard
   for (const std::string& shard : shards) {
     if (what_stands_at(path / shard) == "nothing")
-      fail((path / shard).string(), ": expected a file, as ", kIndexName, " says, got nothing");
+      fail((path / shard).string(), ": expected a file, as ", kIndexName,
+           " says, got nothing: the save or the download was cut short; get that file again");
     files.push_back(TensorFile::open(path / shard));
     for (const TensorInfo& tensor : files.back().tensors()) {
       const auto [other, is_new] = found.emplace(tensor.name, shard);
@@ -105,6 +106,14 @@ void ModelFolder::State::refuse_without_weights() const {
       fail(path.string(), ": expected ", kWeightsName, ", got ", entry.path().filename().string(),
            ", a pickle, which may run code and is refused; convert it: python3 examples/convert_bin.py ", path.string(),
            " OUTPUT");
+  std::set<std::string> shards;  // the index is what transformers writes last
+  for (const fs::directory_entry& entry : fs::directory_iterator(path, error))
+    if (const std::string name = entry.path().filename().string();
+        name.starts_with("model-") && name.ends_with(".safetensors"))
+      shards.insert(name);
+  if (!shards.empty())
+    fail((path / kIndexName).string(), ": expected a file beside ", *shards.begin(),
+         ", got nothing: the save or the download was cut short; get the files again");
   fail(path.string(), ": expected ", kWeightsName, " or ", kIndexName, ", got neither");
 }
 

@@ -18,7 +18,7 @@ Architecture windowed_gemma(Architecture row) {
   row.mlp_norm = "pre_feedforward_layernorm";
   row.attention_out_norm = "post_attention_layernorm", row.mlp_out_norm = "post_feedforward_layernorm";
   row.default_score_scalar = 256;
-  row.windows = Windows::by_pattern;
+  row.windows = WindowedLayers::by_pattern;
   return gemma(std::move(row));
 }
 
@@ -29,24 +29,24 @@ const std::vector<Architecture>& architectures() {
        .qkv_bias = HasBias::by_key,
        .o_bias = HasBias::by_key,
        .mlp_bias = HasBias::by_key},
-      {.name = "MistralForCausalLM", .model_type = "mistral", .windows = Windows::all_layers},
+      {.name = "MistralForCausalLM", .model_type = "mistral", .windows = WindowedLayers::all_layers},
       {.name = "Qwen2ForCausalLM",
        .model_type = "qwen2",
        .qkv_bias = HasBias::always,
-       .windows = Windows::by_layer,
+       .windows = WindowedLayers::by_layer,
        .bos_by_default = false},
       {.name = "Qwen3ForCausalLM",
        .model_type = "qwen3",
        .qkv_bias = HasBias::by_key,
        .o_bias = HasBias::by_key,
        .has_qk_norm = true,
-       .windows = Windows::by_layer,
+       .windows = WindowedLayers::by_layer,
        .bos_by_default = false},
       {.name = "Phi3ForCausalLM",
        .model_type = "phi3",
        .qkv = {"self_attn.qkv_proj"},
        .gate_up = {"mlp.gate_up_proj"},
-       .windows = Windows::all_layers,
+       .windows = WindowedLayers::all_layers,
        .default_window = 0,
        .has_partial_rotary = true},
       gemma({.name = "GemmaForCausalLM", .model_type = "gemma"}),
@@ -74,17 +74,20 @@ const std::vector<Architecture>& architectures() {
        .groups_qkv = true,
        .qkv_bias = HasBias::by_key,
        .o_bias = HasBias::by_key,
-       .attention_bias_key = "bias"},
+       .attention_bias_key = "bias",
+       .has_own_code = true},
       {.name = "BaiChuanForCausalLM",
        .model_type = "baichuan",
        .qkv = {"self_attn.W_pack"},
        .is_baichuan = true,
-       .bos_by_default = false},
+       .bos_by_default = false,
+       .has_own_code = true},
       {.name = "BaichuanForCausalLM",
        .model_type = "baichuan",
        .qkv = {"self_attn.W_pack"},
        .is_baichuan = true,
-       .bos_by_default = false},
+       .bos_by_default = false,
+       .has_own_code = true},
   };
   return rows;
 }

@@ -13,7 +13,7 @@ namespace rankfold {
 enum class HasBias { never, always, by_key };
 
 // Which layers have an attention window.
-enum class Windows {
+enum class WindowedLayers {
   none,
   all_layers,  // sliding_window, null for none
   by_layer,    // use_sliding_window with layer_types or max_window_layers
@@ -51,7 +51,7 @@ struct Architecture {
   std::optional<double> default_score_scalar = {};   // query_pre_attn_scalar
   std::optional<double> default_attention_cap = {};  // attn_logit_softcapping
   std::optional<double> default_head_cap = {};       // final_logit_softcapping
-  Windows windows = Windows::none;
+  WindowedLayers windows = WindowedLayers::none;
   int64_t default_window = 4096;    // where sliding_window is absent from config.json; 0: none
   int64_t window_pattern = 0;       // by_pattern: every layer but each window_pattern-th has a window
   bool has_local_rope = false;      // layers with a window have rotary settings of their own
@@ -60,6 +60,7 @@ struct Architecture {
   // position_embedding_type and norm_head, or by their sizes.
   bool is_baichuan = false;
   bool bos_by_default = true;  // whether the tokenizer adds bos if the folder does not say
+  bool has_own_code = false;   // transformers (5.17) has no class: it runs the folder's .py files, where it is told to
 };
 
 std::vector<std::string> architecture_names();

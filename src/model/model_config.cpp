@@ -136,19 +136,19 @@ bool read_bias(const ConfigReader& reader, HasBias has_bias, const char* key) {
 
 // How many tokens a token sees in each layer.
 void read_windows(const ConfigReader& reader, const Architecture& architecture, ModelConfig& config) {
-  if (architecture.windows == Windows::none) return;
+  if (architecture.windows == WindowedLayers::none) return;
   const bool is_said = reader.object().contains("sliding_window");
   int64_t window = reader.has("sliding_window") ? reader.integer("sliding_window", 1, int64_t{1} << 40)
                    : is_said                    ? 0
                                                 : architecture.default_window;
   const auto layers = static_cast<size_t>(config.num_hidden_layers);
-  if (architecture.windows == Windows::all_layers) {
+  if (architecture.windows == WindowedLayers::all_layers) {
     if (window > 0) config.windows.assign(layers, window);
     return;
   }
   constexpr const char *kSliding = "sliding_attention", *kFull = "full_attention";
   std::vector<std::string> types;
-  if (architecture.windows == Windows::by_pattern) {
+  if (architecture.windows == WindowedLayers::by_pattern) {
     const int64_t pattern = architecture.has_local_rope
                                 ? reader.integer("sliding_window_pattern", 1, 1000, architecture.window_pattern)
                                 : architecture.window_pattern;

@@ -5,6 +5,7 @@
 #include "core/config.h"
 #include "core/number_text.h"
 #include "io/dtype.h"
+#include "model/architecture.h"
 #include "model/model.h"
 
 #include <torch/headeronly/version.h>
@@ -54,12 +55,6 @@ const LogRow* least(const std::vector<LogRow>& rows, const char* metric) {
   for (const LogRow& row : rows)
     if (const auto value = row.metric(metric); value && (!best || *value < *best->metric(metric))) best = &row;
   return best;
-}
-
-// transformers (5.17) has no class for these: it runs the code of the folder, where it is told to.
-bool needs_own_code(const std::string& architecture) {
-  constexpr std::string_view kOthers[] = {"BaiChuanForCausalLM", "BaichuanForCausalLM", "InternLM2ForCausalLM"};
-  return std::find(std::begin(kOthers), std::end(kOthers), architecture) != std::end(kOthers);
 }
 
 class Card {
@@ -159,7 +154,7 @@ class Card {
 
   void in_python() {
     const std::string folder = is_full() ? "\"THIS_FOLDER\"" : quoted(base_);
-    const bool own_code = needs_own_code(model_.config.architecture);
+    const bool own_code = find_architecture(model_.config.architecture).has_own_code;
     const std::string from = ".from_pretrained(" + folder + (own_code ? ", trust_remote_code=True)\n" : ")\n");
     out_ << "In Python, with " << (is_full() ? "transformers" : "PEFT") << ":\n\n```python\n"
          << (is_full() ? "" : "from peft import PeftModel\n")

@@ -81,6 +81,10 @@ TEST(ModelFolder, WhatIsNotAFolderOfWeights) {
   expect_open_error(folder, "config.json: expected an object, got []");
   folder.write("config.json", "{}");
   expect_open_error(folder, "expected model.safetensors or model.safetensors.index.json, got neither");
+  folder.write("model-00001-of-00002.safetensors", "x");
+  expect_open_error(folder,
+                    "model.safetensors.index.json: expected a file beside model-00001-of-00002.safetensors, got "
+                    "nothing: the save or the download was cut short; get the files again");
   folder.write("pytorch_model-00001-of-00002.bin", "PK\x03\x04");
   expect_open_error(folder,
                     "a pickle, which may run code and is refused; convert it: python3 examples/convert_bin.py " +
@@ -104,7 +108,10 @@ TEST(ModelFolder, IndexStaysInTheFolder) {
 TEST(ModelFolder, IndexAndShardsMustAgree) {
   const Sharded folder;
   write_index(folder, {{"a", folder.first}, {"b", folder.first}, {"c", "gone.safetensors"}});
-  expect_open_error(folder, "gone.safetensors: expected a file, as model.safetensors.index.json says, got nothing");
+  expect_open_error(
+      folder,
+      "gone.safetensors: expected a file, as model.safetensors.index.json says, got nothing: the save or the "
+      "download was cut short; get that file again");
   write_index(folder, {{"a", folder.first}, {"b", folder.second}, {"c", folder.second}});
   expect_open_error(folder, std::string(folder.second) + ": tensor 'b' is missing (" + kIndexName +
                                 " says it is here, but it is in " + folder.first);
