@@ -6,6 +6,7 @@
 #include "cli/signals.h"
 #include "core/check.h"
 #include "core/file.h"
+#include "core/same_path.h"
 
 #include <algorithm>
 #include <filesystem>
@@ -115,17 +116,12 @@ struct CleanOptions {
   }
 };
 
-bool is_same_file(const fs::path& a, const fs::path& b) {
-  std::error_code ignored;
-  return fs::equivalent(a, b, ignored) || fs::weakly_canonical(a, ignored) == fs::weakly_canonical(b, ignored);
-}
-
 // Nothing that is read may be written to.
 void check_target(const char* flag, const std::string& path, const DataOptions& data) {
   if (path.empty()) return;
   for (const DataFiles* files : {&data.dataset, &data.heldout})
     for (const std::string& file : files->paths)
-      if (is_same_file(path, file)) fail(flag, ": expected another file than ", file, ", which is read");
+      if (is_same_path(path, file)) fail(flag, ": expected another file than ", file, ", which is read");
   check_writable(flag, path);
 }
 
@@ -148,7 +144,7 @@ void clean(CleanOptions& options, const Given&) {
     fail("FILE: expected one file, got ", data.dataset.paths.size(), ": ", data.dataset.text());
   check_target("--output", options.output, data);
   check_target("--report", data.report, data);
-  if (!data.report.empty() && is_same_file(data.report, options.output))
+  if (!data.report.empty() && is_same_path(data.report, options.output))
     fail("--report: expected another file than --output, got ", data.report, " for both");
   if (!options.overwrite && what_stands_at(options.output) != "nothing")
     fail("--output: ", options.output, " is there: expected the name of a new file, or --overwrite");

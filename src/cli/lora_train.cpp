@@ -15,6 +15,7 @@
 #include "core/file.h"
 #include "core/json.h"
 #include "core/number_text.h"
+#include "core/same_path.h"
 #include "core/write.h"
 #include "data/template.h"
 #include "ops/open_cuda.h"
@@ -150,11 +151,6 @@ void take_prompt_template(const Start& start, const Given& given, DataConfig& da
         join("warning: ", file.string(), ": prompt_template: ", defect, "; it is used as it was trained with")));
 }
 
-bool same_folder(const fs::path& a, const fs::path& b) {
-  std::error_code ignored;
-  return fs::equivalent(a, b, ignored) || fs::weakly_canonical(a, ignored) == fs::weakly_canonical(b, ignored);
-}
-
 // The output folder, or the nearest of those that it is to lie in, must be there and be ours to write in.
 void check_output_dir(const std::string& where, fs::path path) {
   while (what_stands_at(path) == "nothing") {
@@ -256,7 +252,7 @@ Start validate(RunConfig& config, const Given& given, ProgressDisplay& display) 
          config.finetuning_type, ", which trains every value: leave quantization_bit and quantization_type out, or ",
          "train an adapter");
   if (given.contains("output_dir")) {
-    if (same_folder(config.train.output_dir, config.model_name_or_path))
+    if (is_same_path(config.train.output_dir, config.model_name_or_path))
       fail(where("output_dir"), ": expected another folder than the model's, got ", config.train.output_dir);
     check_output_dir(where("output_dir"), config.train.output_dir);
   } else if (config.plan) {

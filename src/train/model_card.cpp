@@ -188,6 +188,7 @@ class Card {
     add(values_of(facts_.config, Resume::kMayChange));
     if (!is_full()) {
       LoraConfig lora = adapter_.config();
+      if (auto* names = std::get_if<StringList>(&lora.target_modules)) std::sort(names->begin(), names->end());
       add(to_json(lora));
     }
     out_ << "```\n\n";

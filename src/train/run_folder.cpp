@@ -5,6 +5,7 @@
 #include "core/check.h"
 #include "core/checksum.h"
 #include "core/file.h"
+#include "core/same_path.h"
 #include "core/write.h"
 #include "model/model.h"
 #include "ops/finite.h"
@@ -46,11 +47,6 @@ std::optional<std::string> dtype_of_run(const TrainConfig& config) {
 
 namespace {
 
-bool same_folder(const fs::path& a, const fs::path& b) {
-  std::error_code ignored;
-  return fs::equivalent(a, b, ignored) || fs::weakly_canonical(a, ignored) == fs::weakly_canonical(b, ignored);
-}
-
 // The same file, wherever it is now; where there is no file to compare, the same path.
 void check_parent(const fs::path& checkpoint, const fs::path& parent, const fs::path& output_dir) {
   const auto refuse = [&](const auto&... parts) {
@@ -60,9 +56,9 @@ void check_parent(const fs::path& checkpoint, const fs::path& parent, const fs::
   const std::vector<Ancestor> parents = read_lineage(read_manifest(checkpoint)).parents;
   if (parents.empty()) refuse("no adapter, this one from adapter_name_or_path ", parent.string(), ": leave that out");
   const Ancestor& first = parents.front();
-  const bool is_at_path = same_folder(parent, first.path);
+  const bool is_at_path = is_same_path(parent, first.path);
   // The result of the run itself may be there by now.
-  const bool is_own_result = same_folder(parent, output_dir) || same_folder(parent, checkpoint.parent_path());
+  const bool is_own_result = is_same_path(parent, output_dir) || is_same_path(parent, checkpoint.parent_path());
   const fs::path file = parent / kAdapterName;
   const bool is_there = what_stands_at(file) == "a file";
   if (!is_there || first.checksum.empty() || (is_at_path && is_own_result)) {
