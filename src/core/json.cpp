@@ -96,12 +96,26 @@ class Builder : public nlohmann::json_sax<Json> {
     return true;
   }
   bool parse_error(size_t position, const std::string&, const nlohmann::detail::exception& error) override {
-    fail_at(position == 0 ? 0 : position - 1, without_prefix(error.what()));
+    const size_t at = position == 0 ? 0 : position - 1;
+    if (const std::string comma = extra_comma(at); !comma.empty()) fail_at(at, comma);
+    fail_at(at, without_prefix(error.what()));
     return false;  // not reached
   }
 
  private:
   size_t last() const { return read_ == text_.data() ? 0 : static_cast<size_t>(read_ - text_.data()) - 1; }
+
+  // Where the parser stopped for a comma that JSON does not have: nlohmann speaks of what would have to follow it.
+  std::string extra_comma(size_t at) const {
+    if (at >= text_.size()) return "";
+    const char c = text_[at];
+    if (c == ',' && stack_.empty() && !root_.is_null())
+      return "a comma too many after the value: values on lines of their own have none between them, those in [ ] have";
+    const size_t before = at == 0 ? std::string_view::npos : text_.find_last_not_of(" \t\r\n", at - 1);
+    if (before == std::string_view::npos || text_[before] != ',' || stack_.empty()) return "";
+    if (c == ',') return "a comma too many";
+    return c == (stack_.back()->is_object() ? '}' : ']') ? join("a comma too many before '", c, "'") : "";
+  }
 
   template <class... Parts>
   [[noreturn]] void fail_at(size_t position, const Parts&... what) const {

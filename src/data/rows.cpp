@@ -37,56 +37,6 @@ void check_text(const Mapping& file, const std::string& name) {
   }
 }
 
-// The comma that JSON does not have: before a closing bracket, or after the whole value, as in lines that were cut out of
-// an array. `refused` is where the parser stopped, `what` names the comma.
-struct ExtraComma {
-  size_t refused;
-  std::string what;
-};
-
-std::optional<ExtraComma> extra_comma(std::string_view text) {
-  std::string open;  // the brackets that are not closed yet
-  char last = 0;     // before this one, spaces left out
-  bool in_string = false;
-  for (size_t i = 0; i < text.size(); ++i) {
-    const char c = text[i];
-    if (in_string) {
-      if (c == '\\') ++i;
-      in_string = c != '"';
-      continue;
-    }
-    if (c == ' ' || c == '\t' || c == '\r' || c == '\n') continue;
-    if (c == '{' || c == '[') open += c == '{' ? '}' : ']';
-    if (c == '}' || c == ']') {
-      if (open.empty() || open.back() != c) return std::nullopt;
-      if (last == ',') return ExtraComma{i, join("a comma too many before '", c, "'")};
-      open.pop_back();
-    }
-    if (c == ',' && open.empty() && last != 0)
-      return ExtraComma{i, "a comma too many after the row: rows on lines have none between them, those in [ ] have"};
-    in_string = c == '"';
-    last = c;
-  }
-  return std::nullopt;
-}
-
-// parse_json, which places an extra comma but speaks of what would have to follow it.
-nlohmann::json parse_row_json(std::string_view text, const std::string& name, size_t line, size_t column) {
-  try {
-    return parse_json(text, name, line, kDeepestJson, column);
-  } catch (const UserError& error) {
-    const std::optional<ExtraComma> extra = extra_comma(text);
-    if (!extra) throw;
-    const std::string_view before = text.substr(0, extra->refused);
-    const size_t line_begin = before.rfind('\n') + 1;  // npos + 1 is 0
-    line += static_cast<size_t>(std::count(before.begin(), before.end(), '\n'));
-    column = before.size() - line_begin + (line_begin == 0 ? column : 1);
-    const std::string place = join(name, ":", line, ":", column, ": ");
-    if (!std::string_view(error.what()).starts_with(place)) throw;  // another defect stands before the comma
-    fail(place, extra->what);
-  }
-}
-
 // As the first column of a table is called that was saved with a byte order mark.
 void drop_byte_order_marks(nlohmann::json::object_t& row, const std::string& place) {
   for (auto at = row.lower_bound(std::string(kByteOrderMark));
@@ -284,7 +234,7 @@ class RowScanner {
     around += ']';
     around += text_.substr(array_end, end - array_end);
     check_utf8(around, name_, object.line);
-    parse_row_json(around, name_, object.line, 1);
+    parse_json(around, name_, object.line);
   }
 
   std::vector<Span> lines() {
@@ -323,7 +273,7 @@ nlohmann::json RowFile::parse(std::string_view text, const Span& row, const std:
     fail(name, ":", row.line, ": a row of ", row.size, " bytes; at most ", kLongestRow, " are read");
   text = text.substr(row.begin, row.size);
   check_utf8(text, name, row.line, row.column());
-  return parse_row_json(text, name, row.line, row.column());
+  return parse_json(text, name, row.line, kDeepestJson, row.column());
 }
 
 nlohmann::json RowFile::operator[](int64_t index) const {

@@ -13,9 +13,8 @@
 
 #include <algorithm>
 #include <cmath>
-#include <iterator>
 #include <sstream>
-#include <string_view>
+#include <variant>
 
 namespace rankfold {
 namespace {

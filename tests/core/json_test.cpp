@@ -38,6 +38,23 @@ TEST(Json, ErrorsNameThePlace) {
   expect_error<UserError>([] { parse_json("[1,]", "rows.jsonl", 41); }, "rows.jsonl:41:4: ");
 }
 
+TEST(Json, NamesCommas) {
+  const auto error = [](const std::string& text) -> std::string {
+    try {
+      return "read: " + parse_json(text, "f.json").dump();
+    } catch (const UserError& e) {
+      return e.what();
+    }
+  };
+  EXPECT_EQ(error("{\n  \"a\": 1,\n}"), "f.json:3:1: a comma too many before '}'");
+  EXPECT_EQ(error(R"({"a": [1, ",]", 2, ]})"), "f.json:1:20: a comma too many before ']'");
+  EXPECT_EQ(error(R"([1,, 2])"), "f.json:1:4: a comma too many");
+  EXPECT_EQ(error(R"({"a": 1}, {"b": 2})").substr(0, 44), "f.json:1:9: a comma too many after the value");
+  // Something else is wrong, or first.
+  for (const char* other : {R"({"a": 1,])", R"({"a": x, "b": 1,})", R"(,)", R"({"a",})", R"([1, 2)"})
+    EXPECT_NE(error(other).find("syntax error"), std::string::npos) << error(other);
+}
+
 TEST(Json, SameKeyInTwoObjectsIsFine) { EXPECT_EQ(parse_json(R"([{"a": 1}, {"a": {"a": 2}}])", "text").size(), 2u); }
 
 TEST(Json, DepthIsLimited) {

@@ -140,7 +140,7 @@ TEST_F(RowsTest, NamesCommas) {
   EXPECT_EQ(error("[{\"k\": 1},\n {\"k\":\n  [1, \",]\\\",}\", 2, ]}]"), "data.json:3:20: a comma too many before ']'");
   EXPECT_EQ(error("{\"k\": 1}\n{\"k\": 2, }\n"), "data.json:2:10: a comma too many before '}'");
   EXPECT_EQ(error("{\"data\": [{\"k\": 1},\n{\"k\": 2}],\n}"), "data.json:3:1: a comma too many before '}'");
-  EXPECT_TRUE(contains(error("{\"k\": 1},\n{\"k\": 2}\n"), "data.json:1:9: a comma too many after the row"));
+  EXPECT_TRUE(contains(error("{\"k\": 1},\n{\"k\": 2}\n"), "data.json:1:9: a comma too many after the value"));
   // Another defect comes first, or the brackets are no pair.
   EXPECT_TRUE(contains(error(R"([{"k": x, "n": 1,}])"), "data.json:1:8: syntax error"));
   EXPECT_TRUE(contains(error(R"({"k": 1,])"), "data.json:1:9: syntax error"));
