@@ -7,6 +7,7 @@ import pty
 import re
 import select
 import shutil
+import signal
 import struct
 import subprocess
 import termios
@@ -74,18 +75,24 @@ class Conversation:
             stdout=theirs,
             stderr=theirs,
             start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # so that Ctrl-C is a signal
+            preexec_fn=Conversation.attend,
         )
         os.close(theirs)
+
+    @staticmethod
+    def attend():
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # so that Ctrl-C is a signal
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # shells ignore it in what they run in the background
 
     def type(self, text):
         os.write(self.ours, text.encode())
 
     def shown_to(self, end):
         shown = b""
+        last = time.monotonic() + 60
         while not shown.endswith(end.encode()):
-            ready, _, _ = select.select([self.ours], [], [], 60)
-            assert ready, f"waits for {end!r} after {shown!r}"
+            ready, _, _ = select.select([self.ours], [], [], max(0, last - time.monotonic()))
+            assert ready and time.monotonic() < last, f"waits for {end!r} after {shown[-1000:]!r}"
             shown += os.read(self.ours, 65536)
         return shown.decode().replace("\r\n", "\n")
 
