@@ -59,12 +59,18 @@ large() {
   return "$code"
 }
 # Under AddressSanitizer where that build is there.
-headers() {
-  if [[ -x $build/asan/bin/fuzz_safetensors ]]; then
-    "$root/tests/sanitized.sh" "$build/asan/bin/fuzz_safetensors" --mutants "$mutants" --seed "$seed"
-  else
-    "$build/bin/fuzz_safetensors" --mutants "$mutants" --seed "$seed"
-  fi
+mutated() {
+  local program=$build/asan/bin/fuzz_$1
+  [[ -x $program ]] || program=$build/bin/fuzz_$1
+  "$root/tests/sanitized.sh" "$program" --mutants "$2" --seed "$seed"
+}
+# A hundredth of that for each kind of file of all other parsers.
+others() {
+  local parser code=0
+  for parser in model quantized adapter tokenizer tokenizer_json jinja data clean; do
+    mutated "$parser" $((mutants / 100)) || code=1
+  done
+  return "$code"
 }
 # Debian's sentencepiece has no sanitizer in it: what it reads beyond its memory valgrind sees.
 reads() {
@@ -76,13 +82,14 @@ reads() {
 fuzz() {
   export RANKFOLD_FUZZ_SECONDS=$fuzz_seconds
   [[ -x $build/fuzzer/bin/fuzz_data ]] || { "$root/tests/fuzz/libfuzzer.sh" "$build" data; return; }
-  printf '%s\n' safetensors model adapter tokenizer data |
+  printf '%s\n' safetensors model quantized adapter tokenizer tokenizer_json jinja data clean |
     nice xargs -P "$(nproc)" -n 1 "$root/tests/fuzz/libfuzzer.sh" "$build"
 }
 
 row "kill -9 of a run" "kill -9" faults 'KillInstants.*' --instants="$instants"
-row "kill -9 of a merge" "kill -9" faults 'MergeInstants.OfKills'
+row "kill -9 of a merge and of a cleaning" "kill -9" faults '*Instants.OfKills' --instants="$instants"
 row "signals to a run" "signals" faults 'SignalInstants.*:SaveInstants.*' --signals="$signals"
+row "signals to a merge and to a cleaning" "signals" faults '*Instants.OfSignals' --signals="$signals"
 row "a run that is stopped and continued" "signals" faults 'Signals.StoppedAndContinued' --pause="$pause"
 row "a clock that is set back" "environment" faults 'Environment.AClock*'
 row "memory and descriptors" "growth" faults 'Growth.*' --steps="$steps"
@@ -90,9 +97,10 @@ row "bytes of a checkpoint" "damage" faults 'Damage.OneByteAnywhere' --flips="$f
 row "power cuts" "crashes" faults 'Crashes.*' --states="$states"
 row "a data set of many rows" "large" large 'Large.*' --rows="$rows"
 row "a merge of many shards" "large" large 'LargeMerge.*' --mib="$mib"
-row "mutated safetensors headers" "safetensors|fuzz" headers
+row "mutated safetensors headers" "safetensors|fuzz" mutated safetensors "$mutants"
+row "mutated files of the other parsers" "model|quantized|adapter|tokenizer|jinja|data|clean" others
 row "what sentencepiece reads" "tokenizer" reads
-row "libFuzzer" "safetensors|model|adapter|tokenizer|data|libfuzzer" fuzz
+row "libFuzzer" "[a-z_]+: [0-9]+ inputs|libfuzzer" fuzz
 rm -f "$build/soak.row"
 ((${#not_run[@]} == 0)) || echo "soak: ${#not_run[@]} rows not run:$(printf ' %s;' "${not_run[@]}")"
 echo "soak: $failures rows failed, ${#not_run[@]} not run; $table"

@@ -285,7 +285,7 @@ TEST_F(Programs, BadDataIsRefused) {
 
 TEST_F(Programs, WhatIsNotUsedOfTheDataIsSaidOnce) {
   Outcome trained = train();
-  EXPECT_TRUE(contains(trained.out, "\ncolumns that are not used: terms (12 rows); --columns input=NAME puts "));
+  EXPECT_TRUE(contains(trained.out, "\ncolumns that are not used: terms (12 rows)\n")) << "no advice to put them in the prompt";
   const std::string eval = "lora-eval --model_name_or_path model --dataset data.json --max_new_tokens 2";
   EXPECT_EQ(run(eval + " --terms terms").err.find("not used"), std::string::npos);
   EXPECT_TRUE(contains(run(eval).err, "\ncolumns that are not used: terms (12 rows)"));
@@ -296,7 +296,8 @@ TEST_F(Programs, WhatIsNotUsedOfTheDataIsSaidOnce) {
   ASSERT_EQ(trained.code, 0) << trained.err;
   EXPECT_TRUE(contains(trained.out, " cut to 12 tokens ("));
   EXPECT_TRUE(contains(trained.out, " tokens thrown away)"));
-  EXPECT_TRUE(contains(trained.out, "\ncolumns that are not used: context (1 row), \\xe2\\x80\\x8bid (1 row);"));
+  EXPECT_TRUE(contains(trained.out, "\ncolumns that are not used: context (1 row), \\xe2\\x80\\x8bid (1 row); only if "
+                                    "one is meant to be part of the prompt: --columns input=NAME\n"));
   EXPECT_TRUE(contains(trained.out, "\nwarning: 1 row spells </s>, which is trained on as text\n"));
   EXPECT_TRUE(contains(trained.out, "\nwarning: the prompt template spells <s>, which is taken as text, "));
   EXPECT_EQ(trained.out.find("columns that"), trained.out.rfind("columns that"));
@@ -1022,11 +1023,14 @@ TEST_F(Programs, ThePlannedMemoryIsWithinATenthOfWhatIsUsed) {
   std::map<std::string, double> peaks;
   for (const std::string dtype : {"float32", "bfloat16"})
     for (const std::string level : {"none", "mlp", "full"}) {
-      const Outcome outcome = train("--dtype " + dtype + " --gradient_checkpointing " + level);
+      // Where the processor does not multiply bfloat16, a product takes 20 times as long, and less code is compiled for it
+      // than the plan allows for.
+      const bool is_emulated = dtype == "bfloat16" && !has_bfloat16_products();
+      if (is_emulated && level != "none") continue;
+      const Outcome outcome = train("--dtype " + dtype + " --gradient_checkpointing " + level +
+                                    (is_emulated ? " --per_device_train_batch_size 2" : ""));
       ASSERT_EQ(outcome.code, 0) << outcome.err;
       const auto [peak, planned] = memory_of(outcome);
-      // Where the processor does not multiply bfloat16, less code is compiled for it than the plan allows for.
-      const bool is_emulated = dtype == "bfloat16" && !has_bfloat16_products();
       EXPECT_NEAR(planned / peak, 1, is_emulated ? 0.15 : 0.1) << dtype << ", " << level << "\n" << outcome.out;
       peaks[dtype + level] = peak;
     }

@@ -55,9 +55,7 @@ class Comparisons : public ::testing::Test {
     return text;
   }
 
-  static Outcome run(const std::string& arguments) {
-    return run_program(*folder_, arguments);
-  }
+  static Outcome run(const std::string& arguments) { return run_program(*folder_, arguments); }
   static Outcome eval(const std::string& arguments) {
     return run("lora-eval --model_name_or_path model --dataset data.json --max_new_tokens 6 " + arguments);
   }

@@ -57,6 +57,17 @@ Disk::Files Disk::files(const std::string& below) const {
   return files;
 }
 
+size_t Disk::hash() const {
+  std::string all;
+  for (const auto& [name, bytes] : files()) all.append(name).append(1, '\0').append(bytes).append(1, '\0');
+  const std::function<void(int)> folders = [&](int node) {
+    for (const auto& [name, child] : nodes_[static_cast<size_t>(node)].names) all.append(name), folders(child);
+    all.append(1, '/');
+  };
+  folders(0);  // empty ones, too
+  return std::hash<std::string>()(all);
+}
+
 void Disk::write_to(const fs::path& folder) const {
   const std::function<void(int, const fs::path&)> put = [&](int node, const fs::path& path) {
     const Node& at = nodes_[static_cast<size_t>(node)];

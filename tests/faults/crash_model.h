@@ -24,6 +24,7 @@ class Disk {
   explicit Disk(const std::filesystem::path& folder);  // as the folder is now
   void write_to(const std::filesystem::path& folder) const;
   Files files(const std::string& below = "") const;
+  size_t hash() const;  // of names and bytes
 
  private:
   friend class CrashModel;

@@ -11,6 +11,8 @@
 #include <cerrno>
 #include <iostream>
 #include <optional>
+#include <set>
+#include <tuple>
 
 namespace rankfold::faults {
 namespace {
@@ -73,11 +75,13 @@ class Crashes : public ::testing::Test, protected World {
     const std::string run = run_of(config.output_dir);
     int64_t states = 0, mixed = 0, lost = 0, refused = 0, aside = 0;
     int64_t from_checkpoints = 0, from_scratch = 0;  // resumed
+    std::set<std::tuple<size_t, bool, size_t>> seen;  // what must be found in a state, and its bytes
     for (size_t calls = 0; calls <= watched.model->size(); ++calls) {
       size_t last = 0;  // the save that must be found, or one after it
       while (last < watched.saves.size() && watched.saves[last].calls <= calls) ++last;
       const bool nothing_yet = last == (watched.saves.front().calls == 0 && !watched.continues ? 1u : 0u);
       for (const Disk& disk : watched.model->states_after(calls)) {
+        if (!seen.emplace(last, calls >= watched.done, disk.hash()).second) continue;
         const TempFolder folder;
         disk.write_to(folder.path());
         const std::string where = join(name, ", state ", states++, ", after call ", calls, ": ");
@@ -120,7 +124,7 @@ class Crashes : public ::testing::Test, protected World {
         if (mixed + lost > 20) FAIL() << "and so on";
       }
     }
-    std::cout << "crashes: " << name << ": " << watched.model->size() << " calls, " << states << " states, " << mixed
+    std::cout << "crashes: " << name << ": " << watched.model->size() << " calls, " << states << " different states, " << mixed
               << " mixed, " << lost << " lost; result refused between old and new in " << refused << "; "
               << (watched.stands_aside ? join("given its name back in ", aside, "; ") : "")
               << "resumed to the same bytes " << from_checkpoints << " from the newest checkpoint, " << from_scratch

@@ -19,8 +19,8 @@ using testing::contains;
 class DiskFull : public ::testing::Test {
  protected:
   DiskFull() {
-    EXPECT_EQ(job_.train("whole", kFewSteps).code, 0);
-    wanted_ = job_.result("whole");
+    static const WholeRun run(kFewSteps);
+    wanted_ = run.put_into(job_);
   }
   // Calls `first` to `first` + `count` - 1 on paths that hold `only` fail.
   Setting fault(const std::string& out, const std::string& only, int64_t first, int64_t count, int error) const {

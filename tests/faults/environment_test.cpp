@@ -36,8 +36,8 @@ const std::vector<std::string> kFewSteps = {"--max_steps=12"};
 class Environment : public ::testing::Test {
  protected:
   Environment() {
-    EXPECT_EQ(job_.train("whole", kFewSteps).code, 0);
-    wanted_ = job_.result("whole");
+    static const WholeRun run(kFewSteps);
+    wanted_ = run.put_into(job_);
   }
   // Gives what it has said.
   std::string expect_same(const std::string& what, const Setting& setting, const std::vector<std::string>& more = {}) {
@@ -294,7 +294,7 @@ TEST_F(Environment, AnOutputFolderThatGoesAway) {
   const fs::path out = job_ / "out", away = job_ / "away";
   int64_t times = 0, same = 0, whole_logs = 0;
   for (const bool moved : {true, false})
-    for (const int64_t step : {5, 200}) {
+    for (const int64_t step : {5, 100}) {
       ++times;
       SCOPED_TRACE((moved ? "moved at step " : "removed at step ") + std::to_string(step));
       Program run("lora-train", job_.arguments("out"));

@@ -7,11 +7,11 @@
 namespace rankfold::faults {
 
 struct Flags {
-  int64_t instants = 25;                // --instants: kills of a run
-  int64_t signals = 50;                 // --signals: signals to a run
+  int64_t instants = 16;                // --instants: kills of a run; of a merge or a cleaning half as many
+  int64_t signals = 24;                 // --signals: signals to a run; to a merge or a cleaning a fourth
   int64_t steps = 2000;                 // --steps: of the run that must not grow
   int64_t flips = 1000;                 // --flips: bytes of a checkpoint
-  int64_t states = 8;                   // --states: random states of the disk after each call
+  int64_t states = 3;                   // --states: random states of the disk after each call
   int64_t pause = 5;                    // --pause: seconds that a run is stopped
   int64_t rows = 30000;                 // --rows: of the large file
   int64_t mib = 512;                    // --mib: of the large base

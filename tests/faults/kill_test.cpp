@@ -14,7 +14,7 @@ namespace {
 
 TEST(KillInstants, EveryOneIsResumedToTheSameBytes) {
   const Job job;
-  const std::vector<std::string> evaluation = {"--val_size=0.1", "--eval_steps=7", "--eval_max_new_tokens=4",
+  const std::vector<std::string> evaluation = {"--val_size=0.1", "--eval_steps=23", "--eval_max_new_tokens=4",
                                                "--load_best_model_at_end=true"};
   const Outcome whole = job.train("whole", evaluation, kWholeLife);
   ASSERT_EQ(whole.code, 0) << whole.err;

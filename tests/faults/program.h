@@ -73,7 +73,7 @@ struct Instant {
 Instant instant_of(int64_t i, int64_t count, double life, int64_t steps, Random& random);
 void await(Program& run, const Instant& instant);
 
-constexpr int64_t kSteps = 300;  // of a job: about a second
+constexpr int64_t kSteps = 160;  // of a job: about half a second
 constexpr int64_t kSaveSteps = 2;
 
 // A run that went on from what lay in its folder, to its end.
@@ -103,6 +103,20 @@ class Job {
 
  private:
   TempFolder folder_;
+};
+
+// A run that all tests of a suite compare with, made once.
+class WholeRun {
+ public:
+  explicit WholeRun(const std::vector<std::string>& more) { EXPECT_EQ(job_.train("whole", more).code, 0); }
+  // Its output folder as whole/ of another job. Returns its result.
+  std::string put_into(const Job& job) const {
+    fs::copy(job_ / "whole", job / "whole", fs::copy_options::recursive);
+    return job_.result("whole");
+  }
+
+ private:
+  const Job job_;
 };
 
 // The numbers in lines of `text` that open "step N/".

@@ -188,14 +188,16 @@ TEST_F(SignalInstants, Usr1SavesAndGoesOn) {
   EXPECT_GE(3 * saves, count);
 }
 
-// At each call that one save makes to the file layer, through the shim.
+// At each call that one save makes to the file layer, through the shim; at every other one where few signals are asked
+// for.
 TEST(SaveInstants, TermAtEveryCallOfASave) {
   const Job job;
   const Arguments settings = {"--max_steps=12", "--save_total_limit=0"};
   ASSERT_EQ(job.train("whole", settings).code, 0);
   constexpr int64_t kStep = 6;
-  int64_t calls = 0, good = 0, temporaries = 0;
-  for (bool met = true; met;) {
+  const int64_t stride = flags.signals < 100 ? 2 : 1;
+  int64_t calls = 0, struck = 0, good = 0, temporaries = 0;
+  for (bool met = true; met; calls += stride) {
     const std::string name = "out-" + std::to_string(calls + 1);
     const Outcome o = job.train(name, settings,
                                 {.environment = {"LD_PRELOAD=" FAULTS_SHIM, "FAULTS_ROOT=" + (job / name).string(),
@@ -203,8 +205,8 @@ TEST(SaveInstants, TermAtEveryCallOfASave) {
                                                  join("FAULTS_FIRST=", calls + 1), join("FAULTS_SIGNAL=", SIGTERM)}});
     met = o.code != 0;
     if (!met) break;
-    ++calls;
-    SCOPED_TRACE(join("call ", calls, ": code ", o.code, ", signal ", o.signal, ": ", o.err));
+    ++struck;
+    SCOPED_TRACE(join("call ", calls + 1, ": code ", o.code, ", signal ", o.signal, ": ", o.err));
     const fs::path saved = job / name / join("checkpoint-", kStep);
     const int64_t said = last_step(o.out), newest = newest_step(job / name);
     const auto left = temporaries_below(job / name);
@@ -220,9 +222,9 @@ TEST(SaveInstants, TermAtEveryCallOfASave) {
     good += stopped && whole && last && left.empty() && same;
     fs::remove_all(job / name);
   }
-  std::cout << "signals: SIGTERM at each of the " << calls << " calls of a save: " << good << "/" << calls
+  std::cout << "signals: SIGTERM at each of " << struck << " calls of a save: " << good << "/" << struck
             << " ended with 143 and that save whole, " << temporaries << " temporaries, resumed to the same bytes\n";
-  EXPECT_EQ(good, calls);
+  EXPECT_EQ(good, struck);
   EXPECT_GT(calls, 20);
 }
 

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Runs a parser under libFuzzer for $RANKFOLD_FUZZ_SECONDS, 20 unless said otherwise, from our seeds and what earlier
+# Runs a parser under libFuzzer for $RANKFOLD_FUZZ_SECONDS, 6 unless said otherwise, from our seeds and what earlier
 # runs have found (build/fuzzer/corpus). Exit code 77 where clang or the build is missing.
 #   libfuzzer.sh BUILD PARSER
 set -euo pipefail
-build=$1 parser=$2 seconds=${RANKFOLD_FUZZ_SECONDS:-20}
+build=$1 parser=$2 seconds=${RANKFOLD_FUZZ_SECONDS:-6}
 program=$build/fuzzer/bin/fuzz_$parser
 if ! [[ -x $program ]]; then
   echo "libfuzzer: skipped, $program is not built (tests/run.sh builds it where there is clang++)"
