@@ -78,6 +78,13 @@ reads() {
   valgrind -q --error-exitcode=99 "$build/bin/fuzz_tokenizer" --file tokenizer.model --mutants "$valgrinds" --count 0 \
     --seed "$seed"
 }
+# What the reference says of mutants that are accepted, and of random templates.
+oracle() {
+  [[ -x $build/venv/bin/python ]] || return 77
+  RANKFOLD_BIN=$build/bin RANKFOLD_MUTANTS=$((mutants / 100)) RANKFOLD_JINJA_SEEDS=20 PYTHONDONTWRITEBYTECODE=1 \
+    "$build/venv/bin/python" -m pytest -q -p no:cacheprovider "$root/tests/oracle/test_hostile.py" \
+    "$root/tests/oracle/test_jinja.py" -k "what_we_accept or random"
+}
 # As many parsers at a time as there are cores.
 fuzz() {
   export RANKFOLD_FUZZ_SECONDS=$fuzz_seconds
@@ -99,6 +106,7 @@ row "a data set of many rows" "large" large 'Large.*' --rows="$rows"
 row "a merge of many shards" "large" large 'LargeMerge.*' --mib="$mib"
 row "mutated safetensors headers" "safetensors|fuzz" mutated safetensors "$mutants"
 row "mutated files of the other parsers" "model|quantized|adapter|tokenizer|jinja|data|clean" others
+row "mutants and templates, by the reference" "[0-9]+ passed" oracle
 row "what sentencepiece reads" "tokenizer" reads
 row "libFuzzer" "[a-z_]+: [0-9]+ inputs|libfuzzer" fuzz
 rm -f "$build/soak.row"

@@ -14,6 +14,7 @@ os.environ["CUDA_VISIBLE_DEVICES"] = ""
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ["OMP_WAIT_POLICY"] = "passive"  # threads that spin slow down a busy machine
+os.environ["RANKFOLD_SET_UP"] = "1"  # without the second start that a program makes by itself: tests/faults has that
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
@@ -27,7 +28,7 @@ from limits import LIMITS  # noqa: E402
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(os.environ.get("RANKFOLD_BIN", ROOT / "build" / "bin")).resolve()
 
-torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+torch.set_num_threads(1)  # models are small
 
 
 def pytest_sessionstart(session):

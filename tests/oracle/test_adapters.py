@@ -132,6 +132,11 @@ NEW = [
 ]
 
 
+# One of each kind of tensor that a checkpoint holds; what is trained of them is the same in all.
+RESUMED = ["embedding and head", "whole embedding and head", "whole norms", "all biases", "saved embeddings"]
+
+
+@pytest.mark.parametrize("case", RESUMED, indirect=True, scope="module")
 def test_runs_from_them_are_resumed_by_the_same_command(case, data, lora_train, tmp_path):  # noqa: F811
     """Also where PEFT's folder is gone, and with tensors that do not train: the same bytes as of an unbroken run."""
     title, base, folder = case

@@ -13,7 +13,7 @@ import pytest
 from conftest import BIN
 from safetensors import SafetensorError, deserialize
 
-MUTANTS = os.environ.get("RANKFOLD_MUTANTS", "10000")
+MUTANTS = os.environ.get("RANKFOLD_MUTANTS", "2500")
 
 # Reads lines of paths; says "ok" or why not after each. It may die of a file: sentencepiece checks little.
 TOKENIZER = """

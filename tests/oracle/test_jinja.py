@@ -122,14 +122,14 @@ def test_strftime(tmp_path):
     check(tmp_path, [("{{ strftime_now('" + f + "') }}", {}) for f in formats])
 
 
-@pytest.mark.parametrize("seed", range(int(os.environ.get("RANKFOLD_JINJA_SEEDS", 4))))
+@pytest.mark.parametrize("seed", range(int(os.environ.get("RANKFOLD_JINJA_SEEDS", 2))))
 def test_random_expressions(tmp_path, seed):
     maker = cases.Maker(random.Random(seed))
     check(tmp_path, [("{{ " + maker.expression(random.Random(seed * 10000 + k).choice([1, 2, 2, 3])) + " }}", cases.VALUES)
                      for k in range(2000)])
 
 
-@pytest.mark.parametrize("seed", range(int(os.environ.get("RANKFOLD_JINJA_SEEDS", 2))))
+@pytest.mark.parametrize("seed", range(int(os.environ.get("RANKFOLD_JINJA_SEEDS", 1))))
 def test_random_templates(tmp_path, seed):
     maker = cases.Maker(random.Random(1000 + seed))
     check(tmp_path, [(maker.template(), cases.VALUES) for _ in range(700)])
