@@ -47,7 +47,7 @@ class Decoder {
   using Attend = std::function<at::Tensor(const at::Tensor& qkv, Layer& layer, size_t number)>;
 
   at::Tensor embed(const Batch& batch);
-  void prefetch(size_t layer);  // the weights of a layer; of the head, behind the last one
+  void prefetch(size_t layer);                           // the weights of a layer; of the head, behind the last one
   bool turns_anew(int64_t before, int64_t after) const;  // RopeTable's, of any table
   // next_logits for a cache that has the capacity, and whose keys need no new rotation.
   at::Tensor append(const Batch& batch, KvCache& cache, const std::vector<int64_t>& slots);

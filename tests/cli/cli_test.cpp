@@ -285,7 +285,8 @@ TEST_F(Programs, BadDataIsRefused) {
 
 TEST_F(Programs, WhatIsNotUsedOfTheDataIsSaidOnce) {
   Outcome trained = train();
-  EXPECT_TRUE(contains(trained.out, "\ncolumns that are not used: terms (12 rows)\n")) << "no advice to put them in the prompt";
+  EXPECT_TRUE(contains(trained.out, "\ncolumns that are not used: terms (12 rows)\n"))
+      << "no advice to put them in the prompt";
   const std::string eval = "lora-eval --model_name_or_path model --dataset data.json --max_new_tokens 2";
   EXPECT_EQ(run(eval + " --terms terms").err.find("not used"), std::string::npos);
   EXPECT_TRUE(contains(run(eval).err, "\ncolumns that are not used: terms (12 rows)"));
@@ -296,8 +297,9 @@ TEST_F(Programs, WhatIsNotUsedOfTheDataIsSaidOnce) {
   ASSERT_EQ(trained.code, 0) << trained.err;
   EXPECT_TRUE(contains(trained.out, " cut to 12 tokens ("));
   EXPECT_TRUE(contains(trained.out, " tokens thrown away)"));
-  EXPECT_TRUE(contains(trained.out, "\ncolumns that are not used: context (1 row), \\xe2\\x80\\x8bid (1 row); only if "
-                                    "one is meant to be part of the prompt: --columns input=NAME\n"));
+  EXPECT_TRUE(contains(trained.out,
+                       "\ncolumns that are not used: context (1 row), \\xe2\\x80\\x8bid (1 row); only if "
+                       "one is meant to be part of the prompt: --columns input=NAME\n"));
   EXPECT_TRUE(contains(trained.out, "\nwarning: 1 row spells </s>, which is trained on as text\n"));
   EXPECT_TRUE(contains(trained.out, "\nwarning: the prompt template spells <s>, which is taken as text, "));
   EXPECT_EQ(trained.out.find("columns that"), trained.out.rfind("columns that"));

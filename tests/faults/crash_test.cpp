@@ -74,7 +74,7 @@ class Crashes : public ::testing::Test, protected World {
   void check(const std::string& name, const Watched& watched, const TrainConfig& config) {
     const std::string run = run_of(config.output_dir);
     int64_t states = 0, mixed = 0, lost = 0, refused = 0, aside = 0;
-    int64_t from_checkpoints = 0, from_scratch = 0;  // resumed
+    int64_t from_checkpoints = 0, from_scratch = 0;   // resumed
     std::set<std::tuple<size_t, bool, size_t>> seen;  // what must be found in a state, and its bytes
     for (size_t calls = 0; calls <= watched.model->size(); ++calls) {
       size_t last = 0;  // the save that must be found, or one after it
@@ -124,8 +124,8 @@ class Crashes : public ::testing::Test, protected World {
         if (mixed + lost > 20) FAIL() << "and so on";
       }
     }
-    std::cout << "crashes: " << name << ": " << watched.model->size() << " calls, " << states << " different states, " << mixed
-              << " mixed, " << lost << " lost; result refused between old and new in " << refused << "; "
+    std::cout << "crashes: " << name << ": " << watched.model->size() << " calls, " << states << " different states, "
+              << mixed << " mixed, " << lost << " lost; result refused between old and new in " << refused << "; "
               << (watched.stands_aside ? join("given its name back in ", aside, "; ") : "")
               << "resumed to the same bytes " << from_checkpoints << " from the newest checkpoint, " << from_scratch
               << " without one\n";

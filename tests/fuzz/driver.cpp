@@ -138,8 +138,8 @@ std::vector<Kind> kinds(const Options& options) {
 void run_measured(const Options& options, const Kind& kind, uint64_t index, const Printed& printed, Shared& shared) {
   const std::string input = kind.input(index);
   const double most_seconds = kLongest * (kind.is_large && testing::kSanitized ? kSlower : 1);
-  const double most_kib = (kMostGrowth + kGrowthOfAByte * static_cast<double>(input.size()) / 1024) *
-                          (testing::kSanitized ? kLarger : 1);
+  const double most_kib =
+      (kMostGrowth + kGrowthOfAByte * static_cast<double>(input.size()) / 1024) * (testing::kSanitized ? kLarger : 1);
   verdict = {};
   forget_peak();
   const long before = peak_kib();
