@@ -3,6 +3,7 @@
 
 #include "checkpoint/checkpoint.h"
 #include "support/contains.h"
+#include "support/sanitizers.h"
 #include "support/temp_folder.h"
 #include "support/tiny_model.h"
 
@@ -139,7 +140,7 @@ class OutOfMemory : public ::testing::Test {
 
 TEST_F(OutOfMemory, AtATensorsAllocation) {
   const FailingAllocator allocator;
-  for (const bool only_once : {true, false}) fail_everywhere(true, only_once, 150);
+  for (const bool only_once : {true, false}) fail_everywhere(true, only_once, testing::kSanitized ? 30 : 150);
 }
 
 TEST_F(OutOfMemory, AtALargeAllocation) {
