@@ -60,7 +60,6 @@ large() {
 }
 # Under AddressSanitizer where that build is there.
 mutated() {
-  rm -rf "$build/asan/passed"  # again, though it passed
   local program=$build/asan/bin/fuzz_$1
   [[ -x $program ]] || program=$build/bin/fuzz_$1
   "$root/tests/sanitized.sh" "$program" --mutants "$2" --seed "$seed"

@@ -34,26 +34,22 @@ FlatLeaves train_all(Model& model) {
     leaves.push_back(
         {name, weight.sizes().vec(), is_decayed, [weight](const at::Tensor& value) { value.copy_(weight); }});
   };
-  const auto add_rows = [&](const std::string& name, const Module& m, const std::shared_ptr<FrozenWeight>& weight) {
-    leaves.push_back(
-        {name, {m.end - m.begin, weight->columns()}, true, [weight, row = m.begin](const at::Tensor& value) {
-           weight->copy_rows(row, value);
-         }});
+  const auto add_rows = [&](const std::string& name, const std::shared_ptr<FrozenWeight>& weight, int64_t begin,
+                            int64_t end) {
+    leaves.push_back({name, {end - begin, weight->columns()}, true, [weight, begin](const at::Tensor& value) {
+                        weight->copy_rows(begin, value);
+                      }});
   };
   const auto weight_name = [](const Module& m) { return m.name + kWeightSuffix; };
   const auto bias_name = [](const Module& m) { return m.name + kBiasSuffix; };
-  const auto& embedding = network.embedding;
-  leaves.push_back(
-      {network.embedding_name, {embedding->rows(), embedding->columns()}, true, [embedding](const at::Tensor& value) {
-         embedding->copy_rows(0, value);
-       }});
+  add_rows(network.embedding_name, network.embedding, 0, network.embedding->rows());
   for (Projection* p : network.projections()) {
     if (network.is_tied_head(p)) continue;
     for (const Module& m : p->modules)
       if (p->has_unit_rows)
         add(weight_name(m), model.folder.tensor(weight_name(m)), true);
       else
-        add_rows(weight_name(m), m, p->frozen);
+        add_rows(weight_name(m), p->frozen, m.begin, m.end);
   }
   for (const Norm* norm : network.norms()) add(norm->name, norm->weight, false);
   for (Projection* p : network.projections())

@@ -105,6 +105,17 @@ void take_chat_template(const Record& record, DataConfig& data) {
                              (is_given || (record.has_chat() && !record.said.contains("prompt_template")));
 }
 
+// With a place for the question; nullopt: the record has none.
+std::optional<std::string> prompt_template_of(const Record& record) {
+  const auto saved = record.said.find("prompt_template");
+  if (saved == record.said.end()) return std::nullopt;
+  const auto text = saved->get<std::string>();
+  if (text.find("{question}") == std::string::npos)
+    fail((record.folder / kTemplateFile).string(), ": prompt_template: expected a text that holds {question}, got ",
+         brief(*saved));
+  return text;
+}
+
 // The day alone: a data set is tokenised once a day at most.
 std::string today() {
   const std::time_t seconds = std::time(nullptr);
@@ -116,6 +127,15 @@ std::string today() {
 
 }  // namespace
 
+void check_folders(const ModelOptions& options, bool reads_weights) {
+  const std::string &model = options.model_name_or_path, &adapter = options.adapter_name_or_path;
+  if (reads_weights)
+    ModelFolder::open(model);
+  else if (const std::string there = what_stands_at(model); there != "a folder")
+    fail(model, ": expected a model folder, got ", there);
+  if (!adapter.empty()) read_adapter_config(adapter);
+}
+
 void choose_templates(const ModelOptions& options, const Given& given, DataConfig& data) {
   const Record record = record_of(options);
   take_chat_template(record, data);
@@ -124,20 +144,26 @@ void choose_templates(const ModelOptions& options, const Given& given, DataConfi
       fail(where_given(given, "prompt_template"), ": ", defect);
     return;
   }
-  if (const auto saved = record.said.find("prompt_template"); saved != record.said.end()) {
-    const std::string file = (record.folder / kTemplateFile).string();
-    if (saved->get<std::string>().find("{question}") == std::string::npos)
-      fail(file, ": prompt_template: expected a text that holds {question}, got ", brief(*saved));
-    data.prompt_template = saved->get<std::string>();
-    data.template_is_saved = true;
-    if (const std::string defect = template_defect(data.prompt_template); !defect.empty())
-      std::cerr << one_line(
-                       join("warning: ", file, ": prompt_template: ", defect, "; it is used as it was trained with"))
-                << "\n";
+  if (const auto saved = prompt_template_of(record)) {
+    if (const std::string warning = use_saved_template(record.folder, *saved, data); !warning.empty())
+      std::cerr << warning << "\n";
   } else if (!data.questions_are_turns) {
     std::cerr << "prompt template " << brief(data.prompt_template)
               << ", the default: none was given, and none lies beside the adapter or the model\n";
   }
+}
+
+std::optional<std::string> saved_prompt_template(const std::filesystem::path& folder) {
+  return prompt_template_of(read_record(folder));
+}
+
+std::string use_saved_template(const std::filesystem::path& folder, const std::string& saved, DataConfig& data) {
+  data.prompt_template = saved;
+  data.template_is_saved = true;
+  const std::string defect = template_defect(saved);
+  return defect.empty() ? ""
+                        : one_line(join("warning: ", (folder / kTemplateFile).string(), ": prompt_template: ", defect,
+                                        "; it is used as it was trained with"));
 }
 
 bool is_trained_with_prompt_template(const ModelOptions& options) {

@@ -41,12 +41,20 @@ LoadedModel load_model(const ModelOptions& options);
 std::vector<std::string> notes_of(const std::string& model_folder, const std::string& adapter_folder,
                                   const CausalLM& model);
 
+// Refuses folders that cannot be used, before choose_templates speaks of them. Without weights, a folder that holds a
+// tokenizer will do.
+void check_folders(const ModelOptions& options, bool reads_weights = true);
+
 // What rows and prompts are written with: the templates that were given, else those of the record in the adapter's
 // folder, else in the model's, which are taken as a model was trained with them. A prompt_template that is given must
 // have no defect. Questions become turns of a conversation where chat_template is given and prompt_template is the
 // default, and where the record has a chat template alone. Says on standard error what a saved prompt_template holds
 // that is hardly meant, and which one is used where none was given or saved.
 void choose_templates(const ModelOptions& options, const Given& given, DataConfig& data);
+// The prompt template in the record of a folder (may be empty); nullopt: there is none. It holds {question}.
+std::optional<std::string> saved_prompt_template(const std::filesystem::path& folder);
+// Takes such a template over. A warning about what it holds that is hardly meant; empty: nothing.
+std::string use_saved_template(const std::filesystem::path& folder, const std::string& saved, DataConfig& data);
 // Whether the record has a prompt_template and no chat template: the model was then trained on single questions.
 bool is_trained_with_prompt_template(const ModelOptions& options);
 // Chooses only the chat template. A record with a chat template in one of `folders` has priority: that of a resumed

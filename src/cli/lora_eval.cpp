@@ -1,6 +1,5 @@
 // lora-eval: loss and perplexity on a data set; with --terms also how many of each row's terms a generated answer holds;
 // with --compare several models side by side.
-#include "adapter/peft_format.h"
 #include "cli/console.h"
 #include "cli/eval_options.h"
 #include "cli/inference.h"
@@ -9,7 +8,6 @@
 #include "core/write.h"
 #include "eval/questions.h"
 #include "eval/terms.h"
-#include "io/model_folder.h"
 #include "rankfold/evaluate.h"
 
 #include <nlohmann/json.hpp>
@@ -57,12 +55,6 @@ void check_options(const EvalOptions& options) {
   }
   check_writable("--output", options.output);
   check_writable("--predictions", options.predictions);
-}
-
-// Before the notes on templates, which speak of these folders.
-void check_folders(const ModelOptions& options) {
-  ModelFolder::open(options.model_name_or_path);
-  if (!options.adapter_name_or_path.empty()) read_adapter_config(options.adapter_name_or_path);
 }
 
 void run(EvalOptions& options, const Given& given) {

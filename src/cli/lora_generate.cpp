@@ -1,6 +1,5 @@
 // lora-generate: a prompt, many of them from a file, or the messages of a conversation in, what the model says to it
 // out; or a conversation that goes on.
-#include "adapter/peft_format.h"
 #include "cli/chat_session.h"
 #include "cli/console.h"
 #include "cli/inference.h"
@@ -12,7 +11,6 @@
 #include "core/write.h"
 #include "data/chat.h"
 #include "data/template.h"
-#include "io/model_folder.h"
 #include "rankfold/generate.h"
 #include "text/vocabulary.h"
 
@@ -118,21 +116,10 @@ void check_companions(const GenerateOptions& options) {
   check_writable("--output", options.output);
 }
 
-// Before the notes on templates, which speak of these folders. A prompt is printed without weights: a folder with a
-// tokenizer will do.
-void check_folders(const GenerateOptions& options) {
-  const std::string &model = options.model.model_name_or_path, &adapter = options.model.adapter_name_or_path;
-  if (!options.print_prompt)
-    ModelFolder::open(model);
-  else if (const std::string there = what_stands_at(model); there != "a folder")
-    fail(model, ": expected a model folder, got ", there);
-  if (!adapter.empty()) read_adapter_config(adapter);
-}
-
 void check(GenerateOptions& options, const Given& given) {
   check_source(options, given);
   check_companions(options);
-  check_folders(options);
+  check_folders(options.model, !options.print_prompt);
   if (options.raw) {
     options.data.prompt_template = "{question}";
     return;

@@ -17,7 +17,6 @@
 #include "core/number_text.h"
 #include "core/same_path.h"
 #include "core/write.h"
-#include "data/template.h"
 #include "ops/open_cuda.h"
 #include "quant/base_storage.h"
 #include "train/run_folder.h"
@@ -128,27 +127,20 @@ void check_targets(const CausalLM& model, const RunConfig& config, const Start& 
 
 // Questions are written as those that the adapter was trained on, unless the user says how.
 void take_prompt_template(const Start& start, const Given& given, DataConfig& data, ProgressDisplay& display) {
-  const fs::path file = fs::path(start.adapter) / kTemplateFile;
-  if (start.adapter.empty() || what_stands_at(file) == "nothing") return;
-  const nlohmann::json record = read_json(file);
-  if (!record.is_object() || !record.contains("prompt_template")) return;
-  const nlohmann::json& saved = record["prompt_template"];
-  if (!saved.is_string() || saved.get<std::string>().find("{question}") == std::string::npos)
-    fail(file.string(), ": prompt_template: expected a text that holds {question}, got ", brief(saved));
-  const bool is_same = data.prompt_template == saved.get<std::string>();
+  const auto saved = saved_prompt_template(start.adapter);
+  if (!saved) return;
+  const bool is_same = data.prompt_template == *saved;
   if (data.questions_are_turns)
     return display.message(join("warning: ", where_given(given, "chat_template"), " writes the questions; ",
-                                start.adapter, " was trained with the prompt template ", brief(saved)));
+                                start.adapter, " was trained with the prompt template ", brief(*saved)));
   if (given.contains("prompt_template") && !is_same)
     return display.message(join("warning: ", where_given(given, "prompt_template"), " is ", brief(data.prompt_template),
-                                ", which is kept; ", start.adapter, " was trained with ", brief(saved)));
-  data.prompt_template = saved.get<std::string>();
-  data.template_is_saved = true;
+                                ", which is kept; ", start.adapter, " was trained with ", brief(*saved)));
   if (!given.contains("prompt_template"))
-    display.message(join("prompt template ", brief(saved), ", from ", file.string()));
-  if (const std::string defect = template_defect(data.prompt_template); !defect.empty())
-    display.message(one_line(
-        join("warning: ", file.string(), ": prompt_template: ", defect, "; it is used as it was trained with")));
+    display.message(
+        join("prompt template ", brief(*saved), ", from ", (fs::path(start.adapter) / kTemplateFile).string()));
+  if (const std::string warning = use_saved_template(start.adapter, *saved, data); !warning.empty())
+    display.message(warning);
 }
 
 // The output folder, or the nearest of those that it is to lie in, must be there and be ours to write in.

@@ -31,7 +31,7 @@ class WeightScratch {
 
 class DenseWeight;
 
-// W [N, K]. Copies of a network share it, and a tied head shares the embedding's. Its storage format may differ from the dtype that it is computed in.
+// W [N, K], shared by copies of a network and by tied weights. It may be stored otherwise than in dtype().
 class FrozenWeight {
  public:
   virtual ~FrozenWeight() = default;
