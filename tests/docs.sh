@@ -24,7 +24,7 @@ check_lines() {
   local line
   while IFS= read -r line; do complain "$1:$line"; done < <(
     grep -nP '^(?!\||<img ).{121,}' "$1" | sed -E 's/^([0-9]+):.*/\1: longer than 120 columns/'
-    grep -nP '^(?!\|)(.*?\p{Han}){61,}' "$1" | sed -E 's/^([0-9]+):.*/\1: more than 60 Chinese characters/')
+    grep -nP '^(?!\|)(\P{Han}*+\p{Han}){61}' "$1" | sed -E 's/^([0-9]+):.*/\1: more than 60 Chinese characters/')
 }
 
 # English sentences of at most 25 words. A word is what stands between spaces and has a letter or a digit; code in
@@ -124,6 +124,9 @@ test_itself() {
   printf '%0130d\n' 0 >>README.md; expect 1 'longer than 120'
   printf '|%0130d|\n' 0 >>README.md; expect 0
   printf '字%.0s' {1..61} >>docs/guide.zh-CN.md; expect 1 'more than 60'
+  printf 'x字%.0s' {1..58} >>docs/guide.zh-CN.md; expect 0
+  { printf 'x字%.0s' {1..58}; echo; printf '字%.0s' {1..61}; } >>docs/guide.zh-CN.md
+  expect 1 'guide.zh-CN.md:7: more than 60'
   twenty='a b c d e f g h i j k l m n o p q r s t'
   echo "$twenty u v w x y." >>README.md; expect 0
   echo "$twenty u v w x y z." >>README.md; expect 1 'README.md:5: a sentence of 26 words'
