@@ -19,6 +19,7 @@
 #include <map>
 #include <mutex>
 #include <unordered_map>
+#include <utility>
 
 namespace rankfold {
 namespace {
@@ -53,20 +54,20 @@ class Arena {
     const std::lock_guard lock(mutex_);
     auto place = free_.begin();
     while (place != free_.end() && place->second < bytes) ++place;
-    size_t offset = top_;
-    if (place != free_.end()) {
-      offset = place->first;
-      if (place->second > bytes) free_.emplace(offset + bytes, place->second - bytes);
-      free_.erase(place);
-    } else {
-      const auto last = free_.empty() ? free_.end() : std::prev(free_.end());
-      const bool grows = last != free_.end() && last->first + last->second == top_;  // the hole at the end
-      if (grows) offset = last->first;
-      if (bytes > limit_ - offset || !open_up_to(offset + bytes)) return nullptr;
-      if (grows) free_.erase(last);
-      top_ = offset + bytes;
+    if (place == free_.end() && !free_.empty()) {
+      const auto last = std::prev(place);
+      if (last->first + last->second == top_) place = last;  // it can grow
     }
-    used_.emplace(offset, bytes);
+    const size_t offset = place == free_.end() ? top_ : place->first;
+    if (bytes > limit_ - offset || !open_up_to(offset + bytes)) return nullptr;
+    Hole& block = used_[offset];  // where the next line throws, it stays behind empty until a block lies there again
+    if (place == free_.end())
+      place = free_.emplace_hint(place, offset, bytes);
+    else if (place->second > bytes)
+      free_.emplace_hint(std::next(place), offset + bytes, place->second - bytes);
+    place->second = bytes;
+    top_ = std::max(top_, offset + bytes);
+    block = free_.extract(place);
     return base_ + offset;
   }
 
@@ -86,7 +87,7 @@ class Arena {
     if (std::less<>()(static_cast<char*>(block), base_) || offset >= limit_) return false;
     const std::lock_guard lock(mutex_);
     const auto used = used_.find(offset);
-    auto place = free_.emplace(offset, used->second).first;
+    const auto place = free_.insert(std::move(used->second)).position;
     used_.erase(used);
     const auto next = std::next(place);
     if (next != free_.end() && place->first + place->second == next->first) {
@@ -115,10 +116,13 @@ class Arena {
 
   std::mutex mutex_;
   char* base_ = nullptr;
-  size_t open_ = 0;                          // bytes that may be used
-  size_t limit_ = 0, top_ = 0;               // bytes; everything from top_ on was never used
-  std::map<size_t, size_t> free_;            // offset -> bytes of the holes below top_
-  std::unordered_map<size_t, size_t> used_;  // the same of the blocks
+  size_t open_ = 0;             // bytes that may be used
+  size_t limit_ = 0, top_ = 0;  // bytes; everything from top_ on was never used
+  // Offset -> bytes of the holes below top_, and the same of the blocks. A block keeps the node that it had as a hole:
+  // a release, which destructors make, takes no memory.
+  std::map<size_t, size_t> free_;
+  using Hole = std::map<size_t, size_t>::node_type;
+  std::unordered_map<size_t, Hole> used_;
 };
 
 class Allocator final : public c10::Allocator {
