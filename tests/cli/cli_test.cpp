@@ -30,6 +30,7 @@ using testing::contains;
 using testing::Outcome;
 using testing::read_bytes;
 using testing::run_program;
+using testing::signal_program;
 
 constexpr int64_t kVocab = 512, kHidden = 32, kInner = 48, kLayers = 2;
 
@@ -199,15 +200,19 @@ TEST_F(Programs, TokenisedRowsAreKept) {
   EXPECT_TRUE(contains(broken.err, "lora-train: data.json:1:"));
 }
 
+constexpr std::pair<int, const char*> kSignals[] = {{SIGINT, "SIGINT"}, {SIGTERM, "SIGTERM"}};
+
 TEST_F(Programs, ASignalEndsTheRunWithItsStateSaved) {
-  for (const auto& [signal, code] : {std::pair{"INT", 130}, std::pair{"TERM", 143}}) {
-    const std::string out = join("out-", signal);
+  for (const auto& [signal, name] : kSignals) {
+    const std::string out = join("out-", name);
     settings_["output_dir"] = out;
     settings_["max_steps"] = 1000000;
     folder_.write("run.json", settings_.dump());
-    const Outcome stopped = run("lora-train run.json", join("timeout --preserve-status -s ", signal, " 3"));
-    EXPECT_EQ(stopped.code, code) << stopped.err;
-    EXPECT_EQ(stopped.err, join("lora-train: stopped by SIG", signal, "\n"));
+    const Outcome stopped = signal_program(folder_, "lora-train run.json", signal, [this](pid_t) {
+      return read_bytes(folder_ / ".out").find("\nstep 1/") != std::string::npos;
+    });
+    EXPECT_EQ(stopped.code, 128 + signal) << stopped.err;
+    EXPECT_EQ(stopped.err, join("lora-train: stopped by ", name, "\n"));
     const auto saved = list_checkpoints(folder_ / out);
     ASSERT_FALSE(saved.empty());
     EXPECT_EQ(damage(saved[0].path), "");
@@ -227,10 +232,11 @@ TEST_F(Programs, ASignalEndsMeasuringAndGeneratingWithoutAResult) {
        " --model_name_or_path model --dataset long.jsonl --output eval.json --per_device_eval_batch_size 1"},
       {"lora-generate", " --model_name_or_path model --prompt 'What is 3?' --max_new_tokens 1000000"}};
   for (const auto& [program, flags] : jobs)
-    for (const auto& [signal, code] : {std::pair{"INT", 130}, std::pair{"TERM", 143}}) {
-      const Outcome stopped = run(program + flags, join("timeout --preserve-status -s ", signal, " 3"));
-      EXPECT_EQ(stopped.code, code) << program << ": " << stopped.err;
-      EXPECT_TRUE(stopped.err.ends_with(join(program, ": stopped by SIG", signal, "\n"))) << stopped.err;
+    for (const auto& [signal, name] : kSignals) {
+      const Outcome stopped =
+          signal_program(folder_, program + flags, signal, [](pid_t pid) { return testing::has_computed(pid, 1); });
+      EXPECT_EQ(stopped.code, 128 + signal) << program << ": " << stopped.err;
+      EXPECT_TRUE(stopped.err.ends_with(join(program, ": stopped by ", name, "\n"))) << stopped.err;
       EXPECT_EQ(stopped.out, "");
       EXPECT_FALSE(fs::exists(folder_ / "eval.json"));
     }
@@ -890,7 +896,7 @@ TEST_F(Programs, AnOutputFolderBehindALink) {
 
 TEST_F(Programs, WhatIsNoConfigurationFileIsNamed) {
   const auto expect = [&](const std::string& kind) {
-    const Outcome outcome = run("lora-train odd.json --output_dir out", "timeout 20");
+    const Outcome outcome = run("lora-train odd.json --output_dir out", "timeout 300");
     EXPECT_EQ(outcome.code, 2) << kind << ": " << outcome.err;
     EXPECT_TRUE(outcome.err.starts_with("lora-train: odd.json: ")) << outcome.err;
     EXPECT_TRUE(contains(outcome.err, "got " + kind));

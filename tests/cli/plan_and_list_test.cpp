@@ -23,6 +23,7 @@ namespace {
 namespace fs = std::filesystem;
 using testing::contains;
 using testing::Outcome;
+using testing::read_bytes;
 using testing::run_program;
 
 class PlansAndLists : public ::testing::Test {
@@ -140,9 +141,8 @@ TEST_F(PlansAndLists, APlanThatDoesNotFitIsStillOne) {
 TEST_F(PlansAndLists, ASignalEndsAPlan) {
   settings_["max_steps"] = 1000;
   folder_.write("run.json", settings_.dump());
-  // Once it has said something; SIGTERM, as a shell's background job ignores SIGINT.
-  const Outcome said =
-      program("run.json --plan", R"(sh -c '"$@" & until [ -s .out ]; do sleep 0.01; done; kill -TERM $!; wait $!' sh)");
+  const Outcome said = testing::signal_program(folder_, "lora-train run.json --plan", SIGTERM,
+                                               [this](pid_t) { return !read_bytes(folder_ / ".out").empty(); });
   EXPECT_EQ(said.code, 143) << said.out;
   EXPECT_EQ(said.err, "lora-train: stopped by SIGTERM\n");
 }
