@@ -78,25 +78,30 @@ void compare(const fs::path& file, const TensorInfo& info, const BaseTensor& bas
   });
 }
 
-// How far a value in fewer bits may lie from the exact one, as a share of the largest of its block or row.
+// How far a value in fewer bits may lie from the exact one.
 struct Step {
-  double share;
+  double share;       // of the largest value of its block or row
   double nested = 0;  // of that largest value, or of the mean of all blocks': what scales in 8 bits lose
+  double least = 0;   // whatever the values: half a subnormal number of fp16
 };
 
-Step step_of(const BaseStorage& storage) {
-  // Half of the widest gap between two codes: nf4's from -1 to -0.696, fp4's from 2/3 to 1, int8's 1/127. int8 rounds to
-  // fp16 first, and values are rounded to 16 bits where those were quantised. Codes of scales lie a fourteenth of their
-  // value apart at most.
-  constexpr double kRounding = 0x1p-9;
-  if (storage.type == Quantization::int8) return {0.5 / 127 + kRounding};
-  return {(storage.type == Quantization::nf4 ? 0.1520 : 1. / 6) + kRounding, storage.is_nested ? 1. / 14 : 0.};
+// `rounded`: the dtype that decoded values are rounded to.
+Step step_of(const BaseStorage& storage, at::ScalarType rounded) {
+  constexpr double kHalf = 0x1p-11, kLeastHalf = 0x1p-25, kFloat = 0x1p-20;  // the last one for a few operations
+  const double rounding = rounded == at::kBFloat16 ? 0x1p-8 : rounded == at::kHalf ? kHalf : kFloat;
+  // Half of the widest gap between two codes: nf4's from -1 to -0.696, fp4's from 2/3 to 1, int8's 1/127. int8 rounds
+  // values, and so the largest of them, to fp16 first. Codes of scales lie a fourteenth of their value apart at most.
+  if (storage.type == Quantization::int8)
+    return {.share = 0.5 / 127 + 2 * kHalf + rounding, .nested = 0, .least = 2 * kLeastHalf};
+  return {.share = (storage.type == Quantization::nf4 ? 0.1520 : 1. / 6) + rounding,
+          .nested = storage.is_nested ? 1. / 14 : 0.,
+          .least = rounded == at::kHalf ? kLeastHalf : 0.};
 }
 
 // The same for a layer in fewer bits: every value within a step, scaled by what is stored beside it.
 void compare_packed(const fs::path& file, const std::string& name, const BaseTensor& base, const PackedWeight& merged,
                     const BaseStorage& storage, const ExactUpdate* update) {
-  const Step step = step_of(storage);
+  const Step step = step_of(storage, merged.rounded);
   const int64_t rows = base.rows(), columns = base.columns();
   const bool by_row = storage.type == Quantization::int8;
   const int64_t block = by_row ? columns : merged.block;
@@ -115,7 +120,7 @@ void compare_packed(const fs::path& file, const std::string& name, const BaseTen
     const at::Tensor limit =
         ((largest + lost) * step.share + lost).expand_as(blocks).reshape({-1}).narrow(0, 0, elements).view_as(sum);
     const at::Tensor found = BaseTensor(merged).block(row, end - row, at::kDouble);
-    const at::Tensor is_right = found.sub(sum).abs().le(limit + slack);
+    const at::Tensor is_right = found.sub(sum).abs().le(limit + slack + step.least);
     if (is_right.all().item<bool>()) return;
     const int64_t at = is_right.logical_not().view({-1}).to(at::kByte).argmax().item<int64_t>();
     wrong(file, name, "row ", row + at / columns, ", column ", at % columns, ": expected ",

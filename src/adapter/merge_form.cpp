@@ -19,46 +19,29 @@ namespace {
 
 constexpr const char* kRunSettings = "rankfold_config.json";  // beside an adapter that lora-train has written
 
-std::optional<BaseStorage> wanted_storage(const MergeOptions& options) {
-  return storage_of(LoadConfig{.quantization_bit = options.quantization_bit,
-                               .quantization_type = options.quantization_type,
-                               .double_quantization = options.double_quantization,
-                               .load_in_4bit = options.load_in_4bit,
-                               .load_in_8bit = options.load_in_8bit});
-}
+std::optional<BaseStorage> wanted_storage(const MergeOptions& options) { return storage_of(load_config(options)); }
 
 // The quantised folder that adapter_config.json names as the base, where it is here and is another than `model`. What is
-// wrong with it is no reason not to merge into a folder that is right.
-std::optional<BasePlace> quantized_base(const fs::path& model, const fs::path& adapter, MergeForm& form) {
+// wrong with it is no reason not to use a folder that is right.
+void find_quantized_base(const fs::path& model, const fs::path& adapter, TrainedBase& trained,
+                         std::vector<std::string>& notes) {
   const fs::path source = adapter / "adapter_config.json";
-  if (what_stands_at(source) != "a file") return std::nullopt;
+  if (what_stands_at(source) != "a file") return;
   const json config = read_json(source);
   const json name = config.is_object() ? config.value("base_model_name_or_path", json()) : json();
-  if (!name.is_string()) return std::nullopt;
+  if (!name.is_string()) return;
   const fs::path folder = name.get<std::string>();
   std::error_code error;
-  if (what_stands_at(folder / "config.json") != "a file" || fs::equivalent(folder, model, error)) return std::nullopt;
+  if (what_stands_at(folder / "config.json") != "a file" || fs::equivalent(folder, model, error)) return;
   try {
-    if (QuantizedFolder::open(ModelFolder::open(folder))) {
+    if (const auto quantized = QuantizedFolder::open(ModelFolder::open(folder))) {
       const MergeBase readable({folder});
-      return BasePlace{folder};
+      trained = {.is_known = true, .place = BasePlace{folder}, .format = format_of(*quantized)};
     }
   } catch (const UserError& unreadable) {
-    form.notes.push_back(join(source.string(), ": base_model_name_or_path: the folder is not compared with ",
-                              model.string(), ": ", unreadable.what()));
+    notes.push_back(join(source.string(), ": base_model_name_or_path: the folder is not compared with ", model.string(),
+                         ": ", unreadable.what()));
   }
-  return std::nullopt;
-}
-
-// What the adapter was trained on, where that was in fewer bits.
-std::optional<BasePlace> trained_place(const fs::path& model, const fs::path& adapter, MergeForm& form) {
-  if (adapter.empty()) return std::nullopt;
-  try {
-    if (const auto storage = trained_storage(adapter)) return BasePlace{model, storage};
-  } catch (const UserError& unreadable) {
-    form.notes.push_back(join("not known what ", adapter.string(), " was trained on: ", unreadable.what()));
-  }
-  return quantized_base(model, adapter, form);
 }
 
 void refuse_second_quantization(const fs::path& model, const QuantizedFolder& quantized, const MergeOptions& options) {
@@ -71,21 +54,40 @@ void refuse_second_quantization(const fs::path& model, const QuantizedFolder& qu
          "), got original: give the 16-bit folder that it was made from as model_name_or_path");
 }
 
-std::string trained_on(const fs::path& adapter, const BasePlace& place) {
-  return join(adapter.string(), " was trained on ", place.storage ? text_of(*place.storage) : place.folder.string());
+std::string note_on(const fs::path& adapter, const BasePlace& trained) {
+  return join(adapter.string(), " was trained on ", text_of(trained));
 }
 
 constexpr const char* kNoAdapter = "adapter_name_or_path: expected a folder, got nothing: ";
 
 }  // namespace
 
-std::optional<BaseStorage> trained_storage(const fs::path& adapter) {
+TrainedBase trained_base(const fs::path& model, const fs::path& adapter, std::vector<std::string>& notes) {
+  TrainedBase trained;
+  if (adapter.empty()) return trained;
   const fs::path settings = adapter / kRunSettings;
-  if (what_stands_at(settings) != "a file") return std::nullopt;
-  LoadConfig load;
-  read_fields(read_ordered_json(settings), settings.string(), load, /*unknown_is_error=*/false);
-  return storage_of(load);
+  if (what_stands_at(settings) == "a file") try {
+      LoadConfig load;
+      read_fields(read_ordered_json(settings), settings.string(), load, /*unknown_is_error=*/false);
+      trained.is_known = true;
+      if (const auto storage = storage_of(load)) {
+        trained.place = BasePlace{model, storage};
+        trained.format = format_of(*storage);
+        return trained;
+      }
+    } catch (const UserError& unreadable) {
+      notes.push_back(join("not known what ", adapter.string(), " was trained on: ", unreadable.what()));
+    }
+  find_quantized_base(model, adapter, trained, notes);
+  return trained;
 }
+
+std::string text_of(const BasePlace& quantized) {
+  return quantized.storage ? text_of(*quantized.storage) : quantized.folder.string();
+}
+
+std::string format_of(const BaseStorage& storage) { return "bitsandbytes " + text_of(storage); }
+std::string format_of(const QuantizedFolder& folder) { return folder.text(); }
 
 MergeForm merge_form(const fs::path& model, const fs::path& adapter, const MergeOptions& options) {
   MergeForm form;
@@ -98,10 +100,13 @@ MergeForm merge_form(const fs::path& model, const fs::path& adapter, const Merge
     form.base = {model};
     form.is_decoded = true;
     form.notes.push_back(join("base: ", model.string(), ", ", quantized->text(), ", decoded"));
+    const TrainedBase trained = trained_base(model, adapter, form.notes);
+    if (trained.place && trained.format != format_of(*quantized))
+      form.notes.push_back(note_on(adapter, *trained.place));
     return form;
   }
   const auto wanted = wanted_storage(options);
-  const auto trained = trained_place(model, adapter, form);
+  const auto trained = trained_base(model, adapter, form.notes).place;
   if (into == MergeInto::kDequantized) {
     if (!wanted && trained && !trained->storage)
       fail("merge_into: expected original, as ", model.string(),
@@ -115,7 +120,7 @@ MergeForm merge_form(const fs::path& model, const fs::path& adapter, const Merge
     form.is_decoded = true;
     form.other = BasePlace{model};
     form.notes.push_back(join("base: ", model.string(), " in ", text_of(*form.base.storage), ", decoded"));
-    if (trained && trained->storage != form.base.storage) form.notes.push_back(trained_on(adapter, *trained));
+    if (trained && trained->storage != form.base.storage) form.notes.push_back(note_on(adapter, *trained));
     return form;
   }
   if (adapter.empty() && !wanted)
@@ -126,16 +131,23 @@ MergeForm merge_form(const fs::path& model, const fs::path& adapter, const Merge
   form.result = wanted;
   if (!wanted) form.other = trained;
   if (trained) form.notes.push_back(join("base: ", model.string(), ", the original weights"));
-  if (trained) form.notes.push_back(trained_on(adapter, *trained));
+  if (trained) form.notes.push_back(note_on(adapter, *trained));
   return form;
+}
+
+LoadConfig load_config(const MergeOptions& options) {
+  return {.quantization_bit = options.quantization_bit,
+          .quantization_type = options.quantization_type,
+          .double_quantization = options.double_quantization,
+          .load_in_4bit = options.load_in_4bit,
+          .load_in_8bit = options.load_in_8bit};
 }
 
 LoadConfig load_config(const BasePlace& place) {
   LoadConfig config;
   if (!place.storage) return config;
-  const Quantization type = place.storage->type;
-  config.quantization_bit = type == Quantization::nf4 || type == Quantization::fp4 ? 4 : 8;
-  config.quantization_type = word_for(kQuantizationTypes, type);
+  config.quantization_bit = bits_of(place.storage->type);
+  config.quantization_type = word_for(kQuantizationTypes, place.storage->type);
   config.double_quantization = place.storage->is_nested;
   return config;
 }

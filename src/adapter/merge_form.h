@@ -3,6 +3,7 @@
 
 #include "adapter/merge_base.h"
 #include "quant/base_storage.h"
+#include "quant/quantized_folder.h"
 #include "rankfold/adapter.h"
 
 #include <filesystem>
@@ -30,10 +31,23 @@ struct MergeForm {
 MergeForm merge_form(const std::filesystem::path& model, const std::filesystem::path& adapter,
                      const MergeOptions& options);
 
-// How the base was quantised in the run that trained this adapter, by the settings file beside the adapter; nullopt: it
-// was not, or there is no such file. Throws UserError for settings that cannot be read.
-std::optional<BaseStorage> trained_storage(const std::filesystem::path& adapter);
+// What the settings file beside an adapter, and base_model_name_or_path in its adapter_config.json, say of the base that
+// it was trained on.
+struct TrainedBase {
+  bool is_known = false;           // false: neither says whether it was quantised
+  std::optional<BasePlace> place;  // if it was
+  std::string format;              // then: format_of()
+};
+// `model` is the folder that is used now. What cannot be read is told in `notes`.
+TrainedBase trained_base(const std::filesystem::path& model, const std::filesystem::path& adapter,
+                         std::vector<std::string>& notes);
+std::string text_of(const BasePlace& quantized);  // "nf4, nested scales", or the name of a quantised folder
+// The same words for a base that was quantised while it was loaded and for a folder of the same format.
+std::string format_of(const BaseStorage& storage);
+std::string format_of(const QuantizedFolder& folder);
 
+// The settings of quantisation among those of a merge.
+LoadConfig load_config(const MergeOptions& options);
 // The LoadConfig with which CausalLM opens this base.
 LoadConfig load_config(const BasePlace& place);
 

@@ -31,21 +31,30 @@ LoadedModel load_model(const ModelOptions& options) {
 
 namespace {
 
-// Where the base is kept otherwise than in the run that made the adapter; empty: it is not, or nothing says so.
-std::string note_on_storage(const std::string& adapter_folder, const Model& model) {
-  try {
-    const auto trained = trained_storage(adapter_folder);
-    if (trained == model.storage) return "";
-    const auto text = [](const std::optional<BaseStorage>& storage) {
-      return storage ? "in " + text_of(*storage) : "as stored";
-    };
-    return join(
-        adapter_folder, " was trained on a base ", text(trained), "; this one is ", text(model.storage), ": ",
-        trained ? flags_of(*trained) + " makes" : "leaving out quantization_bit and quantization_type would make",
-        " it the same");
-  } catch (const UserError& unreadable) {
-    return join("not known what ", adapter_folder, " was trained on: ", unreadable.what());
-  }
+// Adds a note where the base is in another form than the one that the adapter was trained on.
+void note_on_base(const std::string& model_folder, const std::string& adapter_folder, const Model& model,
+                  std::vector<std::string>& notes) {
+  const TrainedBase trained = trained_base(model_folder, adapter_folder, notes);
+  const std::string open = model.quantized ? format_of(*model.quantized)
+                           : model.storage ? format_of(*model.storage)
+                                           : "";
+  if (!trained.is_known || trained.format == open) return;
+  if (!trained.place && model.quantized) return;  // this very folder
+  std::string note = join(adapter_folder, " was trained on ",
+                          !trained.place           ? "a base as stored"
+                          : trained.place->storage ? "a base in " + text_of(*trained.place)
+                                                   : text_of(*trained.place),
+                          "; this one is ",
+                          model.quantized ? model.quantized->text()
+                          : model.storage ? "in " + text_of(*model.storage)
+                                          : "as stored");
+  if (!trained.place)
+    note += ": leaving out quantization_bit and quantization_type would make it the same";
+  else if (!trained.place->storage)
+    note += ": that folder as model_name_or_path makes it the same";
+  else if (!model.quantized)
+    note += ": " + flags_of(*trained.place->storage) + " makes it the same";
+  notes.push_back(std::move(note));
 }
 
 }  // namespace
@@ -53,13 +62,29 @@ std::string note_on_storage(const std::string& adapter_folder, const Model& mode
 std::vector<std::string> notes_of(const std::string& model_folder, const std::string& adapter_folder,
                                   const CausalLM& model) {
   std::vector<std::string> notes;
-  if (!adapter_folder.empty())
-    notes = notes_on(read_adapter_config(adapter_folder), parts_of(*model.shared_model()).modules);
-  if (!adapter_folder.empty())
-    if (std::string note = note_on_storage(adapter_folder, *model.shared_model()); !note.empty())
-      notes.push_back(std::move(note));
+  if (!adapter_folder.empty()) {
+    const Model& base = *model.shared_model();
+    notes = notes_on(read_adapter_config(adapter_folder), parts_of(base).modules);
+    note_on_base(model_folder, adapter_folder, base, notes);
+  }
   if (std::string note = unused_adapter(model_folder, adapter_folder); !note.empty()) notes.push_back(std::move(note));
   return notes;
+}
+
+void check_quantization(const LoadConfig& config, const Given& given) {
+  const auto refuse = [&given](const char* key, const char* expected, const std::string& beside, const char* got) {
+    if (given.contains(key))
+      fail(where_given(given, key), ": expected ", expected, " beside ", beside, ", got ", got,
+           ": leave one of the two out");
+  };
+  const bool is_set = config.load_in_4bit || config.load_in_8bit;
+  if (config.quantization_bit != 0) return;
+  if (is_set) refuse("quantization_bit", "4 or 8", config.load_in_4bit ? "load_in_4bit" : "load_in_8bit", "0");
+  const auto storage = storage_of(config);
+  if (is_set || !storage) return;
+  const std::string beside = where_given(given, "quantization_type") + " " + config.quantization_type;
+  refuse("quantization_bit", "4 or 8", beside, "0");
+  refuse(bits_of(storage->type) == 4 ? "load_in_4bit" : "load_in_8bit", "true", beside, "false");
 }
 
 std::string where_given(const Given& given, const std::string& key) {

@@ -67,6 +67,10 @@ void choose_chat_template(const ModelOptions& options, DataConfig& data,
 void choose_date(const std::filesystem::path& model, DataConfig& data,
                  const std::vector<std::filesystem::path>& folders = {});
 
+// Refuses a quantization_type that would turn on what the user has turned off by 0 or false, and 0 beside load_in_4bit or
+// load_in_8bit.
+void check_quantization(const LoadConfig& config, const Given& given);
+
 // The setting as the user wrote it, for an error message.
 std::string where_given(const Given& given, const std::string& key);
 

@@ -59,6 +59,7 @@ void check_options(const EvalOptions& options) {
 
 void run(EvalOptions& options, const Given& given) {
   check_options(options);
+  check_quantization(options.model.load, given);
   check_folders(options.model);
   if (!options.compare.empty()) return run_comparison(options, given);
   choose_templates(options.model, given, options.data);

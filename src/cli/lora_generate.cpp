@@ -119,6 +119,7 @@ void check_companions(const GenerateOptions& options) {
 void check(GenerateOptions& options, const Given& given) {
   check_source(options, given);
   check_companions(options);
+  check_quantization(options.model.load, given);
   check_folders(options.model, !options.print_prompt);
   if (options.raw) {
     options.data.prompt_template = "{question}";

@@ -2,6 +2,7 @@
 #include "adapter/merge.h"
 #include "adapter/merge_form.h"
 #include "cli/app.h"
+#include "cli/inference.h"
 #include "cli/signals.h"
 #include "core/check.h"
 #include "core/device.h"
@@ -185,7 +186,7 @@ void verify(const MergeCommand& command, const MergeForm& form, const MergeRepor
 }
 
 // What quantisation does to the layers beside what the adapter does, of the worst ones.
-void print_errors(const MergeReport& report) {
+void print_errors(const MergeReport& report, const MergeForm& form) {
   if (report.errors.empty()) return;
   constexpr size_t kShown = 5;
   const auto is_larger = [](const QuantizationError& layer) { return layer.error > layer.update; };
@@ -200,20 +201,22 @@ void print_errors(const MergeReport& report) {
                   layer.error / layer.update);
     std::cout << text << layer.module << "\n";
   }
-  if (larger > 0)
-    std::cout << "warning: in " << larger << " of " << report.errors.size()
-              << " layers quantisation changes more than the adapter does"
-              << "; --verify and lora-eval tell what it does to the model\n";
+  if (larger == 0) return;
+  std::cout << "warning: in " << larger << " of " << report.errors.size()
+            << " layers quantisation changes more than the adapter does; lora-eval tells what it does to the model";
+  if (form.other) std::cout << ", beside a merge with --merge_into " << (form.is_decoded ? "original" : "dequantized");
+  std::cout << "\n";
 }
 
-void run(MergeCommand& command, const Given&) {
+void run(MergeCommand& command, const Given& given) {
+  check_quantization(load_config(command.options), given);
   MergeReport report;
   const MergeForm form = merge_form(command.model_name_or_path, command.adapter_name_or_path, command.options);
   command.options.stop = stop_requested;
   command.options.report = [&](const MergeReport& finished) {
     report = finished;
     for (const std::string& note : report.notes) std::cout << note << "\n";
-    print_errors(report);
+    print_errors(report, form);
   };
   if (command.verify) {
     ops::open_device(command.device);

@@ -239,7 +239,10 @@ Start validate(RunConfig& config, const Given& given, ProgressDisplay& display) 
   const bool continues = !config.adapter_name_or_path.empty();
   if (continues && trains_all(config))
     fail(where("adapter_name_or_path"), ": expected finetuning_type lora with it, got ", config.finetuning_type);
-  if (const auto storage = storage_of(config.load); storage && trains_all(config))
+  check_quantization(config.load, given);
+  const auto storage = storage_of(config.load);
+  if (storage) config.load.quantization_bit = bits_of(storage->type);  // the settings that are saved leave no doubt
+  if (storage && trains_all(config))
     fail(where("finetuning_type"), ": expected lora for a base in ", text_of(*storage), ", got ",
          config.finetuning_type, ", which trains every value: leave quantization_bit and quantization_type out, or ",
          "train an adapter");
@@ -260,8 +263,7 @@ Start validate(RunConfig& config, const Given& given, ProgressDisplay& display) 
   const Start start = start_of(config, display);
   if (continues) take_adapter_settings(config, start, given);
   std::string why_cpu;
-  if (ops::open_device(config.load.device, &why_cpu).is_cpu())
-    display.message("device: cpu" + (why_cpu.empty() ? "" : " (" + why_cpu + ")"));
+  const bool is_cpu = ops::open_device(config.load.device, &why_cpu).is_cpu();
   const ModelOptions from{config.model_name_or_path, start.adapter, config.load};
   choose_chat_template(from, config.data, folders_to_resume(config));
   take_prompt_template(start, given, config.data, display);
@@ -272,6 +274,7 @@ Start validate(RunConfig& config, const Given& given, ProgressDisplay& display) 
     fail(where("val_size"), ": expected this or eval_dataset, got both");
   check_writable("--dump_rows", config.dump_rows);
   check_writable("--plan_output", config.plan_output);
+  if (is_cpu) display.message("device: cpu" + (why_cpu.empty() ? "" : " (" + why_cpu + ")"));
   return start;
 }
 

@@ -10,6 +10,7 @@
 #include "eval/terms.h"
 #include "io/model_folder.h"
 #include "model/model.h"
+#include "quant/base_storage.h"
 #include "rankfold/adapter.h"
 #include "rankfold/evaluate.h"
 #include "rankfold/memory.h"
@@ -125,11 +126,17 @@ class Comparer {
     return config_.train || std::any_of(config_.contenders.begin(), config_.contenders.end(),
                                         [](const Contender& c) { return c.kind != ModelKind::kWhole; });
   }
+  bool has_whole_model() const {
+    return std::any_of(config_.contenders.begin(), config_.contenders.end(),
+                       [](const Contender& c) { return c.kind == ModelKind::kWhole; });
+  }
 
+  // The settings of quantisation are for the base: a whole model is measured as its folder stores it.
   CausalLM open(const Contender& contender) {
     leave_if(stop_);
-    CausalLM model =
-        CausalLM::load(contender.kind == ModelKind::kWhole ? contender.folder : config_.base, config_.load);
+    const bool is_whole = contender.kind == ModelKind::kWhole;
+    const LoadConfig as_stored{.device = config_.load.device, .dtype = config_.load.dtype};
+    CausalLM model = CausalLM::load(is_whole ? contender.folder : config_.base, is_whole ? as_stored : config_.load);
     if (model.has_tokenizer()) model.tokenizer();
     return model;
   }
@@ -282,6 +289,9 @@ class Comparer {
                                 ", its own: --prompt_template sets one for all");
     if (result_.questions.empty())
       result_.notes.push_back("no row has a question and an answer to it: losses alone are compared");
+    if (const auto storage = storage_of(config_.load); storage && has_whole_model())
+      result_.notes.push_back("base and adapters: linear layers in " + text_of(*storage) +
+                              "; whole models: as their folders store them");
     if (!can_reset_)
       result_.notes.push_back("peak memory is the most so far: this system cannot count anew for each model");
   }

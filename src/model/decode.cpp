@@ -51,7 +51,7 @@ at::Tensor Decoder::next_logits(const Batch& batch, KvCache& cache, const std::v
   }
   cache.reserve(longest);
   if (!any_anew) return append(batch, cache, slots);
-  // One row after the other; one whose keys are to be turned anew, from its first token.
+  // One row after the other; one whose keys are to be rotated anew, from its first token.
   std::vector<at::Tensor> logits;
   for (int64_t b = 0; b < batch.rows(); ++b) {
     const int64_t slot = slots[b], begin = batch.offsets[b], end = batch.offsets[b + 1];
@@ -79,13 +79,13 @@ at::Tensor Decoder::append(const Batch& batch, KvCache& cache, const std::vector
   const bool are_prompts = std::all_of(before.begin(), before.end(), [](int64_t n) { return n == 0; });
   const auto attend = [&](const at::Tensor& qkv, Layer& layer, size_t number) {
     const AttentionSpec& spec = layer.attention;
-    const Angles& turned = angles.at(layer.rope_table);
-    const at::Tensor prepared = ops::prepare_qk(qkv, spec, layer.qk_norms(), turned.rope, turned.lines).qkv;
+    const Angles& rotated = angles.at(layer.rope_table);
+    const at::Tensor prepared = ops::prepare_qk(qkv, spec, layer.qk_norms(), rotated.rope, rotated.lines).qkv;
     if (!are_prompts) return ops::attend_cached(prepared, spec, sequences, rows, cache.layers[number]);
     ops::cache_append(prepared, spec, sequences, rows, cache.layers[number]);
     AttentionSpec rest = spec;  // of what is prepared already
     rest.rotary = 0, rest.is_grouped = false;
-    return ops::attend(prepared, rest, turned.rope, turned.lines, sequences);
+    return ops::attend(prepared, rest, rotated.rope, rotated.lines, sequences);
   };
   const at::Tensor h = hidden(batch, pass, attend, Checkpointing::none);
   std::vector<int64_t> last;

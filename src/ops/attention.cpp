@@ -24,7 +24,7 @@ namespace {
 // f(unit, head, scratch) for each key/value head of each sequence, long sequences first so that threads end together.
 // A unit is computed by one thread, so that no result depends on how many there are.
 template <class T, class F>
-void for_attention_units(const at::Tensor& turned, const at::Tensor& out, const at::Tensor& lse,
+void for_attention_units(const at::Tensor& rotated, const at::Tensor& out, const at::Tensor& lse,
                          const AttentionSpec& spec, const Sequences& sequences, bool backward, F&& f) {
   const Heads& heads = spec.heads;
   const std::vector<int64_t>& begin = sequences.begin;
@@ -41,9 +41,9 @@ void for_attention_units(const at::Tensor& turned, const at::Tensor& out, const 
     for (int64_t thread = first; thread < last; ++thread)
       for (int64_t unit; (unit = next++) < units;) {
         const size_t b = order[static_cast<size_t>(unit / heads.key_value)];
-        const int64_t head = unit % heads.key_value, row = begin[b], pitch = turned.size(1);
+        const int64_t head = unit % heads.key_value, row = begin[b], pitch = rotated.size(1);
         if (length(b) == 0) continue;
-        const T* rows = const_data<T>(turned) + row * pitch;
+        const T* rows = const_data<T>(rotated) + row * pitch;
         f(cpu::Attention<T>{.length = length(b),
                             .size = heads.size,
                             .group = group,
@@ -65,13 +65,14 @@ void for_attention_units(const at::Tensor& turned, const at::Tensor& out, const 
 }
 
 // The CPU path. Kept: the result and the log-sum-exp of each query head and token.
-std::vector<at::Tensor> attend_on_cpu(const at::Tensor& turned, const AttentionSpec& spec, const Sequences& sequences) {
+std::vector<at::Tensor> attend_on_cpu(const at::Tensor& rotated, const AttentionSpec& spec,
+                                      const Sequences& sequences) {
   const Heads& heads = spec.heads;
-  const at::Tensor out = empty_rows(turned.size(0), heads.query * heads.size, turned.options());
+  const at::Tensor out = empty_rows(rotated.size(0), heads.query * heads.size, rotated.options());
   const at::Tensor lse =
-      at::empty({heads.query, turned.size(0)}, turned.options().dtype(sum_dtype(turned.scalar_type())));
-  with_dtype(turned.scalar_type(), [&]<class T>(T) {
-    for_attention_units<T>(turned, out, lse, spec, sequences, /*backward=*/false,
+      at::empty({heads.query, rotated.size(0)}, rotated.options().dtype(sum_dtype(rotated.scalar_type())));
+  with_dtype(rotated.scalar_type(), [&]<class T>(T) {
+    for_attention_units<T>(rotated, out, lse, spec, sequences, /*backward=*/false,
                            [](const cpu::Attention<T>& unit, int64_t, int64_t, void* scratch) {
                              cpu::loops().of<T>().attention(unit, scratch);
                            });
@@ -79,13 +80,13 @@ std::vector<at::Tensor> attend_on_cpu(const at::Tensor& turned, const AttentionS
   return {out, lse};
 }
 
-at::Tensor attend_backward_on_cpu(const at::Tensor& dy, const at::Tensor& turned, const std::vector<at::Tensor>& kept,
+at::Tensor attend_backward_on_cpu(const at::Tensor& dy, const at::Tensor& rotated, const std::vector<at::Tensor>& kept,
                                   const AttentionSpec& spec, const Sequences& sequences) {
   const Heads& heads = spec.heads;
-  const at::Tensor d_qkv = empty_rows(turned.size(0), turned.size(1), turned.options());
+  const at::Tensor d_qkv = empty_rows(rotated.size(0), rotated.size(1), rotated.options());
   const int64_t pitch = d_qkv.size(1), group = heads.query / heads.key_value;
-  with_dtype(turned.scalar_type(), [&]<class T>(T) {
-    for_attention_units<T>(turned, kept[0], kept[1], spec, sequences, /*backward=*/true,
+  with_dtype(rotated.scalar_type(), [&]<class T>(T) {
+    for_attention_units<T>(rotated, kept[0], kept[1], spec, sequences, /*backward=*/true,
                            [&](const cpu::Attention<T>& unit, int64_t row, int64_t head, void* scratch) {
                              T* rows = data<T>(d_qkv) + row * pitch;
                              cpu::loops().of<T>().attention_backward(
@@ -178,7 +179,7 @@ at::Tensor attend(const at::Tensor& qkv, const AttentionSpec& spec, const Rope& 
                  qkv.size(1));
   RANKFOLD_CHECK(spec.rotary % 2 == 0 && spec.rotary <= spec.heads.size &&
                      (spec.rotary == 0 || rope.cos.size(1) == spec.rotary / 2),
-                 "attend: ", spec.rotary, " features of ", spec.heads.size, " cannot be turned by these angles");
+                 "attend: ", spec.rotary, " features of ", spec.heads.size, " cannot be rotated by these angles");
   RANKFOLD_CHECK(!spec.is_grouped || !norms.q, "attend: heads in groups cannot be normalised");
   RANKFOLD_CHECK(sequences.begin.back() == qkv.size(0), "attend: offsets must end at ", qkv.size(0));
   variable_list inputs{qkv};

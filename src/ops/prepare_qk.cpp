@@ -86,9 +86,9 @@ PreparedQkGradient back_by_kernels(const Backend& backend, const QkvParts& d, co
   }
   const at::Tensor x = norms.q ? dense_rows(qkv) : qkv;
   if (trains(norms.q)) {
-    const at::Tensor turned_back = at::empty({tokens, spec.heads.features()}, d.q.options());
-    run_kernel(backend, d, turned_back, spec, {}, Gains({}), rope, lines, -1, {});
-    const QkvParts dy = parts_of(turned_back, spec.heads), from = parts_of(x, spec.heads);
+    const at::Tensor rotated_back = at::empty({tokens, spec.heads.features()}, d.q.options());
+    run_kernel(backend, d, rotated_back, spec, {}, Gains({}), rope, lines, -1, {});
+    const QkvParts dy = parts_of(rotated_back, spec.heads), from = parts_of(x, spec.heads);
     gradient.d_q_gain = gain_gradient(dy.q, from.q, *norms.q);
     gradient.d_k_gain = gain_gradient(dy.k, from.k, *norms.k);
   }
@@ -98,9 +98,9 @@ PreparedQkGradient back_by_kernels(const Backend& backend, const QkvParts& d, co
 
 // ---- On the CPU
 
-// to = from, q and k turned; may be from itself.
-void turn(const at::Tensor& from, const at::Tensor& to, const AttentionSpec& spec, const Rope& rope,
-          const at::Tensor& lines, float sign) {
+// to = from, q and k rotated; may be from itself.
+void rotate(const at::Tensor& from, const at::Tensor& to, const AttentionSpec& spec, const Rope& rope,
+            const at::Tensor& lines, float sign) {
   if (spec.rotary == 0) return;
   const int64_t width = to.size(1);
   with_dtype(from.scalar_type(), [&]<class T>(T) {
@@ -115,18 +115,18 @@ void turn(const at::Tensor& from, const at::Tensor& to, const AttentionSpec& spe
   });
 }
 
-// The heads of a matrix in groups (AttentionSpec::is_grouped) turned into another where all queries come first, or back.
+// From heads in groups (AttentionSpec::is_grouped) to a matrix where all queries come first, rotated, or back.
 void regroup(const at::Tensor& from, const at::Tensor& to, const AttentionSpec& spec, const Rope& rope,
              const at::Tensor& lines, float sign) {
   const Heads& heads = spec.heads;
   const int64_t group = queries_per_key(heads), size = heads.size, from_pitch = pitch_of(from), to_pitch = pitch_of(to);
   with_dtype(from.scalar_type(), [&]<class T>(T) {
     for_rows(from.size(0), heads.features(), [&](int64_t begin, int64_t end) {
-      const auto move = [&](int64_t grouped, int64_t apart, int64_t turned, int64_t plain) {
+      const auto move = [&](int64_t grouped, int64_t apart, int64_t rotated, int64_t plain) {
         const int64_t source = sign > 0 ? grouped : apart, target = sign > 0 ? apart : grouped;
         cpu::loops().of<T>().rope(const_data<T>(from) + begin * from_pitch + source * size, from_pitch,
                                   const_data<int64_t>(lines) + begin, const_data<float>(rope.cos),
-                                  const_data<float>(rope.sin), end - begin, turned, plain, size, spec.rotary, sign,
+                                  const_data<float>(rope.sin), end - begin, rotated, plain, size, spec.rotary, sign,
                                   data<T>(to) + begin * to_pitch + target * size, to_pitch);
       };
       for (int64_t g = 0; g < heads.key_value; ++g) {
@@ -154,12 +154,12 @@ PreparedQk prepare_on_cpu(const at::Tensor& qkv, const AttentionSpec& spec, cons
     return prepared;
   }
   if (!norms.q) {
-    turn(qkv, prepared.qkv, spec, rope, lines, 1);
+    rotate(qkv, prepared.qkv, spec, rope, lines, 1);
     return prepared;
   }
   const Heads& heads = spec.heads;
-  const int64_t turned = heads.query + heads.key_value, width = heads.features(), size = heads.size;
-  prepared.rstd = at::empty({qkv.size(0), turned}, qkv.options().dtype(sum_dtype(qkv.scalar_type())));
+  const int64_t rotated = heads.query + heads.key_value, width = heads.features(), size = heads.size;
+  prepared.rstd = at::empty({qkv.size(0), rotated}, qkv.options().dtype(sum_dtype(qkv.scalar_type())));
   with_dtype(qkv.scalar_type(), [&]<class T>(T) {
     using Sum = typename cpu::LoopTable<T>::Sum;
     for_norms(heads, norms, [&](Norm& norm, int64_t first, int64_t count) {
@@ -169,17 +169,17 @@ PreparedQk prepare_on_cpu(const at::Tensor& qkv, const AttentionSpec& spec, cons
           cpu::loops().of<T>().rms_norm(const_data<T>(qkv) + t * pitch_of(qkv) + first * size, const_data<T>(gain),
                                         norm.gain_offset, norm.eps, count, size,
                                         data<T>(prepared.qkv) + t * width + first * size,
-                                        data<Sum>(prepared.rstd) + t * turned + first);
+                                        data<Sum>(prepared.rstd) + t * rotated + first);
       });
     });
     for_rows(qkv.size(0), width, [&](int64_t begin, int64_t end) {
       for (int64_t t = begin; t < end; ++t)
-        std::memcpy(data<T>(prepared.qkv) + t * width + turned * size,
-                    const_data<T>(qkv) + t * pitch_of(qkv) + turned * size,
+        std::memcpy(data<T>(prepared.qkv) + t * width + rotated * size,
+                    const_data<T>(qkv) + t * pitch_of(qkv) + rotated * size,
                     static_cast<size_t>(heads.key_value * size) * sizeof(T));
     });
   });
-  turn(prepared.qkv, prepared.qkv, spec, rope, lines, 1);
+  rotate(prepared.qkv, prepared.qkv, spec, rope, lines, 1);
   return prepared;
 }
 
@@ -192,10 +192,10 @@ PreparedQkGradient back_on_cpu(const at::Tensor& d_qkv, const at::Tensor& qkv, c
     return {grouped, {}, {}};
   }
   PreparedQkGradient gradient{d_qkv, {}, {}};
-  turn(d_qkv, d_qkv, spec, rope, lines, -1);
+  rotate(d_qkv, d_qkv, spec, rope, lines, -1);
   if (!norms.q) return gradient;
   const Heads& heads = spec.heads;
-  const int64_t turned = heads.query + heads.key_value, width = heads.features(), size = heads.size;
+  const int64_t rotated = heads.query + heads.key_value, width = heads.features(), size = heads.size;
   const int64_t tokens = qkv.size(0);
   with_dtype(qkv.scalar_type(), [&]<class T>(T) {
     using Sum = typename cpu::LoopTable<T>::Sum;
@@ -209,7 +209,7 @@ PreparedQkGradient back_on_cpu(const at::Tensor& d_qkv, const at::Tensor& qkv, c
           T* d = data<T>(d_qkv) + t * width + first * size;
           cpu::loops().of<T>().rms_norm_backward(
               d, const_data<T>(qkv) + t * pitch_of(qkv) + first * size, const_data<T>(gain), norm.gain_offset,
-              const_data<Sum>(rstd) + t * turned + first,
+              const_data<Sum>(rstd) + t * rotated + first,
               /*residual=*/nullptr, count, size, d,
               trains(&norm) ? data<Sum>(partial) + begin / kRowBlock * size : nullptr);
         }

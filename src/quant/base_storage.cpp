@@ -7,11 +7,8 @@
 #include <stdexcept>
 
 namespace rankfold {
-namespace {
 
-int bits_of(Quantization type) { return type == Quantization::nf4 || type == Quantization::fp4 ? 4 : 8; }
-
-}  // namespace
+int64_t bits_of(Quantization type) { return type == Quantization::nf4 || type == Quantization::fp4 ? 4 : 8; }
 
 std::optional<BaseStorage> storage_of(const LoadConfig& config) {
   int64_t bits = config.quantization_bit;

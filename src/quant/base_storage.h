@@ -21,6 +21,7 @@ struct BaseStorage {
 
 // The format that the settings request; nullopt: as stored. Throws UserError where they contradict each other.
 std::optional<BaseStorage> storage_of(const LoadConfig& config);
+int64_t bits_of(Quantization type);                // 4 or 8
 std::string text_of(const BaseStorage& storage);   // "nf4, nested scales"
 std::string flags_of(const BaseStorage& storage);  // "--quantization_type nf4 --double_quantization"
 

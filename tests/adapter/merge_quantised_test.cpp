@@ -271,6 +271,38 @@ TEST_F(MergeQuantised, TellsTheErrorBesideTheUpdate) {
       contains(run("base", "adapter", "out").notes.back(), "base_model_name_or_path: the folder is not compared"));
 }
 
+// A value in the middle of nf4's or fp4's widest gap, then rounded to bf16; in int8, what is small among fp16's numbers.
+TEST_F(MergeQuantised, TheCheckAllowsForRounding) {
+  for (const double largest : {1.03, 1.11, 1.23, 1.37, 1.61, 1.93}) {
+    rewrite("base", [largest](const std::string& name, at::Tensor& tensor) {
+      if (tensor.dim() != 2 || name.find("proj") == std::string::npos) return;
+      const at::Tensor flat = tensor.view(-1);
+      for (int64_t i = 0; i < flat.numel(); ++i)
+        flat[i] = i % 16 == 0 ? largest : -largest * (0.82 + 0.0005 * static_cast<double>(i % 113));
+      tensor[5] *= 1e-6, tensor[6] *= 1e-32;
+    });
+    write_adapter(0.002);  // sums in fp32 lie between numbers of bf16
+    for (const Kind& kind : kKinds) {
+      run("base", "adapter", "out", options_of(kind));
+      EXPECT_EQ(complaint("base", "adapter", options_of(kind)), "") << kind.name << " " << largest;
+    }
+  }
+}
+
+TEST_F(MergeQuantised, SaysWhatElseTheAdapterWasTrainedOn) {
+  run("base", "", "small", options_of(kKinds[1]));
+  const auto notes = [this] {
+    std::string text;
+    for (const std::string& note : run("small", "adapter", "out").notes) text += note + "\n";
+    return text;
+  };
+  EXPECT_FALSE(contains(notes(), "was trained on"));
+  folder_.write("adapter/rankfold_config.json", R"({"load_in_4bit": true, "double_quantization": true})");
+  EXPECT_FALSE(contains(notes(), "was trained on"));
+  folder_.write("adapter/rankfold_config.json", R"({"load_in_8bit": true})");
+  EXPECT_TRUE(contains(notes(), "was trained on int8")) << notes();
+}
+
 TEST_F(MergeQuantised, Refusals) {
   run("base", "", "small", options_of(kKinds[1]));
   for (const std::string adapter : {"", "adapter"})

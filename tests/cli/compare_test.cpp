@@ -72,6 +72,33 @@ class Comparisons : public ::testing::Test {
 };
 testing::TempFolder* Comparisons::folder_ = nullptr;
 
+TEST_F(Comparisons, AWholeModelIsNotQuantised) {
+  const std::string bits = "--quantization_bit 4 ";
+  const Outcome compared = eval("--compare base lora full --report r " + bits);
+  ASSERT_EQ(compared.code, 0) << compared.err;
+  EXPECT_TRUE(contains(compared.out, "note: base and adapters: linear layers in nf4; whole models: as their folders"));
+  const json models = report().at("models");
+  const auto expect_loss = [&](size_t i, const std::string& flags) {
+    const Outcome alone = eval(flags);
+    ASSERT_EQ(alone.code, 0) << alone.err;
+    EXPECT_EQ(models.at(i).at("loss"), json::parse(alone.out).at("loss")) << flags;
+  };
+  expect_loss(0, bits);
+  expect_loss(1, bits + "--adapter_name_or_path lora");
+  expect_loss(2, "--model_name_or_path full");
+}
+
+TEST_F(Comparisons, ATypeDoesNotTurnOnTheBitsThatAreTurnedOff) {
+  const std::string beside = " beside --quantization_type nf4, got ", end = ": leave one of the two out";
+  expect_refused("--load_in_4bit false --quantization_type nf4",
+                 "--load_in_4bit: expected true" + beside + "false" + end);
+  expect_refused("--quantization_bit 0 --quantization_type nf4",
+                 "--quantization_bit: expected 4 or 8" + beside + "0" + end);
+  expect_refused("--quantization_bit 0 --load_in_4bit true",
+                 "--quantization_bit: expected 4 or 8 beside load_in_4bit, got 0" + end);
+  EXPECT_EQ(eval("--load_in_8bit false --quantization_type nf4").code, 0);
+}
+
 TEST_F(Comparisons, TheReportIsAsPromisedAndAsEachModelAlone) {
   const Outcome compared = eval("--compare base lora full --train_dataset train.json --terms terms --report r");
   ASSERT_EQ(compared.code, 0) << compared.err;

@@ -203,6 +203,8 @@ def test_both_merges_of_a_run(zoo, plain, data, lora_train, tmp_path, check):  #
     assert flags in (trained.folder / "README.md").read_text()
     asked = {"model_name_or_path": base, "adapter_name_or_path": trained.folder, "dataset": path}
     assert f"{flags} makes it the same" in run("lora-eval", *command_line(asked)).stderr
+    same = asked | {"model_name_or_path": saved("qwen2", NESTED)[0].folder}
+    assert "was trained on" not in run("lora-eval", *command_line(same)).stderr
     text = merge(base, trained.folder, tmp_path / "original", verify=True, device="cpu")
     for part in (f"base: {base}, the original weights", "was trained on nf4, nested scales", "||W - Q(W)||", "warning: in ",
                  "verify: against what was trained: merged into the original weights "):  # fmt: skip
@@ -229,3 +231,8 @@ def test_a_run_on_a_quantised_folder(zoo, saved, data, lora_train, tmp_path):  #
     text = merge(zoo["qwen2"].folder, trained.folder, tmp_path / "original", verify=True, device="cpu")
     assert f"was trained on {folder}" in text and "verify: against what was trained: " in text, text
     load(tmp_path / "out")
+    asked = {"adapter_name_or_path": trained.folder, "dataset": data[1]}
+    text = run("lora-eval", *command_line(asked | {"model_name_or_path": zoo["qwen2"].folder})).stderr
+    assert f"was trained on {folder}; this one is as stored: that folder as model_name_or_path makes it the same" in text
+    text = run("lora-eval", *command_line(asked | {"model_name_or_path": folder})).stderr
+    assert "was trained on" not in text, text
