@@ -190,7 +190,7 @@ def test_into_a_folder_of_another_tool(title, others, zoo, adapters, rows, tmp_p
 # From training to both merges -----------------------------------------------------------------------------------------
 
 
-def test_both_merges_of_a_run(zoo, plain, data, lora_train, tmp_path, check):  # noqa: F811
+def test_both_merges_of_a_run(zoo, saved, plain, data, lora_train, tmp_path, check):  # noqa: F811
     """What the run's record says is used; both merges are compared with what was trained."""
     rows, path = data
     base = zoo["qwen2"].folder
