@@ -70,6 +70,7 @@ CheckResult Checker::run(const Stop& stop, const KeepRow& keep) {
     leaks_text_.resize(rows_.size());
     leaks_asked_.resize(rows_.size());
     pass(/*over_held_out=*/true, stop, {});
+    need_held_out();
   }
   pass(/*over_held_out=*/false, stop, keep);
   count_leaks();
@@ -146,8 +147,12 @@ Checker::Facts Checker::facts_of(uint32_t row, bool wants_text) const {
 
 void Checker::add_held_out(uint32_t row, Facts& facts) {
   ++result_.heldout_rows;
-  if (facts.found.has(RowFinding::kBadRow) || facts.found.has(RowFinding::kWrongEncoding)) ++result_.heldout_bad_rows;
-  if (!facts.is_comparable) return;
+  if (!facts.is_comparable) {
+    const bool is_empty = facts.found.has(RowFinding::kEmptyAnswer);
+    if ((is_empty ? result_.heldout_empty_rows : result_.heldout_bad_rows)++ == 0)
+      (is_empty ? result_.first_empty_heldout : result_.first_bad_heldout) = row;
+    return;
+  }
   const auto first_of = [row](TextMap& map, const TextHash& text) {
     const uint32_t first = map.add(text, row);
     return first == TextMap::kNone ? row : first;
@@ -155,6 +160,17 @@ void Checker::add_held_out(uint32_t row, Facts& facts) {
   const uint32_t first = first_of(heldout_texts_, facts.identity);
   heldout_.push_back({row, first, facts.asks ? first_of(heldout_asked_, facts.asked) : TextMap::kNone});
   if (facts.signature && first == row) heldout_near_.add(row, *facts.signature);
+}
+
+// A comparison with nothing would find nothing.
+void Checker::need_held_out() const {
+  const int64_t bad = result_.heldout_bad_rows, empty = result_.heldout_empty_rows;
+  if (result_.heldout_rows == 0 || bad + empty < result_.heldout_rows) return;
+  const RowSet::Place first = rows_.at(std::min(result_.first_bad_heldout, result_.first_empty_heldout));
+  const std::string complaint = source_.read(*first.file, first.index).complaint;
+  fail(first.file->name(), ": none of ", result_.heldout_rows, " held-out rows can be compared: ", bad,
+       " cannot be read, ", empty, empty == 1 ? " has" : " have",
+       " no answer; the first: ", complaint.empty() ? first.text() : complaint);
 }
 
 void Checker::note(uint32_t row, RowFinding finding, uint32_t other, double jaccard) {

@@ -54,7 +54,9 @@ struct CheckResult {
   int64_t gbk_rows = 0;                                            // of wrong_encoding, or decoded
   std::array<int64_t, kPersonalKinds> masked = {}, personal = {};  // places, in rows that stay
   Lengths questions, answers;
-  int64_t heldout_rows = 0, heldout_bad_rows = 0;
+  int64_t heldout_rows = 0;
+  int64_t heldout_bad_rows = 0, heldout_empty_rows = 0;  // that cannot be read or have no answer: not compared
+  uint32_t first_bad_heldout = TextMap::kNone, first_empty_heldout = TextMap::kNone;
   int64_t leaked_rows = 0;     // held-out rows of which a row that trains has text or question, or most of the text
   int64_t cut_searches = 0;    // rows that had more candidates for near duplicates than were compared
   std::vector<FoundRow> list;  // in the order of the rows
@@ -73,7 +75,7 @@ class Checker {
   Checker(const CheckConfig& config, const RowSet& rows, uint32_t training_rows,
           std::function<bool(uint32_t row)> is_held_out = {});
 
-  // `keep` is called for each row that stays, in order.
+  // `keep` is called for each row that stays, in order. UserError where rows are held out and none can be compared.
   CheckResult run(const Stop& stop = {}, const KeepRow& keep = {});
 
   const RowSource& source() const { return source_; }
@@ -91,6 +93,7 @@ class Checker {
   bool is_held_out(uint32_t row) const;
   Facts facts_of(uint32_t row, bool wants_text) const;
   void add_held_out(uint32_t row, Facts& facts);
+  void need_held_out() const;
   void judge(uint32_t row, Facts& facts, const KeepRow& keep);
   void compare_with_held_out(uint32_t row, Facts& facts, RowFindings& found);
   void compare_with_earlier(uint32_t row, Facts& facts, RowFindings& found);

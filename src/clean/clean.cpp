@@ -48,6 +48,10 @@ class RowWriter {
 
 }  // namespace
 
+void refuse_another(const std::filesystem::path& target) {
+  if (what_stands_at(target) != "nothing") fail(target.string(), ": is there: another program has just written it");
+}
+
 Cleaner::Cleaner(const std::filesystem::path& file, const DataFiles& heldout, const CheckConfig& config,
                  const Stop& stop)
     : file_(Mapping::open(file)), checksum_(checksum_of(*file_, stop)) {
@@ -60,10 +64,11 @@ Cleaner::Cleaner(const std::filesystem::path& file, const DataFiles& heldout, co
   checker_ = std::make_unique<Checker>(wanted, rows_, training);
 }
 
-CheckResult Cleaner::write(const std::filesystem::path& output, const Stop& stop) {
+CheckResult Cleaner::write(const std::filesystem::path& output, const Stop& stop, bool may_replace) {
   const RowFile& rows = rows_.files().front();
   const PersonalKinds mask = checker_->config().mask;
   RowWriter writer(output, stop);
+  if (!may_replace) refuse_another(output);
   const auto add_around = [&](std::string_view text) {
     MaskedJson masked = mask_json(text, mask);
     std::erase_if(masked.hits, [](const PersonalHit& hit) { return hit.is_key; });

@@ -11,6 +11,9 @@
 
 namespace rankfold {
 
+// To be called by whoever has an AtomicFile of this target: another program's may have been committed just before.
+void refuse_another(const std::filesystem::path& target);
+
 class Cleaner {
  public:
   // Finds the rows of `file`. `heldout` may be empty. UserError where a file holds no list of rows.
@@ -18,8 +21,9 @@ class Cleaner {
           const Stop& stop = {});
 
   // Writes `output`, whole or not at all. UserError where no row is left, and where the file has changed meanwhile.
-  // Byte order marks are not written.
-  CheckResult write(const std::filesystem::path& output, const Stop& stop = {});
+  // Byte order marks are not written. Without `may_replace`, UserError where a file stands there once no other program
+  // is writing it.
+  CheckResult write(const std::filesystem::path& output, const Stop& stop = {}, bool may_replace = true);
 
   const Checker& checker() const { return *checker_; }
   // Of what stands around the rows of an array: {"data": [...], "contact": "..."}; masked as rows are.

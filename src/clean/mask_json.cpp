@@ -111,7 +111,8 @@ class Walk {
       // Of full-width signs the first byte; escapes may be anything.
       if (c == '\\') ++at_;
       digits += (c >= '0' && c <= '9') || c == '\xEF';
-      may_hold = may_hold || c == '@' || c == '\\' || digits >= 11;
+      const bool is_wide_at = c == '\xA0' && json_.substr(begin, at_ + 1 - begin).ends_with("\uFF20");
+      may_hold = may_hold || c == '@' || is_wide_at || c == '\\' || digits >= 11;
     }
     const std::string_view raw = json_.substr(begin, std::min(at_, json_.size()) - begin);
     ++at_;

@@ -9,8 +9,6 @@
 namespace rankfold {
 namespace {
 
-bool is_unseen(uint32_t c) { return c == 0xAD || (c >= 0x200B && c <= 0x200F) || c == 0x2060 || c == 0xFEFF; }
-
 // The character as it is compared.
 uint32_t narrow(uint32_t c) { return c >= 0xFF01 && c <= 0xFF5E ? c - 0xFEE0 : c == 0x3000 ? ' ' : c; }
 

@@ -11,8 +11,14 @@
 
 namespace rankfold {
 
+// Soft hyphens, zero-width spaces and joiners, marks of direction, byte order marks.
+inline bool is_unseen(uint32_t c) {
+  return c == 0xAD || (c >= 0x200B && c <= 0x200F) || (c >= 0x202A && c <= 0x202E) || c == 0x2060 ||
+         (c >= 0x2066 && c <= 0x2069) || c == 0xFEFF;
+}
+
 // Full-width ASCII as ASCII (U+FF01 to U+FF5E), each run of white space as one space, none at the ends, and without
-// characters that cannot be seen: soft hyphens, zero-width spaces and joiners, byte order marks.
+// characters that cannot be seen.
 std::string normal_text(std::string_view text);
 
 // 128 bits: of a thousand million texts no two have the same by chance.

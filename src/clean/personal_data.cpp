@@ -1,6 +1,7 @@
 #include "clean/personal_data.h"
 
 #include "clean/labels.h"
+#include "clean/normal_text.h"
 #include "text/unicode.h"
 
 #include <algorithm>
@@ -133,23 +134,27 @@ size_t length_of_domain(std::string_view text) {
   return is_version ? 0 : text.size();
 }
 
-// A text as the rules see it: one character of ASCII for each of its full-width, dashed or spaced variants.
+// A text as the rules see it: one character of ASCII for each of its full-width, dashed or spaced variants, and none
+// for what is not seen.
 class PlainText {
  public:
-  explicit PlainText(std::string_view text) {
+  explicit PlainText(std::string_view text) : text_(text) {
     plain_.reserve(text.size());
-    offsets_.reserve(text.size() + 1);
+    offsets_.reserve(text.size());
     for (size_t at = 0; at < text.size();) {
-      offsets_.push_back(at);
-      plain_.push_back(plain(unicode::next_character(text, at)));
+      const size_t begin = at;
+      const uint32_t c = unicode::next_character(text, at);
+      if (is_unseen(c)) continue;
+      offsets_.push_back(begin);
+      plain_.push_back(plain(c));
     }
-    offsets_.push_back(text.size());
   }
 
   size_t size() const { return plain_.size(); }
   // 0 beyond the ends, also for an index that has passed below 0.
   char32_t at(size_t i) const { return i < plain_.size() ? plain_[i] : 0; }
   size_t offset(size_t i) const { return offsets_[i]; }
+  size_t offset_behind(size_t i) const { return offsets_[i] + unicode::length_of(text_[offsets_[i]]); }
   size_t end_of_digits(size_t i) const {
     while (is_digit(at(i))) ++i;
     return i;
@@ -175,6 +180,7 @@ class PlainText {
     return c;
   }
 
+  std::string_view text_;
   std::u32string plain_;
   std::vector<size_t> offsets_;
 };
@@ -197,7 +203,7 @@ constexpr Form kMobileForms[] = {{{11}}, {{3, 4, 4}, " -."}, {{3, 8}}, {{4, 4, 3
 class Finder {
  public:
   Finder(std::string_view text, PersonalKinds kinds, std::string_view label)
-      : text_(text), kinds_(kinds), labels_(text_.characters(), label) {}
+      : source_(text), text_(text), kinds_(kinds), labels_(text_.characters(), label) {}
 
   std::vector<PersonalSpan> find() {
     if (kinds_.has(PersonalKind::kEmail)) find_emails();
@@ -216,12 +222,18 @@ class Finder {
     }
     for (const Range& email : emails_) keep(PersonalKind::kEmail, email);
     std::sort(spans_.begin(), spans_.end(), [](const auto& a, const auto& b) { return a.begin < b.begin; });
+    size_t counted = 0, characters = 0;
+    for (PersonalSpan& span : spans_) {
+      characters += unicode::count_characters(source_.substr(counted, span.begin - counted));
+      counted = span.begin;
+      span.character = characters;
+    }
     return std::move(spans_);
   }
 
  private:
   void keep(PersonalKind kind, Range range) {
-    spans_.push_back({kind, text_.offset(range.begin), text_.offset(range.end), range.begin});
+    spans_.push_back({kind, text_.offset(range.begin), text_.offset_behind(range.end - 1)});
   }
 
   // Digits stand in [begin, end), and none beside them. Where to go on.
@@ -305,18 +317,43 @@ class Finder {
   std::optional<Range> bank_card(size_t begin) const {
     const auto range = number(begin, kCardForms, is_bank_card);
     const bool is_other = !range || !begins(begin) || !ends(range->end) || labels_.names_another_number(begin) ||
-                          labels_.is_amount(begin);
+                          labels_.is_amount(begin) || labels_.is_unit(range->end);
     return is_other ? std::nullopt : range;
   }
 
   std::optional<Range> mobile(size_t begin, size_t end) const {
-    std::optional<Range> found = number(begin, kMobileForms, is_mobile_number);
+    std::optional<Range> found = mobile_as_float(begin, end);
+    if (!found) found = number(begin, kMobileForms, is_mobile_number);
     if (!found) found = mobile_after_prefix(begin, end);
     if (!found || !ends(found->end) || labels_.is_unit(found->end)) return std::nullopt;
     widen_by_sign(*found);
     if (!begins(found->begin) || labels_.names_another_number(found->begin) || labels_.is_amount(found->begin))
       return std::nullopt;
     return is_joined_by_dash(*found) ? std::nullopt : found;
+  }
+
+  // As a table writes a number that it took for a float: 13912345678.0, 1.3912345678E+10. Few zeros at the end may be
+  // left out of the second form: 1.5E10 is no telephone's.
+  std::optional<Range> mobile_as_float(size_t begin, size_t end) const {
+    constexpr size_t kDigits = 11, kMostLeftOut = 3, kLongest = 32;
+    if (end - begin > kDigits) return std::nullopt;
+    std::string digits = text_.ascii(begin, end);
+    size_t at = end, exponent = 0;
+    if (text_.at(at) == '.') {
+      at = text_.end_of_digits(end + 1);
+      if (at == end + 1 || at - end > kLongest) return std::nullopt;
+      digits += text_.ascii(end + 1, at);
+    }
+    if (text_.at(at) == 'E' || text_.at(at) == 'e') {
+      const size_t power = at + (text_.at(at + 1) == '+' ? 2 : 1);
+      at = text_.end_of_digits(power);
+      if (at == power || at - power > 2) return std::nullopt;
+      exponent = static_cast<size_t>(value_of(text_.ascii(power, at)));
+    }
+    if (at == end || end - begin + exponent != kDigits || digits.size() + kMostLeftOut < kDigits) return std::nullopt;
+    const bool is_whole = digits.find_first_not_of('0', kDigits) == std::string::npos;
+    digits.resize(kDigits, '0');
+    return is_whole && is_mobile_number(digits) ? std::optional(Range{begin, at}) : std::nullopt;
   }
 
   // 86 or 0086 begins here, and the number follows at once or after a bracket, a blank or a dash.
@@ -410,6 +447,7 @@ class Finder {
     return false;
   }
 
+  std::string_view source_;
   PlainText text_;
   PersonalKinds kinds_;
   Labels labels_;

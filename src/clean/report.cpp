@@ -1,5 +1,6 @@
 #include "clean/report.h"
 
+#include "clean/clean.h"
 #include "clean/normal_text.h"
 #include "core/check.h"
 #include "core/number_text.h"
@@ -153,15 +154,13 @@ class Describer {
 };
 
 struct Spread {
-  uint32_t least, median, high, most;  // high: of 95 %
+  uint32_t least, median, high, most;  // the least that half of the rows, that 95 % of them do not pass
 };
 
 Spread spread_of(std::vector<uint32_t> all) {
   std::sort(all.begin(), all.end());
-  const auto at = [&all](double share) {
-    return all[static_cast<size_t>(share * static_cast<double>(all.size() - 1))];
-  };
-  return {all.front(), at(0.5), at(0.95), all.back()};
+  const auto at = [&all](size_t percent) { return all[(all.size() * percent + 99) / 100 - 1]; };
+  return {all.front(), at(50), at(95), all.back()};
 }
 
 // Rows by length, in steps of powers of two: 0, 1, 2 to 3, 4 to 7 ...
@@ -214,6 +213,22 @@ bool is_held_out(RowFinding finding) {
   return finding >= RowFinding::kHeldOutExact && finding <= RowFinding::kHeldOutNear;
 }
 
+// Of held-out rows that were compared with nothing: how many, and the first.
+std::vector<std::string> uncompared_lines(const ReportOf& of) {
+  std::vector<std::string> lines;
+  const auto add = [&](int64_t rows, uint32_t first, const char* one, const char* many) {
+    if (rows == 0) return;
+    const RowSet::Place place = of.checker.rows().at(first);
+    const std::string complaint = of.checker.source().read(*place.file, place.index).complaint;
+    lines.push_back(
+        join(with_commas(rows), " of ", with_commas(of.result.heldout_rows), " held-out rows ", rows == 1 ? one : many,
+             " not compared; the first: ", complaint.empty() ? one_line(place.text()) : one_line(complaint)));
+  };
+  add(of.result.heldout_bad_rows, of.result.first_bad_heldout, "cannot be read and was", "cannot be read and were");
+  add(of.result.heldout_empty_rows, of.result.first_empty_heldout, "has no answer and was", "have no answer and were");
+  return lines;
+}
+
 void print_files(std::ostream& out, const ReportOf& of) {
   const RowSet& rows = of.checker.rows();
   for (size_t i = 0; i < rows.files().size(); ++i) {
@@ -239,12 +254,16 @@ void print_counts(std::ostream& out, const ReportOf& of) {
     if (word.finding == RowFinding::kMasked) out << ": " << personal_text(result.masked);
     out << "\n";
   }
-  if (!found_any) out << "nothing found\n";
+  if (!of.masked_around.empty())
+    out << "masked around the rows: " << with_commas(static_cast<int64_t>(of.masked_around.size()))
+        << (of.masked_around.size() == 1 ? " place\n" : " places\n");
+  if (!found_any && of.masked_around.empty()) out << "nothing found\n";
   if (of.checker.config().decode_gbk && result.gbk_rows > 0)
     out << rows_of(result.gbk_rows) << " in GBK read, and written in UTF-8\n";
   if (result.leaked_rows > 0)
     out << with_commas(result.leaked_rows) << " of " << with_commas(result.heldout_rows)
         << " held-out rows are known from rows that train\n";
+  for (const std::string& line : uncompared_lines(of)) out << line << "\n";
   if (result.cut_searches > 0)
     out << rows_of(result.cut_searches) << " had more candidates for near duplicates than were compared\n";
 }
@@ -263,6 +282,12 @@ void print_examples(std::ostream& out, const ReportOf& of, int64_t examples) {
     }
     if (count > examples) out << "  and " << with_commas(count - examples) << " more: --report lists all\n";
   }
+  if (of.masked_around.empty() || examples == 0) return;
+  out << "\nmasked around the rows:\n";
+  const auto places = static_cast<int64_t>(of.masked_around.size());
+  for (int64_t i = 0; i < std::min(places, examples); ++i)
+    out << "  " << hit_text(of.masked_around[static_cast<size_t>(i)]) << "\n";
+  if (places > examples) out << "  and " << with_commas(places - examples) << " more: --report lists all\n";
 }
 
 }  // namespace
@@ -312,6 +337,7 @@ OrderedJson summary_json(const ReportOf& of) {
   summary["personal_data"] = personal_json(result.personal);
   summary["heldout"] = {{"rows", result.heldout_rows},
                         {"bad_rows", result.heldout_bad_rows},
+                        {"empty_answers", result.heldout_empty_rows},
                         {"leaked_rows", result.leaked_rows},
                         {"exact", result.count(RowFinding::kHeldOutExact)},
                         {"questions", result.count(RowFinding::kHeldOutQuestion)},
@@ -330,10 +356,11 @@ OrderedJson summary_json(const ReportOf& of) {
   return summary;
 }
 
-void write_report(const ReportOf& of, const std::filesystem::path& path, const Stop& stop) {
+void write_report(const ReportOf& of, const std::filesystem::path& path, const Stop& stop, bool may_replace) {
   constexpr size_t kPage = 1 << 20;
   constexpr const char* kSeparator = ",\n    ";
   AtomicFile file(path, stop);
+  if (!may_replace) refuse_another(path);
   std::string text = summary_json(of).dump(2, ' ', false, OrderedJson::error_handler_t::replace);
   text.resize(text.rfind("\n}"));
   text += ",\n  \"findings\": [";
@@ -344,7 +371,7 @@ void write_report(const ReportOf& of, const std::filesystem::path& path, const S
     if (text.size() >= kPage) file.write(std::string_view(std::exchange(text, "")));
   };
   for (const PersonalHit& hit : of.masked_around) {
-    OrderedJson line = {{"kind", word_of(RowFinding::kMasked).word},
+    OrderedJson line = {{"finding", word_of(RowFinding::kMasked).word},
                         {"file", of.checker.rows().files().front().name()}};
     Describer::add_hit(hit, line);
     add(on_one_line(line));
@@ -376,6 +403,7 @@ std::vector<std::string> finding_lines(const ReportOf& of) {
   if (of.result.leaked_rows > 0)
     lines.push_back(join("leakage: ", with_commas(of.result.leaked_rows), " of ", with_commas(of.result.heldout_rows),
                          " held-out rows are known from rows that train"));
+  for (const std::string& line : uncompared_lines(of)) lines.push_back("heldout: " + line);
   if (lines.empty()) lines.push_back(join("nothing found in ", rows_of(of.result.rows)));
   return lines;
 }

@@ -28,8 +28,9 @@ std::string report_text(const ReportOf& of, int64_t examples);
 nlohmann::ordered_json summary_json(const ReportOf& of);
 
 // The same and, under "findings", a line for each row in which something was found, and for each place that was masked
-// or holds personal data. Whole or not at all.
-void write_report(const ReportOf& of, const std::filesystem::path& path, const Stop& stop = {});
+// or holds personal data. Whole or not at all. `may_replace`: as of Cleaner::write.
+void write_report(const ReportOf& of, const std::filesystem::path& path, const Stop& stop = {},
+                  bool may_replace = true);
 
 // A line for each kind that was found, with the first row; one that says so where nothing was.
 std::vector<std::string> finding_lines(const ReportOf& of);

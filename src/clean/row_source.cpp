@@ -6,13 +6,38 @@
 
 #include <nlohmann/json.hpp>
 
+#include <algorithm>
 #include <cstdint>
 #include <optional>
+#include <utility>
 
 namespace rankfold {
 namespace {
 
 constexpr int64_t kAnyId = INT32_MAX;  // of rows of ids: there is no model to ask
+
+// Whether an answer is all that a row lacks which the reader has refused.
+bool lacks_an_answer_alone(nlohmann::json row, const RowReader::Keys& keys, const RowReader& reader) {
+  nlohmann::json& answer = row.at(keys.answer);
+  if (keys.is_chat || keys.is_ready || !(answer.is_null() || answer == "")) return false;
+  answer = "-";
+  try {
+    reader.read(row, row.dump(), "");
+    return true;
+  } catch (const UserError&) {
+    return false;
+  }
+}
+
+// Why a file of several lists of rows, such as {"train": [...], "test": [...]}, has no row.
+std::string hint_at_lists(const nlohmann::json& row, const RowFile& file) {
+  const auto is_list = [](const nlohmann::json& value) {
+    return value.is_array() && !value.empty() && value.front().is_object();
+  };
+  return file.size() == 1 && std::count_if(row.begin(), row.end(), is_list) > 1
+             ? "; a file has one list of rows, this object has several: make a file of each"
+             : "";
+}
 
 std::string without_line_ends(std::string_view text) {
   while (!text.empty() && (text.back() == '\r' || text.back() == ' ')) text.remove_suffix(1);
@@ -49,8 +74,15 @@ ReadRow RowSource::read(const RowFile& file, int64_t index) const {
     }
     for (PersonalHit& hit : mask_json(text, others_).hits) row.personal.push_back(std::move(hit));
 
-    if (const RowReader::Keys* keys = reader_.layout_of(json)) row.said = text_of(json, *keys);
-    reader_.read(json, text, file.place(index));
+    const RowReader::Keys* keys = reader_.layout_of(json);
+    if (keys) row.said = text_of(json, *keys);
+    try {
+      reader_.read(json, text, file.place(index));
+    } catch (const UserError& error) {
+      if (!keys) fail(error.what(), hint_at_lists(json, file));
+      if (!lacks_an_answer_alone(std::move(json), *keys, reader_)) row.said = {};
+      throw;
+    }
   } catch (const UserError& error) {
     const std::string line = error.what();  // may quote the row
     row.complaint = masked(line, find_personal_data(line, PersonalKinds::all()));

@@ -6,7 +6,10 @@
 #include "cli/signals.h"
 #include "core/check.h"
 #include "core/file.h"
+#include "core/json.h"
 #include "core/same_path.h"
+
+#include <sys/stat.h>
 
 #include <algorithm>
 #include <filesystem>
@@ -27,6 +30,7 @@ struct DataOptions {
   int64_t min_answer_length = 2;
   int64_t examples = 5;
   std::string report;
+  bool overwrite = false;
 
   template <class V>
   void fields(V&& v, const char* rows) {
@@ -49,6 +53,8 @@ struct DataOptions {
     v("examples", examples, "most rows that are printed of each kind", allow::not_negative, "an integer of 0 or more",
       {});
     v("report", report, "JSON file for the counts and for all that was found", allow::any, "a path", {});
+    v("overwrite", overwrite, "replace what stands where a file is to be written; never a file that is read",
+      allow::any, "true or false", {});
   }
 
   CheckConfig config() const {
@@ -68,15 +74,35 @@ struct CheckOptions {
   }
 };
 
-bool is_removable(const std::string& word) {
-  return std::any_of(kFindingWords.begin(), kFindingWords.end(),
-                     [&word](const FindingWord& known) { return known.may_be_removed && word == known.word; });
+std::string removable_words() {
+  std::string list;
+  for (const FindingWord& word : kFindingWords)
+    if (word.may_be_removed) list += join(list.empty() ? "" : ", ", word.word);
+  return list;
+}
+
+RowFindings removable(const StringList& words) {
+  RowFindings findings;
+  std::vector<std::string> names;
+  for (const FindingWord& word : kFindingWords)
+    if (word.may_be_removed) names.emplace_back(word.word);
+  for (const std::string& wanted : words) {
+    const auto word = std::find_if(kFindingWords.begin(), kFindingWords.end(),
+                                   [&wanted](const FindingWord& known) { return wanted == known.word; });
+    if (word == kFindingWords.end()) {
+      const std::string near = nearest(wanted, names);
+      fail("--remove: no kind of rows is called '", wanted, "'",
+           near.empty() ? ": expected " + removable_words() : did_you_mean(near));
+    }
+    if (!word->may_be_removed) fail("--remove: ", wanted, " cannot be a reason: expected ", removable_words());
+    findings.add(word->finding);
+  }
+  return findings;
 }
 
 struct CleanOptions {
   DataOptions data;
   std::string output;
-  bool overwrite = false;
   StringList mask;
   StringList remove = {"exact_duplicates", "empty_answers"};
   bool decode_gbk = false;
@@ -86,12 +112,9 @@ struct CleanOptions {
     data.fields(v, "rows to clean: JSON array or JSON Lines, one file");
     section(v, "result");
     v("output", output, "the new file, in the form of the old one", allow::text, "a path", {});
-    v("overwrite", overwrite, "replace a file that stands there; never the one that is cleaned", allow::any,
-      "true or false", {});
-    v("remove", remove,
-      "rows to leave out; rows that cannot be read are always left out (the words of the report, such as "
-      "near_duplicates, short_answers, conflicts, mojibake, heldout_exact)",
-      [](const StringList& words) { return std::all_of(words.begin(), words.end(), is_removable); },
+    static const std::string about_remove =
+        "rows to leave out; rows that cannot be read are always left out (" + removable_words() + ")";
+    v("remove", remove, about_remove.c_str(), allow::any,
       "a list of kinds of findings, such as exact_duplicates,empty_answers,near_duplicates", {});
     v("mask", mask,
       "personal data to replace by [ID], [MOBILE], [EMAIL] and [BANKCARD]; without it nothing is replaced",
@@ -109,32 +132,46 @@ struct CleanOptions {
     CheckConfig config = data.config();
     for (const PersonalWord& word : kPersonalWords)
       if (std::find(mask.begin(), mask.end(), word.word) != mask.end()) config.mask.add(word.kind);
-    for (const FindingWord& word : kFindingWords)
-      if (std::find(remove.begin(), remove.end(), word.word) != remove.end()) config.remove.add(word.finding);
+    config.remove = removable(remove);
     config.decode_gbk = decode_gbk;
     return config;
   }
 };
 
-// Nothing that is read may be written to.
+// Nothing that is read may be written to, and what stands there only where that is asked for.
 void check_target(const char* flag, const std::string& path, const DataOptions& data) {
   if (path.empty()) return;
   for (const DataFiles* files : {&data.dataset, &data.heldout})
     for (const std::string& file : files->paths)
       if (is_same_path(path, file)) fail(flag, ": expected another file than ", file, ", which is read");
   check_writable(flag, path);
+  if (!data.overwrite && what_stands_at(path) != "nothing")
+    fail(flag, ": ", path, " is there: expected the name of a new file, or --overwrite");
+}
+
+// What is made of files is read by nobody who may not read all of them. Its owner may write to it.
+void keep_to_readers(const DataOptions& data) {
+  constexpr auto kOthers = static_cast<mode_t>(S_IRWXG | S_IRWXO);
+  mode_t kept_out = 0;
+  for (const DataFiles* files : {&data.dataset, &data.heldout})
+    for (const std::string& file : files->paths) {
+      std::error_code ignored;  // what is not there is refused when it is opened
+      kept_out |= ~static_cast<mode_t>(fs::status(file, ignored).permissions()) & kOthers;
+    }
+  ::umask(::umask(kOthers) | kept_out);
 }
 
 void check(CheckOptions& options, const Given&) {
   const DataOptions& data = options.data;
   check_target("--report", data.report, data);
+  keep_to_readers(data);
   RowSet rows(data.dataset);
   const uint32_t training = rows.size();
   rows.add(data.heldout);
   Checker checker(data.config(), rows, training);
   const CheckResult result = checker.run(stop_requested);
   const ReportOf report{checker, result, training};
-  if (!data.report.empty()) write_report(report, data.report, stop_requested);
+  if (!data.report.empty()) write_report(report, data.report, stop_requested, data.overwrite);
   std::cout << report_text(report, data.examples);
 }
 
@@ -146,13 +183,12 @@ void clean(CleanOptions& options, const Given&) {
   check_target("--report", data.report, data);
   if (!data.report.empty() && is_same_path(data.report, options.output))
     fail("--report: expected another file than --output, got ", data.report, " for both");
-  if (!options.overwrite && what_stands_at(options.output) != "nothing")
-    fail("--output: ", options.output, " is there: expected the name of a new file, or --overwrite");
+  keep_to_readers(data);
   Cleaner cleaner(data.dataset.paths.front(), data.heldout, options.config(), stop_requested);
-  const CheckResult result = cleaner.write(options.output, stop_requested);
+  const CheckResult result = cleaner.write(options.output, stop_requested, data.overwrite);
   const ReportOf report{cleaner.checker(), result, static_cast<uint32_t>(result.rows), options.output,
                         cleaner.masked_around()};
-  if (!data.report.empty()) write_report(report, data.report, stop_requested);
+  if (!data.report.empty()) write_report(report, data.report, stop_requested, data.overwrite);
   std::cout << report_text(report, data.examples);
 }
 

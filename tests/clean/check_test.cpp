@@ -17,6 +17,7 @@ namespace {
 
 using nlohmann::json;
 using testing::contains;
+using testing::error_of;
 using testing::TempFolder;
 
 class CheckTest : public ::testing::Test {
@@ -166,6 +167,28 @@ TEST_F(CheckTest, EmptyAndShortAnswers) {
   EXPECT_EQ(check(row("c?", "是")).count(RowFinding::kShortAnswer), 0);
 }
 
+// An empty answer is a reason of its own only where it is all that is wrong: the rest can be left in by --remove ''.
+TEST_F(CheckTest, WhatIsRefusedForMoreThanAnEmptyAnswerIsABadRow) {
+  const CheckResult result = check(R"({"messages": "call me"})"
+                                   "\n"
+                                   R"({"messages": []})"
+                                   "\n"
+                                   R"({"messages": [{"role": "user", "content": "a"}], "tools": "no json"})"
+                                   "\n"
+                                   R"({"question": "a", "answer": "", "tools": "no json"})"
+                                   "\n"
+                                   R"({"question": 5, "answer": ""})"
+                                   "\n"
+                                   R"({"question": "a", "answer": "", "tools": [], "history": [["b", "c"]]})"
+                                   "\n"
+                                   R"({"text": ""})"
+                                   "\n"
+                                   R"({"prompt": "a", "completion": [{"role": "assistant"}, 5]})"
+                                   "\n");
+  EXPECT_EQ(found(result, RowFinding::kBadRow), "1, 2, 3, 4, 5, 8");
+  EXPECT_EQ(found(result, RowFinding::kEmptyAnswer), "6, 7");
+}
+
 TEST_F(CheckTest, AnswersInQuestions) {
   const CheckResult result =
       check(row("请重复：应当限盐减重", "应当限盐减重") + row("是甲还是乙？", "乙") +
@@ -237,6 +260,27 @@ TEST_F(CheckTest, RowsThatAreHeldOut) {
   EXPECT_EQ(result.rows, 4);
 }
 
+TEST_F(CheckTest, HeldOutRowsThatAreNotComparedAreTold) {
+  const std::string text = row("a?", "an answer");
+  const CheckResult result = check(text, row("b?", "an answer") + "{\"question\": 5}\n[1]\n" + row("c?", ""));
+  EXPECT_EQ(result.heldout_bad_rows, 2);
+  EXPECT_EQ(result.heldout_empty_rows, 1);
+  const ReportOf report{*checker_, result, training_};
+  std::string lines;
+  for (const std::string& line : finding_lines(report)) lines += line + "\n";
+  for (const std::string& told : {report_text(report, 5), lines}) {
+    EXPECT_TRUE(contains(told, "2 of 4 held-out rows cannot be read and were not compared; the first: " +
+                                   (folder_ / "heldout.jsonl").string() + ":2: expected "));
+    EXPECT_TRUE(contains(told, "1 of 4 held-out rows has no answer and was not compared; the first: " +
+                                   (folder_ / "heldout.jsonl").string() + ":4: answer: is empty\n"));
+  }
+  EXPECT_TRUE(contains(error_of<UserError>([&] { check(text, "{\"question\": 13912345678}\n" + row("c?", "")); }),
+                       "heldout.jsonl: none of 2 held-out rows can be compared: 1 cannot be read, 1 has no answer; the "
+                       "first: " +
+                           (folder_ / "heldout.jsonl").string() + ":1: expected "));
+  EXPECT_EQ(check(text, row("b?", "an answer")).heldout_bad_rows, 0);
+}
+
 TEST_F(CheckTest, HeldOutRowsThatAreMuchAlike) {
   std::mt19937 random(4);
   std::string base;
@@ -301,6 +345,30 @@ TEST_F(CheckTest, TheReportHasTheKeysOfTheContract) {
   EXPECT_EQ(duplicate.at("other_row"), 1);
   EXPECT_EQ(report.at("lengths").at("answers").at("most"), 9);
   EXPECT_EQ(report.at("lengths").at("answers").at("histogram").back(), (json{{"from", 8}, {"to", 15}, {"rows", 2}}));
+}
+
+// The least length that so many rows do not pass: 19 of 20 are 95 %.
+TEST_F(CheckTest, LengthsByRank) {
+  const auto spread = [this](int rows) {
+    std::string text;
+    for (int i = 1; i <= rows; ++i) text += row("q" + std::to_string(i), std::string(static_cast<size_t>(10 * i), 'x'));
+    config_.near_duplicates = false;
+    const CheckResult result = check(text);
+    return report_text({*checker_, result, training_}, 0);
+  };
+  EXPECT_TRUE(contains(spread(6), "answers, in characters: 10 to 60, median 30, 95 % up to 60\n"));
+  EXPECT_TRUE(contains(spread(20), "answers, in characters: 10 to 200, median 100, 95 % up to 190\n"));
+  EXPECT_TRUE(contains(spread(21), "answers, in characters: 10 to 210, median 110, 95 % up to 200\n"));
+  EXPECT_TRUE(contains(spread(1), "answers, in characters: 10 to 10, median 10, 95 % up to 10\n"));
+}
+
+TEST_F(CheckTest, TwoListsOfRowsAreNoFile) {
+  const CheckResult result = check(R"({"train": [{"question": "a"}], "test": [{"question": "b"}]})");
+  EXPECT_EQ(found(result, RowFinding::kBadRow), "1");
+  EXPECT_TRUE(contains(report_text({*checker_, result, training_}, 5),
+                       "got keys [test, train]; a file has one list of rows, this object has several: "
+                       "make a file of each"));
+  EXPECT_EQ(report_text({*checker_, check("{}"), training_}, 5).find("several"), std::string::npos);
 }
 
 TEST_F(CheckTest, ColumnsWithOtherNames) {

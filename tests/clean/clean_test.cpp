@@ -8,9 +8,12 @@
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
 
+#include <atomic>
 #include <filesystem>
 #include <fstream>
+#include <memory>
 #include <string>
+#include <thread>
 
 namespace rankfold {
 namespace {
@@ -34,9 +37,10 @@ class CleanTest : public ::testing::Test {
     Cleaner cleaner(file, {}, config_);
     result_ = cleaner.write(output_);
     const fs::path report = folder_ / "report.json";
-    write_report(
-        {cleaner.checker(), result_, static_cast<uint32_t>(result_.rows), output_.string(), cleaner.masked_around()},
-        report);
+    const ReportOf of{cleaner.checker(), result_, static_cast<uint32_t>(result_.rows), output_.string(),
+                      cleaner.masked_around()};
+    write_report(of, report);
+    text_ = report_text(of, 5);
     report_ = json::parse(read_bytes(report));
     EXPECT_EQ(read_bytes(file), text) << "the input has changed";
     return read_bytes(output_);
@@ -47,6 +51,7 @@ class CleanTest : public ::testing::Test {
   CheckConfig config_;
   CheckResult result_;
   json report_;
+  std::string text_;
 };
 
 const std::string kA = R"({"question": "a", "answer": "first answer", "n": 1.50e+2})";
@@ -127,6 +132,22 @@ TEST_F(CleanTest, MasksConversationsToolsAndWhatStandsAroundTheRows) {
   EXPECT_EQ(whole.at("by"), "[EMAIL]");
   EXPECT_EQ(whole.at("data")[0].at("messages")[2].at("content"), "{\"card\": \"[BANKCARD]\"}");
   EXPECT_EQ(report_.at("masked"), (json{{"id", 1}, {"mobile", 2}, {"email", 3}, {"bankcard", 1}}));
+  EXPECT_EQ(report_.at("findings")[0], (json{{"finding", "masked"},
+                                             {"file", (folder_ / "rows.json").string()},
+                                             {"kind", "email"},
+                                             {"field", "contact"},
+                                             {"offset", 0}}));
+  EXPECT_TRUE(contains(text_, "masked around the rows:\n  email in contact at character 0\n  email in by at "));
+}
+
+TEST_F(CleanTest, WhatIsMaskedAroundTheRowsAloneIsTold) {
+  mask_all();
+  clean("{\"contact\": \"x@y.cn\", \"data\": [" + kA + "]}");
+  EXPECT_TRUE(contains(text_, "masked around the rows: 1 place\n"));
+  EXPECT_EQ(text_.find("nothing found"), std::string::npos) << text_;
+  clean("{\"data\": [" + kA + "]}");
+  EXPECT_TRUE(contains(text_, "nothing found"));
+  EXPECT_EQ(text_.find("around"), std::string::npos) << text_;
 }
 
 TEST_F(CleanTest, RowsThatMaskingMakesEqualAreDuplicates) {
@@ -218,6 +239,34 @@ TEST_F(CleanTest, NothingIsWrittenWhenItIsStoppedOrTheFileChanges) {
   EXPECT_TRUE(contains(error_of<UserError>([&] { changed.write(output_); }), "changed while it was read"));
   EXPECT_FALSE(fs::exists(output_));
   EXPECT_FALSE(fs::exists(output_.string() + kUnfinished));
+}
+
+// Two that clean into one new file at once: whoever comes second has waited for the first, and finds its file.
+TEST_F(CleanTest, AFileThatAppearsMeanwhileIsNotReplaced) {
+  const fs::path file = folder_.write("rows.json", kA + "\n");
+  Cleaner cleaner(file, {}, config_);
+  auto first = std::make_unique<AtomicFile>(output_);
+  first->write("the first\n");
+  std::atomic<bool> waits = false;
+  std::string complaint;
+  std::thread second([&] {
+    complaint = error_of<UserError>([&] {
+      cleaner.write(
+          output_, [&] { return waits = true, false; }, false);
+    });
+  });
+  while (!waits) std::this_thread::yield();
+  first->commit();
+  first.reset();
+  second.join();
+  EXPECT_TRUE(contains(complaint, "out.json: is there: another program has just written it"));
+  EXPECT_EQ(read_bytes(output_), "the first\n");
+  EXPECT_FALSE(fs::exists(output_.string() + kUnfinished));
+  const ReportOf of{cleaner.checker(), result_, 1};
+  EXPECT_TRUE(contains(error_of<UserError>([&] { write_report(of, output_, {}, false); }), "out.json: is there"));
+  EXPECT_EQ(read_bytes(output_), "the first\n");
+  cleaner.write(output_, {}, true);
+  EXPECT_EQ(read_bytes(output_), kA + "\n");
 }
 
 TEST_F(CleanTest, HeldOutRowsCanBeTakenOut) {

@@ -1,8 +1,10 @@
 // How many of the marked places of tests/clean/mask_examples.txt are found, and what else is: the precision and recall
 // that docs/data-cleaning.md states.
+#include "clean/mask_json.h"
 #include "clean/personal_data.h"
 
 #include <gtest/gtest.h>
+#include <nlohmann/json.hpp>
 
 #include <algorithm>
 #include <array>
@@ -132,6 +134,22 @@ TEST(MaskSet, PrecisionAndRecall) {
   EXPECT_EQ(first.spoiled, 0);
   EXPECT_GE(second.of[kPersonalKinds].precision(), 0.9);
   EXPECT_GE(second.of[kPersonalKinds].recall(), 0.9);
+}
+
+// What is measured above is what a row gets, as UTF-8 and in escapes. A text that is JSON itself is read as such.
+TEST(MaskSet, JsonIsMaskedAsItsTextsAre) {
+  using nlohmann::json;
+  for (const bool of_second_part : {false, true})
+    for (const Example& example : examples(of_second_part)) {
+      if (json::accept(example.text)) continue;
+      const std::vector<PersonalSpan> spans = find_personal_data(example.text, PersonalKinds::all());
+      for (const bool escapes : {false, true}) {
+        const std::string row = json{{"text", example.text}}.dump(-1, ' ', escapes);
+        const MaskedJson found = mask_json(row, PersonalKinds::all());
+        EXPECT_EQ(json::parse(found.text.empty() ? row : found.text).at("text"), masked(example.text, spans)) << row;
+        EXPECT_EQ(found.hits.size(), spans.size()) << row;
+      }
+    }
 }
 
 }  // namespace

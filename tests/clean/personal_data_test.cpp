@@ -82,6 +82,8 @@ TEST(PersonalData, TheWordBeforeANumberCounts) {
   EXPECT_EQ(all_masked("border: 13912345678"), "border: [MOBILE]");
   EXPECT_EQ(all_masked("￥13912345678"), "￥13912345678");
   EXPECT_EQ(all_masked("13912345678元"), "13912345678元");
+  for (const char* amount : {"6222021234567890128元", "￥6222021234567890128", "6222021234567890128 km"})
+    EXPECT_EQ(all_masked(amount), amount);
   EXPECT_EQ(all_masked("tel13912345678"), "tel[MOBILE]");
   EXPECT_EQ(all_masked("13912345678", "order_id"), "13912345678");
   EXPECT_EQ(all_masked("13912345678", "phone"), "[MOBILE]");
@@ -99,6 +101,29 @@ TEST(PersonalData, PrefixesAndSeparatorsAreMaskedWithTheNumber) {
   EXPECT_EQ(all_masked("6222 0212 3456 7890 128"), "[BANKCARD]");
   EXPECT_EQ(all_masked("13912345678 13812345678"), "[MOBILE] [MOBILE]");
   EXPECT_EQ(all_masked("13912345678-13812345678"), "[MOBILE]-[MOBILE]");
+}
+
+TEST(PersonalData, MobileNumbersThatATableTookForFloats) {
+  for (const char* number :
+       {"13912345678.0", "13912345678.00", "1.3912345678E10", "1.3912345678e+10", "1.39123456e10", "139123.45678E5"})
+    EXPECT_EQ(all_masked(std::string("电话") + number + "，"), "电话[MOBILE]，") << number;
+  for (const char* text : {"13912345678.5", "1.3912345678E11", "1.3912345678E9", "1.3912345678E-10", "1.39E10",
+                           "1.39123456785E10", "13912345678.0.1", "13912345678.", "13912345678E", "12912345678.0",
+                           "订单号13912345678.0", "13912345678.0元", "v1.3912345678E10", "0.13912345678E11"})
+    EXPECT_EQ(all_masked(text).find("[MOBILE]"), text == std::string("13912345678.") ? 0 : std::string::npos) << text;
+}
+
+TEST(PersonalData, WhatIsNotSeenDoesNotHideANumber) {
+  EXPECT_EQ(all_masked("电话139\u200B1234\u200B5678。"), "电话[MOBILE]。");
+  EXPECT_EQ(all_masked("a\u200Bb@b.c\u00ADom"), "[EMAIL]");
+  EXPECT_EQ(all_masked("订\u200B单号13912345678"), "订\u200B单号13912345678");
+  // Beside the number they stay, and places are still those of the text.
+  const std::string text = "\uFEFF电话：\u200B13912345678\u200B，\u200D13812345678";
+  EXPECT_EQ(all_masked(text), "\uFEFF电话：\u200B[MOBILE]\u200B，\u200D[MOBILE]");
+  const auto spans = find_personal_data(text, PersonalKinds::all());
+  ASSERT_EQ(spans.size(), 2u);
+  EXPECT_EQ(spans[0].character, 5u);
+  EXPECT_EQ(spans[1].character, 19u);
 }
 
 TEST(PersonalData, OverlapsAreSettledByTheOrderOfKinds) {
@@ -183,6 +208,13 @@ TEST(MaskJson, WholeNumbersBecomeTexts) {
   EXPECT_EQ(mask(R"({"phone":13912345678,"n":139123456780,"x":13912345678.5})").text,
             R"({"phone":"[MOBILE]","n":139123456780,"x":13912345678.5})");
   EXPECT_EQ(mask(R"({"order_id":13912345678})").text, "");
+  EXPECT_EQ(mask(R"({"a":13912345678.0,"b":1.3912345678E10,"c":"13912345678.0","d":-13912345678.0,"e":1.5e10})").text,
+            R"({"a":"[MOBILE]","b":"[MOBILE]","c":"[MOBILE]","d":-13912345678.0,"e":1.5e10})");
+}
+
+TEST(MaskJson, AFullWidthAtSignIsOne) {
+  EXPECT_EQ(mask(R"({"a":"zhang＠163.com","zhang＠163.com":1})").text, R"({"a":"[EMAIL]","zhang＠163.com":1})");
+  EXPECT_EQ(mask(R"({"a":"zhang＠163.com","zhang＠163.com":1})").hits.size(), 2u);
 }
 
 TEST(MaskJson, JsonInATextStaysJson) {

@@ -12,6 +12,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <sstream>
 #include <string>
 
 namespace rankfold {
@@ -112,6 +113,15 @@ TEST_F(LoraData, NothingIsWrittenOver) {
     expect_refused(join("lora-data check data.jsonl --report ", same),
                    "--report: expected another file than data.jsonl");
   }
+  for (const char* command : {"check data.jsonl", "clean data.jsonl --output new.jsonl"}) {
+    folder_.write("notes.json", "mine");
+    expect_refused(join("lora-data ", command, " --report notes.json"),
+                   "--report: notes.json is there: expected the name of a new file, or --overwrite");
+    EXPECT_EQ(read_bytes(folder_ / "notes.json"), "mine");
+    EXPECT_EQ(run(join("lora-data ", command, " --report notes.json --overwrite")).code, 0);
+    EXPECT_TRUE(read_bytes(folder_ / "notes.json").starts_with("{"));
+  }
+  fs::remove(folder_ / "new.jsonl");
   expect_refused("lora-data clean data.jsonl --output new.jsonl --report new.jsonl",
                  "--report: expected another file than");
   expect_refused("lora-data clean data.jsonl --output new.jsonl --heldout heldout.json --report heldout.json",
@@ -131,7 +141,13 @@ TEST_F(LoraData, WhatIsWrongIsOneLine) {
   expect_refused("lora-data clean data.jsonl --output out.jsonl --mask name",
                  "--mask: expected a list of id, mobile, email");
   expect_refused("lora-data clean data.jsonl --output out.jsonl --remove personal_data",
-                 "--remove: expected a list of kinds");
+                 "--remove: personal_data cannot be a reason: expected bad_rows, wrong_encoding, ");
+  expect_refused("lora-data clean data.jsonl --output out.jsonl --remove exact_duplicates,near_duplicate",
+                 "--remove: no kind of rows is called 'near_duplicate' (did you mean 'near_duplicates'?)");
+  expect_refused("lora-data clean data.jsonl --output out.jsonl --remove zzz",
+                 "--remove: no kind of rows is called 'zzz': expected bad_rows, wrong_encoding, ");
+  folder_.write("broken.jsonl", "{\"question\": 5}\n");
+  expect_refused("lora-data check data.jsonl --heldout broken.jsonl", "none of 1 held-out rows can be compared");
   expect_refused("lora-data clean data.jsonl --output nowhere/out.jsonl", "--output: nowhere: expected a folder");
   expect_refused("lora-data check data.jsonl --near_threshold 2", "--near_threshold: expected a number in [0.3, 1]");
   expect_refused("lora-data check data.jsonl --columns what=x", "columns: no column is called 'what'");
@@ -140,13 +156,61 @@ TEST_F(LoraData, WhatIsWrongIsOneLine) {
   EXPECT_FALSE(fs::exists(folder_ / "out.jsonl"));
 }
 
+// Whoever may not read the rows must not read them in what is made of them.
+TEST_F(LoraData, WhatIsWrittenIsReadByNoMoreThanWhatIsRead) {
+  const auto mode = [this](const char* name) { return fs::status(folder_ / name).permissions(); };
+  const auto with = [this](const char* name, unsigned bits) {
+    fs::permissions(folder_ / name, static_cast<fs::perms>(bits));
+  };
+  run("lora-data clean data.jsonl --output plain.jsonl");
+  with("data.jsonl", 0600);
+  ASSERT_EQ(run("lora-data clean data.jsonl --output own.jsonl --report own.json").code, 0);
+  EXPECT_EQ(mode("own.jsonl"), static_cast<fs::perms>(0600));
+  EXPECT_EQ(mode("own.json"), static_cast<fs::perms>(0600));
+  with("data.jsonl", 0444);  // its owner may write to a new file all the same
+  ASSERT_EQ(run("lora-data clean data.jsonl --output all.jsonl").code, 0);
+  EXPECT_EQ(mode("all.jsonl"), mode("plain.jsonl") & ~static_cast<fs::perms>(022));
+  with("heldout.json", 0640);
+  ASSERT_EQ(run("lora-data check data.jsonl --heldout heldout.json --report group.json").code, 0);
+  EXPECT_EQ(mode("group.json"), mode("plain.jsonl") & static_cast<fs::perms>(0640));
+}
+
+// The example of the page: its rows, its commands and what they print.
+TEST_F(LoraData, ThePagePrintsWhatTheProgramDoes) {
+  const std::string page = read_bytes(fs::path(RANKFOLD_DOCS) / "data-cleaning.md");
+  const auto indented = [](const std::string& text) {
+    std::string block;
+    std::istringstream lines(text);
+    for (std::string line; std::getline(lines, line);) block += (line.empty() ? "" : "    ") + line + "\n";
+    return block;
+  };
+  const std::string opens = "    cat > rows.jsonl <<'END'\n";
+  const size_t begin = page.find(opens) + opens.size(), end = page.find("    END\n", begin);
+  ASSERT_NE(end, std::string::npos);
+  std::istringstream lines(page.substr(begin, end - begin));
+  std::string rows;
+  for (std::string line; std::getline(lines, line);) rows += line.substr(4) + "\n";
+  folder_.write("rows.jsonl", rows);
+  const auto output = [&](const std::string& command) {
+    EXPECT_TRUE(contains(page, indented(command)));
+    const Outcome outcome = run(command);
+    EXPECT_EQ(outcome.code, 0) << outcome.err;
+    return outcome.out;
+  };
+  EXPECT_TRUE(contains(page, "\n\n" + indented(output("lora-data check rows.jsonl --examples 0")) + "\n"));
+  output("lora-data clean rows.jsonl --output clean.jsonl --mask id,mobile,email,bankcard --report report.json");
+  EXPECT_TRUE(contains(page, "\n\n" + indented(read_bytes(folder_ / "clean.jsonl")) + "\n"));
+}
+
 TEST_F(LoraData, Help) {
   const Outcome help = run("lora-data --help");
   EXPECT_EQ(help.code, 0);
   EXPECT_TRUE(contains(help.out, "\n  check  "));
   EXPECT_TRUE(contains(help.out, "\n  clean  "));
   EXPECT_TRUE(contains(run("lora-data check --help").out, "usage: lora-data check FILE... [--KEY VALUE ...]"));
-  EXPECT_TRUE(contains(run("lora-data clean --help").out, "usage: lora-data clean FILE [--KEY VALUE ...]"));
+  const Outcome clean = run("lora-data clean --help");
+  EXPECT_TRUE(contains(clean.out, "usage: lora-data clean FILE [--KEY VALUE ...]"));
+  for (const char* word : {"bad_rows", "conflicts", "mojibake", "heldout_near"}) EXPECT_TRUE(contains(clean.out, word));
   EXPECT_TRUE(run("lora-data --version").out.starts_with("lora-data "));
   EXPECT_TRUE(run("lora-data check --version").out.starts_with("lora-data "));
 }
