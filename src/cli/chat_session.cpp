@@ -32,10 +32,12 @@ class Lines {
       if (const size_t end = held_.find('\n'); end != std::string::npos) return take(line, end, end + 1);
       if (is_over_) return held_.empty() ? Input::kEnd : take(line, held_.size(), held_.size());
       leave_if(stop_requested);
-      if (take_interrupt()) return held_.clear(), Input::kInterrupt;  // the terminal has dropped what was typed
       constexpr int kMilliseconds = 100;
       pollfd input = {.fd = STDIN_FILENO, .events = POLLIN, .revents = 0};
-      if (::poll(&input, 1, kMilliseconds) > 0) fill();
+      const bool is_ready = ::poll(&input, 1, kMilliseconds) > 0;
+      // One that comes before a line is read is of the prompt, one that comes later of the answer.
+      if (take_interrupt()) return held_.clear(), Input::kInterrupt;  // the terminal has dropped what was typed
+      if (is_ready) fill();
     }
   }
 
@@ -126,7 +128,6 @@ class Talk {
     const int64_t size = static_cast<int64_t>(ids.size()), most = session_.model.config().max_position_embeddings;
     if (most > 0 && size >= most)
       fail("the conversation has ", size, " tokens, the model takes ", most, ": /reset begins a new one");
-    static_cast<void>(take_interrupt());  // of a moment when nothing was said
     size_t shown = 0;
     const auto show = [&](const TokenEvent& event) {
       write(event.text);

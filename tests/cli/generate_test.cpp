@@ -5,12 +5,20 @@
 #include "support/tiny_model.h"
 #include "support/tiny_tokenizer.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
+#include <sys/ioctl.h>
+#include <unistd.h>
 #include <nlohmann/json.hpp>
 
 #include <algorithm>
+#include <chrono>
+#include <csignal>
 #include <filesystem>
 #include <sstream>
+#include <stdexcept>
+#include <thread>
+#include <utility>
 
 namespace rankfold {
 namespace {
@@ -165,6 +173,116 @@ TEST_F(Generating, AConversationWithoutAChatTemplate) {
   const Outcome broken = generate("--chat", "\xFF\n");
   EXPECT_EQ(broken.code, 2);
   EXPECT_TRUE(testing::contains(broken.err, "lora-generate: standard input:1: not UTF-8"));
+}
+
+// A conversation whose standard error is a pipe without room: it stands still at the first line that it writes there,
+// until it is heard. So an interrupt comes at one known moment.
+class HeldConversation : public Generating {
+ protected:
+  HeldConversation() {
+    if (::pipe2(input_, O_CLOEXEC) != 0 || ::pipe2(errors_, O_CLOEXEC) != 0) throw std::runtime_error("no pipe");
+    ::fcntl(errors_[1], F_SETFL, O_NONBLOCK);
+    while (::write(errors_[1], "\n", 1) == 1) {
+    }
+    ::fcntl(errors_[1], F_SETFL, 0);
+    child_ = ::fork();
+    if (child_ == 0) {
+      ::dup2(input_[0], STDIN_FILENO);
+      ::dup2(::open("/dev/null", O_WRONLY), STDOUT_FILENO);
+      ::dup2(errors_[1], STDERR_FILENO);
+      ::signal(SIGINT, SIG_DFL);  // shells ignore it in what they run in the background
+      if (::chdir(folder_.path().c_str()) != 0) ::_exit(127);
+      ::execlp("env", "env", "RANKFOLD_SET_UP=1", "OMP_NUM_THREADS=1", RANKFOLD_BIN "/lora-generate", "--chat",
+               "--model_name_or_path", "model", "--chat_template", "chat.jinja", "--max_new_tokens", "6", nullptr);
+      ::_exit(127);
+    }
+    ::close(errors_[1]);
+  }
+  ~HeldConversation() override {
+    if (child_ > 0) {
+      ::kill(child_, SIGKILL);
+      ::waitpid(child_, nullptr, 0);
+    }
+    for (const int end : {input_[0], input_[1], errors_[0]}) ::close(end);
+  }
+
+  void say(const std::string& line) {
+    EXPECT_EQ(::write(input_[1], line.data(), line.size()), static_cast<ssize_t>(line.size()));
+  }
+
+  void interrupt() {
+    wait_until_it_stands();
+    ::kill(child_, SIGINT);
+    wait_until_it_stands();
+  }
+
+  // Lets it go on, until it has written this to standard error.
+  void expect_line(const std::string& line) {
+    while (said_.find(line + "\n") == std::string::npos)
+      ASSERT_TRUE(hear()) << "waits for '" << line << "' after " << said_;
+  }
+
+  // All that it has written to standard error when it has ended.
+  std::string end() {
+    ::close(std::exchange(input_[1], -1));
+    while (hear()) {
+    }
+    int status = -1;
+    ::waitpid(std::exchange(child_, -1), &status, 0);
+    EXPECT_EQ(status, 0);
+    return said_.substr(std::min(said_.find_first_not_of('\n'), said_.size()));
+  }
+
+ private:
+  // All input read, no signal on its way, all threads asleep.
+  bool stands() const {
+    int unread = 0;
+    if (::ioctl(input_[0], FIONREAD, &unread) != 0 || unread > 0) return false;
+    for (const auto& thread : std::filesystem::directory_iterator("/proc/" + std::to_string(child_) + "/task")) {
+      const std::string status = testing::read_bytes(thread.path() / "status");
+      for (const char* part : {"\nState:\tS", "\nShdPnd:\t0000000000000000\n"})
+        if (status.find(part) == std::string::npos) return false;
+    }
+    return true;
+  }
+  void wait_until_it_stands() const {
+    const auto last = std::chrono::steady_clock::now() + std::chrono::minutes(1);
+    while (!stands()) {
+      ASSERT_LT(std::chrono::steady_clock::now(), last) << "it does not read, or does not stand still";
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+  }
+
+  bool hear() {
+    char bytes[4096];
+    const ssize_t count = ::read(errors_[0], bytes, sizeof bytes);
+    said_.append(bytes, static_cast<size_t>(std::max<ssize_t>(count, 0)));
+    return count > 0;
+  }
+
+  int input_[2], errors_[2];
+  pid_t child_ = -1;
+  std::string said_;
+};
+
+TEST_F(HeldConversation, AnInterruptRightAfterTheQuestionEndsItsAnswerOnly) {
+  say("What is </s>?\n");
+  interrupt();  // while it warns of the </s>
+  say("What is 1?\n");
+  const std::string said = end();
+  const std::string warning = "warning: the question spells </s>, which is taken as text, not as a token\n";
+  EXPECT_TRUE(said.starts_with(warning + "(cancelled)\n")) << said;
+  EXPECT_EQ(said.find("(cancelled)"), said.rfind("(cancelled)")) << said;
+}
+
+TEST_F(HeldConversation, AnInterruptBeforeTheQuestionIsNotOfItsAnswer) {
+  say("/help\n");
+  expect_line("Ctrl-C  stops an answer; twice at the prompt: end");
+  interrupt();  // while it waits for a line
+  say("What is 1?\n");
+  const std::string said = end();
+  EXPECT_TRUE(testing::contains(said, "\nCtrl-C again ends\n"));
+  EXPECT_EQ(said.find("(cancelled)"), std::string::npos) << said;
 }
 
 TEST_F(Generating, WhatDoesNotGoTogetherIsRefused) {
