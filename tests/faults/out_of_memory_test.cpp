@@ -20,9 +20,12 @@ using testing::contains;
 
 class MemoryLimit : public ::testing::Test {
  protected:
-  static void limit(const Program& run, __rlimit_resource resource, int64_t bytes) {
-    const rlimit most = {static_cast<rlim_t>(bytes), RLIM_INFINITY};
+  // No more than `spare` bytes beyond what it has now, of what /proc calls `key`.
+  static void limit(Program& run, __rlimit_resource resource, const std::string& key, int64_t spare) {
+    ASSERT_TRUE(run.hold());
+    const rlimit most = {static_cast<rlim_t>(run.memory(key) + spare), RLIM_INFINITY};
     ASSERT_EQ(::prlimit(run.pid(), resource, &most, nullptr), 0);
+    run.go_on();
   }
   // So few addresses that the program does without a range of its own for tensors (core/process.cpp), in which a limit
   // that comes later would not be felt.
@@ -63,7 +66,7 @@ TEST_F(MemoryLimit, AStepThatDoesNotFit) {
     SCOPED_TRACE(out);
     Program run("lora-train", job_.arguments(out, settings), of_addresses ? few_addresses() : Setting());
     ASSERT_TRUE(run.says("\nstep 3/"));
-    limit(run, of_addresses ? RLIMIT_AS : RLIMIT_DATA, run.memory(of_addresses ? "VmSize" : "VmData") + 32 * kMiB);
+    limit(run, of_addresses ? RLIMIT_AS : RLIMIT_DATA, of_addresses ? "VmSize" : "VmData", 32 * kMiB);
     const Outcome o = run.wait();
     expect_one_line(o);
     for (const std::string& part :
@@ -102,7 +105,7 @@ TEST_F(MemoryLimit, RowsThatDoNotFit) {
   };
   Program run("lora-train", job_.arguments("out", settings));
   while (run.runs() && !is_tokenising()) sleep_for(0.001);
-  limit(run, RLIMIT_AS, run.memory("VmSize") + 4 * kMiB);
+  limit(run, RLIMIT_AS, "VmSize", 4 * kMiB);
   const Outcome o = run.wait();
   expect_one_line(o);
   EXPECT_EQ(steps_said(o.out), std::vector<int64_t>());

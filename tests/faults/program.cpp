@@ -55,6 +55,12 @@ std::string status_of(pid_t pid, const std::string& key) {
   return "";
 }
 
+// A bit for each, from SIGHUP up.
+uint64_t signals_of(pid_t pid, const std::string& key) {
+  const std::string bits = status_of(pid, key);
+  return bits.empty() ? 0 : std::stoull(bits, nullptr, 16);
+}
+
 }  // namespace
 
 void sleep_for(double seconds) { std::this_thread::sleep_for(std::chrono::duration<double>(seconds)); }
@@ -92,8 +98,18 @@ bool Program::runs() {
   return ended_ == 0;
 }
 
+bool Program::hold() {
+  if (!runs()) return false;
+  signal(SIGSTOP);
+  // Told when the last thread has stopped.
+  while (::waitpid(pid_, &status_, WUNTRACED) != pid_) {
+  }
+  if (!WIFSTOPPED(status_)) ended_ = now();
+  return ended_ == 0;
+}
+
 bool Program::says(const std::string& text) {
-  while (seconds() < 60) {
+  while (seconds() < 300) {
     const bool running = runs();
     if (said().find(text) != std::string::npos) return true;
     if (!running) return false;
@@ -128,10 +144,9 @@ int64_t Program::memory(const std::string& key) const {
 }
 
 // The first thing it does there is to hold them back.
-bool Program::is_in_main() const {
-  const std::string blocked = status_of(pid_, "SigBlk");
-  return !blocked.empty() && (std::stoull(blocked, nullptr, 16) >> (SIGTERM - 1) & 1) != 0;
-}
+bool Program::is_in_main() const { return (signals_of(pid_, "SigBlk") >> (SIGTERM - 1) & 1) != 0; }
+
+bool Program::has_pending_signals() const { return signals_of(pid_, "ShdPnd") != 0; }
 
 std::string Instant::text() const {
   return join(seconds, " s after ",

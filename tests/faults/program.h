@@ -42,12 +42,17 @@ class Program {
   bool runs();
   void signal(int number) const { ::kill(pid_, number); }
   std::string said() const { return read_bytes(folder_ / "out"); }  // on standard output, so far
-  // True once it has said this on standard output; false where it has ended, or after a minute.
+  // Stops it, all its threads, until go_on(); false where it has ended. Until then nothing depends on how soon this
+  // test gets a core.
+  bool hold();
+  void go_on() const { signal(SIGCONT); }
+  // True once it has said this on standard output; false where it has ended, or after five minutes.
   bool says(const std::string& text);
   // Bytes that /proc/<pid>/status has under this key, such as "VmHWM"; 0 where it has none.
   int64_t memory(const std::string& key) const;
   bool is_in_main() const;                  // where it takes signals as it wants to
-  Outcome wait(double most_seconds = 120);  // longer: killed, and the test fails
+  bool has_pending_signals() const;         // sent, and not yet taken
+  Outcome wait(double most_seconds = 600);  // longer: killed, and the test fails
 
  private:
   TempFolder folder_;

@@ -25,8 +25,7 @@ TEST(Sharing, TheSecondRunAtOnceIsRefused) {
   const Job job;
   ASSERT_EQ(job.train("whole").code, 0);
   Program first("lora-train", job.arguments("out"));
-  ASSERT_TRUE(first.says("\nstep 3/"));
-  first.signal(SIGSTOP);  // or it would be over before the others are
+  ASSERT_TRUE(first.says("\nstep 3/") && first.hold());  // or it would be over before the others are
   const auto before = files_below(job / "out");
   int64_t seconds = 0, refused = 0;
   for (const std::vector<std::string>& more : {std::vector<std::string>{},
@@ -39,7 +38,7 @@ TEST(Sharing, TheSecondRunAtOnceIsRefused) {
     ++seconds, refused += second.code == 2;
   }
   EXPECT_EQ(files_below(job / "out"), before);
-  first.signal(SIGCONT);
+  first.go_on();
   const Outcome o = first.wait();
   EXPECT_EQ(o.code, 0) << o.err;
   EXPECT_TRUE(job.result("out") == job.result("whole"));
