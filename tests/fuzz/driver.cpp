@@ -35,10 +35,10 @@ namespace rankfold::fuzz {
 namespace {
 namespace fs = std::filesystem;
 
-constexpr double kLongest = 1;               // seconds of processor time: other processes are nothing to us
-constexpr double kSlower = 20, kLarger = 4;  // under a sanitizer: large inputs, and the memory of any
-constexpr unsigned kHang = 60;               // seconds until the process that has not come back is ended
-constexpr double kMostGrowth = 16384;        // KiB, and what the target says for each byte of the input
+constexpr double kLongest = 1;                // seconds of processor time: other processes are nothing to us
+constexpr double kSlower = 100, kLarger = 4;  // under a sanitizer: large inputs, and the memory of any
+constexpr unsigned kHang = 600;               // seconds until the process that has not come back is ended
+constexpr double kMostGrowth = 16384;         // KiB, and what the target says for each byte of the input
 constexpr int kMostCrashes = 10;
 
 struct Options {

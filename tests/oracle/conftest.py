@@ -71,7 +71,7 @@ def pytest_terminal_summary(terminalreporter):
 def run(program, *arguments, code=0, text=True):
     """Runs a program of the build and expects its exit code."""
     command = [str(BIN / program), *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=text, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=text, timeout=600)
     if done.returncode != code:
         pytest.fail(f"exit {done.returncode}, expected {code}: {' '.join(command)}\n{done.stderr[-3000:]}", pytrace=False)
     return done
