@@ -154,7 +154,7 @@ TEST(Match, ExpressionsCostLittleForAWholeModel) {
       } catch (const UserError& error) {
         EXPECT_LT(std::string(error.what()).size(), 1000u);
       }
-      EXPECT_LT(watch.seconds(), testing::kSanitized ? 10 : 2) << pattern.substr(0, 80);
+      EXPECT_LT(watch.seconds(), testing::kSanitized ? 60 : 10) << pattern.substr(0, 80);
     }
   }
   std::string names;  // a model's names in full are no such pattern
@@ -181,7 +181,7 @@ TEST(Match, ManyEntriesCostLittle) {
   for (int i = 0; i < 100'000; ++i) config.alpha_pattern["x" + std::to_string(i)] = 1;
   EXPECT_TRUE(contains(error_of<UserError>([&] { match_modules(config, linears); }),
                        "alpha_pattern: 100000 entries are too many for this model"));
-  EXPECT_LT(watch.seconds(), testing::kSanitized ? 20 : 2);
+  EXPECT_LT(watch.seconds(), testing::kSanitized ? 100 : 10);
 }
 
 TEST_F(HostileAdapter, ALongNameIsNotComparedWithAll) {
@@ -190,7 +190,7 @@ TEST_F(HostileAdapter, ALongNameIsNotComparedWithAll) {
                  {"base_model.model." + name + ".lora_B.weight", at::ones({8, 2})}});
   const testing::Stopwatch watch;
   const std::string line = error();
-  EXPECT_LT(watch.seconds(), 1);
+  EXPECT_LT(watch.seconds(), 5);
   EXPECT_TRUE(contains(line, "adapter_model.safetensors: module 'aaa"));
   EXPECT_TRUE(contains(line, " is not in the base model"));
   EXPECT_LT(line.size(), 1000u);

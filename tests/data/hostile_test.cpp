@@ -37,7 +37,7 @@ using testing::TempFolder;
 using testing::varint;
 
 // What it takes to accept or refuse a file; other processes are nothing to us.
-constexpr double kLongest = testing::kSanitized ? 20 : 1;
+constexpr double kLongest = testing::kSanitized ? 100 : 5;
 
 class HostileTokenizer : public ::testing::Test {
  protected:

@@ -72,7 +72,7 @@ TEST(Hostile, TheLargestHeader) {
   };
   const testing::Stopwatch watch;
   EXPECT_NO_THROW(TensorFile::open(file_with_header(100'000'000)));
-  EXPECT_LT(watch.seconds(), 5);
+  EXPECT_LT(watch.seconds(), 20);
   EXPECT_TRUE(contains(error_of<UserError>([&] { TensorFile::open(file_with_header(100'000'001)); }),
                        "at most 100000000 bytes, got 100000001"));
 }

@@ -214,7 +214,7 @@ TEST(TensorFile, HeadersFullOfNothing) {
     const double seconds = watch.seconds();
     EXPECT_TRUE(contains(line, error)) << header.substr(0, 80);
     EXPECT_EQ(line.empty(), *error == '\0') << line;
-    EXPECT_LT(seconds, testing::kSanitized ? 60 : 2) << header.substr(0, 80);
+    EXPECT_LT(seconds, testing::kSanitized ? 300 : 10) << header.substr(0, 80);
     EXPECT_TRUE(testing::kSanitized || growth < 40 * static_cast<long>(header.size() >> 10))
         << growth << header.substr(0, 80);
     std::printf("safetensors: a header of %.0f MB: %.2f s, %ld MiB\n", static_cast<double>(header.size()) / 1e6,

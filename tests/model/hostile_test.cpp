@@ -51,7 +51,7 @@ TEST_F(HostileConfig, TakesNoMemoryForAClaim) {
     const bool is_refused = !claim.contains("max_position_embeddings");
     const testing::Stopwatch watch;
     EXPECT_LT(growth_kib([&] { EXPECT_EQ(load_error(config) != "", is_refused); }), 16 << 10);
-    EXPECT_LT(watch.seconds(), 1);
+    EXPECT_LT(watch.seconds(), 5);
   }
 }
 
