@@ -276,8 +276,8 @@ TEST_F(LongStep, ALaterInterruptEndsTheProcessAtOnce) {
             << " s, with the last checkpoint whole\n";
 }
 
-// The process's own and that of its thread which waits for them are taken one right after the other. Of two that are the
-// process's the kernel would keep one.
+// The process's own and that of its thread which waits for them are taken one right after the other. Of two that are
+// both the process's the kernel would keep one.
 TEST_F(LongStep, OnesThatComeTogetherAreOne) {
   for (const int signal : {SIGTERM, SIGINT}) {
     const std::string out = "out-" + std::to_string(signal);

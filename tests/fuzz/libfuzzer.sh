@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Runs a parser under libFuzzer from our seeds and what earlier runs have found (build/fuzzer/corpus): for 6 seconds with
-# the same random numbers each time, or with others for $RANKFOLD_FUZZ_SECONDS, where that is set. Exit code 77 where
-# clang or the build is missing.
+# Runs a parser under libFuzzer from our seeds and what earlier runs have found (build/fuzzer/corpus): for 6 seconds
+# with the same random numbers each time, or with others for $RANKFOLD_FUZZ_SECONDS, where that is set. Exit code 77
+# where clang or the build is missing.
 #   libfuzzer.sh BUILD PARSER
 set -euo pipefail
 build=$1 parser=$2 seconds=${RANKFOLD_FUZZ_SECONDS:-6}
