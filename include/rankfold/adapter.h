@@ -124,6 +124,7 @@ struct MergeOptions {
   int64_t quantization_bit = 0;
   std::string quantization_type = "auto";
   bool double_quantization = false;
+  bool quantize_lm_head = false;
   bool load_in_4bit = false, load_in_8bit = false;
   Stop stop = {};  // polled before every tensor; true: merge() throws Stopped and writes nothing
   // Called with the finished folder before it is renamed to `output`. An exception from it aborts the merge, and

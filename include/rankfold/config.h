@@ -145,6 +145,9 @@ void quantization_fields(V& v, Config& config, const char* bits) {
   v("double_quantization", config.double_quantization,
     on_resume::same_result("keep the scales of nf4 and fp4 in 8 bits, too"), allow::any, "true or false",
     {"bnb_4bit_use_double_quant"});
+  v("quantize_lm_head", config.quantize_lm_head,
+    on_resume::same_result("quantise lm_head, too, where it is not tied to the embedding"), allow::any, "true or false",
+    {});
   v("load_in_4bit", config.load_in_4bit, on_resume::same_result("the same as quantization_bit 4"), allow::any,
     "true or false", {});
   v("load_in_8bit", config.load_in_8bit, on_resume::same_result("the same as quantization_bit 8"), allow::any,
@@ -158,6 +161,7 @@ struct LoadConfig {
   int64_t quantization_bit = 0;            // 0: as stored, else 4 or 8
   std::string quantization_type = "auto";  // auto: nf4 for 4 bits, int8 for 8
   bool double_quantization = false;
+  bool quantize_lm_head = false;
   bool load_in_4bit = false, load_in_8bit = false;  // the same as quantization_bit 4 or 8, as bitsandbytes names them
 
   template <class V>

@@ -87,7 +87,8 @@ class Merger {
     if (std::string note = unused_adapter(model, adapter); !note.empty()) report_.notes.push_back(std::move(note));
     report_.notes.insert(report_.notes.end(), form_.notes.begin(), form_.notes.end());
     if (form_.result) {
-      for (const LinearModule& layer : inner_layers(base_.folder())) packed_.insert(layer.name + kWeightSuffix);
+      for (const LinearModule& layer : quantized_layers(base_.folder(), *form_.result))
+        packed_.insert(layer.name + kWeightSuffix);
       report_.quantization = text_of(*form_.result);
     } else if (other_) {
       report_.quantization = base_.quantization().empty() ? other_->quantization() : base_.quantization();
@@ -344,7 +345,7 @@ class Merger {
   std::vector<std::string> kept_modules() const {
     std::vector<std::string> kept;
     for (const LinearModule& module : linear_modules(read_model_config(base_.folder())))
-      if (module.is_head) kept.push_back(module.name);
+      if (module.is_head && !form_.result->has_head) kept.push_back(module.name);
     return kept;
   }
 

@@ -78,7 +78,7 @@ MergeBase::MergeBase(const BasePlace& place)
     }
   } else if (storage_) {
     quantization_ = text_of(*storage_);
-    for (const LinearModule& module : inner_layers(folder_)) {
+    for (const LinearModule& module : quantized_layers(folder_, *storage_)) {
       const std::string weight = module.name + kWeightSuffix;
       layers[weight] = folder_.info(weight);
     }
@@ -164,9 +164,12 @@ BaseParts parts_of(const MergeBase& base) {
   return parts;
 }
 
-std::vector<LinearModule> inner_layers(const ModelFolder& folder) {
+std::vector<LinearModule> quantized_layers(const ModelFolder& folder, const BaseStorage& storage) {
   std::vector<LinearModule> layers = layers_of(folder);
-  std::erase_if(layers, [](const LinearModule& module) { return module.is_head; });
+  if (storage.has_head)
+    check_quantized_head(folder, read_model_config(folder));
+  else
+    std::erase_if(layers, [](const LinearModule& module) { return module.is_head; });
   return layers;
 }
 

@@ -86,7 +86,7 @@ class MergeBase {
 // The matrices that may be linear layers or embeddings, and all tensors, whatever the architecture.
 BaseParts parts_of(const MergeBase& base);
 
-// The linear layers of a folder's model, without the head: "model.layers.0.self_attn.q_proj".
-std::vector<LinearModule> inner_layers(const ModelFolder& folder);
+// The linear layers of a folder's model that are quantised in this form: "model.layers.0.self_attn.q_proj".
+std::vector<LinearModule> quantized_layers(const ModelFolder& folder, const BaseStorage& storage);
 
 }  // namespace rankfold

@@ -136,7 +136,7 @@ class Result {
     if (!storage) return;
     packed_ = QuantizedFolder::open(folder_);
     if (!packed_) wrong(path, "", "expected quantization_config in config.json, got none");
-    for (const LinearModule& layer : inner_layers(base)) {
+    for (const LinearModule& layer : quantized_layers(base, *storage)) {
       layers_.emplace(layer.name + kWeightSuffix, layer);
       for (const std::string& stored : packed_->tensors_of(layer.name)) of_layers_.insert(stored);
     }

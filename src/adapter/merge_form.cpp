@@ -86,7 +86,9 @@ std::string text_of(const BasePlace& quantized) {
   return quantized.storage ? text_of(*quantized.storage) : quantized.folder.string();
 }
 
-std::string format_of(const BaseStorage& storage) { return "bitsandbytes " + text_of(storage); }
+std::string format_of(const BaseStorage& storage) {
+  return "bitsandbytes " + text_of(BaseStorage{.type = storage.type, .is_nested = storage.is_nested});
+}
 std::string format_of(const QuantizedFolder& folder) { return folder.text(); }
 
 MergeForm merge_form(const fs::path& model, const fs::path& adapter, const MergeOptions& options) {
@@ -139,6 +141,7 @@ LoadConfig load_config(const MergeOptions& options) {
   return {.quantization_bit = options.quantization_bit,
           .quantization_type = options.quantization_type,
           .double_quantization = options.double_quantization,
+          .quantize_lm_head = options.quantize_lm_head,
           .load_in_4bit = options.load_in_4bit,
           .load_in_8bit = options.load_in_8bit};
 }
@@ -149,6 +152,7 @@ LoadConfig load_config(const BasePlace& place) {
   config.quantization_bit = bits_of(place.storage->type);
   config.quantization_type = word_for(kQuantizationTypes, place.storage->type);
   config.double_quantization = place.storage->is_nested;
+  config.quantize_lm_head = place.storage->has_head;
   return config;
 }
 

@@ -42,7 +42,8 @@ struct TrainedBase {
 TrainedBase trained_base(const std::filesystem::path& model, const std::filesystem::path& adapter,
                          std::vector<std::string>& notes);
 std::string text_of(const BasePlace& quantized);  // "nf4, nested scales", or the name of a quantised folder
-// The same words for a base that was quantised while it was loaded and for a folder of the same format.
+// The same words for a base that was quantised while it was loaded and for a folder of the same format, whether or not
+// lm_head is quantised.
 std::string format_of(const BaseStorage& storage);
 std::string format_of(const QuantizedFolder& folder);
 

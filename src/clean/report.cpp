@@ -3,6 +3,7 @@
 #include "clean/clean.h"
 #include "clean/normal_text.h"
 #include "core/check.h"
+#include "core/file.h"
 #include "core/number_text.h"
 #include "core/utf8.h"
 #include "core/write.h"
@@ -354,6 +355,13 @@ OrderedJson summary_json(const ReportOf& of) {
     if (const int64_t count = result.removed[static_cast<size_t>(word.finding)]; count > 0) removed[word.word] = count;
   summary["removed"] = removed;
   return summary;
+}
+
+bool is_report(const std::filesystem::path& path) {
+  constexpr std::string_view kBegin = "{\n  \"files\": [\n    {\n      \"file\": \"";
+  if (what_stands_at(path) != "a file") return false;
+  const auto file = Mapping::open(path);
+  return std::string_view(reinterpret_cast<const char*>(file->data()), file->size()).starts_with(kBegin);
 }
 
 void write_report(const ReportOf& of, const std::filesystem::path& path, const Stop& stop, bool may_replace) {

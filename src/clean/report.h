@@ -32,6 +32,9 @@ nlohmann::ordered_json summary_json(const ReportOf& of);
 void write_report(const ReportOf& of, const std::filesystem::path& path, const Stop& stop = {},
                   bool may_replace = true);
 
+// Whether the file is one that write_report has made, which a later one may replace.
+bool is_report(const std::filesystem::path& path);
+
 // A line for each kind that was found, with the first row; one that says so where nothing was.
 std::vector<std::string> finding_lines(const ReportOf& of);
 

@@ -53,7 +53,7 @@ struct DataOptions {
     v("examples", examples, "most rows that are printed of each kind", allow::not_negative, "an integer of 0 or more",
       {});
     v("report", report, "JSON file for the counts and for all that was found", allow::any, "a path", {});
-    v("overwrite", overwrite, "replace what stands where a file is to be written; never a file that is read",
+    v("overwrite", overwrite, "replace files that are there; not those that are read; an earlier report always is",
       allow::any, "true or false", {});
   }
 
@@ -139,14 +139,21 @@ struct CleanOptions {
 };
 
 // Nothing that is read may be written to, and what stands there only where that is asked for.
-void check_target(const char* flag, const std::string& path, const DataOptions& data) {
+void check_target(const char* flag, const std::string& path, const DataOptions& data, bool may_replace) {
   if (path.empty()) return;
   for (const DataFiles* files : {&data.dataset, &data.heldout})
     for (const std::string& file : files->paths)
       if (is_same_path(path, file)) fail(flag, ": expected another file than ", file, ", which is read");
   check_writable(flag, path);
-  if (!data.overwrite && what_stands_at(path) != "nothing")
+  if (!may_replace && what_stands_at(path) != "nothing")
     fail(flag, ": ", path, " is there: expected the name of a new file, or --overwrite");
+}
+
+// An earlier report gives way to a new one. Whether a file may be replaced.
+bool check_report(const DataOptions& data) {
+  const bool may_replace = data.overwrite || is_report(data.report);
+  check_target("--report", data.report, data, may_replace);
+  return may_replace;
 }
 
 // What is made of files is read by nobody who may not read all of them. Its owner may write to it.
@@ -163,7 +170,7 @@ void keep_to_readers(const DataOptions& data) {
 
 void check(CheckOptions& options, const Given&) {
   const DataOptions& data = options.data;
-  check_target("--report", data.report, data);
+  const bool may_replace = check_report(data);
   keep_to_readers(data);
   RowSet rows(data.dataset);
   const uint32_t training = rows.size();
@@ -171,7 +178,7 @@ void check(CheckOptions& options, const Given&) {
   Checker checker(data.config(), rows, training);
   const CheckResult result = checker.run(stop_requested);
   const ReportOf report{checker, result, training};
-  if (!data.report.empty()) write_report(report, data.report, stop_requested, data.overwrite);
+  if (!data.report.empty()) write_report(report, data.report, stop_requested, may_replace);
   std::cout << report_text(report, data.examples);
 }
 
@@ -179,8 +186,8 @@ void clean(CleanOptions& options, const Given&) {
   const DataOptions& data = options.data;
   if (data.dataset.paths.size() != 1)
     fail("FILE: expected one file, got ", data.dataset.paths.size(), ": ", data.dataset.text());
-  check_target("--output", options.output, data);
-  check_target("--report", data.report, data);
+  check_target("--output", options.output, data, data.overwrite);
+  const bool may_replace = check_report(data);
   if (!data.report.empty() && is_same_path(data.report, options.output))
     fail("--report: expected another file than --output, got ", data.report, " for both");
   keep_to_readers(data);
@@ -188,7 +195,7 @@ void clean(CleanOptions& options, const Given&) {
   const CheckResult result = cleaner.write(options.output, stop_requested, data.overwrite);
   const ReportOf report{cleaner.checker(), result, static_cast<uint32_t>(result.rows), options.output,
                         cleaner.masked_around()};
-  if (!data.report.empty()) write_report(report, data.report, stop_requested, data.overwrite);
+  if (!data.report.empty()) write_report(report, data.report, stop_requested, may_replace);
   std::cout << report_text(report, data.examples);
 }
 

@@ -102,7 +102,7 @@ class Loader {
            "norms, got codes");
     if (is_quantized)
       p.frozen = stored_codes(specs);
-    else if (storage_ && specs[0].role != Role::head)
+    else if (storage_ && (specs[0].role != Role::head || storage_->has_head))
       p.frozen = quantised(specs);
     else
       p.frozen = dense(specs, has_unit_rows);
@@ -281,8 +281,16 @@ void check_all_used(const ModelFolder& folder, const std::set<std::string>& used
 
 }  // namespace
 
+void check_quantized_head(const ModelFolder& folder, const ModelConfig& config) {
+  const char* why = config.tie_word_embeddings ? "is its embedding (tie_word_embeddings)"
+                    : config.has_norm_head     ? "has rows that are divided by their norms"
+                                               : nullptr;
+  if (why) fail("quantize_lm_head: expected false, as the head of ", folder.path().string(), " ", why, ", got true");
+}
+
 Network load_network(const ModelFolder& folder, const ModelConfig& config, at::ScalarType dtype, at::Device device,
                      const std::optional<QuantizedFolder>& quantized, const std::optional<BaseStorage>& storage) {
+  if (storage && storage->has_head) check_quantized_head(folder, config);
   const Loader loader(folder, dtype, device, quantized, storage);
   Network network;
   network.layers.resize(static_cast<size_t>(config.num_hidden_layers));

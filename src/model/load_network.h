@@ -12,9 +12,12 @@
 
 namespace rankfold {
 
+// Refuses to quantise the head of a model that has none of its own, or whose head's rows are divided by their norms.
+void check_quantized_head(const ModelFolder& folder, const ModelConfig& config);
+
 // On the CPU a weight stays in the mapped file if it is stored in `dtype`, or in 16 bits where `dtype` is float32.
-// Other weights are copied. Linear layers of a quantised folder keep its codes. Those of other folders, but for the
-// head, are quantised as `storage` says. UserError names a tensor that is missing, misshaped, or has no place in the
+// Other weights are copied. Linear layers of a quantised folder keep its codes. Those of other folders
+// are quantised as `storage` says. UserError names a tensor that is missing, misshaped, or has no place in the
 // model.
 Network load_network(const ModelFolder& folder, const ModelConfig& config, at::ScalarType dtype, at::Device device,
                      const std::optional<QuantizedFolder>& quantized, const std::optional<BaseStorage>& storage);

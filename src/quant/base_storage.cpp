@@ -31,17 +31,20 @@ std::optional<BaseStorage> storage_of(const LoadConfig& config) {
   if (config.double_quantization && (!type || bits_of(*type) != 4))
     fail("double_quantization: expected a base in nf4 or fp4, got ",
          type ? word_for(kQuantizationTypes, type) : "one as it is stored");
+  if (config.quantize_lm_head && !type)
+    fail("quantize_lm_head: expected quantization_bit or quantization_type with it, got neither");
   if (!type) return std::nullopt;
-  return BaseStorage{.type = *type, .is_nested = config.double_quantization};
+  return BaseStorage{.type = *type, .is_nested = config.double_quantization, .has_head = config.quantize_lm_head};
 }
 
 std::string text_of(const BaseStorage& storage) {
-  return join(word_for(kQuantizationTypes, storage.type), storage.is_nested ? ", nested scales" : "");
+  return join(word_for(kQuantizationTypes, storage.type), storage.is_nested ? ", nested scales" : "",
+              storage.has_head ? ", with lm_head" : "");
 }
 
 std::string flags_of(const BaseStorage& storage) {
   return join("--quantization_type ", word_for(kQuantizationTypes, storage.type),
-              storage.is_nested ? " --double_quantization" : "");
+              storage.is_nested ? " --double_quantization" : "", storage.has_head ? " --quantize_lm_head" : "");
 }
 
 PackedWeight quantized(const at::Tensor& weight, const BaseStorage& storage, const std::filesystem::path& file,

@@ -15,6 +15,7 @@ namespace rankfold {
 struct BaseStorage {
   Quantization type;
   bool is_nested = false;  // the scales of nf4 and fp4 are quantised to 8 bits
+  bool has_head = false;   // lm_head is quantised, too
 
   bool operator==(const BaseStorage&) const = default;
 };
@@ -22,7 +23,7 @@ struct BaseStorage {
 // The format that the settings request; nullopt: as stored. Throws UserError where they contradict each other.
 std::optional<BaseStorage> storage_of(const LoadConfig& config);
 int64_t bits_of(Quantization type);                // 4 or 8
-std::string text_of(const BaseStorage& storage);   // "nf4, nested scales"
+std::string text_of(const BaseStorage& storage);   // "nf4, nested scales, with lm_head"
 std::string flags_of(const BaseStorage& storage);  // "--quantization_type nf4 --double_quantization"
 
 // Quantises a floating-point matrix [N, K]. Throws UserError that names `file` and `tensor` where a value is not

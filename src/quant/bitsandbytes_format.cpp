@@ -75,7 +75,7 @@ nlohmann::json bitsandbytes_config(const BaseStorage& storage, at::ScalarType so
           {"bnb_4bit_use_double_quant", storage.is_nested},
           {"llm_int8_enable_fp32_cpu_offload", false},
           {"llm_int8_has_fp16_weight", false},
-          {"llm_int8_skip_modules", kept.empty() ? nlohmann::json() : nlohmann::json(kept)},
+          {"llm_int8_skip_modules", kept.empty() && !storage.has_head ? nlohmann::json() : nlohmann::json(kept)},
           {"llm_int8_threshold", 6.0}};
 }
 

@@ -120,6 +120,8 @@ TEST_F(LoraData, NothingIsWrittenOver) {
     EXPECT_EQ(read_bytes(folder_ / "notes.json"), "mine");
     EXPECT_EQ(run(join("lora-data ", command, " --report notes.json --overwrite")).code, 0);
     EXPECT_TRUE(read_bytes(folder_ / "notes.json").starts_with("{"));
+    fs::remove(folder_ / "new.jsonl");
+    EXPECT_EQ(run(join("lora-data ", command, " --report notes.json")).code, 0) << "an earlier report";
   }
   fs::remove(folder_ / "new.jsonl");
   expect_refused("lora-data clean data.jsonl --output new.jsonl --report new.jsonl",

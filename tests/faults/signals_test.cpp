@@ -82,7 +82,7 @@ class SignalInstants : public ::testing::Test {
 
   // A step takes two milliseconds here. On a busy machine the program's thread that takes signals may wait for a core
   // during so many steps.
-  static constexpr int64_t kWait = 16;
+  static constexpr int64_t kWait = 24;
   static constexpr int64_t kTextSteps = 60;
   const Job job_{10000};
   std::vector<Kind> kinds_;

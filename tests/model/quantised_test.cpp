@@ -101,13 +101,16 @@ TEST_P(QuantisedAtLoad, ComputesWithTheDecodedWeights) {
   for (const bool baichuan : {false, true}) {
     const std::string name = baichuan ? "baichuan" : "llama";
     write_tiny_model(folder_ / name, {.baichuan = baichuan, .dtype = "bfloat16"});
-    const CausalLM model = open(name, kept_as(GetParam().type, GetParam().is_nested));
+    LoadConfig load = kept_as(GetParam().type, GetParam().is_nested);
+    load.quantize_lm_head = baichuan;
+    const CausalLM model = open(name, load);
     write_as_computed(model, name, name + "-decoded");
     EXPECT_EQ(loss(model), loss(open(name + "-decoded")));
     EXPECT_NE(loss(model), loss(open(name)));
     EXPECT_NEAR(loss(model), loss(open(name)), 0.05 * loss(open(name)));
     for (Projection* p : model.shared_model()->network().projections())
-      EXPECT_EQ(p->frozen->is_quantized(), p != &model.shared_model()->network().head) << p->modules[0].name;
+      EXPECT_EQ(p->frozen->is_quantized(), baichuan || p != &model.shared_model()->network().head)
+          << p->modules[0].name;
     ASSERT_FALSE(model.config().notes.empty());
     EXPECT_NE(model.config().notes[0].find("linear layers as " + GetParam().type), std::string::npos);
   }
@@ -155,6 +158,12 @@ TEST_F(Stored, RefusalsOfQuantisedBases) {
   LoadConfig load = kept_as("nf4");
   load.quantization_bit = 8;
   expect_error<UserError>([&] { open("model", load); }, "quantization_type: expected int8 or fp8 for 8 bits");
+  write_tiny_model(folder_ / "tied", {.baichuan = false, .tied = true, .dtype = "bfloat16"});
+  load = kept_as("nf4");
+  load.quantize_lm_head = true;
+  expect_error<UserError>([&] { open("tied", load); }, "quantize_lm_head: expected false, as the head of " +
+                                                           (folder_ / "tied").string() +
+                                                           " is its embedding (tie_word_embeddings), got true");
 }
 
 }  // namespace

@@ -17,6 +17,7 @@ from test_quantised_models import (  # noqa: F401
     NESTED,
     NF4,
     OTHERS,
+    Kind,
     adapters_of,
     command_line,
     data,
@@ -119,6 +120,25 @@ def test_transformers_opens_it(name, kind, zoo, saved, rows, tmp_path, check):  
         assert worst(values[key], value) <= rounding * value.abs().max(), key
     if not name.endswith("bf16"):
         compare_loss(check, model, theirs, rows, f"{name}, {kind}")
+
+
+@pytest.mark.parametrize(("name", "quant_type"), [("qwen2", "nf4"), ("gqa_bf16", "fp4"), ("qwen2", "int8")])
+def test_with_lm_head(name, quant_type, zoo, data, tmp_path):  # noqa: F811
+    """bitsandbytes' codes of the head, too; the folder is the base as it is quantised while it is loaded."""
+    out, kind, source = tmp_path / "out", Kind(quant_type, head=True), weights(zoo[name].folder)
+    text = merge(zoo[name].folder, None, out, **kind.flags)
+    assert json.loads((out / "config.json").read_text())["quantization_config"]["llm_int8_skip_modules"] == [], text
+    values = values_of(opened(out))
+    for key, value in source.items():
+        expected = kind.values(value) if kind.is_of(key, value) else value
+        assert torch.equal(values[key], expected.to(values[key].dtype)), key
+    asked = {"dataset": data[1], "dtype": "float32"}
+    ours = run("lora-eval", *command_line(asked | {"model_name_or_path": zoo[name].folder} | kind.flags))
+    again = run("lora-eval", *command_line(asked | {"model_name_or_path": out}))
+    assert json.loads(ours.stdout)["loss"] == json.loads(again.stdout)["loss"]
+    merge(out, None, tmp_path / "dense", merge_into="dequantized", verify=True, device="cpu")
+    dense = weights(tmp_path / "dense")
+    assert all(torch.equal(dense[key].to(value.dtype), value) for key, value in values.items())
 
 
 @pytest.mark.parametrize(("name", "kind"), [("qwen2", "nf4"), ("gqa", "fp4"), ("baichuan", "nf4"), ("qwen2", "int8")])

@@ -31,9 +31,10 @@ STEPS = {**LOOP, "gradient_accumulation_steps": 2}  # over nine rows: windows of
 class Kind:
     quant_type: str
     nested: bool = False
+    head: bool = False  # lm_head, too
 
     def __str__(self):
-        return self.quant_type + " nested" * self.nested
+        return self.quant_type + " nested" * self.nested + " with lm_head" * self.head
 
     @property
     def bits(self):
@@ -42,19 +43,23 @@ class Kind:
     @property
     def flags(self):
         nested = {"double_quantization": True} if self.nested else {}
-        return {"quantization_bit": self.bits, "quantization_type": self.quant_type, **nested}
+        head = {"quantize_lm_head": True} if self.head else {}
+        return {"quantization_bit": self.bits, "quantization_type": self.quant_type, **nested, **head}
+
+    def is_of(self, key, tensor):
+        return is_quantised(key, tensor) or (self.head and key == "lm_head.weight")
 
     def values(self, weight):
         return dequantised(weight, self.quant_type, self.nested)
 
 
 KINDS = {"nf4": Kind("nf4"), "nf4_nested": Kind("nf4", True), "fp4": Kind("fp4"), "fp4_nested": Kind("fp4", True),
-         "int8": Kind("int8"), "fp8": Kind("fp8")}  # fmt: skip
+         "int8": Kind("int8"), "fp8": Kind("fp8"), "nf4_head": Kind("nf4", head=True)}  # fmt: skip
 NF4, NESTED, INT8 = KINDS["nf4"], KINDS["nf4_nested"], KINDS["int8"]
 
 # Shapes with biases that are not zero, a tied head, W_pack, normalised heads; every kind at least once.
 CASES = [("gqa", "nf4"), ("qwen2", "nf4_nested"), ("baichuan", "nf4_nested"), ("qwen2_tied", "fp4"), ("llama_bias", "fp4_nested"),
-         ("baichuan2_7b", "int8"), ("qwen2", "int8"), ("gqa", "fp8"), ("internlm2", "nf4")]  # fmt: skip
+         ("baichuan2_7b", "int8"), ("qwen2", "int8"), ("gqa", "fp8"), ("qwen3", "nf4_head"), ("internlm2", "nf4")]  # fmt: skip
 
 # Folders of other tools: the model, how a layer is written.
 OTHERS = {
@@ -91,7 +96,7 @@ def plain(zoo, tmp_path_factory):
 
     def make(name, kind):
         if (name, kind) not in made:
-            values = {k: kind.values(t) if is_quantised(k, t) else t for k, t in weights(zoo[name].folder).items()}
+            values = {k: kind.values(t) if kind.is_of(k, t) else t for k, t in weights(zoo[name].folder).items()}
             folder = plain_folder(zoo[name].folder, tmp_path_factory.mktemp("plain") / name, values)
             made[name, kind] = ModelFolder(name, folder, zoo[name].is_baichuan)
         return made[name, kind]

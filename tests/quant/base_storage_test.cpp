@@ -22,12 +22,15 @@ TEST(BaseStorage, WhatTheSettingsAskFor) {
   EXPECT_EQ(text({.quantization_type = "fp8"}), "fp8");
   EXPECT_EQ(text({.quantization_bit = 4, .quantization_type = "fp4"}), "fp4");
   EXPECT_EQ(text({.quantization_bit = 4, .double_quantization = true}), "nf4, nested scales");
+  EXPECT_EQ(text({.quantization_bit = 4, .double_quantization = true, .quantize_lm_head = true}),
+            "nf4, nested scales, with lm_head");
   EXPECT_EQ(text({.quantization_type = "fp4", .double_quantization = true}), "fp4, nested scales");
 }
 
 // The flags say what the text says.
 TEST(BaseStorage, Flags) {
   EXPECT_EQ(flags_of({.type = Quantization::fp8}), "--quantization_type fp8");
+  EXPECT_EQ(flags_of({.type = Quantization::int8, .has_head = true}), "--quantization_type int8 --quantize_lm_head");
   const BaseStorage nested{.type = Quantization::nf4, .is_nested = true};
   EXPECT_EQ(flags_of(nested), "--quantization_type nf4 --double_quantization");
   EXPECT_EQ(storage_of({.quantization_type = "nf4", .double_quantization = true}), nested);
@@ -49,6 +52,8 @@ TEST(BaseStorage, SettingsThatContradictEachOther) {
   expect({.quantization_type = "q4"}, "quantization_type: expected auto, nf4, fp4, int8 or fp8, got \"q4\"");
   expect({.quantization_bit = 8, .double_quantization = true},
          "double_quantization: expected a base in nf4 or fp4, got int8");
+  expect({.quantize_lm_head = true},
+         "quantize_lm_head: expected quantization_bit or quantization_type with it, got neither");
   expect({.double_quantization = true}, "double_quantization: expected a base in nf4 or fp4, got one as it is stored");
 }
 
