@@ -270,7 +270,7 @@ def compare_ten_steps(check, lora_train, data, folder, adapter, values, where, f
     model = open_adapter(values.load(), adapter)
     theirs = train(model, rows, windows(len(rows), 2, 2, 10), SETTINGS)
     compare_logs(check, run.log, theirs, where)
-    compare_adapter(check, run, model, where)
+    compare_adapter(check, run, model, where, weights(folder).get("lm_head.weight"))
     return run
 
 
