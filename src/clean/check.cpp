@@ -249,10 +249,10 @@ void Checker::compare_with_held_out(uint32_t row, Facts& facts, RowFindings& fou
   const uint32_t asked = facts.asks ? heldout_asked_.find(facts.asked) : TextMap::kNone;
   if (same != TextMap::kNone) leaks_text_[same] = true;
   if (asked != TextMap::kNone) leaks_asked_[asked] = true;
-  if (same != TextMap::kNone) return add(RowFinding::kHeldOutExact, same);
-  if (asked != TextMap::kNone) add(RowFinding::kHeldOutQuestion, asked);
   const auto alike = similar(heldout_near_, row, facts, /*one_is_enough=*/false);
   for (const auto& [other, share] : alike) leaks_text_[other] = true;
+  if (same != TextMap::kNone) return add(RowFinding::kHeldOutExact, same);
+  if (asked != TextMap::kNone) add(RowFinding::kHeldOutQuestion, asked);
   if (asked == TextMap::kNone && !alike.empty()) add(RowFinding::kHeldOutNear, alike[0].first, alike[0].second);
 }
 

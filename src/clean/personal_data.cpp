@@ -222,6 +222,7 @@ class Finder {
     }
     for (const Range& email : emails_) keep(PersonalKind::kEmail, email);
     std::sort(spans_.begin(), spans_.end(), [](const auto& a, const auto& b) { return a.begin < b.begin; });
+    join_overlaps();
     size_t counted = 0, characters = 0;
     for (PersonalSpan& span : spans_) {
       characters += unicode::count_characters(source_.substr(counted, span.begin - counted));
@@ -234,6 +235,17 @@ class Finder {
  private:
   void keep(PersonalKind kind, Range range) {
     spans_.push_back({kind, text_.offset(range.begin), text_.offset_behind(range.end - 1)});
+  }
+
+  // A number whose last digits begin an e-mail address, +86 13812345678@139.com, is one place with it.
+  void join_overlaps() {
+    std::vector<PersonalSpan> apart;
+    for (const PersonalSpan& span : spans_)
+      if (apart.empty() || span.begin >= apart.back().end)
+        apart.push_back(span);
+      else
+        apart.back().end = std::max(apart.back().end, span.end);
+    spans_ = std::move(apart);
   }
 
   // Digits stand in [begin, end), and none beside them. Where to go on.

@@ -359,7 +359,8 @@ OrderedJson summary_json(const ReportOf& of) {
 
 bool is_report(const std::filesystem::path& path) {
   constexpr std::string_view kBegin = "{\n  \"files\": [\n    {\n      \"file\": \"";
-  if (what_stands_at(path) != "a file") return false;
+  std::error_code error;
+  if (what_stands_at(path) != "a file" || std::filesystem::file_size(path, error) < kBegin.size()) return false;
   const auto file = Mapping::open(path);
   return std::string_view(reinterpret_cast<const char*>(file->data()), file->size()).starts_with(kBegin);
 }

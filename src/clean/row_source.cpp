@@ -7,7 +7,9 @@
 #include <nlohmann/json.hpp>
 
 #include <algorithm>
+#include <cctype>
 #include <cstdint>
+#include <cstring>
 #include <optional>
 #include <utility>
 
@@ -37,6 +39,28 @@ std::string hint_at_lists(const nlohmann::json& row, const RowFile& file) {
   return file.size() == 1 && std::count_if(row.begin(), row.end(), is_list) > 1
              ? "; a file has one list of rows, this object has several: make a file of each"
              : "";
+}
+
+// What a complaint quotes ends in "...", perhaps in the middle of a number or an address, which no rule finds then.
+std::string without_cut_data(std::string line) {
+  constexpr std::string_view kCut = "...";
+  constexpr int kTelling = 5;  // digits
+  const auto is_digit = [](char c) { return c >= '0' && c <= '9'; };
+  for (size_t at = 0; (at = line.find(kCut, at)) != std::string::npos; at += kCut.size()) {
+    size_t begin = at;
+    int digits = 0;
+    bool has_sign = false;
+    for (; begin > 0; --begin) {
+      const char c = line[begin - 1];
+      const bool is_blank = c == ' ' && begin > 1 && is_digit(line[begin - 2]);
+      if (!is_blank && !std::isalnum(static_cast<unsigned char>(c)) && !std::strchr("@._+-\\", c)) break;
+      digits += is_digit(c), has_sign = has_sign || c == '@';
+    }
+    if (digits < kTelling && !has_sign) continue;
+    line.erase(begin, at - begin);
+    at = begin;
+  }
+  return line;
 }
 
 std::string without_line_ends(std::string_view text) {
@@ -85,7 +109,7 @@ ReadRow RowSource::read(const RowFile& file, int64_t index) const {
     }
   } catch (const UserError& error) {
     const std::string line = error.what();  // may quote the row
-    row.complaint = masked(line, find_personal_data(line, PersonalKinds::all()));
+    row.complaint = without_cut_data(masked(line, find_personal_data(line, PersonalKinds::all())));
   }
   return row;
 }

@@ -288,6 +288,10 @@ TEST_F(CheckTest, HeldOutRowsThatAreMuchAlike) {
   const CheckResult result = check(row("one question", base + "x"), row("another question", base));
   EXPECT_EQ(found(result, RowFinding::kHeldOutNear), "1 of 2");
   EXPECT_EQ(result.leaked_rows, 1);
+  // Known from a row that is equal to one of them, and much like the other.
+  const CheckResult of_two = check(row("one question", base), row("one question", base) + row("a third", base + "x"));
+  EXPECT_EQ(found(of_two, RowFinding::kHeldOutExact), "1 of 2");
+  EXPECT_EQ(of_two.leaked_rows, 2);
 }
 
 TEST_F(CheckTest, HeldOutRowsOfTheSameFile) {
@@ -323,6 +327,22 @@ TEST_F(CheckTest, BrokenRowsDoNotShowPersonalDataEither) {
   const std::string text = report_text({*checker_, result, training_}, 5) + testing::read_bytes(report);
   EXPECT_EQ(text.find("13912345678"), std::string::npos) << text;
   EXPECT_EQ(text.find("11010519491231002X"), std::string::npos) << text;
+}
+
+// Wherever a complaint that quotes a value cuts it.
+TEST_F(CheckTest, ACutQuotationShowsNoPartOfPersonalData) {
+  std::string rows;
+  for (int before = 0; before < 90; ++before)
+    for (const char* secret : {" 11010519491231002X, ", " zhang.wei.1987@example.com, "})
+      rows +=
+          nlohmann::json{{"instruction", "q"}, {"output", {std::string(before, 'x') + secret + std::string(90, 'y')}}}
+              .dump() +
+          "\n";
+  const CheckResult result = check(rows);
+  EXPECT_EQ(result.count(RowFinding::kBadRow), 180);
+  const std::string text = report_text({*checker_, result, training_}, 200);
+  EXPECT_EQ(text.find("11010"), std::string::npos) << text.substr(text.find("11010"), 40);
+  EXPECT_EQ(text.find("1987@"), std::string::npos) << text.substr(text.find("1987@"), 40);
 }
 
 TEST_F(CheckTest, TheReportHasTheKeysOfTheContract) {

@@ -130,6 +130,10 @@ TEST(PersonalData, OverlapsAreSettledByTheOrderOfKinds) {
   EXPECT_EQ(all_masked("13912345678@139.com"), "[EMAIL]");
   EXPECT_EQ(masked("13912345678@139.com", find_personal_data("13912345678@139.com", only(PersonalKind::kMobile))),
             "[MOBILE]@139.com");
+  for (const char* text : {"+86 13912345678@139.com 13812345678", "(86)13912345678@139.com 13812345678",
+                           "139 1234 5678@qq.com 13812345678"})
+    EXPECT_EQ(all_masked(text), "[MOBILE] [MOBILE]") << text;
+  EXPECT_EQ(all_masked("6222 0212 3456 7890 128@qq.com, 110105 19491231 002X@qq.com"), "[BANKCARD], [ID]");
   // Of Gansu, whose region begins as UnionPay's numbers do: an ID that Luhn's sum fits as well is still an ID.
   std::string both;
   for (int serial = 0; both.empty() && serial < 100000; ++serial) {
@@ -215,6 +219,12 @@ TEST(MaskJson, WholeNumbersBecomeTexts) {
 TEST(MaskJson, AFullWidthAtSignIsOne) {
   EXPECT_EQ(mask(R"({"a":"zhang＠163.com","zhang＠163.com":1})").text, R"({"a":"[EMAIL]","zhang＠163.com":1})");
   EXPECT_EQ(mask(R"({"a":"zhang＠163.com","zhang＠163.com":1})").hits.size(), 2u);
+}
+
+TEST(MaskJson, ANumberThatGoesOnAsAnAddressIsOnePlace) {
+  const MaskedJson masked = mask(R"({"contact":"+86 13912345678@139.com","data":1})");
+  EXPECT_EQ(masked.text, R"({"contact":"[MOBILE]","data":1})");
+  EXPECT_EQ(masked.hits.size(), 1u);
 }
 
 TEST(MaskJson, JsonInATextStaysJson) {

@@ -124,6 +124,8 @@ TEST_F(LoraData, NothingIsWrittenOver) {
     EXPECT_EQ(run(join("lora-data ", command, " --report notes.json")).code, 0) << "an earlier report";
   }
   fs::remove(folder_ / "new.jsonl");
+  folder_.write("empty.json", "");
+  expect_refused("lora-data check data.jsonl --report empty.json", "--report: empty.json is there");
   expect_refused("lora-data clean data.jsonl --output new.jsonl --report new.jsonl",
                  "--report: expected another file than");
   expect_refused("lora-data clean data.jsonl --output new.jsonl --heldout heldout.json --report heldout.json",

