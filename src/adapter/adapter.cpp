@@ -138,17 +138,10 @@ at::Tensor base_value(Model& model, const BaseParts& base, const std::string& na
 at::Tensor stored_value(const Model& model, const BaseParts& base, const std::string& name) {
   const bool is_twin = base.is_tied && !model.folder.contains(name);
   const std::string& stored = !is_twin ? name : name == base.head ? base.embedding : base.head;
+  if (model.quantized && stored.ends_with(kWeightSuffix) &&
+      model.quantized->holds(stored.substr(0, stored.size() - std::string_view(kWeightSuffix).size())))
+    return {};
   return model.folder.contains(stored) ? model.folder.tensor(stored) : at::Tensor();
-}
-
-bool same_values(const at::Tensor& x, const at::Tensor& y) {
-  bool same = true;
-  constexpr int64_t kElements = 1 << 22;  // fp32 at a time
-  const int64_t columns = x.dim() > 1 ? x.size(1) : 1;
-  for_row_chunks(x.size(0), columns, kElements, [&](int64_t row, int64_t count) {
-    same = same && x.narrow(0, row, count).to(at::kFloat).equal(y.narrow(0, row, count).to(at::kFloat));
-  });
-  return same;
 }
 
 // Without the tensors that the base has itself, as PEFT saves those of its embeddings beside their updates.
@@ -171,6 +164,16 @@ std::vector<std::string> names_of(const std::vector<ModuleMatch>& matches) {
 }
 
 }  // namespace
+
+bool same_values(const at::Tensor& x, const at::Tensor& y) {
+  bool same = x.sizes() == y.sizes();
+  constexpr int64_t kElements = 1 << 22;  // fp32 at a time
+  const int64_t columns = x.dim() > 1 ? x.size(1) : 1;
+  for_row_chunks(x.size(0), columns, kElements, [&](int64_t row, int64_t count) {
+    same = same && x.narrow(0, row, count).to(at::kFloat).equal(y.narrow(0, row, count).to(at::kFloat));
+  });
+  return same;
+}
 
 void refuse_head(const CausalLM& model, const std::vector<std::string>& modules) {
   const ModelConfig& config = model.config();
@@ -314,7 +317,8 @@ void write_adapter_files(const Adapter& adapter, const Model& model, const fs::p
     const BaseParts base = parts_of(model);
     for (const LinearModule& m : base.modules)
       if ((m.is_head || m.is_embedding) && names_hold(adapter.modules(), m.name))
-        more.try_emplace(base_weight_key(m.name), stored_value(model, base, m.name + kWeightSuffix));
+        if (const at::Tensor value = stored_value(model, base, m.name + kWeightSuffix); value.defined())
+          more.try_emplace(base_weight_key(m.name), value);
   }
   tensors.insert(tensors.end(), more.begin(), more.end());
   write_adapter_folder(folder, adapter.config(), model.folder.path().string(), tensors, card);

@@ -10,10 +10,14 @@
 namespace rankfold {
 
 // Writes an adapter in PEFT's format, or the whole model in the base's stored dtype, into an existing folder. As in
-// PEFT, an adapter's file also has the base's weights of an embedding or head that is a target. `card`: the text of
-// README.md; empty: a short one, or for a whole model that of the base.
+// PEFT, an adapter's file also has the base's weights of an embedding or head that is a target, as the folder stores
+// them; not where that is in fewer bits. `card`: the text of README.md; empty: a short one, or for a whole model that of
+// the base.
 void write_adapter_files(const Adapter& adapter, const Model& model, const std::filesystem::path& folder,
                          const std::string& card = {});
+
+// Whether two tensors have one shape and the same values, in whatever dtypes.
+bool same_values(const at::Tensor& x, const at::Tensor& y);
 
 // Throws UserError if the trained values do not fit the base in the model's folder, because an adapter was merged into
 // the weights in memory.

@@ -161,6 +161,7 @@ class Merger {
     info.name = name;
     if (info.dtype == at::ScalarType::Undefined) base_.folder().tensor(info.name);  // refuses by name
     if (dtype_ && at::isFloatingType(info.dtype)) info.dtype = *dtype_;
+    if (packed_.contains(name) && info.dtype == at::kDouble) info.dtype = at::kFloat;  // what it is quantised from
     return info;
   }
 

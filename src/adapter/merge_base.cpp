@@ -19,7 +19,14 @@ namespace fs = std::filesystem;
 
 namespace {
 
-std::vector<LinearModule> layers_of(const ModelFolder& folder) { return linear_modules(read_model_config(folder)); }
+// As CausalLM::load takes it: two different weights are not tied.
+ModelConfig config_of(const ModelFolder& folder) {
+  ModelConfig config = read_model_config(folder);
+  config.tie_word_embeddings = config.tie_word_embeddings && !head_differs_from_embedding(folder);
+  return config;
+}
+
+std::vector<LinearModule> layers_of(const ModelFolder& folder) { return linear_modules(config_of(folder)); }
 
 }  // namespace
 
@@ -167,7 +174,7 @@ BaseParts parts_of(const MergeBase& base) {
 std::vector<LinearModule> quantized_layers(const ModelFolder& folder, const BaseStorage& storage) {
   std::vector<LinearModule> layers = layers_of(folder);
   if (storage.has_head)
-    check_quantized_head(folder, read_model_config(folder));
+    check_quantized_head(folder, config_of(folder));
   else
     std::erase_if(layers, [](const LinearModule& module) { return module.is_head; });
   return layers;

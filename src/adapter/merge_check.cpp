@@ -10,6 +10,7 @@
 #include <c10/core/GradMode.h>
 
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <map>
 #include <optional>
@@ -80,9 +81,8 @@ void compare(const fs::path& file, const TensorInfo& info, const BaseTensor& bas
 
 // How far a value in fewer bits may lie from the exact one.
 struct Step {
-  double share;       // of the largest value of its block or row
-  double nested = 0;  // of that largest value, or of the mean of all blocks': what scales in 8 bits lose
-  double least = 0;   // whatever the values: half a subnormal number of fp16
+  double share;      // of the largest value of its block or row
+  double least = 0;  // whatever the values: half a subnormal number of fp16
 };
 
 // `rounded`: the dtype that decoded values are rounded to.
@@ -90,12 +90,20 @@ Step step_of(const BaseStorage& storage, at::ScalarType rounded) {
   constexpr double kHalf = 0x1p-11, kLeastHalf = 0x1p-25, kFloat = 0x1p-20;  // the last one for a few operations
   const double rounding = rounded == at::kBFloat16 ? 0x1p-8 : rounded == at::kHalf ? kHalf : kFloat;
   // Half of the widest gap between two codes: nf4's from -1 to -0.696, fp4's from 2/3 to 1, int8's 1/127. int8 rounds
-  // values, and so the largest of them, to fp16 first. Codes of scales lie a fourteenth of their value apart at most.
-  if (storage.type == Quantization::int8)
-    return {.share = 0.5 / 127 + 2 * kHalf + rounding, .nested = 0, .least = 2 * kLeastHalf};
+  // values, and so the largest of them, to fp16 first.
+  if (storage.type == Quantization::int8) return {.share = 0.5 / 127 + 2 * kHalf + rounding, .least = 2 * kLeastHalf};
   return {.share = (storage.type == Quantization::nf4 ? 0.1520 : 1. / 6) + rounding,
-          .nested = storage.is_nested ? 1. / 14 : 0.,
           .least = rounded == at::kHalf ? kLeastHalf : 0.};
+}
+
+// What the scales of `count` blocks from `first` on lose in 8 bits, [count, 1]: codes of scales lie 0.9 / 64 of the
+// largest of their group apart at most.
+at::Tensor lost_by_nesting(const PackedWeight& weight, int64_t first, int64_t count) {
+  if (!weight.nested_codes.defined()) return at::zeros({count, 1}, at::kDouble);
+  constexpr double kHalfGap = 0.9 / 128, kRounding = 0x1p-20;
+  const at::Tensor group = at::arange(first, first + count).floor_divide(weight.nested_block);
+  const at::Tensor scale = weight.scale.flatten().index_select(0, group).to(at::kDouble).abs();
+  return (scale * (kHalfGap + kRounding) + std::abs(weight.offset) * kRounding).view({count, 1});
 }
 
 // The same for a layer in fewer bits: every value within a step, scaled by what is stored beside it.
@@ -116,7 +124,7 @@ void compare_packed(const fs::path& file, const std::string& name, const BaseTen
     const int64_t elements = sum.numel(), spare = (block - elements % block) % block;
     const at::Tensor blocks = at::constant_pad_nd(sum.view({-1}), {0, spare}).view({-1, block});
     const at::Tensor largest = blocks.abs().amax(1, true);
-    const at::Tensor lost = largest.clamp_min(merged.offset) * step.nested;
+    const at::Tensor lost = lost_by_nesting(merged, row * columns / block, blocks.size(0));
     const at::Tensor limit =
         ((largest + lost) * step.share + lost).expand_as(blocks).reshape({-1}).narrow(0, 0, elements).view_as(sum);
     const at::Tensor found = BaseTensor(merged).block(row, end - row, at::kDouble);

@@ -53,7 +53,11 @@ BaseTensor MergePlan::source(const MergeBase& base, const std::string& name) con
 
 MergePlan plan_merge(const MergeBase& base, const fs::path& adapter) {
   MergePlan plan;
-  if (adapter.empty()) return plan;
+  const bool has_two_weights = ties_embeddings(base.folder()) && !parts_of(base).is_tied;
+  if (adapter.empty()) {
+    plan.is_untied = has_two_weights;
+    return plan;
+  }
   plan.adapter = read_checked_adapter(adapter);
   const BaseParts base_parts = parts_of(base);
   const AdapterParts parts = match_adapter(plan.adapter, base_parts);
@@ -63,10 +67,16 @@ MergePlan plan_merge(const MergeBase& base, const fs::path& adapter) {
     WeightUpdate& update = plan.updates[m.name + kWeightSuffix];
     update = {m.name, m.is_embedding ? a.t().contiguous() : b, m.is_embedding ? b.t().contiguous() : a, match.scale};
   }
-  for (const WholeTensor& tensor : parts.tensors) plan.replaced[tensor.name] = tensor.key;
+  for (const WholeTensor& tensor : parts.tensors) {
+    // Of an adapted head the base's own weight lies beside the update: no other value than the decoded one's source.
+    const bool is_own = !tensor.trains && base.contains(tensor.name) && base.is_layer(tensor.name) &&
+                        base.folder().contains(tensor.name) &&
+                        same_values(plan.adapter.whole.at(tensor.key), base.folder().tensor(tensor.name));
+    if (!is_own) plan.replaced[tensor.name] = tensor.key;
+  }
   refuse_heads(base, base_parts, plan);
   if (base_parts.is_tied) untie(base, base_parts, plan);
-  plan.is_untied = plan.is_untied || (!base_parts.is_tied && ties_embeddings(base.folder()));
+  plan.is_untied = plan.is_untied || has_two_weights;
   return plan;
 }
 

@@ -38,7 +38,8 @@ void note_on_base(const std::string& model_folder, const std::string& adapter_fo
   const std::string open = model.quantized ? format_of(*model.quantized)
                            : model.storage ? format_of(*model.storage)
                                            : "";
-  if (!trained.is_known || trained.format == open) return;
+  const bool are_both_loaded = model.storage && trained.place && trained.place->storage;
+  if (!trained.is_known || (are_both_loaded ? trained.place->storage == model.storage : trained.format == open)) return;
   if (!trained.place && model.quantized) return;  // this very folder
   std::string note = join(adapter_folder, " was trained on ",
                           !trained.place           ? "a base as stored"

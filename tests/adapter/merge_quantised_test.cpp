@@ -289,6 +289,65 @@ TEST_F(MergeQuantised, TheCheckAllowsForRounding) {
   }
 }
 
+// A scale far above the others of its group leaves few codes for them.
+TEST_F(MergeQuantised, TheCheckAllowsForScalesOfAllSizes) {
+  for (const double outlier : {1., 3., 5., 8., 12., 20.}) {
+    rewrite("base", [outlier](const std::string& name, at::Tensor& tensor) {
+      if (name != kDownProj + ".weight") return;
+      const at::Tensor blocks = tensor.view(-1).narrow(0, 0, tensor.numel() / 64 * 64).view({-1, 64});
+      for (int64_t b = 0; b < blocks.size(0); ++b) blocks[b] *= 0.3 / (1 + static_cast<double>(b % 17));
+      blocks[3][5] = outlier;
+    });
+    const Kind& nested = kKinds[1];
+    run("base", "adapter", "out", options_of(nested));
+    EXPECT_EQ(complaint("base", "adapter", options_of(nested)), "") << outlier;
+  }
+}
+
+TEST_F(MergeQuantised, DoublesAreQuantisedAsFloats) {
+  rewrite("base", [](const std::string&, at::Tensor& tensor) { tensor = tensor.to(at::kDouble); });
+  for (const Kind& kind : {kKinds[0], kKinds[4]}) {
+    run("base", "", "out", options_of(kind));
+    EXPECT_EQ(complaint("base", "", options_of(kind)), "") << kind.name;
+    EXPECT_EQ(config_of("out")["quantization_config"]["bnb_4bit_compute_dtype"], "float32");
+  }
+}
+
+// As lora-train writes one: beside the update the head's own weight lies.
+TEST_F(MergeQuantised, AnAdapterOnAQuantisedHead) {
+  const Kind& kind = kKinds[0];
+  MergeOptions with_head = options_of(kind), into_decoded = options_of(kind, "dequantized");
+  with_head.quantize_lm_head = into_decoded.quantize_lm_head = true;
+  const auto save_adapter = [this](const CausalLM& model, const std::string& name) {
+    const Adapter adapter = Adapter::create(model, {.r = 2, .target_modules = StringList{"lm_head", "q_proj"}});
+    for (at::Tensor leaf : adapter.parameters()) leaf.detach().add_(0.01);
+    adapter.save(folder_ / name);
+    return read_adapter_folder(folder_ / name);
+  };
+  LoadConfig load{.device = "cpu", .dtype = "float32", .quantization_bit = 4};
+  load.quantize_lm_head = true;
+  adapter_ = save_adapter(CausalLM::load(folder_ / "base", load), "on_head");
+  EXPECT_EQ(adapter_.whole.size(), 1u);
+  run("base", "on_head", "out", into_decoded);
+  EXPECT_EQ(complaint("base", "on_head", into_decoded), "");
+  const auto& [a, b] = adapter_.tensors.at("lm_head");
+  const at::Tensor head = ModelFolder::open(folder_ / "base").tensor("lm_head.weight");
+  const at::Tensor wanted = stored(head, kind).add(b.mm(a), adapter_.config.lora_alpha / 2);
+  EXPECT_TRUE(ModelFolder::open(folder_ / "out").tensor("lm_head.weight").equal(wanted.to(at::kBFloat16)));
+
+  run("base", "", "small", with_head);
+  const AdapterFolder of_small = save_adapter(CausalLM::load(folder_ / "small", {.device = "cpu"}), "on_small");
+  EXPECT_TRUE(of_small.whole.empty()) << "codes are no weight of an adapter";
+  EXPECT_NO_THROW(Adapter::load(CausalLM::load(folder_ / "small", {.device = "cpu"}), folder_ / "on_small"));
+  run("small", "on_small", "out");
+  EXPECT_EQ(complaint("small", "on_small"), "");
+
+  set("base", "tie_word_embeddings", true);  // though the two differ
+  run("base", "", "out", with_head);
+  EXPECT_EQ(complaint("base", "", with_head), "");
+  EXPECT_EQ(config_of("out")["tie_word_embeddings"], false);
+}
+
 TEST_F(MergeQuantised, SaysWhatElseTheAdapterWasTrainedOn) {
   run("base", "", "small", options_of(kKinds[1]));
   const auto notes = [this] {
