@@ -125,6 +125,13 @@ void read_config(const std::string& path, const Fields& fields, Given& given) {
 }
 
 // Fills the fields. CLI11 runs callbacks in the order of registration: the file's before any flag's, which wins.
+// A file that a run has written names every setting, also those that ask for nothing.
+bool is_set(const Field& field) {
+  nlohmann::ordered_json value;
+  field.get(value);
+  return value != "" && value != false && value != 0;
+}
+
 Given parse(CLI::App& app, const AppSpec& spec, int argc, char** argv, const Fields& fields) {
   Given given;
   app.set_version_flag("--version", spec.name + " " + RANKFOLD_VERSION);
@@ -144,7 +151,7 @@ Given parse(CLI::App& app, const AppSpec& spec, int argc, char** argv, const Fie
   app.parse(std::move(arguments));
   std::set<std::string> spared;
   for (const auto& [key, others] : spec.spares)
-    if (given.contains(key)) spared.insert(others.begin(), others.end());
+    if (given.contains(key) && is_set(*find_field(fields, key))) spared.insert(others.begin(), others.end());
   for (const auto& key : spec.required)
     if (!given.contains(key) && !spared.contains(key))
       fail(key == spec.files ? spec.usage : "--" + key, " is missing: ", find_field(fields, key)->help);

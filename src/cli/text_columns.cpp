@@ -23,7 +23,8 @@ void print_wrapped(std::ostream& out, const std::string& first, const std::strin
   std::string line = first;
   bool is_empty = true;  // of words
   std::istringstream words(text);
-  const size_t room = kTerminalColumns - std::min(kTerminalColumns - 1, columns_of(first));
+  constexpr size_t kLeast = 4;  // of bytes a character may have
+  const size_t room = kTerminalColumns - std::min(kTerminalColumns - kLeast, columns_of(first));
   for (std::string word; words >> word;) {
     for (bool is_whole = false; !is_whole;) {
       is_whole = columns_of(word) <= room;  // a word that no line has room for is cut

@@ -97,10 +97,10 @@ Json number_from(const std::string& text) {
   return whole ? Json(x) : Json(text);
 }
 
-// JSON where the text opens as JSON does; a text that then is none stays a string and is refused as such.
+// JSON where the text opens as JSON does, within the limits of JSON files; a text that then is none stays a string and
+// is refused as such.
 Json parsed_or_text(const std::string& text) {
-  Json value = Json::parse(text, nullptr, /*allow_exceptions=*/false);
-  return value.is_discarded() ? Json(text) : value;
+  return Json::accept(text) ? parse_ordered_json(text, "JSON") : Json(text);
 }
 
 template <class T>
@@ -126,7 +126,9 @@ Json map_from(const std::string& text) {
   for (const auto& part : split(text, ',')) {
     const size_t equals = part.find('=');
     if (equals == std::string::npos) return text;
-    object[trimmed(part.substr(0, equals))] = scalar_from<T>(trimmed(part.substr(equals + 1)));
+    const std::string key = trimmed(part.substr(0, equals));
+    if (object.contains(key)) fail(brief(text), ": the key '", key, "' is given twice");
+    object[key] = scalar_from<T>(trimmed(part.substr(equals + 1)));
   }
   return object;
 }
@@ -326,7 +328,7 @@ void from_text<std::map<std::string, std::string>>(const std::string& text, Json
 template <>
 void from_text<ModuleNames>(const std::string& text, Json& value) {
   if (text.starts_with('[') && Json::accept(text))
-    value = Json::parse(text);
+    value = parsed_or_text(text);
   else if (is_list_of_names(text) && !is_all_linear(text))
     value = list_from<std::string>(text);
   else
@@ -402,7 +404,11 @@ void read_fields(const Json& object, const std::string& source, const Fields& fi
 void set_from_text(const Field& field, const std::string& text, const std::string& source) {
   if (!is_utf8(text)) fail(source, ": expected UTF-8, got bytes that are none");
   Json value;
-  field.from_text(text, value);
+  try {
+    field.from_text(text, value);
+  } catch (const UserError& error) {
+    fail(source, ": ", error.what());
+  }
   if (!field.set(value)) refuse(source, field, text, /*is_flag=*/true);
 }
 

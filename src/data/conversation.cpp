@@ -92,9 +92,9 @@ bool Message::spells(std::string_view token) const {
 
 void Conversation::add(const Value& given, const std::string& place) {
   if (!given.is_dict()) fail(place, ": expected an object with role and content");
-  const bool is_sharegpt = !given.find("role") && given.find("from");
+  const bool is_sharegpt = !find(given, "role") && find(given, "from");
   const std::string role_key = is_sharegpt ? "from" : "role";
-  const std::string content_key = !given.find("content") && given.find("value") ? "value" : "content";
+  const std::string content_key = !find(given, "content") && find(given, "value") ? "value" : "content";
   const Value* role = find(given, role_key);
   if (!role) fail(place, ": expected role (or from), got keys [", keys_of(given), "]");
   if (!role->is_text()) fail(place, ".", role_key, ": expected a text");

@@ -273,6 +273,10 @@ TEST_F(Programs, BadSettingsAreRefusedBeforeAnyWork) {
   expect_refused("device: expected auto, cpu, cuda or cuda:N, got \"tpu\"", "--device=tpu");
   settings_.erase("dataset");
   expect_refused("--dataset is missing");
+  // As a copy of a run's rankfold_config.json asks for no list and no plan.
+  folder_.write("run.json", R"({"model_name_or_path": "model", "dataset": "data.json", "list": "", "plan": false,
+                                "plan_output": ""})");
+  EXPECT_TRUE(contains(run("lora-train run.json").err, "--output_dir is missing"));
 }
 
 TEST_F(Programs, BadDataIsRefused) {
@@ -432,6 +436,9 @@ TEST_F(Programs, WrongConversationsAreNamed) {
   refused("--messages chat.json", "chat.json: unknown key 'tols'; expected messages, tools, documents");
   refused("--prompt a --chat_template nowhere", "chat_template: expected a file or one of baichuan, ");
   refused("--prompt a --template_date tomorrow", "--template_date: expected a date such as 2025-03-07");
+  refused(R"(--prompt a --chat_template_kwargs '{"a": 1, "a": 2}')", "--chat_template_kwargs: JSON:1:");
+  const std::string deep = std::string(1000, '[') + std::string(1000, ']');
+  refused(join("--prompt a --chat_template_kwargs '{\"a\": ", deep, "}'"), "--chat_template_kwargs: JSON:1:");
   refused("--prompt a --chat_template_kwargs 5", "--chat_template_kwargs: expected a JSON object, got \"5\"");
 }
 

@@ -140,6 +140,7 @@ TEST(Config, Flags) {
   EXPECT_EQ(flag_refusal("shuffle", "maybe"), "--shuffle: expected true or false, got \"maybe\"");
   EXPECT_EQ(flag_refusal("rank_pattern", "a"),
             "--rank_pattern: expected an object of integers in [1, 4096], got \"a\"");
+  EXPECT_EQ(flag_refusal("rank_pattern", "a=4,a=8"), "--rank_pattern: \"a=4,a=8\": the key 'a' is given twice");
 }
 
 TEST(Config, ValuesAsOtherTrainersUsersWriteThem) {

@@ -99,6 +99,10 @@ TEST_F(ChatTest, LearnsAnswersAndTheirEnds) {
   EXPECT_EQ(learnt(kTurns),
             "<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\n[a<|im_end|>]\n"
             "<|im_start|>user\nr<|im_end|>\n<|im_start|>assistant\n[b<|im_end|>]\n");
+  // As tables that were joined write them.
+  EXPECT_EQ(learnt(R"([{"from": "human", "value": "q", "role": null, "content": null},
+                       {"from": "gpt", "value": "a", "role": null, "content": null}])"),
+            "<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\n[a<|im_end|>]\n");
   config_.train_on_last_turn = true;
   EXPECT_EQ(learnt(kTurns),
             "<|im_start|>user\nq<|im_end|>\n<|im_start|>assistant\na<|im_end|>\n"
