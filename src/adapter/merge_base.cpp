@@ -26,8 +26,6 @@ ModelConfig config_of(const ModelFolder& folder) {
   return config;
 }
 
-std::vector<LinearModule> layers_of(const ModelFolder& folder) { return linear_modules(config_of(folder)); }
-
 }  // namespace
 
 at::Tensor BaseTensor::dense() const {
@@ -73,7 +71,7 @@ MergeBase::MergeBase(const BasePlace& place)
     quantization_ = quantized_->text();
     std::set<std::string> places;
     for (const TensorSpec& spec : tensor_list(read_model_config(folder_))) places.insert(spec.name);
-    for (const LinearModule& module : layers_of(folder_)) {
+    for (const LinearModule& module : linear_modules(config_of(folder_))) {
       if (!quantized_->holds(module.name)) continue;
       const std::string weight = module.name + kWeightSuffix;
       layers[weight] = {weight, quantized_->source_dtype(), {module.out_features, module.in_features}};
@@ -172,9 +170,10 @@ BaseParts parts_of(const MergeBase& base) {
 }
 
 std::vector<LinearModule> quantized_layers(const ModelFolder& folder, const BaseStorage& storage) {
-  std::vector<LinearModule> layers = layers_of(folder);
+  const ModelConfig config = config_of(folder);
+  std::vector<LinearModule> layers = linear_modules(config);
   if (storage.has_head)
-    check_quantized_head(folder, config_of(folder));
+    check_quantized_head(folder, config);
   else
     std::erase_if(layers, [](const LinearModule& module) { return module.is_head; });
   return layers;

@@ -53,13 +53,13 @@ BaseTensor MergePlan::source(const MergeBase& base, const std::string& name) con
 
 MergePlan plan_merge(const MergeBase& base, const fs::path& adapter) {
   MergePlan plan;
-  const bool has_two_weights = ties_embeddings(base.folder()) && !parts_of(base).is_tied;
+  const BaseParts base_parts = parts_of(base);
+  const bool has_two_weights = ties_embeddings(base.folder()) && !base_parts.is_tied;
   if (adapter.empty()) {
     plan.is_untied = has_two_weights;
     return plan;
   }
   plan.adapter = read_checked_adapter(adapter);
-  const BaseParts base_parts = parts_of(base);
   const AdapterParts parts = match_adapter(plan.adapter, base_parts);
   for (const ModuleMatch& match : parts.modules) {
     const LinearModule& m = match.module;
